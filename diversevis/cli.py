@@ -1,0 +1,180 @@
+"""The `diversevis` command. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from diversevis import __version__
+from diversevis.errors import InputError, suggest
+
+HELP = """\
+diversevis: to what is this unit invariant?
+
+Finds a batch of images that all drive one hidden unit of a deep network while being as different
+from one another as possible (Cadena et al. 2018).
+
+  diversevis run [key=value ...]       make the images, measure them, write a run folder
+  diversevis layers model=...          list a network's layers: channels, receptive field, stride
+  diversevis weights model=...         fetch and check a network's weights ahead of time
+  diversevis COMMAND --help            help on one command
+  diversevis --version
+
+Try:
+
+  diversevis run                                       analytic network, nothing to download
+  diversevis run model=vgg19 layer=conv2_1 unit=12
+"""
+
+RUN_HELP = """\
+diversevis run [-m] [key=value ...]
+
+Makes n diverse images for every unit named and writes them, with measurements and pictures, to
+root/model/layer/units/v001 (v002, ...). The last line printed is that folder.
+
+Examples:
+  diversevis run                                          analytic network, nothing to download
+  diversevis run model=vgg19 layer=conv2_1 unit=12        one unit
+  diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
+  diversevis run -m model=vgg19 layer=conv2_1 unit=0,1,2  one run for each (Hydra multirun)
+  diversevis run experiment=cadena2018                    the paper's published setting
+  diversevis run model=torchvision model.name=alexnet layer=features.3 unit=0
+
+What people set:
+  model        energy, vgg19, resnet50, torchvision (model.name=...), custom (model.target=...)
+  layer        conv3_1, layer1.0.conv2, ...; `diversevis layers model=...` lists them
+  unit         12, 0-63, [1,5,9] or all
+  n            images per unit (6)
+  seed         same seed and device, same images (0)
+  device       auto, cpu, cuda, cuda:1
+  root         where run folders go (outputs)
+  contrast     RMS contrast of every image, grey levels (32); norm=paper for the paper's table
+  record       gif or mp4: also film the optimization
+  model.weights           imagenet, random, or a .safetensors or .pth file
+  objective.diversity     weight of the smallest distance between images; 0 for none
+  objective.distance      pixels, or an earlier layer such as conv2_2
+  objective.scale         best, natural (with objective.photographs=FOLDER) or none
+  objective.direction     .npy or .safetensors file with directions in channel space
+  optimizer.steps         at most so many
+
+  diversevis run --cfg job        print every setting with its value, and run nothing
+  diversevis run --hydra-help     Hydra's own flags (--config-dir, --multirun, ...)
+
+Weights come from the folder that the variable DIVERSEVIS_WEIGHTS names, if it holds
+<model>*.safetensors, else from torchvision's cache, else from the internet.
+"""
+
+LAYERS_HELP = """\
+diversevis layers model=MODEL [model.key=value ...]
+
+Lists every layer whose units have a receptive field of fixed size: its name (for layer=...), number
+of units, receptive field and stride in pixels, and what the response is. Needs no weights.
+
+Examples:
+  diversevis layers model=resnet50
+  diversevis layers model=torchvision model.name=alexnet
+"""
+
+WEIGHTS_HELP = """\
+diversevis weights model=MODEL [model.key=value ...]
+
+Fetches the weights of a network into torchvision's cache (or finds them in the folder that
+DIVERSEVIS_WEIGHTS names) and checks them, so that later runs need no internet.
+
+Examples:
+  diversevis weights model=vgg19
+  diversevis weights model=resnet50 model.weights=path/to/file.safetensors
+"""
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """`diversevis run`."""
+    from diversevis import config
+
+    config.run_command(arguments)
+
+
+def layers_command(arguments: Sequence[str]) -> None:
+    """`diversevis layers`: a table on stdout."""
+    from diversevis import config, models
+    from diversevis.receptive_field import receptive_field
+
+    traced = models.open_model(config.compose_model(arguments))
+    rows = [("layer", "units", "receptive field", "stride", "response")]
+    for layer in traced.layers:
+        try:
+            field = receptive_field(traced.root, traced.graph, layer.node)
+        except InputError:  # sees the whole image
+            continue
+        size, stride = (_square(pair) for pair in (field.size, field.stride))
+        rows.append((layer.name, str(layer.channels), size, stride, layer.response))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def weights_command(arguments: Sequence[str]) -> None:
+    """`diversevis weights`: fetch, check every tensor, and say what is there."""
+    from diversevis import config, models
+
+    model = config.compose_model(arguments)
+    traced = models.open_model(model)
+    checked = models.check_weights(model, traced)
+    print(f"{checked.record.source}")
+    print(f"sha256 {checked.record.sha256}")
+    print(f"{checked.tensors} tensors, all finite; serves {traced.name} up to {checked.deepest}")
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "run": (run_command, RUN_HELP),
+    "layers": (layers_command, LAYERS_HELP),
+    "weights": (weights_command, WEIGHTS_HELP),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (default: the process's own) and return its exit status.
+
+    0 done; 1 failed; 2 what was typed cannot be used; 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"diversevis {__version__}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise InputError(f"There is no command {words[0]!r}. {suggest(words[0], COMMANDS)}")
+        command, help_text = COMMANDS[words[0]]
+        if {"-h", "--help"} & set(words[1:]):
+            print(help_text, end="")
+            return 0
+        command(words[1:])
+    except InputError as error:
+        print(f"diversevis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("diversevis: interrupted; what was done is kept.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        print(f"diversevis: {error.filename or 'a file'}: {error.strerror}. The run failed; "
+              "make room or choose another folder with root=FOLDER.", file=sys.stderr)  # fmt: skip
+        return 1
+    return 0
+
+
+def _square(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}"

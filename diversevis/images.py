@@ -1,0 +1,104 @@
+"""Raw parameters -> images of fixed norm, and images -> what a person looks at.
+
+An image is `x`, shape [3, h, w], RGB, in grey levels (0..255 scale) around the network's input
+mean. METHOD.md sections 1 to 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from diversevis.errors import InputError, suggest
+
+# Mean Euclidean norm of natural-image crops of each layer's receptive field, VGG-19
+# (the paper's reference code, METHOD.md section 2); an image has half of it.
+PAPER_MEAN_NORMS = {
+    "conv1_1": 321.44, "conv1_2": 538.35, "conv2_1": 1086.86, "conv2_2": 1531.58,
+    "conv3_1": 2651.66, "conv3_2": 3553.22, "conv3_3": 4453.84, "conv3_4": 5362.63,
+    "conv4_1": 7637.38, "conv4_2": 9473.19, "conv4_3": 11285.79, "conv4_4": 13161.68,
+    "conv5_1": 17780.20, "conv5_2": 21605.78, "conv5_3": 25507.56, "conv5_4": 29358.54,
+}  # fmt: skip
+
+Precondition = Literal["sqrt", "none"]
+
+
+def norm_of_contrast(contrast: float, size: tuple[int, int]) -> float:
+    """Euclidean norm of a [3, *size] image whose RMS contrast is `contrast` grey levels."""
+    return contrast * math.sqrt(3 * size[0] * size[1])
+
+
+def paper_norm(model: str, layer: str) -> float:
+    """The paper's image norm for a layer of VGG-19; raises `InputError` for anything else."""
+    if model != "vgg19" or layer not in PAPER_MEAN_NORMS:
+        raise InputError(
+            f"norm=paper is a table for the convolutions of vgg19; it has no entry for layer={layer} "
+            f"of {model}. Use norm=contrast, which holds for every network. "
+            + (suggest(layer, PAPER_MEAN_NORMS) if model == "vgg19" else "")
+        )
+    return PAPER_MEAN_NORMS[layer] / 2
+
+
+def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:
+    """Standard normal raw parameters, drawn on the CPU so that every device starts alike."""
+    return torch.randn(shape, generator=generator)
+
+
+def render(
+    raw: Float[Tensor, "unit image 3 height width"], norm: float, precondition: Precondition
+) -> Float[Tensor, "unit image 3 height width"]:
+    """Images of Euclidean norm `norm` in the direction of `raw`.
+
+    precondition  `sqrt`: on the way back the gradient's frequencies are weighted by
+                  1/sqrt(f) (METHOD.md section 3); `none`: it is left alone
+    """
+    x = raw * (norm / torch.linalg.vector_norm(raw, dim=(-3, -2, -1), keepdim=True))
+    if precondition == "none":
+        return x
+    return _Precondition.apply(x, frequency_weights(x.shape[-2], x.shape[-1], x.device))
+
+
+def frequency_weights(
+    height: int, width: int, device: torch.device
+) -> Float[Tensor, "height half_width"]:
+    """`1 / max(1, sqrt(|f|))` over the half plane of `rfft2`, f in cycles per image, divided by
+    its mean over the whole plane (METHOD.md section 3)."""
+    rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
+    columns = torch.fft.fftfreq(width, 1 / width, device=device)[None, :]
+    weights = 1 / torch.hypot(rows, columns).sqrt().clamp(min=1)
+    return weights[:, : width // 2 + 1] / weights.mean()
+
+
+class _Precondition(torch.autograd.Function):
+    """The identity, whose gradient is filtered in the Fourier domain of each channel."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(weights)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        (weights,) = ctx.saved_tensors
+        spectrum = torch.fft.rfft2(gradient) * weights
+        return torch.fft.irfft2(spectrum, s=gradient.shape[-2:]), None
+
+
+def to_network_input(
+    x: Float[Tensor, "... 3 height width"], std: tuple[float, float, float]
+) -> Float[Tensor, "... 3 height width"]:
+    """`z = x / (255 std)`: what the network takes."""
+    return x / (255 * torch.tensor(std, dtype=x.dtype, device=x.device)[:, None, None])
+
+
+def display(
+    x: Float[Tensor, "*batch 3 height width"], mean: tuple[float, float, float]
+) -> UInt8[np.ndarray, "*batch height width 3"]:
+    """Pixels for a person: `clip(x + 255 mean, 0, 255)`, channels last."""
+    shown = x.detach().cpu() + 255 * torch.tensor(mean)[:, None, None]
+    return shown.clamp(0, 255).round().to(torch.uint8).movedim(-3, -1).numpy()

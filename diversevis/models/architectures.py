@@ -1,0 +1,193 @@
+"""The networks one can name: the analytic one, torchvision's, and a user's own.
+
+Each is a frozen description whose `skeleton()` is the module to trace: torchvision's without
+values (meta tensors), so that opening a network of half a gigabyte costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from diversevis.errors import InputError, suggest
+from diversevis.models.energy import EnergyNetwork
+
+Color = tuple[float, float, float]
+IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)  # torchvision's weights, RGB in [0, 1]
+IMAGENET_STD: Color = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyModel:
+    """The analytic network of METHOD.md section 9; its weights are computed."""
+
+    kind: Literal["energy"]
+    name: str
+    default_layer: str | None
+
+    def skeleton(self) -> nn.Module:
+        return EnergyNetwork().eval()
+
+    def field_names(self, root: nn.Module) -> dict[str, str]:
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionModel:
+    """A classifier of torchvision by its name.
+
+    weights    `imagenet`, `random` (the architecture's own initialization), or a file
+    seed       of random weights
+    mean, std  of the network's input, RGB in [0, 1]; None: what belongs to the weights
+    """
+
+    kind: Literal["torchvision"]
+    name: str
+    default_layer: str | None
+    weights: str
+    seed: int
+    mean: Color | None
+    std: Color | None
+
+    def skeleton(self) -> nn.Module:
+        """The network without values; raises `InputError` for a name torchvision does not have."""
+        with torch.device("meta"), _NoInitialization():
+            return self._build()
+
+    def initialized(self) -> nn.Module:
+        """The network as its architecture initializes it, from `seed`; global state is kept."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self._build()
+
+    def published_weights(self) -> Any:
+        """torchvision's official weights for this network (its `IMAGENET1K_V1`)."""
+        models = import_torchvision_models()
+        weights = models.get_model_weights(self.name)
+        if not hasattr(weights, "IMAGENET1K_V1"):
+            raise InputError(
+                f"torchvision publishes no IMAGENET1K_V1 weights for model {self.name}. Give a file "
+                "with model.weights=FILE, or use model.weights=random."
+            )
+        return weights.IMAGENET1K_V1
+
+    def published_mean_std(self) -> tuple[Color, Color]:
+        """Input mean and standard deviation that belong to torchvision's weights."""
+        if self.name in INCEPTION_NAMES:
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # what their transform_input makes of ImageNet's
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    def field_names(self, root: nn.Module) -> dict[str, str]:
+        """VGG's layers are known as conv3_1, pool3; all others by their module path."""
+        if not self.name.startswith("vgg"):
+            return {}
+        names, block, index = {}, 1, 0
+        for position, module in enumerate(root.get_submodule("features").children()):
+            if isinstance(module, nn.Conv2d):
+                index += 1
+                names[f"features.{position}"] = f"conv{block}_{index}"
+            elif isinstance(module, nn.MaxPool2d):
+                names[f"features.{position}"] = f"pool{block}"
+                block, index = block + 1, 0
+        return names
+
+    def _build(self) -> nn.Module:
+        models = import_torchvision_models()
+        classifiers = models.list_models(module=models)
+        if self.name not in classifiers:
+            raise InputError(
+                f"model.name={self.name} is not a classifier of torchvision. "
+                f"{suggest(self.name, classifiers)}"
+            )
+        options: dict[str, Any] = {}
+        if self.name in INCEPTION_NAMES:
+            options = {"init_weights": True, "transform_input": False}
+        return models.get_model(self.name, weights=None, **options).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomModel:
+    """A user's network: `target` is the import path of a function that returns an `nn.Module`.
+
+    weights    `own` (as the function returns them) or a file
+    mean, std  of the network's input, RGB in [0, 1]
+    """
+
+    kind: Literal["custom"]
+    name: str | None
+    default_layer: str | None
+    target: str
+    weights: str
+    mean: Color | None
+    std: Color | None
+
+    def skeleton(self) -> nn.Module:
+        """The network itself; raises `InputError` where `target` cannot be imported or called."""
+        module_name, _, function_name = self.target.replace(":", ".").rpartition(".")
+        try:
+            if "" not in sys.path:  # as `python -m` would: the current folder holds a user's code
+                sys.path.insert(0, "")
+            build = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"model.target={self.target} cannot be imported ({error}). It is the import path of "
+                "a function, such as mypackage.networks.build, that returns an nn.Module."
+            ) from error
+        network = build()
+        if not isinstance(network, nn.Module):
+            raise InputError(
+                f"model.target={self.target} returned a {type(network).__name__}, not an nn.Module."
+            )
+        return network.eval()
+
+    def field_names(self, root: nn.Module) -> dict[str, str]:
+        return {}
+
+
+Model = EnergyModel | TorchvisionModel | CustomModel
+INCEPTION_NAMES = ("googlenet", "inception_v3")
+
+
+class _NoInitialization(TorchFunctionMode):
+    """Skips the in-place initializers: a skeleton has no values to initialize."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def import_torchvision_models() -> types.ModuleType:
+    """`torchvision.models`, without the compiler that it would import and never use here.
+
+    torchvision's RoI-align imports `torch._dynamo` for one flag, which doubles the start-up time.
+    A stand-in that asks the real function when called serves while torchvision is imported.
+    """
+    if "torchvision" in sys.modules or "torch._dynamo" in sys.modules:
+        return importlib.import_module("torchvision.models")
+
+    def is_compile_supported(device_type: str) -> bool:
+        from torch._dynamo.utils import is_compile_supported as answer  # the real one, by then
+
+        return answer(device_type)
+
+    compiler, utils = types.ModuleType("torch._dynamo"), types.ModuleType("torch._dynamo.utils")
+    utils.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
+    compiler.utils = utils  # type: ignore[attr-defined]
+    stand_ins = {"torch._dynamo": compiler, "torch._dynamo.utils": utils}
+    sys.modules.update(stand_ins)
+    try:
+        return importlib.import_module("torchvision.models")
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)

@@ -1,0 +1,278 @@
+"""A network as a graph whose layers have the field's names.
+
+The response of a layer is its value before its ReLU (or other pointwise nonlinearity) and, for a
+convolution followed by batch normalization, after that normalization.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from diversevis.errors import InputError, suggest
+
+NONLINEARITIES: dict[object, str] = {
+    nn.ReLU: "ReLU", torch.relu: "ReLU", nn.functional.relu: "ReLU", "relu": "ReLU",
+    nn.ReLU6: "ReLU6", nn.functional.relu6: "ReLU6",
+    nn.LeakyReLU: "leaky ReLU", nn.functional.leaky_relu: "leaky ReLU",
+    nn.ELU: "ELU", nn.functional.elu: "ELU",
+    nn.GELU: "GELU", nn.functional.gelu: "GELU",
+    nn.SiLU: "SiLU", nn.functional.silu: "SiLU",
+    nn.Hardswish: "hard swish", nn.functional.hardswish: "hard swish",
+    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid",
+    nn.Tanh: "tanh", torch.tanh: "tanh",
+}  # fmt: skip
+IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
+SUMS = (operator.add, operator.iadd, torch.add)
+PROBE = 512  # pixels: side of the (shapeless, meta) image that tells channels of every layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One place of the network where units are read.
+
+    name      the field's name for it (`conv3_1`, `layer1.0.conv2`)
+    node      the graph node whose value is the response
+    features  the node whose value later layers see: the response after its nonlinearity
+    channels  number of units
+    response  in words, what the response is
+    """
+
+    name: str
+    node: fx.Node
+    features: fx.Node
+    channels: int
+    response: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedModel:
+    """A model's graph, its layers in the order of computation, and every other name for them."""
+
+    name: str
+    root: nn.Module
+    graph: fx.Graph
+    layers: tuple[Layer, ...]
+    paths: dict[str, str] = field(repr=False)  # module path or field name -> Layer.name
+    called_often: frozenset[str] = frozenset()
+
+    def layer(self, name: str) -> Layer:
+        """The layer called `name`; raises `InputError` with the nearest names."""
+        names = {layer.name: layer for layer in self.layers}
+        if name in self.paths:
+            return names[self.paths[name]]
+        if name in self.called_often:
+            owner = name.rpartition(".")[0]
+            raise InputError(
+                f"layer={name} of {self.name} is one module that is called several times, so it "
+                f"names no single response. Name the module around it (layer={owner}) or one of "
+                f"its convolutions; `diversevis layers` lists them."
+            )
+        raise InputError(
+            f"layer={name} is not a layer of {self.name} whose units have a receptive field. "
+            f"{suggest(name, names)} `diversevis layers` lists them all."
+        )
+
+    def ancestors(self, node: fx.Node) -> set[fx.Node]:
+        """All nodes that the value of `node` depends on, itself included."""
+        found, pending = set(), [node]
+        while pending:
+            current = pending.pop()
+            if current not in found:
+                found.add(current)
+                pending.extend(current.all_input_nodes)
+        return found
+
+    def tensors(self, node: fx.Node) -> dict[str, Tensor]:
+        """Parameters and buffers, by state-dict name, that the value of `node` depends on."""
+        needed: dict[str, Tensor] = {}
+        ancestors = self.ancestors(node)
+        for used in self.graph.nodes:  # in order of computation
+            if used not in ancestors:
+                continue
+            if used.op == "call_module":
+                state = self.root.get_submodule(used.target).state_dict(prefix=f"{used.target}.")
+                needed.update(state)
+            elif used.op == "get_attr":
+                needed[used.target] = operator.attrgetter(used.target)(self.root)
+        return {k: v for k, v in needed.items() if not k.endswith("num_batches_tracked")}
+
+
+def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedModel:
+    """Trace `root` (eval mode) and find its layers.
+
+    field_names  module path -> the name people use for it, where that differs
+
+    Raises `InputError` where torch.fx cannot follow the network.
+    """
+    tracer = _LayerTracer()
+    try:
+        graph = tracer.trace(root)
+    except Exception as error:  # any code of a stranger's network may run here
+        raise InputError(
+            f"model {name} could not be traced by torch.fx ({error}). Its forward may not branch "
+            "on values of the image; a module that does can be wrapped so that tracing skips it."
+        ) from error
+    _make_functional(root, graph)
+    channels = _channels(root, graph)
+
+    layers: dict[fx.Node, Layer] = {}
+    paths: dict[str, str] = {}
+    for path, nodes in tracer.outputs.items():
+        if len(nodes) != 1 or channels.get(nodes[0]) is None:
+            continue
+        node = _before_nonlinearity(root, graph, nodes[0])
+        if node not in layers:
+            if node.op == "placeholder":
+                continue
+            layers[node] = Layer(
+                name=field_names.get(path, path),
+                node=node,
+                features=_features(root, node, nodes[0]),
+                channels=channels[nodes[0]],
+                response=_describe(root, node),
+            )
+        paths[path] = layers[node].name
+    paths |= {layer.name: layer.name for layer in layers.values()}
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    ordered = tuple(sorted(layers.values(), key=lambda layer: position[layer.node]))
+    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
+    return TracedModel(
+        name=name, root=root, graph=graph, layers=ordered, paths=paths, called_often=often
+    )
+
+
+class _LayerTracer(fx.Tracer):
+    """Remembers which node is the output of which module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, list[fx.Node]] = {}
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        identity = type(m).__name__ in IDENTITIES
+        output = args[0] if identity else super().call_module(m, forward, args, kwargs)
+        if isinstance(output, fx.Proxy):
+            self.outputs.setdefault(self.path_of_module(m), []).append(output.node)
+        return output
+
+
+def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
+    """Nothing may overwrite a value that is read elsewhere: in-place operations become plain."""
+    for module in root.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    for node in graph.nodes:
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if node.target is operator.iadd:
+            node.target = operator.add
+
+
+def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
+    """Channel count of every node that is a batch of maps, from shapes alone (meta tensors)."""
+    found: dict[fx.Node, int] = {}
+    beyond: set[fx.Node] = set()  # what follows a flattening: no maps, nothing to compute
+
+    class Shapes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            sources = n.all_input_nodes
+            # Steps that keep the shape are not run: their meta kernels would load a compiler.
+            keeps_shape = (
+                _nonlinearity(root, n)
+                or isinstance(module_of(root, n), nn.BatchNorm2d)
+                or (n.target in SUMS and sources)
+            )
+            if keeps_shape or beyond.intersection(sources):
+                value = max((self.env[source] for source in sources), key=torch.numel)
+            else:
+                value = super().run_node(n)
+            if isinstance(value, Tensor) and value.ndim == 4 and not beyond.intersection(sources):
+                found[n] = value.shape[1]
+            elif beyond.intersection(sources) or found.keys() & set(sources):
+                beyond.add(n)
+            return value
+
+    image = torch.zeros(1, 3, PROBE, PROBE, device="meta")
+    shapeless = copy.deepcopy(root).to("meta")
+    try:
+        with torch.no_grad():
+            Shapes(fx.GraphModule(shapeless, graph), garbage_collect_values=False).run(image)
+    except Exception as error:  # past this point the network has no layer with maps, or is broken
+        if not found:
+            raise InputError(f"the network cannot take an image of 3 channels: {error}") from error
+    return found
+
+
+def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that `node` calls, if it calls one."""
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _nonlinearity(root: nn.Module, node: fx.Node) -> str | None:
+    module = module_of(root, node)
+    key = type(module) if module is not None else node.target
+    return NONLINEARITIES.get(key) if node.op != "placeholder" else None
+
+
+def _batch_norm_of(root: nn.Module, node: fx.Node) -> fx.Node | None:
+    """The batch normalization that alone reads the convolution `node`."""
+    if isinstance(module_of(root, node), nn.Conv2d) and len(node.users) == 1:
+        user = next(iter(node.users))
+        if isinstance(module_of(root, user), nn.BatchNorm2d):
+            return user
+    return None
+
+
+def _before_nonlinearity(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The response that belongs to the value of `node`."""
+    while _nonlinearity(root, node):
+        node = node.all_input_nodes[0]
+    if node.target is torch.cat and all(_nonlinearity(root, n) for n in node.all_input_nodes):
+        parts = [_before_nonlinearity(root, graph, n) for n in node.all_input_nodes]
+        with graph.inserting_after(node):
+            return graph.call_function(torch.cat, (parts, 1))
+    return _batch_norm_of(root, node) or node
+
+
+def _features(root: nn.Module, response: fx.Node, output: fx.Node) -> fx.Node:
+    """What later layers see of `response`: its nonlinearity's value if it has one."""
+    if output is not response and _nonlinearity(root, output):
+        return output
+    if response.target is torch.cat:
+        return output
+    rectified = [user for user in response.users if _nonlinearity(root, user)]
+    return rectified[0] if rectified else response
+
+
+def _describe(root: nn.Module, node: fx.Node) -> str:
+    module = module_of(root, node)
+    if isinstance(module, nn.BatchNorm2d):
+        source = module_of(root, node.all_input_nodes[0])
+        what = "convolution + batch norm" if isinstance(source, nn.Conv2d) else "batch norm"
+    elif isinstance(module, nn.Conv2d):
+        what = "convolution"
+    elif isinstance(module, nn.MaxPool2d):
+        what = "max pool"
+    elif isinstance(module, nn.AvgPool2d):
+        what = "average pool"
+    elif module is not None:
+        what = type(module).__name__
+    elif node.target in SUMS:
+        what = "sum of branches"
+    elif node.target is torch.cat:
+        what = "branches side by side"
+    else:
+        what = getattr(node.target, "__name__", str(node.target)).replace("_", " ")
+    users = [_nonlinearity(root, user) for user in node.users]
+    if node.target is torch.cat and not users:  # made here, from the inputs of the nonlinearities
+        users = [
+            _nonlinearity(root, user) for part in node.all_input_nodes for user in part.users
+        ]
+    nonlinear = next((name for name in users if name), None)
+    return f"{what}, before its {nonlinear}" if nonlinear else what

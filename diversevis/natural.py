@@ -1,0 +1,118 @@
+"""Mean activation of every channel over natural images: the paper's calibration.
+
+The paper's VGG-19 has every channel scaled to mean activation 1 (after ReLU) over natural images,
+METHOD.md section 4. The means are computed once and cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diversevis.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
+CROP = 224
+
+# z [1, 3, h, w] -> one map of activations (after ReLU) [1, channel, rows, columns] per layer
+Activations = Callable[[Tensor], Sequence[Tensor]]
+
+
+def photographs(folder: Path) -> list[Path]:
+    """All image files below `folder`, sorted; raises `InputError` where there are none."""
+    if not folder.is_dir():
+        raise InputError(
+            f"objective.photographs={folder} is not a folder. objective.scale=natural needs a "
+            "folder of photographs (JPEG, PNG, ...) to calibrate on."
+        )
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise InputError(f"objective.photographs={folder} holds no image ({', '.join(SUFFIXES)}).")
+    return found
+
+
+def mean_activations(
+    activations: Activations,
+    folder: Path,
+    *,
+    identity: str,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    size: int,
+    stride: int,
+    device: torch.device,
+) -> list[Float[Tensor, " channel"]]:
+    """Mean over all photographs and positions of each layer's activations.
+
+    identity      weights hash and layers: what the cached result belongs to
+    mean, std     of the network's input
+    size, stride  of the receptive field; photographs are cropped to fit both, at least 224 wide
+
+    Unreadable files are named on stderr and left out; raises `InputError` if all are.
+    """
+    files = photographs(folder)
+    crop = size + stride * max(4, -(-(CROP - size) // stride))
+    cached = _cache_file(identity, files, crop)
+    if cached.is_file():
+        try:
+            stored = load_file(cached)
+            return [stored[str(i)] for i in range(len(stored))]
+        except SafetensorError:
+            cached.unlink()
+    totals: list[Tensor] | None = None
+    count = 0
+    for pixels in _read(files, crop):
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
+        z = (x - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(
+            std, device=device
+        )[:, None, None]
+        with torch.no_grad():
+            means = [maps.double().mean((0, 2, 3)) for maps in activations(z)]
+        totals = means if totals is None else [a + b for a, b in zip(totals, means, strict=True)]
+        count += 1
+    if totals is None:
+        raise InputError(f"objective.photographs={folder}: none of its files could be read.")
+    result = [(total / count).float().cpu() for total in totals]
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    beside = cached.with_suffix(f".{os.getpid()}")
+    save_file({str(i): means for i, means in enumerate(result)}, beside)
+    beside.replace(cached)
+    return result
+
+
+def _read(files: Sequence[Path], crop: int) -> Iterator[Float[np.ndarray, "crop crop 3"]]:
+    """Photographs, shorter side at 256 (or what the crop needs), centre crop."""
+    side = max(SHORTER_SIDE, crop)
+    for path in files:
+        try:
+            with Image.open(path) as image:
+                picture = image.convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            print(f"diversevis: left out unreadable {path} ({error})", file=sys.stderr)
+            continue
+        scale = side / min(picture.size)
+        width, height = (max(crop, round(scale * edge)) for edge in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - crop) // 2, (height - crop) // 2
+        yield np.asarray(picture.crop((left, top, left + crop, top + crop)), dtype=np.float32)
+
+
+def _cache_file(identity: str, files: Sequence[Path], crop: int) -> Path:
+    digest = hashlib.sha256(f"{identity}/{crop}".encode())
+    for path in files:
+        facts = path.stat()
+        digest.update(f"/{path.name}:{facts.st_size}:{facts.st_mtime_ns}".encode())
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diversevis" / f"natural-{digest.hexdigest()[:24]}.safetensors"

@@ -1,0 +1,76 @@
+"""What a run's record says about the program and the machine that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diversevis import __version__
+
+
+def versions() -> dict[str, Any]:
+    """Versions of python, torch, torchvision and diversevis, and the git commit if there is one."""
+    from importlib.metadata import version
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "diversevis": __version__,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit this program runs from, `-dirty` if its files differ; None outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """The device's name and the number of CPU threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": str(device), "device_name": name, "threads": torch.get_num_threads()}
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Bytes: the largest size of this process so far, and of its tensors on the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"peak_memory": host, "peak_memory_gpu": gpu}
+
+
+def config_hash(science: Any) -> str:
+    """SHA-256 of what matters to the science, the same for the same work anywhere."""
+    canonical = json.dumps(science, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

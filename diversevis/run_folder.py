@@ -1,0 +1,178 @@
+"""The run folder: the only owner of its file names. Files are written beside, then renamed.
+
+    outputs/<model>/<layer>/<units>/v001/
+        run.json             status, command, hashes, versions, timing
+        config.yaml          the resolved config
+        metrics.json         numbers per unit
+        images.safetensors   images [K, n, 3, h, w], responses [K, n], units [K]
+        images/unit0012/00.png ...
+        sheet_unit0012.png, trace.png, optimization_unit0012.gif
+        trace.csv            every term of every unit at every step
+        run.log, .hydra/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from diversevis.errors import InputError
+
+STATUSES = ("running", "finished", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One version of one piece of work, on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, model: str, layer: str, units: str) -> RunFolder:
+        """The next free version below `root/model/layer/units`; never shared with another job.
+
+        Raises `InputError` where the folder cannot be made.
+        """
+        work = root / _file_safe(model) / _file_safe(layer) / units
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            taken = [int(p.name[1:]) for p in work.iterdir() if re.fullmatch(r"v\d{3,}", p.name)]
+            version = max(taken, default=0) + 1
+            while True:
+                path = work / f"v{version:03d}"
+                try:
+                    path.mkdir()  # atomic: of two jobs that try the same number, one fails
+                    return cls(path)
+                except FileExistsError:
+                    version += 1
+        except OSError as error:
+            raise InputError(
+                f"root={root}: the run folder {work} cannot be made ({error.strerror}). "
+                "Choose a folder that can be written, root=/some/where."
+            ) from error
+
+    # -- text ---------------------------------------------------------------------------------
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """`run.json`, whole."""
+        self._write("run.json", _json(record))
+
+    def read_record(self) -> dict[str, Any]:
+        return json.loads((self.path / "run.json").read_text())
+
+    def update_record(self, **changes: Any) -> None:
+        """`run.json` with some entries changed; `status` is one of `STATUSES`."""
+        self.write_record(self.read_record() | changes)
+
+    def write_config(self, text: str) -> None:
+        self._write("config.yaml", text.encode())
+
+    def write_metrics(self, units: Sequence[Mapping[str, Any]]) -> None:
+        self._write("metrics.json", _json({"units": list(units)}))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        return json.loads((self.path / "metrics.json").read_text())["units"]
+
+    def write_trace(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """`trace.csv`: step, unit, then the terms `names`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["step", "unit", *names])
+        writer.writerows(rows)
+        self._write("trace.csv", text.getvalue().encode())
+
+    def read_trace(self) -> tuple[list[str], list[list[float]]]:
+        """Column names and rows of `trace.csv`."""
+        with (self.path / "trace.csv").open(newline="") as file:
+            names, *rows = csv.reader(file)
+        return names, [[float(value) for value in row] for row in rows]
+
+    def write_extra(self, name: str, text: str) -> None:
+        """A file that others define (Hydra's own record)."""
+        self._write(name, text.encode())
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "run.log"
+
+    # -- arrays and pictures --------------------------------------------------------------------
+
+    def write_images(
+        self,
+        images: Float[Tensor, "unit image 3 height width"],
+        responses: Float[Tensor, "unit image"],
+        units: Int[Tensor, " unit"],
+    ) -> None:
+        """`images.safetensors`, in grey levels around the network's input mean."""
+        arrays = {"images": images, "responses": responses, "units": units}
+        self._write("images.safetensors", save({k: v.contiguous() for k, v in arrays.items()}))
+
+    def read_images(self) -> dict[str, Tensor]:
+        return load_file(self.path / "images.safetensors")
+
+    def write_image(self, unit: int, index: int, png: bytes) -> None:
+        self._write(f"images/{_unit(unit)}/{index:02d}.png", png)
+
+    def write_sheet(self, unit: int, png: bytes) -> None:
+        self._write(f"sheet_{_unit(unit)}.png", png)
+
+    def write_trace_figure(self, png: bytes) -> None:
+        self._write("trace.png", png)
+
+    def write_animation(self, unit: int, kind: str, film: bytes) -> None:
+        """`kind` is the file's ending, `gif` or `mp4`."""
+        self._write(f"optimization_{_unit(unit)}.{kind}", film)
+
+    def _write(self, name: str, content: bytes) -> None:
+        with replacing(self.path / name) as beside:
+            beside.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its place only once it is whole and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _unit(unit: int) -> str:
+    return f"unit{unit:04d}"
+
+
+def _file_safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".") or "_"
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _finite(content: Any) -> Any:
+    """JSON knows no NaN: what is not a number becomes null."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content
