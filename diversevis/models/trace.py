@@ -29,7 +29,11 @@ NONLINEARITIES: dict[object, str] = {
 }  # fmt: skip
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)
-PROBE = 512  # pixels: side of the (shapeless, meta) image that tells channels of every layer
+KEEP_CHANNELS = (
+    nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+KEEP_CHANNELS_FUNCTIONS = (*SUMS, nn.functional.max_pool2d, nn.functional.avg_pool2d)
+PROBE = 64  # side of the (meta) maps that tell the channels of every layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,25 +184,33 @@ def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
     beyond: set[fx.Node] = set()  # what follows a flattening: no maps, nothing to compute
 
     class Shapes(fx.Interpreter):
+        """Follows channels; the size of the maps stays what it was, since it matters to none."""
+
         def run_node(self, n: fx.Node) -> Any:
             sources = n.all_input_nodes
-            # Steps that keep the shape are not run: their meta kernels would load a compiler.
-            keeps_shape = (
-                _nonlinearity(root, n)
-                or isinstance(module_of(root, n), nn.BatchNorm2d)
-                or (n.target in SUMS and sources)
-            )
-            if keeps_shape or beyond.intersection(sources):
+            module = module_of(root, n)
+            is_beyond = bool(beyond.intersection(sources))
+            # Most steps need not run (their meta kernels would also load a compiler).
+            if isinstance(module, nn.Conv2d) and not is_beyond:
+                value: Any = image.new_empty(1, module.out_channels, PROBE, PROBE)
+            elif n.target is torch.cat and all(source in found for source in sources):
+                value = image.new_empty(1, sum(found[source] for source in sources), PROBE, PROBE)
+            elif (
+                is_beyond
+                or isinstance(module, KEEP_CHANNELS)
+                or _nonlinearity(root, n)
+                or (n.target in KEEP_CHANNELS_FUNCTIONS and sources)
+            ):
                 value = max((self.env[source] for source in sources), key=torch.numel)
             else:
                 value = super().run_node(n)
-            if isinstance(value, Tensor) and value.ndim == 4 and not beyond.intersection(sources):
+            if isinstance(value, Tensor) and value.ndim == 4 and not is_beyond:
                 found[n] = value.shape[1]
-            elif beyond.intersection(sources) or found.keys() & set(sources):
+            elif is_beyond or found.keys() & set(sources):
                 beyond.add(n)
             return value
 
-    image = torch.zeros(1, 3, PROBE, PROBE, device="meta")
+    image = torch.empty(1, 3, PROBE, PROBE, device="meta")
     shapeless = copy.deepcopy(root).to("meta")
     try:
         with torch.no_grad():
