@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diversevis.errors import InputError, suggest
-from diversevis.experiment import Experiment, run
+from diversevis.experiment import run
+from diversevis.settings import Experiment
 
 # Hydra itself writes nothing where the user stands: its record goes into the run folder.
 HYDRA_SETTINGS = (
@@ -211,10 +212,14 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if unknown := re.search(r"Could not override '([^']+)'", text):
         key = unknown[1]
         group = key.rpartition(".")[0]
-        legal = _legal_keys(group, [word for word in overrides if not word.lstrip("+~").startswith(key)])
+        legal = _legal_keys(
+            group, [word for word in overrides if not word.lstrip("+~").startswith(key)]
+        )
         if legal:
             return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
-    if missing := re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text):
+    if missing := re.search(
+        r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text
+    ):
         group, name = missing[1], missing[2]
         legal = re.findall(r"\S+", text.partition(f"Available options in '{group}':")[2])
         if legal:
@@ -238,7 +243,7 @@ def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:
                 config = compose("config", overrides=list(attempt))
             found = OmegaConf.select(config, group) if group else config
             if isinstance(found, DictConfig):
-                return [f"{group}.{name}" if group else str(name) for name in found]
+                return [f"{group}.{name!s}" if group else str(name) for name in found]
         except (HydraException, OmegaConfBaseException):
             continue
     return []

@@ -37,14 +37,14 @@ def paper_norm(model: str, layer: str) -> float:
     """The paper's image norm for a layer of VGG-19; raises `InputError` for anything else."""
     if model != "vgg19" or layer not in PAPER_MEAN_NORMS:
         raise InputError(
-            f"norm=paper is a table for the convolutions of vgg19; it has no entry for layer={layer} "
-            f"of {model}. Use norm=contrast, which holds for every network. "
+            f"norm=paper is a table for the convolutions of vgg19; it has no entry for "
+            f"layer={layer} of {model}. Use norm=contrast, which holds for every network. "
             + (suggest(layer, PAPER_MEAN_NORMS) if model == "vgg19" else "")
         )
     return PAPER_MEAN_NORMS[layer] / 2
 
 
-def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:
+def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, ...]:
     """Standard normal raw parameters, drawn on the CPU so that every device starts alike."""
     return torch.randn(shape, generator=generator)
 
@@ -78,12 +78,12 @@ class _Precondition(torch.autograd.Function):
     """The identity, whose gradient is filtered in the Fourier domain of each channel."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(weights)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (weights,) = ctx.saved_tensors
         spectrum = torch.fft.rfft2(gradient) * weights
         return torch.fft.irfft2(spectrum, s=gradient.shape[-2:]), None

@@ -72,9 +72,11 @@ class Adam:
             for step in range(1, self.steps + 1):
                 adam.zero_grad(set_to_none=True)
                 terms = evaluate(raw)
-                terms["loss"].sum().backward()
+                torch.autograd.backward(terms["loss"].sum())
                 detached = {name: term.detach() for name, term in terms.items()}
-                traces.append({k: torch.where(state.active, v, torch.nan) for k, v in detached.items()})
+                traces.append(
+                    {k: torch.where(state.active, v, torch.nan) for k, v in detached.items()}
+                )
                 state.update(step, raw.detach(), detached["loss"], raw.grad)
                 if on_step is not None:
                     on_step(step, raw.detach(), detached)

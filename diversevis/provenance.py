@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,15 +63,31 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     return {"peak_memory": host, "peak_memory_gpu": gpu}
 
 
-def config_hash(science: Any) -> str:
-    """SHA-256 of what matters to the science, the same for the same work anywhere."""
-    canonical = json.dumps(science, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def sha256_of(content: Any) -> str:
+    """SHA-256 of nested dictionaries, lists, numbers, words and tensors, the same anywhere."""
+
+    def canonical(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        raise TypeError(f"a {type(value).__name__} has no place in a config hash")
+
+    text = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=canonical
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rerun_line(folder: Path) -> str:
+    """The command that repeats the run in `folder`."""
+    where = shlex.quote(str(folder.resolve()))
+    return f"diversevis run --config-dir {where} --config-name config"
 
 
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

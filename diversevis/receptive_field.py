@@ -70,8 +70,10 @@ POINTWISE_FUNCTIONS = {
     functional.silu, functional.mish, functional.softplus, functional.hardswish,
     functional.hardsigmoid, functional.hardtanh, functional.dropout, functional.dropout2d,
 }  # fmt: skip
-POINTWISE_METHODS = {"relu", "sigmoid", "tanh", "add", "sub", "mul", "div", "abs", "square",
-                     "sqrt", "pow", "exp", "clamp", "neg", "contiguous", "clone", "float"}  # fmt: skip
+POINTWISE_METHODS = {
+    "relu", "sigmoid", "tanh", "add", "sub", "mul", "div", "abs", "square", "sqrt", "pow", "exp",
+    "clamp", "neg", "contiguous", "clone", "float",
+}  # fmt: skip
 WHOLE_IMAGE = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, nn.GroupNorm,
     nn.InstanceNorm2d,
@@ -105,7 +107,7 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
     are shared with `network`, which stays as it was.
     """
     tail = next(node for node in reversed(network.graph.nodes) if node.op == "output")
-    outputs: tuple[fx.Node, ...] = tail.args[0]  # type: ignore[assignment]
+    outputs: tuple[fx.Node, ...] = tail.args[0]
     needed = _needed(network, network.graph, outputs[0], 0)
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
@@ -126,9 +128,9 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
         windows = _windows(network, node)
         box = _reach(windows, needed[node])
         cropped = {
-            source: _crop(graph, copied[source], needed[source], box) if source in needed else copied[source]
+            source: _crop(graph, copied[source], needed.get(source, box), box)
             for source in node.all_input_nodes
-        }  # fmt: skip
+        }
         copied[node] = _copy_unpadded(network, graph, node, cropped, parts)
     graph.output(tuple(copied[node] for node in outputs))
     return fx.GraphModule(parts, graph)
@@ -197,10 +199,9 @@ def _copy_unpadded(
         if hasattr(module, "padding"):
             module = copy.copy(module)  # shares the parameters
             module.padding = (0, 0)  # type: ignore[assignment]
-            if hasattr(module, "padding_mode"):
-                module.padding_mode = "zeros"
-            if hasattr(module, "ceil_mode"):
-                module.ceil_mode = False
+            for setting, plain in (("padding_mode", "zeros"), ("ceil_mode", False)):
+                if hasattr(module, setting):
+                    setattr(module, setting, plain)
         parts[node.target] = module  # type: ignore[index]
     elif node.target in WINDOWED_FUNCTIONS:
         names = WINDOWED_FUNCTIONS[node.target]
@@ -216,9 +217,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
 
 
-def _windows_of(
-    kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1
-) -> Windows:
+def _windows_of(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Windows:
     kernels, dilations = _pair(kernel), _pair(dilation)
     if padding == "valid":
         padding = 0
@@ -259,15 +258,16 @@ def _windows(root: nn.Module, node: fx.Node) -> Windows:
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
         found = POINTWISE
     if found is None:
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        name = getattr(module or node.target, "__name__", type(module).__name__)
+        why = (
+            "looks at the whole image"
+            if isinstance(module, WHOLE_IMAGE)
+            else "has no window of known size"
+        )
         raise InputError(
-            f"No receptive field: the step {node.name!r} "
-            + (
-                "looks at the whole image"
-                if node.op == "call_module"
-                and isinstance(root.get_submodule(node.target), WHOLE_IMAGE)  # type: ignore[arg-type]
-                else f"({getattr(node.target, '__name__', node.target)}) has no window of known size"
-            )
-            + ". Choose a layer before it; `diversevis layers` lists them."
+            f"No receptive field: the step {node.name!r} ({name}) {why}. Choose a layer before "
+            "it; `diversevis layers` lists them."
         )
     return found
 
@@ -279,7 +279,9 @@ def _module_windows(module: nn.Module) -> Windows | None:
         return _windows_of(module.kernel_size, module.stride, module.padding, module.dilation)
     if isinstance(module, nn.AvgPool2d):
         return _windows_of(module.kernel_size, module.stride, module.padding)
-    if isinstance(module, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)):
+    if isinstance(
+        module, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
+    ):
         left, _, top, _ = module.padding
         return Window(padding=top), Window(padding=left)
     return POINTWISE if isinstance(module, POINTWISE_MODULES) else None
@@ -309,8 +311,10 @@ def _function_windows(root: nn.Module, node: fx.Node) -> Windows | None:
         return POINTWISE if axis in (1, -3) else None
     if function is operator.getitem:  # a choice of channels
         index = node.args[1]
-        keeps_space = isinstance(index, tuple) and len(index) <= 2 and not any(
-            isinstance(part, int) for part in index
+        keeps_space = (
+            isinstance(index, tuple)
+            and len(index) <= 2
+            and not any(isinstance(part, int) for part in index)
         )
         return POINTWISE if keeps_space else None
     return POINTWISE if function in POINTWISE_FUNCTIONS else None

@@ -1,14 +1,14 @@
 """The run folder: the only owner of its file names. Files are written beside, then renamed.
 
-    outputs/<model>/<layer>/<units>/v001/
-        run.json             status, command, hashes, versions, timing
-        config.yaml          the resolved config
-        metrics.json         numbers per unit
-        images.safetensors   images [K, n, 3, h, w], responses [K, n], units [K]
-        images/unit0012/00.png ...
-        sheet_unit0012.png, trace.png, optimization_unit0012.gif
-        trace.csv            every term of every unit at every step
-        run.log, .hydra/
+outputs/<model>/<layer>/<units>/v001/
+    run.json             status, command, hashes, versions, timing
+    config.yaml          the resolved config
+    metrics.json         numbers per unit
+    images.safetensors   images [K, n, 3, h, w], responses [K, n], units [K]
+    images/unit0012/00.png ...
+    sheet_unit0012.png, trace.png, optimization_unit0012.gif
+    trace.csv            every term of every unit at every step
+    run.log, .hydra/
 """
 
 from __future__ import annotations

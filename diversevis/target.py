@@ -62,7 +62,9 @@ def direction_targets(
     units = parse_units(unit, len(rows), f"the direction file {file.name}")
     vectors = rows[list(units)]
     if bool((torch.linalg.vector_norm(vectors, dim=1) == 0).any()):
-        raise InputError(f"objective.direction={file} holds a vector of zeros, which points nowhere.")
+        raise InputError(
+            f"objective.direction={file} holds a vector of zeros, which points nowhere."
+        )
     name = f"direction-{file.stem}" + ("" if values.ndim == 1 else f"-{units_text(units)}")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return Targets(units=units, vectors=vectors, text=name, sha256=digest)

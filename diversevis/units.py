@@ -11,7 +11,9 @@ from diversevis.errors import InputError
 LONGEST_NAME = 40  # characters of a folder name before it is abbreviated
 
 
-def parse_units(unit: int | str | Sequence[int | str], channels: int, where: str) -> tuple[int, ...]:
+def parse_units(
+    unit: int | str | Sequence[int | str], channels: int, where: str
+) -> tuple[int, ...]:
     """Unit numbers, ascending, each once.
 
     unit      a number, a range `0-63`, several of them (`[1,5,9]` or `1,5,8-11`), or `all`

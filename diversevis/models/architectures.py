@@ -73,15 +73,19 @@ class TorchvisionModel:
         weights = models.get_model_weights(self.name)
         if not hasattr(weights, "IMAGENET1K_V1"):
             raise InputError(
-                f"torchvision publishes no IMAGENET1K_V1 weights for model {self.name}. Give a file "
-                "with model.weights=FILE, or use model.weights=random."
+                f"torchvision publishes no IMAGENET1K_V1 weights for model {self.name}. Give a "
+                "file with model.weights=FILE, or use model.weights=random."
             )
         return weights.IMAGENET1K_V1
 
     def published_mean_std(self) -> tuple[Color, Color]:
         """Input mean and standard deviation that belong to torchvision's weights."""
         if self.name in INCEPTION_NAMES:
-            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # what their transform_input makes of ImageNet's
+            return (0.5, 0.5, 0.5), (
+                0.5,
+                0.5,
+                0.5,
+            )  # what their transform_input makes of ImageNet's
         return IMAGENET_MEAN, IMAGENET_STD
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
@@ -137,8 +141,8 @@ class CustomModel:
             build = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InputError(
-                f"model.target={self.target} cannot be imported ({error}). It is the import path of "
-                "a function, such as mypackage.networks.build, that returns an nn.Module."
+                f"model.target={self.target} cannot be imported ({error}). It is the import path "
+                "of a function, such as mypackage.networks.build, that returns an nn.Module."
             ) from error
         network = build()
         if not isinstance(network, nn.Module):
@@ -158,9 +162,7 @@ INCEPTION_NAMES = ("googlenet", "inception_v3")
 class _NoInitialization(TorchFunctionMode):
     """Skips the in-place initializers: a skeleton has no values to initialize."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
             return args[0] if args else (kwargs or {})["tensor"]

@@ -283,8 +283,6 @@ def _describe(root: nn.Module, node: fx.Node) -> str:
         what = getattr(node.target, "__name__", str(node.target)).replace("_", " ")
     users = [_nonlinearity(root, user) for user in node.users]
     if node.target is torch.cat and not users:  # made here, from the inputs of the nonlinearities
-        users = [
-            _nonlinearity(root, user) for part in node.all_input_nodes for user in part.users
-        ]
+        users = [_nonlinearity(root, user) for part in node.all_input_nodes for user in part.users]
     nonlinear = next((name for name in users if name), None)
     return f"{what}, before its {nonlinear}" if nonlinear else what

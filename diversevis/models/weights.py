@@ -53,7 +53,7 @@ class WeightsFile:
 
     @classmethod
     def open(cls, path: Path) -> WeightsFile:
-        """Open a `.safetensors` or `.pth`/`.pt` file; raises `InputError` where it is no such file."""
+        """Open a `.safetensors`, `.pth` or `.pt` file; raises `InputError` where it is none."""
         if not path.is_file():
             raise InputError(
                 f"model.weights={path} is not a file. Give a .safetensors or .pth file, or one of "
@@ -238,7 +238,9 @@ def _in_folder(folder: Path, name: str) -> Path | None:
     """`<name>*.safetensors` in `folder`; not that of a network whose name only begins alike."""
     if not folder.is_dir():
         raise InputError(f"{WEIGHTS_FOLDER}={folder} is not a folder.")
-    longer = [n for n in import_torchvision_models().list_models() if n.startswith(name) and n != name]
+    longer = [
+        n for n in import_torchvision_models().list_models() if n.startswith(name) and n != name
+    ]
     found = [
         path
         for path in sorted(folder.glob(f"{name}*.safetensors"))
@@ -270,7 +272,9 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    tensors = (
+        {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    )
     if not tensors:
         raise InputError(f"model.weights={path} holds no dictionary of tensors (a state_dict).")
     return tensors

@@ -3,10 +3,12 @@
 from diversevis.report.curves import make_trace_figure
 from diversevis.report.film import check_film, is_film_step, write_film
 from diversevis.report.sheet import make_sheets
+from diversevis.run_folder import RunFolder
 
 __all__ = ["check_film", "is_film_step", "make", "write_film"]
 
 
-def make(folder, units):  # type: ignore[no-untyped-def]
+def make(folder: RunFolder) -> None:
+    """Every picture of a run, from what its folder holds."""
     make_sheets(folder)
     make_trace_figure(folder)

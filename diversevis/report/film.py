@@ -40,12 +40,12 @@ def write_film(
     folder: RunFolder,
     unit: int,
     kind: str,
-    frames: Sequence[tuple[int, UInt8[np.ndarray, "image height width 3"]]],
+    frames: Sequence[UInt8[np.ndarray, "image height width 3"]],
 ) -> None:
     """One row of images per frame; the last frame stays for a second and a half."""
     import imageio.v3 as iio
 
-    film = np.stack([_row(images) for _, images in frames])
+    film = np.stack([_row(images) for images in frames])
     film = np.concatenate([film, np.repeat(film[-1:], 18, axis=0)])
     if kind == "gif":
         content = iio.imwrite(

@@ -93,7 +93,9 @@ def _subtitle(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     lines = [response]
     if metrics["distance_min"] is not None:
         smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
-        distances = f"distance between images, RMS grey levels: smallest {smallest:.3g}, mean {mean:.3g}"
+        distances = (
+            f"distance between images, RMS grey levels: smallest {smallest:.3g}, mean {mean:.3g}"
+        )
         lines.append(distances)
         if record["distance"] != "pixels":
             lines.append(

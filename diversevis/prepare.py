@@ -1,0 +1,175 @@
+"""From a description of the work to everything that is fixed before the first image is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx
+
+from diversevis import images, models, natural, provenance
+from diversevis.errors import InputError
+from diversevis.receptive_field import ReceptiveField, receptive_field, unpad
+from diversevis.settings import Experiment
+from diversevis.target import Targets, channel_targets, direction_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A network cut down to its target's receptive field, what is driven, and every scale.
+
+    module        unpadded: z [image, 3, h, w] -> responses [image, channel, 1, 1] and, where
+                  distances are taken in a layer, its activations
+    norm          of every image
+    channel_gain  factors on the target's channels, None for 1 (`objective.scale=natural`)
+    feature_gain  likewise for the distance layer's
+    """
+
+    experiment: Experiment
+    network: models.Network
+    module: fx.GraphModule
+    targets: Targets
+    field: ReceptiveField
+    norm: float
+    device: torch.device
+    channel_gain: Float[Tensor, " channel"] | None
+    feature_gain: Float[Tensor, " feature"] | None
+
+
+def prepare(experiment: Experiment) -> Setting:
+    """Open the network, cut it to the target's receptive field, fix norm and scales.
+
+    Raises `InputError` for whatever in `experiment` cannot be had.
+    """
+    device = pick_device(experiment.device)
+    settings = experiment.objective
+    traced = models.open_model(experiment.model)
+    layer = traced.layer(experiment.layer)
+    field = receptive_field(traced.root, traced.graph, layer.node)
+    targets = (
+        channel_targets(experiment.unit, layer.channels, layer.name)
+        if settings.direction is None
+        else direction_targets(
+            experiment.unit, Path(settings.direction).expanduser(), layer.channels, layer.name
+        )
+    )
+    norm = (
+        images.paper_norm(traced.name, layer.name)
+        if experiment.norm == "paper"
+        else images.norm_of_contrast(experiment.contrast, field.size)
+    )
+    features = [] if settings.distance == "pixels" else [traced.layer(settings.distance)]
+    network = models.load(experiment.model, traced, layer, features)
+    module = unpad(network.module).to(device)
+    channel_gain, feature_gain = None, None
+    if settings.photographs is not None:
+        folder = Path(settings.photographs).expanduser()
+        gains = _natural_gains(network, module, field, folder, settings.distance, device)
+        channel_gain, feature_gain = gains[0], gains[1] if features else None
+        _refuse_silent(targets, channel_gain, layer.name, folder)
+    return Setting(
+        experiment=experiment,
+        network=network,
+        module=module,
+        targets=targets,
+        field=field,
+        norm=norm,
+        device=device,
+        channel_gain=channel_gain,
+        feature_gain=feature_gain,
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda`, `cuda:1`; raises `InputError` for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, colon, number = name.partition(":")
+    if kind != "cuda" or (colon and not number.isdigit()):
+        raise InputError(
+            f"device={name} is unknown. Choose from: auto, cpu, cuda, cuda:0, cuda:1, ..."
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise InputError(
+            f"device={name}: PyTorch finds no CUDA device here. Use device=cpu or device=auto."
+        )
+    if int(number or 0) >= count:
+        last = f", 0 to {count - 1}" if count > 1 else ", number 0"
+        raise InputError(f"device={name}: this machine has {count} CUDA device(s){last}.")
+    return torch.device(name)
+
+
+def science(setting: Setting) -> dict[str, Any]:
+    """What the result depends on, and nothing else: no device, no path, no record."""
+    experiment, network = setting.experiment, setting.network
+    objective = {
+        name: value
+        for name, value in vars(experiment.objective).items()
+        if name not in ("direction", "photographs")
+    }
+    gains = {
+        name: gain
+        for name in ("channel_gain", "feature_gain")
+        if (gain := getattr(setting, name)) is not None
+    }
+    return {
+        "model": network.name,
+        "weights": network.weights.sha256,
+        "mean": network.weights.mean,
+        "std": network.weights.std,
+        "layer": network.layer.name,
+        "units": setting.targets.units,
+        "direction": setting.targets.sha256,
+        "n": experiment.n,
+        "seed": experiment.seed,
+        "norm": setting.norm,
+        "precondition": experiment.precondition,
+        "objective": objective,
+        "natural": provenance.sha256_of(gains) if gains else None,
+        "optimizer": vars(experiment.optimizer),
+    }
+
+
+def _natural_gains(
+    network: models.Network,
+    module: fx.GraphModule,
+    field: ReceptiveField,
+    folder: Path,
+    distance: str,
+    device: torch.device,
+) -> list[Tensor]:
+    """One over the mean activation of every channel, for the target and the distance layer."""
+
+    def activations(z: Tensor) -> Sequence[Tensor]:
+        return [torch.relu(maps) for maps in module(z)]
+
+    means = natural.mean_activations(
+        activations,
+        folder,
+        identity=f"{network.weights.sha256}/{network.name}/{network.layer.name}/{distance}",
+        mean=network.weights.mean,
+        std=network.weights.std,
+        size=max(field.size),
+        stride=max(field.stride),
+        device=device,
+    )
+    # A channel that no photograph drives has no natural scale; it is left out.
+    return [torch.where(mean > 0, 1 / mean, 0).to(device) for mean in means]
+
+
+def _refuse_silent(targets: Targets, gain: Tensor, layer: str, folder: Path) -> None:
+    driven = (targets.vectors.to(gain.device) * gain).abs().sum(1) > 0
+    for unit, is_driven in zip(targets.units, driven.tolist(), strict=True):
+        if not is_driven:
+            raise InputError(
+                f"objective.scale=natural: none of the photographs in {folder} drives unit {unit} "
+                f"of {layer}, so it has no natural scale. Use objective.scale=best, or other "
+                "photographs."
+            )
