@@ -1,0 +1,73 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diversevis import images
+from diversevis.errors import InputError
+
+VGG19_SIZES = [3, 5, 10, 14, 24, 32, 40, 48, 68, 84, 100, 116, 156, 188, 220, 252]
+
+
+def test_rendered_images_have_the_norm_and_the_direction():
+    raw = torch.randn(2, 3, 3, 9, 8)
+    x = images.render(raw, 123.0, "sqrt")
+    assert torch.allclose(x.flatten(2).norm(dim=2), torch.full((2, 3), 123.0), rtol=1e-6)
+    cosine = torch.cosine_similarity(x.flatten(2), raw.flatten(2), dim=2)
+    assert torch.allclose(cosine, torch.ones(2, 3))
+    assert torch.equal(x, images.render(raw, 123.0, "none"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (7, 10), (1, 1)])
+def test_preconditioned_gradient_is_filtered_in_the_fourier_domain(height, width):
+    """Against the definition of METHOD.md section 3, with numpy's full transform in float64."""
+    raw = torch.randn(1, 2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(1, 2, 3, height, width, dtype=torch.float64)
+    (images.render(raw, 5.0, "sqrt") * weights).sum().backward()
+    rows = np.fft.fftfreq(height)[:, None] * height
+    columns = np.fft.fftfreq(width)[None, :] * width
+    gain = 1 / np.maximum(1, np.sqrt(np.hypot(rows, columns)))
+    gain /= gain.mean()
+    filtered = np.fft.ifft2(np.fft.fft2(weights.numpy()) * gain).real
+    again = raw.detach().requires_grad_(True)
+    (images.render(again, 5.0, "none") * torch.from_numpy(filtered)).sum().backward()
+    assert torch.allclose(raw.grad, again.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_frequency_weights_have_mean_one():
+    half = images.frequency_weights(24, 24, torch.device("cpu"))
+    full = torch.cat([half, half[:, 1:-1].flip(1)], dim=1)  # the other half plane mirrors it
+    assert full.mean().item() == pytest.approx(1, rel=1e-6)
+    assert half[0, 0] == half[0, 1] == half.max()
+    assert (half[0, 1] / half[0, 4]).item() == pytest.approx(2)
+
+
+def test_the_papers_norms_are_contrasts_of_31_to_34():
+    assert len(images.PAPER_MEAN_NORMS) == 16
+    for layer, size in zip(images.PAPER_MEAN_NORMS, VGG19_SIZES, strict=True):
+        contrast = images.paper_norm("vgg19", layer) / math.sqrt(3 * size**2)
+        assert 30.9 < contrast < 34
+        assert images.norm_of_contrast(contrast, (size, size)) == pytest.approx(
+            images.PAPER_MEAN_NORMS[layer] / 2
+        )
+
+
+def test_the_papers_norms_are_for_vgg19_alone():
+    with pytest.raises(InputError, match="norm=contrast"):
+        images.paper_norm("resnet50", "conv1")
+    with pytest.raises(InputError, match="pool2.*norm=contrast"):
+        images.paper_norm("vgg19", "pool2")
+
+
+def test_display_adds_the_mean_and_clips():
+    x = torch.tensor([-500.0, 0.0, 500.0]).reshape(3, 1, 1).expand(3, 2, 4)
+    shown = images.display(x, (0.5, 0.5, 0.5))
+    assert shown.shape == (2, 4, 3)
+    assert shown[0, 0].tolist() == [0, 128, 255]
+
+
+def test_network_input():
+    x = torch.full((1, 3, 2, 2), 51.0)
+    z = images.to_network_input(x, (0.2, 0.5, 1.0))
+    assert torch.allclose(z[0, :, 0, 0], torch.tensor([1.0, 0.4, 0.2]))
