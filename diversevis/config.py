@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -34,6 +35,12 @@ HYDRA_SETTINGS = (
 )
 
 
+FLAGS_WITH_VALUE = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c",
+    "--package", "-p",
+)  # fmt: skip
+
+
 def config_folder() -> str:
     """`conf/`: inside the installed package, or at the top of the repository."""
     package = Path(__file__).resolve().parent
@@ -54,20 +61,32 @@ def run_command(arguments: Sequence[str]) -> None:
                 raise
             refused.append(error)
 
-    flags = [word for word in arguments if word.startswith("-")]
-    task = hydra_main(version_base="1.3", config_path=config_folder(), config_name="config")(job)
-    with _argv(["diversevis", *HYDRA_SETTINGS, *arguments]), _plain_errors(arguments):
-        if "--experimental-rerun" in flags:
-            raise InputError("--experimental-rerun unpickles a file. Use a run's own `rerun` line.")
+    flags, overrides = split_flags(arguments)
+    task = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(job)
+    if any(flag.startswith("--exp") for flag in flags):
+        raise InputError("--experimental-rerun unpickles a file. Use a run's own `rerun` line.")
+    with _argv(["diversevis", *flags, *HYDRA_SETTINGS, *overrides]), _plain_errors(overrides):
         task()
     if refused:
         raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, refused))))
 
 
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; Hydra's parser wants them apart."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    before = ""
+    for word in words:
+        is_value = before in FLAGS_WITH_VALUE or (before in ("--info", "-i") and "=" not in word)
+        (flags if word.startswith("-") or is_value else overrides).append(word)
+        before = word
+    return flags, overrides
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The config that `overrides` make of the defaults."""
     with _plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("run", overrides=list(overrides))
 
 
 def compose_model(overrides: Sequence[str]) -> Any:
@@ -205,6 +224,15 @@ def _plain_errors(overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
+    except ValueError as error:
+        if not _raised_by_hydra(error):
+            raise
+        raise InputError(f"{error} (in: {' '.join(overrides)})") from error
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -240,7 +268,7 @@ def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:
     for attempt in (words, []):
         try:
             with initialize_config_dir(config_folder(), version_base="1.3"):
-                config = compose("config", overrides=list(attempt))
+                config = compose("run", overrides=list(attempt))
             found = OmegaConf.select(config, group) if group else config
             if isinstance(found, DictConfig):
                 return [f"{group}.{name!s}" if group else str(name) for name in found]

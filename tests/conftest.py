@@ -1,13 +1,8 @@
-"""Shapes in annotations are checked while the tests run; real weights are used where they are."""
+"""Fixtures; tests on real weights run where these are. Annotated shapes are checked throughout
+(pyproject.toml: --jaxtyping-packages)."""
 
 import os
 from pathlib import Path
-
-from jaxtyping import install_import_hook
-
-CHECKED = ["images", "natural", "objective", "optimize", "report", "run_folder", "target", "visualize"]
-with install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype"):
-    import diversevis.config
 
 import numpy as np
 import pytest
@@ -17,8 +12,6 @@ from PIL import Image
 
 from diversevis.config import bind
 from diversevis.models import EnergyModel, TorchvisionModel
-
-assert diversevis.config
 
 
 def torchvision_model(name, **changes):

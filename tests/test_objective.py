@@ -68,7 +68,8 @@ def test_responses_to_a_channel_and_to_a_direction():
     y = torch.tensor([[[3.0, 4.0, 0.0]], [[3.0, 4.0, 0.0]]])
     vectors = torch.tensor([[0.0, 2.0, 0.0], [3.0, 4.0, 0.0]])  # any length: the direction counts
     kinds = {
-        kind: Target(vectors=vectors, kind=kind, gain=None)(y)[:, 0] for kind in ("max", "cos", "mse")
+        kind: Target(vectors=vectors, kind=kind, gain=None)(y)[:, 0]
+        for kind in ("max", "cos", "mse")
     }
     assert kinds["max"].tolist() == [4, 5]
     assert kinds["cos"].tolist() == pytest.approx([4 / math.sqrt(25.01), 5 / math.sqrt(25.01)])

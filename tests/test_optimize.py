@@ -49,7 +49,9 @@ def test_units_do_not_know_of_one_another():
 def test_the_published_stopping_rule():
     """Against the rule written out: stop when the 0.9-average of the loss has not improved for
     `patience` steps."""
-    losses = [math.sin(step / 7) * math.exp(-step / 40) - min(step, 60) / 100 for step in range(400)]
+    losses = [
+        math.sin(step / 7) * math.exp(-step / 40) - min(step, 60) / 100 for step in range(400)
+    ]
     calls = iter(losses)
 
     def evaluate(raw):

@@ -113,7 +113,11 @@ def test_unpadded_response_is_the_interior_response(name, last, weights, photogr
         layers = [one for one in layers if file.names >= set(traced.tensors(one.node))]
         assert len(layers) > 8
     hooked = [Hooked(network, traced, layer) for layer in layers]
-    z = (photograph[None] - 0.45) / 0.225 if weights == "random" else (photograph[None] - 0.45) * 255
+    z = (
+        (photograph[None] - 0.45) / 0.225
+        if weights == "random"
+        else (photograph[None] - 0.45) * 255
+    )
     padded = untouched_outputs(network, z, hooked)
     for one in hooked:
         loaded = models.load(model, traced, one.layer)
@@ -152,7 +156,7 @@ def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
     touched = image.grad.abs().sum((0, 1)) > 0
     expected = torch.zeros(side, side, dtype=torch.bool)
     first = field.offset[0] + unit * stride
-    assert 0 < first
+    assert first > 0
     assert first + field.size[0] < side
     expected[first : first + field.size[0], first : first + field.size[0]] = True
     assert torch.equal(touched, expected)
@@ -254,7 +258,7 @@ def test_the_function_steps_of_a_whole_graph():
     truncated.output((copied[pool],))
     network = fx.GraphModule(traced.root, truncated)
     image = torch.randn(1, 3, 64, 64)
-    first = [-(-(-o) // 4) for o in field.offset]
+    first = [-(o // 4) for o in field.offset]
     top, left = (o + f * 4 for o, f in zip(field.offset, first, strict=True))
     with torch.no_grad():
         (whole,) = network(image)

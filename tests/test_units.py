@@ -29,6 +29,6 @@ def test_malformed_units_are_named(given, words):
 def test_names_of_unit_sets_are_short_distinct_and_file_safe():
     assert units_text([12]) == "12"
     assert units_text([0, 1, 2, 3, 7]) == "0-3,7"
-    odd, other = list(range(1, 200, 2)), list(range(1, 198, 2)) + [198]
+    odd, other = list(range(1, 200, 2)), [*range(1, 198, 2), 198]
     assert len(units_text(odd)) < 40
     assert units_text(odd) != units_text(other)

@@ -78,13 +78,15 @@ def load(
     """
     before = traced.ancestors(layer.node)
     for feature in features:
-        if feature.features not in before or feature.node is layer.node:
+        if feature.node not in before or feature.node is layer.node:
             raise InputError(
                 f"objective.distance={feature.name} does not lie before layer={layer.name}. "
                 "Distances are measured in `pixels` or in an earlier layer."
             )
     tensors, record = _tensors(model, traced, layer, _file(model))
-    module = _truncate(traced, [layer.node, *(feature.features for feature in features)])
+    # What the layers after it see: past its ReLU, unless the way to the target does not lead there.
+    seen = [one.features if one.features in before else one.node for one in features]
+    module = _truncate(traced, [layer.node, *seen])
     module.load_state_dict(tensors, strict=False, assign=True)
     for name, buffer in module.named_buffers():
         if buffer.is_meta:  # batch norm's step counter: no response depends on it

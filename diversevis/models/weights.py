@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import urllib.error
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -256,9 +257,11 @@ def _in_folder(folder: Path, name: str) -> Path | None:
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():  # of odd pickle protocols: what is refused is said below
+            warnings.simplefilter("ignore")
+            state: Any = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"model.weights={path} is refused: it is damaged, or a pickle that asks for more than "

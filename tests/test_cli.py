@@ -1,0 +1,244 @@
+"""The command line as a person meets it: exit status, words, and what is left on disk."""
+
+import errno
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diversevis import __version__, experiment
+from diversevis.cli import main
+from diversevis.run_folder import RunFolder
+
+QUICK = ["optimizer.steps=12", "objective.search_steps=5", "objective.restarts=2"]
+COMMAND = [sys.executable, "-m", "diversevis"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, without_weights_folder):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    return main(["run", "device=cpu", *QUICK, *words])
+
+
+def test_help_and_version(capsys):
+    assert main([]) == main(["--help"]) == main(["help"]) == 0
+    assert "diversevis run model=vgg19 layer=conv2_1 unit=12" in capsys.readouterr().out
+    for command in ("run", "layers", "weights"):
+        assert main([command, "--help"]) == 0
+        assert f"diversevis {command}" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"diversevis {__version__}\n"
+
+
+def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
+    assert run("unit=[3,7]", "n=4", "record=gif") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    assert path == Path("outputs/energy/complex/3,7/v001")
+    assert [p.name for p in here.iterdir()] == ["outputs"]
+    files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    units = ["unit0003", "unit0007"]
+    expected = {"run.json", "config.yaml", "metrics.json", "images.safetensors", "trace.csv",
+                "trace.png", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}  # fmt: skip
+    expected |= {f"sheet_{u}.png" for u in units} | {f"optimization_{u}.gif" for u in units}
+    expected |= {f"images/{u}/{i:02d}.png" for u in units for i in range(4)}
+    assert files == expected
+
+    record = json.loads((path / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["units"] == [3, 7]
+    assert record["weights"]["source"] == "analytic"
+    assert {"command", "rerun", "config_hash", "seed", "versions", "device_name", "threads", "start",
+            "seconds", "peak_memory"} <= set(record)  # fmt: skip
+    assert {"python", "torch", "torchvision", "diversevis", "git_commit"} == set(record["versions"])
+
+    arrays = load_file(path / "images.safetensors")
+    assert arrays["images"].shape == (2, 4, 3, 21, 21)
+    assert arrays["images"].dtype == torch.float32
+    assert arrays["units"].tolist() == [3, 7]
+    norms = arrays["images"].flatten(2).norm(dim=2)
+    assert torch.allclose(norms, torch.tensor(32.0 * (3 * 21 * 21) ** 0.5), rtol=1e-5)
+    metrics = json.loads((path / "metrics.json").read_text())["units"]
+    for one, responses in zip(metrics, arrays["responses"], strict=True):
+        assert one["response_mean"] == pytest.approx(responses.mean().item(), rel=1e-5)
+        assert one["response_max"] == pytest.approx(responses.max().item(), rel=1e-5)
+        assert one["distance_min"] == one["distance_pixels_min"] <= one["distance_mean"]
+        assert (one["steps"], one["stop"]) == (12, "max_steps")
+        share = one["response_mean"] / one["response_best"]
+        assert one["response_mean_scaled"] == pytest.approx(share, rel=1e-5)
+    header, *rows = (path / "trace.csv").read_text().splitlines()
+    assert header.startswith("step,unit,response_mean,response,distance_min,diversity,loss")
+    assert len(rows) == 2 * 12
+
+
+def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, capsys):
+    for words in (["seed=5"], ["seed=5", "root=other"], ["seed=6"]):
+        assert run(*words) == 0
+    first, elsewhere, other = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert elsewhere == Path("other/energy/complex/0/v001")
+    images = [load_file(p / "images.safetensors")["images"] for p in (first, elsewhere, other)]
+    hashes = [
+        json.loads((p / "run.json").read_text())["config_hash"] for p in (first, elsewhere, other)
+    ]
+    assert torch.equal(images[0], images[1])
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert not torch.allclose(images[0], images[2])
+
+    rerun = shlex.split(json.loads((first / "run.json").read_text())["rerun"])
+    assert main(rerun[1:]) == 0
+    again = Path(capsys.readouterr().out.splitlines()[-1])
+    assert again == Path("outputs/energy/complex/0/v003")
+    assert torch.equal(load_file(again / "images.safetensors")["images"], images[0])
+    assert json.loads((again / "run.json").read_text())["config_hash"] == hashes[0]
+
+
+def test_units_of_one_run_are_what_they_are_alone(here, capsys):
+    assert run("unit=0-2") == 0
+    assert run("unit=1") == 0
+    together, alone = (Path(line) for line in capsys.readouterr().out.splitlines())
+    assert torch.equal(
+        load_file(together / "images.safetensors")["images"][1],
+        load_file(alone / "images.safetensors")["images"][0],
+    )
+
+
+def test_a_sweep_makes_one_run_each_and_goes_on_past_a_bad_one(here, capsys):
+    assert run("-m", "unit=0,99,2") == 2
+    _out, err = capsys.readouterr()
+    assert "there is no unit 99" in err
+    assert sorted(p.name for p in Path("outputs/energy/complex").iterdir()) == ["0", "2"]
+    assert Path("outputs/energy/complex/2/v001/run.json").is_file()
+    strays = {p.name for p in here.iterdir()} - {"outputs"}
+    assert not strays
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["unit=72"], "layer complex has 72 units"),
+        (["unit=[]"], "names no unit"),
+        (["unit=a-b"], "neither a unit nor a range"),
+        (["layer=complx"], "layer=complx is not a layer of energy.*Did you mean complex"),
+        (["layr=simple"], "no setting layr"),
+        (["n=0"], "n=0"), (["n=1"], "n=1"), (["contrast=0"], "contrast=0"),
+        (["objective.distance=shift"], "shift does not lie before layer=complex"),
+        (["objective.distance=complex"], "complex does not lie before layer=complex"),
+        (["objective.distance=pixel"], "layer=pixel is not|objective.distance=pixel"),
+        (["objective.direction=none.npy"], "none.npy is not a file"),
+        (["norm=paper"], "norm=contrast"),
+        (["device=cuda:77"], "device=cuda:77"), (["device=tpu"], "device=tpu is unknown"),
+        (["root=/proc/nowhere"], "root=/proc/nowhere"),
+        (["model=vgg19", "layer=conv9_9"], "layer=conv9_9"),
+        (["model=vgg19", "layer=conv1_1", "model.weights=none.pth"], "none.pth is not a file"),
+        (["objective.scale=natural", "objective.photographs=none"], "none is not a folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_paragraph_and_leaves_nothing(here, capsys, words, said):
+    import re
+
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("diversevis: ")
+    assert re.search(said, err), err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["fly"], "no command 'fly'"), (["layers", "model=vgg"], "model=vgg is unknown. Did you mean vgg19"),
+     (["layers", "model=torchvision"], "model.name has no default"),
+     (["weights", "model=vgg19", "model.weights=x.pth"], "x.pth is not a file")],
+)  # fmt: skip
+def test_bad_input_of_the_other_commands(here, capsys, words, said):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_layers_prints_the_table(capsys):
+    assert main(["layers", "model=resnet50"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][:2] == ["layer", "units"]
+    assert ["layer1.1", "256", "27", "4", "sum", "of", "branches,", "before", "its", "ReLU"] in rows
+    assert not any(row[0] == "avgpool" for row in rows)
+
+
+def test_weights_says_what_is_there(capsys):
+    assert main(["weights", "model=energy"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "analytic"
+    assert out[1].startswith("sha256 ")
+
+
+def test_a_full_disk_is_a_failed_run_and_no_truncated_file(here, capsys, monkeypatch):
+    def full(self, *arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "images.safetensors")
+
+    monkeypatch.setattr(RunFolder, "write_images", full)
+    assert run() == 1
+    assert "No space left" in capsys.readouterr().err
+    record = json.loads(next(here.rglob("run.json")).read_text())
+    assert record["status"] == "failed"
+    assert "No space left" in record["error"]
+
+
+def test_any_failure_is_on_record(here, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(experiment, "visualize", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run()
+    record = json.loads(next(here.rglob("run.json")).read_text())
+    assert record["status"] == "failed"
+    assert "RuntimeError: out of memory" in record["error"]
+
+
+def start(here, *words):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*COMMAND, "run", "device=cpu", *words], cwd=here, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (found := list(here.rglob("run.json"))):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, found[0]
+
+
+def test_ctrl_c_keeps_what_there_is(here):
+    endless = ["unit=0-9", "optimizer.steps=100000000", "optimizer.patience=100000000",
+               "objective.search_steps=3"]  # fmt: skip
+    process, record = start(here, *endless)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    metrics = json.loads((record.parent / "metrics.json").read_text())["units"]
+    assert [(one["unit"], one["stop"]) for one in metrics] == [(0, "interrupted")]
+    assert (record.parent / "sheet_unit0000.png").is_file()
+
+
+def test_a_killed_run_does_not_look_finished(here):
+    process, record = start(here, "optimizer.steps=100000000", "optimizer.patience=100000000")
+    process.kill()
+    process.communicate()
+    assert json.loads(record.read_text())["status"] == "running"
+    assert not (record.parent / "metrics.json").exists()

@@ -1,0 +1,109 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diversevis.config import bind, compose_config, config_folder, experiment_of, plain
+from diversevis.errors import InputError
+from diversevis.settings import Experiment
+
+CONF = Path(config_folder())
+EXAMPLES = {  # what each model's file needs beside itself
+    "torchvision": ["model.name=alexnet", "layer=features.3"],
+    "custom": ["model.target=a.b", "layer=x"],
+    "vgg19": ["layer=conv1_1"],
+    "resnet50": ["layer=conv1"],
+}
+
+
+def experiment(*overrides):
+    return experiment_of(compose_config(overrides))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_every_config_file_makes_an_experiment(path):
+    group, name = path.parent.name, path.stem
+    found = experiment(f"{group}={name}", *EXAMPLES.get(name, []))
+    assert isinstance(found, Experiment)
+    assert path.read_text().startswith("#")  # its command, or what it is
+
+
+def test_defaults_are_in_yaml_only():
+    """A setting taken out of the file is missing, not silently something else."""
+    config = plain(compose_config([]))
+    for key in list(config):
+        less = {k: v for k, v in config.items() if k != key}
+        with pytest.raises(InputError, match=key):
+            bind(Experiment, less, "")
+    for key in config["objective"]:
+        less = {k: v for k, v in config["objective"].items() if k != key}
+        with pytest.raises(InputError, match=f"objective.{key}"):
+            bind(Experiment, config | {"objective": less}, "")
+
+
+def test_the_published_setting():
+    found = experiment("experiment=cadena2018")
+    assert (found.model.name, found.layer, found.unit, found.n) == ("vgg19", "conv3_1", 21, 6)
+    assert (found.norm, found.objective.distance, found.objective.diversity) == (
+        "paper",
+        "conv2_2",
+        0.01,
+    )
+    assert found.optimizer.steps == 2000
+    again = experiment("experiment=cadena2018", "unit=3", "optimizer.steps=5")
+    assert again == replace(found, unit=3, optimizer=replace(found.optimizer, steps=5))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["layr=conv1_1"], "no setting layr. Did you mean layer"),
+        (["objective.divresity=1"], "no setting objective.divresity. Did you mean objective.diversity"),
+        (["+objective.speed=1"], "no setting objective.speed"),
+        (["+new=1"], "no setting new"),
+        (["model=vgg18"], "model=vgg18 is unknown. Did you mean vgg19"),
+        (["optimizer=sgd"], "optimizer=sgd is unknown"),
+        (["experiment=nobody"], "experiment=nobody is unknown"),
+        (["n=six"], "n='six' is of the wrong kind: it must be a whole number"),
+        (["n=2.5"], "n=2.5 is of the wrong kind"),
+        (["n=true"], "n=True is of the wrong kind"),
+        (["contrast=high"], "contrast='high' is of the wrong kind: it must be a number"),
+        (["contrast=null"], "contrast has no default here"),
+        (["record=avi"], "record='avi' is of the wrong kind: it must be none or gif or mp4"),
+        (["objective.scale=mean"], "best or natural or none"),
+        (["objective=7"], "must be a string.*objective=7"),
+        (["model=vgg19"], "layer has no default here.*diversevis layers"),
+        (["model=torchvision", "layer=x"], "model.name has no default here"),
+        (["model=vgg19", "layer=conv1_1", "model.mean=[1,2]"], "model.mean=.* 3 numbers"),
+        (["model.kind=other"], "model.kind=other is unknown"),
+        (["n=0"], "n=0"), (["n=1"], "n=1 leaves nothing"), (["contrast=0"], "contrast=0"),
+        (["contrast=-1"], "contrast=-1"), (["contrast=nan"], "contrast=nan"),
+        (["contrast=inf"], "contrast=inf"), (["optimizer.steps=0"], "optimizer.steps=0"),
+        (["optimizer.patience=-1"], "optimizer.patience=-1"),
+        (["objective.diversity=-1"], "objective.diversity=-1"),
+        (["objective.response=mse"], "objective.direction=FILE"),
+        (["objective.scale=natural"], "objective.photographs=FOLDER"),
+        (["objective.photographs=x"], "objective.scale=natural"),
+        (["unit=0,1"], r"unit=0,1 can mean two things.*unit=\[0,1\].*-m"),
+    ],
+)  # fmt: skip
+def test_what_is_typed_wrong_is_named_with_the_legal_choices(overrides, words):
+    with pytest.raises(InputError, match=words) as error:
+        experiment(*overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_are_taken_as_the_settings_need_them():
+    found = experiment("contrast=30", "optimizer.learning_rate=1")
+    assert isinstance(found.contrast, float)
+    assert isinstance(found.optimizer.learning_rate, float)
+    assert experiment("unit=[1,0-3]").unit == [1, "0-3"]
+    assert experiment("unit=all").unit == "all"
+
+
+def test_config_files_are_plain_yaml():
+    for path in CONF.rglob("*.yaml"):
+        assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -1,0 +1,60 @@
+import math
+
+import torch
+
+from diversevis import models
+from diversevis.models.energy import EnergyNetwork, gabor_pairs
+from diversevis.receptive_field import receptive_field, unpad
+
+
+def test_every_pair_is_orthonormal_and_blind_to_uniform_light():
+    pairs = gabor_pairs().double().reshape(72, 2, -1)
+    products = pairs @ pairs.mT
+    assert torch.allclose(products, torch.eye(2).double().expand(72, 2, 2), atol=1e-6)
+    assert gabor_pairs().double().sum((2, 3)).abs().max() < 1e-5
+
+
+def test_colour_axes_are_orthogonal():
+    filters = gabor_pairs().double().reshape(3, 24, 2, 3, -1)
+    for a, b in [(0, 1), (0, 2), (1, 2)]:
+        same_shape = (filters[a] * filters[b]).sum((2, 3))
+        assert same_shape.abs().max() < 1e-6
+
+
+def test_energy_is_constant_over_the_circle_of_phases():
+    """Closed form: a mix of the pair with norm r has energy r^2, whatever the phase."""
+    even, odd = gabor_pairs().reshape(72, 2, 3, 21, 21)[5]
+    phases = torch.arange(12) * 2 * math.pi / 12
+    images = 3.0 * (
+        phases.cos()[:, None, None, None] * even + phases.sin()[:, None, None, None] * odd
+    )
+    network = EnergyNetwork()
+    energy = network.complex(network.simple(images).square())[:, 5, 0, 0]
+    assert torch.allclose(energy, torch.full((12,), 9.0), rtol=1e-4)
+    linear = network.simple(images)[:, 10, 0, 0]
+    assert torch.allclose(linear, 3 * phases.cos(), atol=1e-5)
+
+
+def test_pooled_layers_are_means_of_energies(energy):
+    traced = models.open_model(energy)
+    sizes = {
+        layer.name: receptive_field(traced.root, traced.graph, layer.node)
+        for layer in traced.layers
+    }
+    assert {name: field.size[0] for name, field in sizes.items()} == {
+        "simple": 21, "complex": 21, "shift": 29, "bipartite": 33,
+    }  # fmt: skip
+    image = torch.randn(1, 3, 33, 33)
+    maps = unpad(models.load(energy, traced, traced.layer("complex")).module)(image)[0]
+    assert maps.shape[2:] == (13, 13)
+    shift = unpad(models.load(energy, traced, traced.layer("shift")).module)(image)[0]
+    assert torch.allclose(shift[0, :, 1, 2], maps[0, :, 1:10, 2:11].mean((1, 2)), rtol=1e-4)
+    both = unpad(models.load(energy, traced, traced.layer("bipartite")).module)(image)[0]
+    expected = 0.5 * maps[0, :, 6, 0] + 0.5 * maps[0, :, :, 10:].mean((1, 2))
+    assert torch.allclose(both[0, :, 0, 0], expected, rtol=1e-4)
+
+
+def test_simple_units_are_rectified_linear(energy):
+    traced = models.open_model(energy)
+    assert traced.layer("simple").response == "convolution, before its ReLU"
+    assert traced.layer("simple").features.name == "rectify"

@@ -1,0 +1,77 @@
+"""The shape of the house: imports point down, heavy things are imported only where needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diversevis
+
+PACKAGE = Path(diversevis.__file__).parent
+FLOORS = [  # a module may import from lower floors only; those on one floor do not know each other
+    {"errors"},
+    {"units", "images", "objective", "optimize", "receptive_field", "run_folder", "natural",
+     "provenance", "progress", "models"},
+    {"target", "settings", "report"},
+    {"prepare"},
+    {"visualize"},
+    {"experiment"},
+    {"config"},
+    {"cli"},
+    {"__main__"},
+]  # fmt: skip
+
+
+def modules():
+    """Top-level module -> names of the project's top-level modules that it imports."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if name == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diversevis"):
+                inner = node.module.split(".")[1:2]
+                wanted = inner or [alias.name for alias in node.names]
+                found.setdefault(name, set()).update(wanted)
+        found.setdefault(name, set())
+    return found
+
+
+def test_imports_point_down():
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for name, wanted in modules().items():
+        for other in wanted - {name, "__version__"}:
+            assert floor[other] < floor[name], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("library", ["hydra", "omegaconf"])
+def test_hydra_lives_in_one_module(library):
+    users = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if f"import {library}" in (text := path.read_text()) or f"from {library}" in text
+    }
+    assert users == {"config.py"}
+
+
+def test_help_imports_nothing_heavy():
+    check = (
+        "import sys; from diversevis.cli import main; main(['--help']); main(['run', '--help']);"
+        "heavy = {'torch', 'torchvision', 'hydra', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=60)
+
+
+def test_layers_does_not_load_the_compiler_or_the_plotting():
+    check = (
+        "import sys; from diversevis.cli import main; main(['layers', 'model=vgg19']);"
+        "heavy = {'torch._dynamo', 'sympy', 'matplotlib', 'imageio'} & set(sys.modules);"
+        "assert not heavy, heavy;"
+        "from torchvision.ops.roi_align import is_compile_supported;"
+        "assert isinstance(is_compile_supported('cpu'), bool)"  # the stand-in asks the real one
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=120)

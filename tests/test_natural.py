@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diversevis import natural
+from diversevis.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two uniform pictures, one of them nested, and a file that is none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pictures = tmp_path / "pictures"
+    (pictures / "deep").mkdir(parents=True)
+    Image.new("RGB", (400, 300), (51, 102, 204)).save(pictures / "a.png")
+    Image.new("L", (20, 900), 255).save(pictures / "deep" / "b.PNG")
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    return pictures
+
+
+def means(folder, activations, **changes):
+    settings = {
+        "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "size": 10, "stride": 4,
+        "device": torch.device("cpu"),
+    }  # fmt: skip
+    return natural.mean_activations(activations, folder, **(settings | changes))
+
+
+def test_means_over_photographs_and_positions(folder, capsys):
+    """Closed form: z is 0 in the first picture and (1.6, 1.2, 0.4) in the second."""
+    shapes = []
+
+    def activations(z):
+        shapes.append(tuple(z.shape))
+        return [z, 2 * z.sum(1, keepdim=True)]
+
+    first, second = means(folder, activations)
+    assert first.tolist() == pytest.approx([0.8, 0.6, 0.2], rel=1e-5)
+    assert second.tolist() == pytest.approx([3.2], rel=1e-5)
+    assert all((side - 10) % 4 == 0 and side >= 224 for shape in shapes for side in shape[2:])
+    assert "broken.jpg" in capsys.readouterr().err
+
+    again = means(folder, lambda z: pytest.fail("computed again"))
+    assert torch.equal(again[0], first)
+    assert len(means(folder, lambda z: [z], identity="other weights")) == 1
+
+
+def test_the_cache_knows_changed_photographs(folder):
+    means(folder, lambda z: [z])
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(folder / "c.png")
+    calls = []
+    means(folder, lambda z: calls.append(1) or [z])
+    assert len(calls) == 3
+
+
+def test_folders_without_photographs(tmp_path, folder):
+    with pytest.raises(InputError, match="is not a folder"):
+        means(tmp_path / "none", lambda z: [z])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        means(tmp_path / "empty", lambda z: [z])
+    (tmp_path / "empty" / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="none of its files"):
+        means(tmp_path / "empty", lambda z: [z])

@@ -1,0 +1,82 @@
+import io
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+from diversevis.errors import InputError
+from diversevis.report import check_film, is_film_step, write_film
+from diversevis.report.film import FRAMES_PER_SECOND
+from diversevis.report.sheet import enlarge, sheet
+from diversevis.run_folder import RunFolder
+
+RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2"}
+METRICS = {
+    "unit": 21, "response_mean": 3.0, "response_best": 4.0, "distance_min": 1.0, "stop": "converged",
+    "distance_mean": 2.0, "distance_pixels_min": 1.0, "distance_pixels_mean": 2.0,
+}  # fmt: skip
+
+
+def test_enlarging_repeats_pixels_and_invents_none():
+    image = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    large = enlarge(image, 5)
+    assert large.shape == (15, 20, 3)
+    assert np.array_equal(large[::5, ::5], image)
+    assert np.array_equal(large[4::5, 4::5], image)
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, (7, 7)), (6, (24, 24)), (16, (60, 60)), (5, (9, 13))])
+def test_a_sheet_shows_every_image_pixel_by_pixel(n, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
+    canvas = sheet(pixels, [1.0] * n, RECORD, METRICS)
+    zoom = max(1, round(168 / max(size)))
+    height, width = size[0] * zoom, size[1] * zoom
+    large = enlarge(pixels, zoom)
+    for image in large:  # found where its first row of pixels stands
+        rows = np.lib.stride_tricks.sliding_window_view(canvas, (1, width, 3))[..., 0, 0, :, :]
+        top, left = np.argwhere((rows == image[0]).all((-1, -2)))[0]
+        assert np.array_equal(canvas[top : top + height, left : left + width], image)
+
+
+def test_sheets_of_dead_and_single_units_say_so():
+    dead = METRICS | {"stop": "dead", "response_mean": None, "distance_min": None}
+    pixels = np.zeros((2, 5, 5, 3), np.uint8)
+    assert sheet(pixels, [0.0, 0.0], RECORD, dead).shape[2] == 3
+    assert sheet(pixels[:1], [0.0], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
+
+
+def test_film_steps_thin_out_but_never_stop():
+    steps = [step for step in range(1, 2001) if is_film_step(step)]
+    assert steps[:24] == list(range(1, 25))
+    assert 80 < len(steps) < 120
+    assert max(np.diff(steps)) < 150
+
+
+def test_a_gif_holds_the_frames(tmp_path):
+    frames = [np.full((2, 5, 5, 3), shade, np.uint8) for shade in (0, 90, 200)]
+    write_film(RunFolder(tmp_path), 3, "gif", frames)
+    content = (tmp_path / "optimization_unit0003.gif").read_bytes()
+    with Image.open(io.BytesIO(content)) as film:
+        shades = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            shades.append(film.convert("RGB").getpixel((20, 20))[0])
+            duration = film.info["duration"]
+    assert list(dict.fromkeys(shades)) == [0, 90, 200]
+    assert duration == pytest.approx(1000 / FRAMES_PER_SECOND, abs=10) or duration > 500
+
+
+def test_an_mp4_has_even_sizes(tmp_path):
+    pytest.importorskip("av", reason="PyAV (the extra `video`) is not installed")
+    write_film(RunFolder(tmp_path), 3, "mp4", [np.full((3, 7, 7, 3), 120, np.uint8)] * 5)
+    film = iio.imread(tmp_path / "optimization_unit0003.mp4", plugin="pyav")
+    assert film.shape[1] % 2 == film.shape[2] % 2 == 0
+    assert abs(int(film[0, film.shape[1] // 2, 60, 0]) - 120) < 4
+
+
+def test_mp4_without_pyav_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="record=gif"):
+        check_film("mp4")
+    check_film("gif")

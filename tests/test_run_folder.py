@@ -1,0 +1,92 @@
+import json
+import threading
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from diversevis.errors import InputError
+from diversevis.run_folder import RunFolder, replacing
+
+
+def many(root, barrier, count, made):
+    barrier.wait()
+    for _ in range(count):
+        made.put(RunFolder.create(root, "m", "l", "0").path.name)
+
+
+def test_parallel_jobs_never_share_a_version(tmp_path):
+    context = get_context("fork")
+    barrier, made = context.Barrier(4), context.Queue()
+    jobs = [context.Process(target=many, args=(tmp_path, barrier, 10, made)) for _ in range(4)]
+    for job in jobs:
+        job.start()
+    names = [made.get(timeout=60) for _ in range(40)]
+    for job in jobs:
+        job.join()
+    assert sorted(names) == [f"v{number:03d}" for number in range(1, 41)]
+
+
+def test_versions_go_on_after_the_highest(tmp_path):
+    RunFolder.create(tmp_path, "m", "l", "0").path.rename(tmp_path / "m/l/0/v041")
+    (tmp_path / "m/l/0/notes").mkdir()
+    assert RunFolder.create(tmp_path, "m", "l", "0").path.name == "v042"
+
+
+def test_names_from_outside_stay_inside_the_root(tmp_path):
+    folder = RunFolder.create(tmp_path, "../../evil/model", "layer1.0", "0")
+    assert folder.path.resolve().is_relative_to(tmp_path.resolve())
+    assert folder.path.parent.parent.name == "layer1.0"
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"root=.*file.*root=/some/where"):
+        RunFolder.create(tmp_path / "file", "m", "l", "0")
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as beside:
+            beside.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_readers_never_see_half_a_file(tmp_path):
+    folder, stop, seen = RunFolder(tmp_path), threading.Event(), []
+    folder.write_record({"status": "running", "filler": "x" * 100_000})
+
+    def read():
+        while not stop.is_set():
+            seen.append(folder.read_record()["status"])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for status in ["running", "finished"] * 20:
+        folder.update_record(status=status)
+    stop.set()
+    reader.join()
+    assert set(seen) <= {"running", "finished"}
+
+
+def test_arrays_and_numbers_are_read_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    images, responses = torch.randn(2, 3, 3, 5, 4), torch.randn(2, 3)
+    folder.write_images(images, responses, torch.tensor([4, 9]))
+    assert torch.equal(folder.read_images()["images"], images)
+    assert folder.read_images()["units"].tolist() == [4, 9]
+    folder.write_metrics([{"unit": 4, "response_mean": float("nan"), "none": None}])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "units": [{"unit": 4, "response_mean": None, "none": None}]
+    }
+    folder.write_trace(["loss"], [[1, 4, -0.5], [2, 4, -0.75]])
+    assert (tmp_path / "trace.csv").read_text() == "step,unit,loss\n1,4,-0.5\n2,4,-0.75\n"
+    assert folder.read_trace() == (["step", "unit", "loss"], [[1, 4, -0.5], [2, 4, -0.75]])

@@ -1,0 +1,182 @@
+"""The method as a whole, on units whose answer is known and on the paper's published setting."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diversevis.config import compose_config, experiment_of
+from diversevis.errors import InputError
+from diversevis.models.energy import gabor_pairs
+from diversevis.objective import pairwise_distances
+from diversevis.prepare import prepare, science
+from diversevis.provenance import sha256_of
+from diversevis.visualize import visualize
+
+
+def setting_of(*overrides):
+    return prepare(experiment_of(compose_config(["device=cpu", *overrides])))
+
+
+@pytest.mark.parametrize(("unit", "n"), [(0, 6), (13, 6), (35, 4), (70, 9)])
+def test_a_complex_unit_shows_all_phases_evenly_spaced(unit, n):
+    """Closed form: its best images fill a circle, so n of them lie 2 rho sin(pi/n) apart."""
+    setting = setting_of("layer=complex", f"unit={unit}", f"n={n}", "objective.diversity=0.05")
+    found = visualize(setting, 0)
+    responses = found.responses
+    assert ((responses.max() - responses.min()) / responses.mean()).item() < 0.02
+    spaced = 2 * setting.norm * math.sin(math.pi / n) / math.sqrt(3 * 21**2)
+    assert found.metrics["distance_min"] == pytest.approx(spaced, rel=0.03)
+    best = (setting.norm / 255) ** 2  # the energy of an image that lies in the pair's plane
+    # No image does better; the published optimizer ends within 3 % of it.
+    assert 0.97 * best < found.metrics["response_mean"] < 1.0001 * best
+    assert 0.97 * best < found.metrics["response_best"] < 1.0001 * best
+    pair = gabor_pairs()[2 * unit : 2 * unit + 2].flatten(1)
+    phases = torch.atan2(*(found.images.flatten(1) @ pair.T).T.flip(0)).sort().values
+    gaps = phases.diff(append=phases[:1] + 2 * math.pi)
+    assert gaps.max().item() == pytest.approx(2 * math.pi / n, rel=0.05)
+
+
+def test_a_simple_unit_collapses_to_one_image():
+    """Closed form: the one best image is the filter itself, at norm rho."""
+    setting = setting_of("layer=simple", "unit=10", "objective.diversity=0.02")
+    found = visualize(setting, 0)
+    template = gabor_pairs()[10]
+    cosines = torch.cosine_similarity(found.images.flatten(1), template.flatten()[None])
+    assert cosines.min().item() > 0.985
+    assert found.metrics["distance_mean"] < 0.1 * 32 * math.sqrt(2)  # a tenth of noise's
+    assert 0.985 < found.metrics["response_best"] / (setting.norm / 255) < 1.0001
+
+
+def test_more_weight_spreads_the_images_and_costs_response():
+    found = [
+        visualize(setting_of("layer=simple", "unit=4", f"objective.diversity={weight}"), 0).metrics
+        for weight in (0, 0.2, 0.5)
+    ]
+    distances = [one["distance_min"] for one in found]
+    responses = [one["response_mean"] for one in found]
+    assert distances == sorted(distances)
+    assert responses == sorted(responses, reverse=True)
+    assert distances[0] < 1 < 5 < distances[1]
+
+
+def test_other_targets_and_scales(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (240, 260, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+    direction = np.zeros(144, np.float32)
+    direction[[8, 9]] = 3, 4
+    np.save(tmp_path / "d.npy", direction)
+    base = ["layer=simple", f"objective.direction={tmp_path / 'd.npy'}", "objective.diversity=0.02"]
+    projected = visualize(setting_of(*base), 0).metrics
+    # Even and odd are orthonormal: along (3, 4) / 5 the best image reaches rho / 255 as well.
+    assert 0.985 < projected["response_best"] / (32 * math.sqrt(3) * 21 / 255) < 1.0001
+    cosine = visualize(setting_of(*base, "objective.response=cos"), 0).metrics
+    assert 0.9 < cosine["response_mean"] < 1
+    near = visualize(
+        setting_of(*base, "objective.response=mse", "objective.diversity=0"), 0
+    ).metrics
+    assert near["response_mean"] > -np.mean(direction**2)
+    natural = setting_of("layer=simple", "unit=8", "objective.diversity=0.02",
+                         "objective.scale=natural", f"objective.photographs={tmp_path}")  # fmt: skip
+    scaled = visualize(natural, 0).metrics
+    mean = 1 / natural.channel_gain[8].item()
+    assert scaled["response_mean_scaled"] == pytest.approx(scaled["response_mean"] / mean, rel=1e-4)
+    plain = setting_of("layer=simple", "unit=8", "objective.diversity=0.02")
+    assert sha256_of(science(natural)) != sha256_of(science(plain))
+
+
+def test_distances_in_an_earlier_layer():
+    setting = setting_of("layer=shift", "unit=3", "objective.distance=simple", "n=3",
+                         "optimizer.steps=40", "objective.search_steps=20")  # fmt: skip
+    found = visualize(setting, 0)
+    with torch.no_grad():
+        features = setting.module(found.images / 255)[1]
+    assert features.shape == (3, 144, 9, 9)
+    assert features.min() < 0  # the energy is of the linear responses: no ReLU on its way
+    pairs = pairwise_distances(features.flatten(1)[None])[0]
+    assert found.metrics["distance_min"] == pytest.approx(pairs.min().item(), rel=1e-4)
+    assert found.metrics["distance_pixels_min"] != pytest.approx(pairs.min().item(), rel=0.1)
+
+
+def dead_network():
+    class Dead(torch.nn.Module):
+        """Channel 0 answers nothing, channel 1 is always below its ReLU, channel 2 is plain."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 5)
+            with torch.no_grad():
+                self.conv.weight[0] = 0
+                self.conv.weight[1] *= 1e-3
+                self.conv.bias.copy_(torch.tensor([1.0, -50.0, 0.0]))
+
+        def forward(self, x):
+            return torch.relu(self.conv(x))
+
+    torch.manual_seed(0)
+    return Dead()
+
+
+def test_dead_units_are_reported_and_get_no_numbers():
+    setting = setting_of(
+        "model=custom", "model.target=test_visualize.dead_network", "model.mean=[0.5,0.5,0.5]",
+        "model.std=[1,1,1]", "layer=conv", "unit=all", "objective.search_steps=30",
+        "optimizer.steps=30",
+    )  # fmt: skip
+    found = [visualize(setting, row) for row in range(3)]
+    assert [one.metrics["stop"] for one in found] == ["dead", "dead", "max_steps"]
+    for one in found[:2]:
+        assert one.metrics["response_best"] is None
+        assert one.metrics["response_mean"] is None
+        assert one.metrics["distance_min"] is None
+        assert one.images.flatten(1).norm(dim=1).tolist() == pytest.approx(
+            [setting.norm] * 6, rel=1e-5
+        )
+    assert found[0].responses.tolist() == [1.0] * 6
+    assert found[2].metrics["response_mean"] > 0
+
+
+def test_the_config_hash_is_of_the_science_alone(tmp_path):
+    def digest(*overrides):
+        return sha256_of(science(setting_of(*overrides)))
+
+    assert digest() == digest("root=elsewhere", "record=gif")
+    assert len({digest(), digest("n=7"), digest("seed=1"), digest("contrast=31"), digest("unit=1"),
+                digest("layer=simple"), digest("objective.diversity=0.01"), digest("precondition=none"),
+                digest("optimizer.patience=50"), digest("objective.response=cos")}) == 10  # fmt: skip
+
+
+def test_norm_paper_is_for_vgg19():
+    assert (
+        setting_of("model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper").norm
+        == 160.72
+    )
+    with pytest.raises(InputError, match="norm=contrast"):
+        setting_of("model=resnet50", "model.weights=random", "layer=conv1", "norm=paper")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_papers_published_setting(real_weights, seed):
+    """METHOD.md section 4; the published batch's mean response is 7665."""
+    setting = setting_of("experiment=cadena2018", f"seed={seed}")
+    found = visualize(setting, 0)
+    assert setting.norm == pytest.approx(1325.83)
+    assert found.images.flatten(1).norm(dim=1).tolist() == pytest.approx([1325.83] * 6, rel=1e-5)
+    assert found.metrics["response_mean"] >= 7300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["model=vgg19", "layer=conv2_2", "unit=40"], ["model=resnet50", "layer=layer1.0", "unit=5"]],
+)
+def test_the_default_weight_keeps_the_response(real_weights, words):
+    """Nine tenths of the response of the batch with weight 0, with images more distinct."""
+    free = visualize(setting_of(*words, "objective.diversity=0"), 0).metrics
+    diverse = visualize(setting_of(*words), 0).metrics
+    assert diverse["response_mean"] >= 0.9 * free["response_mean"]
+    assert diverse["distance_min"] > 1.3 * free["distance_min"]
