@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -186,6 +187,7 @@ def _words(kind: Any) -> str:
 
 
 def _one_job(config: DictConfig, typed: str) -> None:
+    _speak()
     hydra = HydraConfig.get()
     experiment = experiment_of(config)
     path = run(
@@ -197,9 +199,20 @@ def _one_job(config: DictConfig, typed: str) -> None:
             ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
             ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
         },
-        say=lambda line: print(f"diversevis: {line}", file=sys.stderr),
     )
     print(path, flush=True)
+
+
+def _speak() -> None:
+    """Warnings go to stderr; the run folder's log has more."""
+    log = logging.getLogger("diversevis")
+    log.setLevel(logging.INFO)
+    log.propagate = False  # Hydra has the root logger print to stdout, where results go
+    if not log.handlers:
+        to_person = logging.StreamHandler()
+        to_person.setLevel(logging.WARNING)
+        to_person.setFormatter(logging.Formatter("diversevis: %(message)s"))
+        log.addHandler(to_person)
 
 
 @contextlib.contextmanager

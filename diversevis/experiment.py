@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,8 @@ from diversevis.run_folder import RunFolder
 from diversevis.settings import Experiment
 from diversevis.visualize import Visualization, visualize
 
+LOG = logging.getLogger("diversevis")
+
 Frames = dict[int, list[Tensor]]  # unit -> images [n, 3, h, w] as they developed
 
 
@@ -30,14 +33,12 @@ def run(
     command: str,
     config: str,
     extras: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> Path:
     """Do the work and return its finished run folder.
 
     command  what was typed, for the record
     config   the resolved config, for the record
     extras   further files for the folder, name -> text
-    say      told in a line what is worth knowing
 
     Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is.
     """
@@ -49,7 +50,7 @@ def run(
         folder.write_config(config)
         for name, text in extras.items():
             folder.write_extra(name, text)
-        done, frames, interrupted = _visualize_all(setting, say)
+        done, frames, interrupted = _visualize_all(setting)
         if done:
             _write(folder, done)
             report.make(folder)
@@ -59,9 +60,7 @@ def run(
     return folder.path
 
 
-def _visualize_all(
-    setting: Setting, say: Callable[[str], None]
-) -> tuple[list[Visualization], Frames, bool]:
+def _visualize_all(setting: Setting) -> tuple[list[Visualization], Frames, bool]:
     """Every unit in turn; and whether Ctrl-C cut it short (what was done by then is kept)."""
     experiment = setting.experiment
     progress = Progress(len(setting.targets.units), experiment.optimizer.steps)
@@ -75,10 +74,7 @@ def _visualize_all(
             progress.end()
             if film is not None and film.frames:
                 frames[unit] = film.frames
-            if one.metrics["stop"] == "dead":
-                say(f"unit {unit} is dead: no image of this norm drives it")
-            if one.metrics["stop"] == "diverged":
-                say(f"unit {unit} diverged after {one.metrics['steps']} steps; its best is kept")
+            _say(one)
             if one.metrics["stop"] == "interrupted":
                 return done, frames, True
     except KeyboardInterrupt:
@@ -86,6 +82,25 @@ def _visualize_all(
     finally:
         progress.close()
     return done, frames, False
+
+
+def _say(one: Visualization) -> None:
+    found = one.metrics
+    if found["stop"] == "dead":
+        LOG.warning("unit %d is dead: no image of this norm drives it", one.unit)
+        return
+    level = logging.WARNING if found["stop"] == "diverged" else logging.INFO
+    distance = found["distance_min"]
+    LOG.log(
+        level,
+        "unit %d %s after %d steps: mean response %.4g%s, %.1f s",
+        one.unit,
+        found["stop"],
+        found["steps"],
+        found["response_mean"],
+        "" if distance is None else f", smallest distance {distance:.4g}",
+        found["seconds"],
+    )
 
 
 class _Film:
@@ -127,10 +142,17 @@ def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) 
     """Keeps `run.json` true: running, then finished, interrupted or failed."""
     began = time.perf_counter()
     folder.write_record(record)
+    to_file = logging.FileHandler(folder.log_path)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logs = LOG, logging.getLogger()  # ours, and what libraries have to say
+    for log in logs:
+        log.addHandler(to_file)
+    LOG.info("%s", record["command"])
 
     def close(status: str, **more: Any) -> None:
         seconds = round(time.perf_counter() - began, 3)
         memory = provenance.peak_memory(device)
+        LOG.info("%s after %.1f s", status, seconds)
         folder.update_record(status=status, seconds=seconds, **memory, **more)
 
     try:
@@ -142,7 +164,12 @@ def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) 
         with contextlib.suppress(OSError):  # on a full disk even this may not fit
             close("failed", error=traceback.format_exc())
         raise
-    close("finished")
+    else:
+        close("finished")
+    finally:
+        for log in logs:
+            log.removeHandler(to_file)
+        to_file.close()
 
 
 def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Plain float32, chosen the same way every time: cuDNN would round convolutions to TF32."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
+
+
 def science(setting: Setting) -> dict[str, Any]:
     """What the result depends on, and nothing else: no device, no path, no record."""
     experiment, network = setting.experiment, setting.network
@@ -150,16 +160,17 @@ def _natural_gains(
     def activations(z: Tensor) -> Sequence[Tensor]:
         return [torch.relu(maps) for maps in module(z)]
 
-    means = natural.mean_activations(
-        activations,
-        folder,
-        identity=f"{network.weights.sha256}/{network.name}/{network.layer.name}/{distance}",
-        mean=network.weights.mean,
-        std=network.weights.std,
-        size=max(field.size),
-        stride=max(field.stride),
-        device=device,
-    )
+    with full_precision():
+        means = natural.mean_activations(
+            activations,
+            folder,
+            identity=f"{network.weights.sha256}/{network.name}/{network.layer.name}/{distance}",
+            mean=network.weights.mean,
+            std=network.weights.std,
+            size=max(field.size),
+            stride=max(field.stride),
+            device=device,
+        )
     # A channel that no photograph drives has no natural scale; it is left out.
     return [torch.where(mean > 0, 1 / mean, 0).to(device) for mean in means]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from diversevis import images
 from diversevis.objective import Objective, Target, Terms, pairwise_distances
 from diversevis.optimize import OnStep, Result, live_start
-from diversevis.prepare import Setting
+from diversevis.prepare import Setting, full_precision
 from diversevis.progress import Progress
 
 ROUNDS_OF_NOISE = 10  # draws before a unit without gradient is reported dead
@@ -76,6 +76,7 @@ class Looking:
         )
 
 
+@full_precision()
 def visualize(
     setting: Setting,
     row: int,

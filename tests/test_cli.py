@@ -51,7 +51,7 @@ def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
     files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     units = ["unit0003", "unit0007"]
     expected = {"run.json", "config.yaml", "metrics.json", "images.safetensors", "trace.csv",
-                "trace.png", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}  # fmt: skip
+                "trace.png", "run.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"}  # fmt: skip
     expected |= {f"sheet_{u}.png" for u in units} | {f"optimization_{u}.gif" for u in units}
     expected |= {f"images/{u}/{i:02d}.png" for u in units for i in range(4)}
     assert files == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -218,7 +219,13 @@ def check_tensors(
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Hexadecimal SHA-256 of a file, read in pieces; remembered while the file stays as it is."""
+    facts = path.stat()
+    return _sha256_of_file(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache
+def _sha256_of_file(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
