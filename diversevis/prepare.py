@@ -50,7 +50,10 @@ def prepare(experiment: Experiment) -> Setting:
     settings = experiment.objective
     traced = models.open_model(experiment.model)
     layer = traced.layer(experiment.layer)
-    field = receptive_field(traced.root, traced.graph, layer.node)
+    try:
+        field = receptive_field(traced.root, traced.graph, layer.node)
+    except InputError as error:
+        raise InputError(f"layer={layer.name} of {traced.name}: {error}") from error
     targets = (
         channel_targets(experiment.unit, layer.channels, layer.name)
         if settings.direction is None
@@ -63,7 +66,11 @@ def prepare(experiment: Experiment) -> Setting:
         if experiment.norm == "paper"
         else images.norm_of_contrast(experiment.contrast, field.size)
     )
-    features = [] if settings.distance == "pixels" else [traced.layer(settings.distance)]
+    features = (
+        []
+        if settings.distance == "pixels"
+        else [traced.layer(settings.distance, "objective.distance")]
+    )
     network = models.load(experiment.model, traced, layer, features)
     module = unpad(network.module).to(device)
     channel_gain, feature_gain = None, None

@@ -266,8 +266,8 @@ def _windows(root: nn.Module, node: fx.Node) -> Windows:
             else "has no window of known size"
         )
         raise InputError(
-            f"No receptive field: the step {node.name!r} ({name}) {why}. Choose a layer before "
-            "it; `diversevis layers` lists them."
+            f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
+            "Choose a layer before it; `diversevis layers` lists them."
         )
     return found
 

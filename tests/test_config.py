@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diversevis.config import bind, compose_config, config_folder, experiment_of, plain
+from diversevis.config import (
+    bind,
+    compose_config,
+    config_folder,
+    experiment_of,
+    plain,
+    split_flags,
+)
 from diversevis.errors import InputError
 from diversevis.settings import Experiment
 
@@ -107,3 +114,22 @@ def test_numbers_are_taken_as_the_settings_need_them():
 def test_config_files_are_plain_yaml():
     for path in CONF.rglob("*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_flags_may_stand_anywhere():
+    words = [
+        "model=vgg19",
+        "-m",
+        "unit=0,1",
+        "--config-dir",
+        "x=y",
+        "n=3",
+        "--info",
+        "defaults",
+        "-cn",
+        "c",
+    ]
+    flags, overrides = split_flags(words)
+    assert flags == ["-m", "--config-dir", "x=y", "--info", "defaults", "-cn", "c"]
+    assert overrides == ["model=vgg19", "unit=0,1", "n=3"]
+    assert split_flags(["--info", "n=3"]) == (["--info"], ["n=3"])

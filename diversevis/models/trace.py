@@ -65,20 +65,23 @@ class TracedModel:
     paths: dict[str, str] = field(repr=False)  # module path or field name -> Layer.name
     called_often: frozenset[str] = frozenset()
 
-    def layer(self, name: str) -> Layer:
-        """The layer called `name`; raises `InputError` with the nearest names."""
+    def layer(self, name: str, key: str = "layer") -> Layer:
+        """The layer called `name`; raises `InputError` with the nearest names.
+
+        key  the setting that asks for it, for the error message
+        """
         names = {layer.name: layer for layer in self.layers}
         if name in self.paths:
             return names[self.paths[name]]
         if name in self.called_often:
             owner = name.rpartition(".")[0]
             raise InputError(
-                f"layer={name} of {self.name} is one module that is called several times, so it "
-                f"names no single response. Name the module around it (layer={owner}) or one of "
+                f"{key}={name} of {self.name} is one module that is called several times, so it "
+                f"names no single response. Name the module around it ({key}={owner}) or one of "
                 f"its convolutions; `diversevis layers` lists them."
             )
         raise InputError(
-            f"layer={name} is not a layer of {self.name} whose units have a receptive field. "
+            f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
             f"{suggest(name, names)} `diversevis layers` lists them all."
         )
 
