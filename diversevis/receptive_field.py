@@ -249,27 +249,34 @@ def _is_padding(root: nn.Module, node: fx.Node) -> bool:
 
 
 def _windows(root: nn.Module, node: fx.Node) -> Windows:
-    """How `node` looks at its input; raises `InputError` for a step without a fixed window."""
+    """How `node` looks at its input (remembered on the node).
+
+    Raises `InputError` for a step without a window of known size.
+    """
+    if "windows" not in node.meta:
+        node.meta["windows"] = _find_windows(root, node)
+    return node.meta["windows"]
+
+
+def _find_windows(root: nn.Module, node: fx.Node) -> Windows:
     found: Windows | None = None
-    if node.op == "call_module":
-        found = _module_windows(root.get_submodule(node.target))  # type: ignore[arg-type]
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if module is not None:
+        found = _module_windows(module)
     elif node.op == "call_function":
         found = _function_windows(root, node)
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
         found = POINTWISE
-    if found is None:
-        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        name = getattr(module or node.target, "__name__", type(module).__name__)
-        why = (
-            "looks at the whole image"
-            if isinstance(module, WHOLE_IMAGE)
-            else "has no window of known size"
-        )
-        raise InputError(
-            f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
-            "Choose a layer before it; `diversevis layers` lists them."
-        )
-    return found
+    if found is not None:
+        return found
+    name = type(module).__name__ if module is not None else None
+    name = name or getattr(node.target, "__name__", str(node.target))
+    sees_all = isinstance(module, WHOLE_IMAGE)
+    why = "looks at the whole image" if sees_all else "has no window of known size"
+    raise InputError(
+        f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
+        "Choose a layer before it; `diversevis layers` lists them."
+    )
 
 
 def _module_windows(module: nn.Module) -> Windows | None:

@@ -66,6 +66,15 @@ def test_names_that_are_no_layers_are_answered_with_the_nearest():
         models.open_model(torchvision_model("vgg18"))
 
 
+def test_networks_of_every_family_open():
+    regnet = models.open_model(torchvision_model("regnet_x_400mf"))
+    assert regnet.layer("trunk_output.block1.block1-0.f.b").channels == 32
+    assert regnet.layers[-2].name == "trunk_output.block4.block4-11"
+    assert regnet.layer("trunk_output.block4.block4-11.activation") == regnet.layers[-2]
+    with pytest.raises(InputError, match="has no layer"):
+        models.open_model(torchvision_model("vit_b_16"))
+
+
 def test_only_what_the_target_needs_is_kept_frozen_and_folded():
     model = torchvision_model("resnet50")
     traced = models.open_model(model)

@@ -58,8 +58,12 @@ class TorchvisionModel:
 
     def skeleton(self) -> nn.Module:
         """The network without values; raises `InputError` for a name torchvision does not have."""
-        with torch.device("meta"), _NoInitialization():
-            return self._build()
+        try:
+            with torch.device("meta"), _NoInitialization():
+                return self._build()
+        except NotImplementedError:  # its constructor calculates with tensors (RegNet)
+            with _NoInitialization():
+                return self._build().to("meta")
 
     def initialized(self) -> nn.Module:
         """The network as its architecture initializes it, from `seed`; global state is kept."""

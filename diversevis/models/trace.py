@@ -130,7 +130,10 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
 
     layers: dict[fx.Node, Layer] = {}
     paths: dict[str, str] = {}
-    for path, nodes in tracer.outputs.items():
+    # A layer is called by the module that computes it, or the block that ends in it, rather than by
+    # the nonlinearity that follows.
+    by_rank = sorted(tracer.outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
+    for path, nodes in by_rank:
         if len(nodes) != 1 or channels.get(nodes[0]) is None:
             continue
         node = _before_nonlinearity(root, graph, nodes[0])
@@ -145,6 +148,10 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
                 response=_describe(root, node),
             )
         paths[path] = layers[node].name
+    if not layers:
+        raise InputError(
+            f"model {name} has no layer that is a map of units over the image, as a convolution is."
+        )
     paths |= {layer.name: layer.name for layer in layers.values()}
     position = {node: i for i, node in enumerate(graph.nodes)}
     ordered = tuple(sorted(layers.values(), key=lambda layer: position[layer.node]))
@@ -227,6 +234,10 @@ def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
     """The module that `node` calls, if it calls one."""
     return root.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _is_nonlinearity(root: nn.Module, path: str) -> bool:
+    return type(root.get_submodule(path)) in NONLINEARITIES
 
 
 def _nonlinearity(root: nn.Module, node: fx.Node) -> str | None:
