@@ -44,7 +44,7 @@ def paper_norm(model: str, layer: str) -> float:
     return PAPER_MEAN_NORMS[layer] / 2
 
 
-def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, ...]:
+def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """Standard normal raw parameters, drawn on the CPU so that every device starts alike."""
     return torch.randn(shape, generator=generator)
 

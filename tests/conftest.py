@@ -1,8 +1,21 @@
-"""Fixtures; tests on real weights run where these are. Annotated shapes are checked throughout
-(pyproject.toml: --jaxtyping-packages)."""
+"""Annotated shapes are checked throughout; tests on real weights run where these are."""
 
 import os
 from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+CHECKED = [
+    "images",
+    "natural",
+    "objective",
+    "optimize",
+    "report",
+    "run_folder",
+    "target",
+    "visualize",
+]
+install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype")
 
 import numpy as np
 import pytest
