@@ -78,10 +78,11 @@ Examples:
 """
 
 WEIGHTS_HELP = """\
-diversevis weights model=MODEL [model.key=value ...]
+diversevis weights model=MODEL [layer=LAYER] [model.key=value ...]
 
 Fetches the weights of a network into torchvision's cache (or finds them in the folder that
-DIVERSEVIS_WEIGHTS names) and checks them, so that later runs need no internet.
+DIVERSEVIS_WEIGHTS names) and checks them, so that later runs need no internet. With a layer, it
+checks that they reach so deep.
 
 Examples:
   diversevis weights model=vgg19
@@ -125,7 +126,8 @@ def weights_command(arguments: Sequence[str]) -> None:
 
     model = config.compose_model(arguments)
     traced = models.open_model(model)
-    checked = models.check_weights(model, traced)
+    wanted = next((word[6:] for word in reversed(arguments) if word.startswith("layer=")), None)
+    checked = models.check_weights(model, traced, traced.layer(wanted) if wanted else None)
     print(f"{checked.record.source}")
     print(f"sha256 {checked.record.sha256}")
     print(f"{checked.tensors} tensors, all finite; serves {traced.name} up to {checked.deepest}")
@@ -154,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] not in COMMANDS:
             raise InputError(f"There is no command {words[0]!r}. {suggest(words[0], COMMANDS)}")
         command, help_text = COMMANDS[words[0]]
+        if "--version" in words[1:]:
+            print(f"diversevis {__version__}")
+            return 0
         if {"-h", "--help"} & set(words[1:]):
             print(help_text, end="")
             return 0
@@ -162,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diversevis: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("diversevis: interrupted; what was done is kept.", file=sys.stderr)
+        print("diversevis: interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

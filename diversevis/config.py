@@ -8,12 +8,11 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
-import types
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
@@ -22,24 +21,21 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diversevis.bind import bind
 from diversevis.errors import InputError, suggest
 from diversevis.experiment import run
 from diversevis.settings import Experiment
+from diversevis.words import check_words, quoted, split_flags
 
 # Hydra itself writes nothing where the user stands: its record goes into the run folder.
 HYDRA_SETTINGS = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
-    "hydra.sweep.dir=${root}/multirun/${now:%Y-%m-%d_%H-%M-%S}",
     "hydra.sweep.subdir=.",
+    "hydra.hydra_logging.handlers.console.stream=ext://sys.stderr",
 )
-
-
-FLAGS_WITH_VALUE = (
-    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c",
-    "--package", "-p",
-)  # fmt: skip
+SWEEPS = "multirun"  # folder below `root` for Hydra's record of a sweep, and its launchers' files
 
 
 def config_folder() -> str:
@@ -52,42 +48,57 @@ def config_folder() -> str:
 def run_command(arguments: Sequence[str]) -> None:
     """`diversevis run ARGUMENTS`: Hydra composes, sweeps and launches; each job is one run."""
     typed = shlex.join(["diversevis", "run", *arguments])
-    here, refused = os.getpid(), list[InputError]()
+    flags, overrides = split_flags(arguments)
+    check_words(flags, overrides)
+    here, stamp = os.getpid(), time.strftime("%Y-%m-%d_%H-%M-%S")
+    failures: list[Exception] = []
+    made: list[Path] = []
 
     def job(config: DictConfig) -> None:
         try:
-            _one_job(config, typed)
-        except InputError as error:
+            made.append(_one_job(config, typed))
+        except Exception as error:
             if os.getpid() != here:  # a launcher's worker: only an exception gets home
                 raise
-            refused.append(error)
+            failures.append(error)  # told below, in our own words
 
-    flags, overrides = split_flags(arguments)
+    sweeps = f"${{root}}/{SWEEPS}/{stamp}_{here}"
+    settings = [*HYDRA_SETTINGS, f"hydra.sweep.dir={sweeps}"]
     task = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(job)
-    if any(flag.startswith("--exp") for flag in flags):
-        raise InputError("--experimental-rerun unpickles a file. Use a run's own `rerun` line.")
-    with _argv(["diversevis", *flags, *HYDRA_SETTINGS, *overrides]), _plain_errors(overrides):
-        task()
-    if refused:
-        raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, refused))))
+    try:
+        with (
+            _argv(["diversevis", *flags, *settings, *map(quoted, overrides)]),
+            _plain_errors(overrides),
+        ):
+            task()
+    finally:
+        if not made:
+            _remove_sweep(overrides, f"{stamp}_{here}")
+    unexpected = next((error for error in failures if not isinstance(error, InputError)), None)
+    if unexpected is not None:
+        raise unexpected
+    if failures:
+        raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
 
 
-def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides; Hydra's parser wants them apart."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    before = ""
-    for word in words:
-        is_value = before in FLAGS_WITH_VALUE or (before in ("--info", "-i") and "=" not in word)
-        (flags if word.startswith("-") or is_value else overrides).append(word)
-        before = word
-    return flags, overrides
+def _remove_sweep(overrides: Sequence[str], name: str) -> None:
+    """Of a sweep that came to nothing, Hydra's record of it."""
+    root = next((word[5:] for word in reversed(overrides) if word.startswith("root=")), "outputs")
+    folder = Path(root.strip("\"'")) / SWEEPS / name
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {"multirun.yaml"}:
+        return
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    for empty in (folder, folder.parent, folder.parent.parent):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The config that `overrides` make of the defaults."""
+    flags, settings = split_flags(overrides)
+    check_words(flags, settings, known=())
     with _plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
-        return compose("run", overrides=list(overrides))
+        return compose("run", overrides=[quoted(word) for word in settings])
 
 
 def compose_model(overrides: Sequence[str]) -> Any:
@@ -107,93 +118,27 @@ def experiment_of(config: DictConfig) -> Experiment:
     return bind(Experiment, plain(config), "")
 
 
-def bind(kind: Any, value: Any, key: str) -> Any:
-    """`value` as a `kind`: dataclasses by field name, everything else by its annotation.
-
-    Raises `InputError` that names the key, the value and what is legal.
-    """
-    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    if value == "???" or (value is None and type(None) not in choices):
-        more = " `diversevis layers` with the same model lists them." if key == "layer" else ""
-        raise InputError(f"{key} has no default here: say which, {key}=...{more}")
-    if all(is_dataclass(choice) for choice in choices):
-        return _bind_dataclass(choices, value, key)
-    for choice in choices:
-        fitting, result = _fit(choice, value)
-        if fitting:
-            return result
-    legal = " or ".join(_words(choice) for choice in choices)
-    raise InputError(f"{key}={value!r} is of the wrong kind: it must be {legal}.")
-
-
-def _bind_dataclass(choices: Sequence[Any], value: Any, key: str) -> Any:
-    dot = f"{key}." if key else ""
-    if not isinstance(value, dict):
-        raise InputError(f"{key}={value!r} must be a group of settings ({dot}...=...).")
-    kind = choices[0]
-    if len(choices) > 1:  # told apart by their `kind`
-        kinds = {get_args(get_type_hints(c)["kind"])[0]: c for c in choices}
-        said = value.get("kind")
-        if said not in kinds:
-            raise InputError(f"{dot}kind={said} is unknown. {suggest(str(said), kinds)}")
-        kind = kinds[said]
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in value:
-        if name not in names:
-            raise InputError(f"There is no setting {dot}{name}. {suggest(name, names)}")
-    for field in fields(kind):
-        if field.name not in value and field.default is MISSING:
-            raise InputError(f"The setting {dot}{field.name} is missing from the config.")
-    return kind(**{name: bind(hints[name], value[name], f"{dot}{name}") for name in value})
-
-
-def _fit(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` is a `kind`, and the value as one."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if kind is type(None):
-        return value is None, None
-    if get_origin(kind) in (tuple, list):
-        inner = get_args(kind)
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        if get_origin(kind) is tuple and len(value) != len(inner):
-            return False, None
-        kinds = inner if get_origin(kind) is tuple else inner * len(value)
-        fits = [
-            _fit_any(get_args(k) if get_origin(k) in (Union, types.UnionType) else (k,), v)
-            for k, v in zip(kinds, value, strict=True)
-        ]
-        return all(f for f, _ in fits), get_origin(kind)(v for _, v in fits)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value
-
-
-def _fit_any(kinds: Sequence[Any], value: Any) -> tuple[bool, Any]:
-    return next((fit for kind in kinds if (fit := _fit(kind, value))[0]), (False, None))
-
-
-def _words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(str(choice) for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers, [0.5,0.5,0.5]"
-    if get_origin(kind) is list:
-        return "a list, [1,5,9]"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false",
-            type(None): "null"}.get(kind, str(kind))  # fmt: skip
-
-
-def _one_job(config: DictConfig, typed: str) -> None:
+def _one_job(config: DictConfig, typed: str) -> Path:
     _speak()
     hydra = HydraConfig.get()
     experiment = experiment_of(config)
+    given = {word.partition("=")[0].lstrip("+") for word in hydra.overrides.task}
+    if experiment.norm == "paper" and "contrast" in given:
+        raise InputError(
+            f"contrast={config.contrast} and norm=paper exclude one another: the paper's "
+            "table says the norm. Leave out one of them."
+        )
+
+    def text(fixed: Mapping[str, str]) -> str:
+        whole = OmegaConf.create(plain(config))
+        for key, value in fixed.items():
+            OmegaConf.update(whole, key, value)
+        return OmegaConf.to_yaml(whole)
+
     path = run(
         experiment,
         command=typed,
-        config=OmegaConf.to_yaml(config, resolve=True),
+        config=text,
         extras={
             ".hydra/config.yaml": OmegaConf.to_yaml(config),
             ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
@@ -201,6 +146,7 @@ def _one_job(config: DictConfig, typed: str) -> None:
         },
     )
     print(path, flush=True)
+    return path
 
 
 def _speak() -> None:
@@ -256,15 +202,27 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         legal = _legal_keys(
             group, [word for word in overrides if not word.lstrip("+~").startswith(key)]
         )
+        if key in legal:
+            return (
+                f"{key} is a group of settings here and cannot be chosen anew: set {key}.name=..."
+            )
         if legal:
             return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
     if missing := re.search(
         r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text
     ):
         group, name = missing[1], missing[2]
-        legal = re.findall(r"\S+", text.partition(f"Available options in '{group}':")[2])
+        options = text.partition(f"Available options in '{group}':")[2]
+        legal = options.partition("Config search path")[0].split()
         if legal:
-            return f"{group}={name} is unknown. {suggest(name, legal)}"
+            more = _torchvision_hint(name) if group == "model" else ""
+            return f"{group}={name} is unknown. {more or suggest(name, legal)}"
+    if "LexerNoViableAlt" in text or "mismatched input" in text or "extraneous input" in text:
+        typed = text.removeprefix("Error parsing override").strip().split("'")[1:2]
+        return (
+            f"{typed[0] if typed else ' '.join(overrides)} cannot be read. A value with spaces or "
+            "other special characters is quoted twice: 'key=\"value\"'."
+        )
     if "Ambiguous value for argument" in text:
         word = re.search(r"argument '([^']+)'", text)
         key, _, value = (word[1] if word else "unit=0,1,2").partition("=")
@@ -273,6 +231,16 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             f"for a sweep with one run for each put -m before it: diversevis run -m {key}={value}."
         )
     return text
+
+
+def _torchvision_hint(name: str) -> str:
+    from diversevis.models.architectures import import_torchvision_models
+
+    models = import_torchvision_models()
+    known = name in models.list_models(module=models)
+    return (
+        f"It is one of torchvision's: write model=torchvision model.name={name}." if known else ""
+    )
 
 
 def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:

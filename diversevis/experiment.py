@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,13 +33,13 @@ def run(
     experiment: Experiment,
     *,
     command: str,
-    config: str,
+    config: Callable[[Mapping[str, str]], str],
     extras: Mapping[str, str],
 ) -> Path:
     """Do the work and return its finished run folder.
 
     command  what was typed, for the record
-    config   the resolved config, for the record
+    config   the resolved config as text, with the given settings in place of what was typed
     extras   further files for the folder, name -> text
 
     Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is.
@@ -45,17 +47,20 @@ def run(
     report.check_film(experiment.record)
     setting = prepare(experiment)
     names = setting.network.name, setting.network.layer.name, setting.targets.text
-    folder = RunFolder.create(Path(experiment.root), *names)
+    folder = RunFolder.create(Path(experiment.root).expanduser(), *names)
     with _accounted(folder, _record(setting, command, folder.path), setting.device):
-        folder.write_config(config)
+        folder.write_config(config(_fixed_paths(setting)))
         for name, text in extras.items():
             folder.write_extra(name, text)
         done, frames, interrupted = _visualize_all(setting)
-        if done:
-            _write(folder, done)
-            report.make(folder)
-            _write_films(folder, setting, frames)
+        with _undisturbed() if interrupted else contextlib.nullcontext():
+            if done:
+                _write(folder, done)
+                report.make(folder)
+                _write_films(folder, setting, frames)
         if interrupted:
+            LOG.warning("interrupted; %d of %d units are kept in %s",
+                        len(done), len(setting.targets.units), folder.path)  # fmt: skip
             raise KeyboardInterrupt
     return folder.path
 
@@ -87,7 +92,9 @@ def _visualize_all(setting: Setting) -> tuple[list[Visualization], Frames, bool]
 def _say(one: Visualization) -> None:
     found = one.metrics
     if found["stop"] == "dead":
-        LOG.warning("unit %d is dead: no image of this norm drives it", one.unit)
+        LOG.warning(
+            "unit %d is dead: the search found no image of this norm that drives it", one.unit
+        )
         return
     level = logging.WARNING if found["stop"] == "diverged" else logging.INFO
     distance = found["distance_min"]
@@ -138,6 +145,32 @@ def _write_films(folder: RunFolder, setting: Setting, frames: Frames) -> None:
 
 
 @contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C waits until what there is has been written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _fixed_paths(setting: Setting) -> dict[str, str]:
+    """Settings that meant a file from where the command was typed, as they hold anywhere."""
+    objective, weights = setting.experiment.objective, setting.network.weights
+    paths = {
+        f"objective.{name}": str(Path(value).expanduser().resolve())
+        for name in ("direction", "photographs")
+        if (value := getattr(objective, name)) is not None
+    }
+    if weights.is_file and weights.url is None:
+        paths["model.weights"] = weights.source
+    return paths
+
+
+@contextlib.contextmanager
 def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) -> Iterator[None]:
     """Keeps `run.json` true: running, then finished, interrupted or failed."""
     began = time.perf_counter()
@@ -161,8 +194,11 @@ def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) 
         close("interrupted")
         raise
     except BaseException:
-        with contextlib.suppress(OSError):  # on a full disk even this may not fit
+        try:
             close("failed", error=traceback.format_exc())
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.mark_failed()
         raise
     else:
         close("finished")
@@ -182,6 +218,7 @@ def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:
         "model": setting.network.name,
         "layer": setting.network.layer.name,
         "response": setting.network.layer.response,
+        "direction": setting.targets.file,
         "units": list(setting.targets.units),
         "n": experiment.n,
         "seed": experiment.seed,

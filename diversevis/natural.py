@@ -7,8 +7,8 @@ METHOD.md section 4. The means are computed once and cached.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diversevis.errors import InputError
+
+LOG = logging.getLogger("diversevis")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
@@ -60,7 +62,7 @@ def mean_activations(
     mean, std     of the network's input
     size, stride  of the receptive field; photographs are cropped to fit both, at least 224 wide
 
-    Unreadable files are named on stderr and left out; raises `InputError` if all are.
+    Unreadable files are named in a warning and left out; raises `InputError` if all are.
     """
     files = photographs(folder)
     crop = size + stride * max(4, -(-(CROP - size) // stride))
@@ -85,10 +87,13 @@ def mean_activations(
     if totals is None:
         raise InputError(f"objective.photographs={folder}: none of its files could be read.")
     result = [(total / count).float().cpu() for total in totals]
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    beside = cached.with_suffix(f".{os.getpid()}")
-    save_file({str(i): means for i, means in enumerate(result)}, beside)
-    beside.replace(cached)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        beside = cached.with_suffix(f".{os.getpid()}")
+        beside.write_bytes(save({str(i): means for i, means in enumerate(result)}))
+        beside.replace(cached)
+    except OSError as error:
+        LOG.warning("the means over photographs are not kept for next time: %s", error)
     return result
 
 
@@ -100,7 +105,7 @@ def _read(files: Sequence[Path], crop: int) -> Iterator[Float[np.ndarray, "crop 
             with Image.open(path) as image:
                 picture = image.convert("RGB")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            print(f"diversevis: left out unreadable {path} ({error})", file=sys.stderr)
+            LOG.warning("left out unreadable %s (%s)", path, error)
             continue
         scale = side / min(picture.size)
         width, height = (max(crop, round(scale * edge)) for edge in picture.size)

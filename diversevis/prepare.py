@@ -49,7 +49,7 @@ def prepare(experiment: Experiment) -> Setting:
     device = pick_device(experiment.device)
     settings = experiment.objective
     traced = models.open_model(experiment.model)
-    layer = traced.layer(experiment.layer)
+    layer = traced.layer(str(experiment.layer))
     try:
         field = receptive_field(traced.root, traced.graph, layer.node)
     except InputError as error:

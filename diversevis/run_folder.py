@@ -77,6 +77,14 @@ class RunFolder:
         """`run.json` with some entries changed; `status` is one of `STATUSES`."""
         self.write_record(self.read_record() | changes)
 
+    def mark_failed(self) -> None:
+        """The status alone, in place: on a full disk not even a small new file may fit."""
+        path = self.path / "run.json"
+        content = path.read_bytes()
+        marked = content.replace(b'"status": "running"', b'"status": "failed" ', 1)
+        with path.open("rb+") as file:  # of the same length: no room is needed
+            file.write(marked)
+
     def write_config(self, text: str) -> None:
         self._write("config.yaml", text.encode())
 
@@ -151,6 +159,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

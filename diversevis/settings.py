@@ -11,6 +11,9 @@ from diversevis.models import Model
 from diversevis.objective import ResponseKind
 from diversevis.optimize import Adam
 
+HIGHEST_CONTRAST = 255.0
+MOST_IMAGES = 4096  # all pairs are measured at once: 0.1 GB of distances
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
@@ -46,7 +49,7 @@ class Experiment:
     """
 
     model: Model
-    layer: str
+    layer: str | int
     unit: int | str | list[int | str]
     n: int
     seed: int
@@ -71,6 +74,20 @@ class Experiment:
         for key, value in positive.items():
             if not 0 < value < float("inf"):
                 raise InputError(f"{key}={value} must be above 0.")
+        if self.contrast > HIGHEST_CONTRAST:
+            raise InputError(
+                f"contrast={self.contrast}: the RMS contrast of an image, in grey levels, is at "
+                f"most {HIGHEST_CONTRAST:g}; natural images have 31 to 34."
+            )
+        for name in ("beta1", "beta2", "smoothing"):
+            if not 0 <= (value := getattr(self.optimizer, name)) < 1:
+                raise InputError(f"optimizer.{name}={value} must be at least 0 and below 1.")
+        if not 0 <= self.optimizer.epsilon < float("inf"):
+            raise InputError(f"optimizer.epsilon={self.optimizer.epsilon} must be 0 or more.")
+        if self.n > MOST_IMAGES:
+            raise InputError(
+                f"n={self.n}: at most {MOST_IMAGES} images of a unit are compared with one another."
+            )
         if self.n < 1:
             raise InputError(f"n={self.n}: a unit needs at least one image.")
         if not 0 <= self.objective.diversity < float("inf"):

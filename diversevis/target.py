@@ -26,12 +26,14 @@ class Targets:
     units    numbers, ascending: channels, or rows of the direction file
     vectors  one direction in channel space for each, [unit, channel]
     text     file-safe name of them all
-    sha256   of the direction file; None for channels
+    file     name of the direction file; None for channels
+    sha256   of that file
     """
 
     units: tuple[int, ...]
     vectors: Float[Tensor, "unit channel"]
     text: str
+    file: str | None
     sha256: str | None
 
 
@@ -39,7 +41,7 @@ def channel_targets(unit: int | str | Sequence[int | str], channels: int, layer:
     """Channels of `layer`, each its own target; raises `InputError` for a unit it does not have."""
     units = parse_units(unit, channels, f"layer {layer}")
     vectors = torch.eye(channels)[list(units)]
-    return Targets(units=units, vectors=vectors, text=units_text(units), sha256=None)
+    return Targets(units=units, vectors=vectors, text=units_text(units), file=None, sha256=None)
 
 
 def direction_targets(
@@ -52,7 +54,7 @@ def direction_targets(
     """
     values = _read(file)
     rows = values[None] if values.ndim == 1 else values
-    if rows.ndim != 2 or rows.shape[1] != channels:
+    if rows.ndim != 2 or rows.shape[1] != channels or len(rows) == 0:
         raise InputError(
             f"objective.direction={file} has shape {list(values.shape)}; layer {layer} has "
             f"{channels} channels, so it must be [{channels}] or [directions, {channels}]."
@@ -67,7 +69,7 @@ def direction_targets(
         )
     name = f"direction-{file.stem}" + ("" if values.ndim == 1 else f"-{units_text(units)}")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Targets(units=units, vectors=vectors, text=name, sha256=digest)
+    return Targets(units=units, vectors=vectors, text=name, file=file.name, sha256=digest)
 
 
 def _read(file: Path) -> Tensor:
@@ -78,12 +80,14 @@ def _read(file: Path) -> Tensor:
             array: Any = np.load(file, allow_pickle=False)
             if array.dtype.kind not in "fiu":
                 raise ValueError(f"it holds {array.dtype}, not numbers")
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+            with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+                return torch.from_numpy(array.astype(np.float32))
         if file.suffix == ".safetensors":
             tensors = load_file(file)
             if len(tensors) != 1:
                 raise ValueError(f"it holds {len(tensors)} tensors; one is expected")
             return next(iter(tensors.values())).float()
     except (ValueError, OSError, EOFError, SafetensorError) as error:
-        raise InputError(f"objective.direction={file} cannot be read: {error}.") from error
+        reason = "it is no plain array of numbers" if "pickle" in str(error) else error
+        raise InputError(f"objective.direction={file} cannot be read: {reason}.") from error
     raise InputError(f"objective.direction={file} must end in .npy or .safetensors.")

@@ -166,14 +166,13 @@ def _start(
 
 def _best(setting: Setting, look: Looking, start: Tensor, progress: Progress | None) -> Seen:
     """The best of a few images, each optimized for the response alone."""
-    optimizer = setting.experiment.optimizer
-    steps = min(setting.experiment.objective.search_steps, optimizer.steps)
 
     def evaluate(raw: Tensor) -> Terms:
         response_mean = look(raw).scaled.mean(1)
         return {"response_mean": response_mean, "loss": -response_mean}
 
-    search = replace(optimizer, steps=steps)
+    steps = setting.experiment.objective.search_steps
+    search = replace(setting.experiment.optimizer, steps=steps)
     result = search(evaluate, start, progress.step if progress else None)
     if result.interrupted:
         raise KeyboardInterrupt

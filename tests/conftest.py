@@ -23,7 +23,7 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 
-from diversevis.config import bind
+from diversevis.bind import bind
 from diversevis.models import EnergyModel, TorchvisionModel
 
 

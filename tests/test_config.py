@@ -4,16 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diversevis.config import (
-    bind,
-    compose_config,
-    config_folder,
-    experiment_of,
-    plain,
-    split_flags,
-)
+from diversevis.bind import bind
+from diversevis.config import compose_config, config_folder, experiment_of, plain
 from diversevis.errors import InputError
 from diversevis.settings import Experiment
+from diversevis.words import check_words, quoted, split_flags
 
 CONF = Path(config_folder())
 EXAMPLES = {  # what each model's file needs beside itself
@@ -69,8 +64,17 @@ def test_the_published_setting():
     [
         (["layr=conv1_1"], "no setting layr. Did you mean layer"),
         (["objective.divresity=1"], "no setting objective.divresity. Did you mean objective.diversity"),
-        (["+objective.speed=1"], "no setting objective.speed"),
+        (["+objective.divresity=1"], "no setting objective.divresity. Did you mean objective.diversity"),
         (["+new=1"], "no setting new"),
+        (["model=resnet18"], "one of torchvision's: write model=torchvision model.name=resnet18"),
+        (["model=vgg"], "model=vgg is unknown. Did you mean vgg19"),
+        (["optimizer=sgd"], r"optimizer=sgd is unknown. Choose from: paper\.$"),
+        (["vgg19"], "'vgg19' sets nothing: settings are written key=value"),
+        (["-m"], "no flag -m"),
+        (["n=(1"], "cannot be read. A value with spaces"),
+        (["n=100000"], "n=100000"), (["contrast=1e30"], "contrast=1e"),
+        (["optimizer.beta1=1.5"], "optimizer.beta1=1.5"), (["optimizer.epsilon=-1"], "epsilon=-1"),
+        (["optimizer.smoothing=2"], "optimizer.smoothing=2.0"),
         (["model=vgg18"], "model=vgg18 is unknown. Did you mean vgg19"),
         (["optimizer=sgd"], "optimizer=sgd is unknown"),
         (["experiment=nobody"], "experiment=nobody is unknown"),
@@ -133,3 +137,24 @@ def test_flags_may_stand_anywhere():
     assert flags == ["-m", "--config-dir", "x=y", "--info", "defaults", "-cn", "c"]
     assert overrides == ["model=vgg19", "unit=0,1", "n=3"]
     assert split_flags(["--info", "n=3"]) == (["--info"], ["n=3"])
+
+
+def test_flags_that_are_none_are_refused():
+    for flags, said in [(["--model", "vgg19"], "no flag --model"), (["--config-dir"], "needs a value"),
+                        (["--config-name", "-m"], "needs a value")]:  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            check_words(flags, [])
+    check_words(["-m", "--cfg", "job"], ["+a.b=1", "~c", "hydra/launcher=x", "unit=0,1"])
+
+
+def test_paths_are_quoted_for_hydras_grammar():
+    assert quoted("root=/plain/path_1.2") == "root=/plain/path_1.2"
+    assert quoted("root='/a b'") == "root='/a b'"
+    assert quoted("n=a b") == "n=a b"
+    for path in ("~/x", "/some/with space/ü", 'odd"quote', "/a(b)"):
+        for key in ("root", "model.weights", "objective.direction"):
+            words = ["model=vgg19", f"{key}={path}"]
+            config = plain(compose_config(words))
+            for name in key.split("."):
+                config = config[name]
+            assert config == path

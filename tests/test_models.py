@@ -69,8 +69,8 @@ def test_names_that_are_no_layers_are_answered_with_the_nearest():
 def test_networks_of_every_family_open():
     regnet = models.open_model(torchvision_model("regnet_x_400mf"))
     assert regnet.layer("trunk_output.block1.block1-0.f.b").channels == 32
-    assert regnet.layers[-2].name == "trunk_output.block4.block4-11"
-    assert regnet.layer("trunk_output.block4.block4-11.activation") == regnet.layers[-2]
+    assert regnet.layers[-1].name == "trunk_output.block4.block4-11"
+    assert regnet.layer("trunk_output.block4.block4-11.activation") == regnet.layers[-1]
     with pytest.raises(InputError, match="has no layer"):
         models.open_model(torchvision_model("vit_b_16"))
 
@@ -296,7 +296,11 @@ def test_without_internet_three_ways_out_are_named(server, monkeypatch):
     )
     with pytest.raises(InputError) as error:
         load(weights="imagenet")
-    for way in ("diversevis weights model=alexnet", "model.weights=FILE", "model=energy"):
+    for way in (
+        "diversevis weights model=torchvision model.name=alexnet",
+        "model.weights=FILE",
+        "model=energy",
+    ):
         assert way in str(error.value)
 
 

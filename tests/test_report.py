@@ -11,7 +11,7 @@ from diversevis.report.film import FRAMES_PER_SECOND
 from diversevis.report.sheet import enlarge, sheet
 from diversevis.run_folder import RunFolder
 
-RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2"}
+RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2", "direction": None}
 METRICS = {
     "unit": 21, "response_mean": 3.0, "response_best": 4.0, "distance_min": 1.0, "stop": "converged",
     "distance_mean": 2.0, "distance_pixels_min": 1.0, "distance_pixels_mean": 2.0,

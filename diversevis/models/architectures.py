@@ -143,12 +143,17 @@ class CustomModel:
             if "" not in sys.path:  # as `python -m` would: the current folder holds a user's code
                 sys.path.insert(0, "")
             build = getattr(importlib.import_module(module_name), function_name)
+            network = build()
         except (ImportError, AttributeError, ValueError) as error:
             raise InputError(
                 f"model.target={self.target} cannot be imported ({error}). It is the import path "
                 "of a function, such as mypackage.networks.build, that returns an nn.Module."
             ) from error
-        network = build()
+        except Exception as error:  # a stranger's code: anything may happen in it
+            raise InputError(
+                f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "
+                "a function that needs no arguments and returns an nn.Module."
+            ) from error
         if not isinstance(network, nn.Module):
             raise InputError(
                 f"model.target={self.target} returned a {type(network).__name__}, not an nn.Module."

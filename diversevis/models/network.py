@@ -97,14 +97,15 @@ def load(
     return Network(name=traced.name, layer=layer, module=module, weights=record)
 
 
-def check_weights(model: Model, traced: TracedModel) -> CheckedWeights:
-    """Find (or fetch) the weights and check every tensor that the network's layers need.
+def check_weights(model: Model, traced: TracedModel, layer: Layer | None = None) -> CheckedWeights:
+    """Find (or fetch) the weights and check every tensor that `layer` needs (default: the deepest
+    that they serve).
 
     Raises `InputError` where they cannot be had or trusted.
     """
     file = _file(model)
-    deepest = traced.layers[-1]
-    if file is not None:
+    deepest = layer or traced.layers[-1]
+    if file is not None and layer is None:
         served = [
             layer for layer in traced.layers if file.names.issuperset(traced.tensors(layer.node))
         ]
@@ -166,6 +167,7 @@ def _tensors(
     mean, std, said_by = _mean_std(model, file)
     record = WeightsRecord(
         source=source,
+        is_file=file is not None,
         url=file.url if file else None,
         sha256=sha256,
         mean=mean,
@@ -188,6 +190,11 @@ def _mean_std(model: Model, file: _File | None) -> tuple[Color, Color, str]:
         in_file = file.opened.color("mean"), file.opened.color("std")
         if in_file[0] is not None and in_file[1] is not None:
             return in_file[0], in_file[1], "weights file"
+        if in_file != (None, None):
+            raise InputError(
+                f"{file.opened.path}: its metadata has only one of mean and std. Give both with "
+                "model.mean=[...] model.std=[...]."
+            )
     if isinstance(model, CustomModel):
         raise InputError(
             "A custom model needs the mean and std of its input (RGB, in [0, 1]): "

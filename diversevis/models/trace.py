@@ -24,14 +24,13 @@ NONLINEARITIES: dict[object, str] = {
     nn.GELU: "GELU", nn.functional.gelu: "GELU",
     nn.SiLU: "SiLU", nn.functional.silu: "SiLU",
     nn.Hardswish: "hard swish", nn.functional.hardswish: "hard swish",
-    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid",
-    nn.Tanh: "tanh", torch.tanh: "tanh",
+    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", "sigmoid": "sigmoid",
+    nn.Tanh: "tanh", torch.tanh: "tanh", "tanh": "tanh",
 }  # fmt: skip
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)
-KEEP_CHANNELS = (
-    nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
+SEE_THE_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+KEEP_CHANNELS = (nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, *SEE_THE_WHOLE_IMAGE)
 KEEP_CHANNELS_FUNCTIONS = (*SUMS, nn.functional.max_pool2d, nn.functional.avg_pool2d)
 PROBE = 64  # side of the (meta) maps that tell the channels of every layer
 
@@ -64,6 +63,7 @@ class TracedModel:
     layers: tuple[Layer, ...]
     paths: dict[str, str] = field(repr=False)  # module path or field name -> Layer.name
     called_often: frozenset[str] = frozenset()
+    seeing_all: frozenset[str] = frozenset()  # modules without a map of units
 
     def layer(self, name: str, key: str = "layer") -> Layer:
         """The layer called `name`; raises `InputError` with the nearest names.
@@ -79,6 +79,12 @@ class TracedModel:
                 f"{key}={name} of {self.name} is one module that is called several times, so it "
                 f"names no single response. Name the module around it ({key}={owner}) or one of "
                 f"its convolutions; `diversevis layers` lists them."
+            )
+        if name in self.seeing_all:
+            raise InputError(
+                f"{key}={name} of {self.name} has no receptive field of fixed size: it looks at "
+                "the whole image, or comes after a step that does. `diversevis layers` lists the "
+                "layers before that."
             )
         raise InputError(
             f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
@@ -157,7 +163,13 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
     ordered = tuple(sorted(layers.values(), key=lambda layer: position[layer.node]))
     often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
     return TracedModel(
-        name=name, root=root, graph=graph, layers=ordered, paths=paths, called_often=often
+        name=name,
+        root=root,
+        graph=graph,
+        layers=ordered,
+        paths=paths,
+        called_often=often,
+        seeing_all=frozenset(tracer.outputs) - often - paths.keys(),
     )
 
 
@@ -186,12 +198,14 @@ def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
             node.kwargs = {**node.kwargs, "inplace": False}
         if node.target is operator.iadd:
             node.target = operator.add
+        if node.op == "call_method" and str(node.target).endswith("_"):
+            node.target = str(node.target)[:-1]
 
 
 def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
     """Channel count of every node that is a batch of maps, from shapes alone (meta tensors)."""
     found: dict[fx.Node, int] = {}
-    beyond: set[fx.Node] = set()  # what follows a flattening: no maps, nothing to compute
+    beyond: set[fx.Node] = set()  # what sees the whole image: no maps of units, nothing to compute
 
     class Shapes(fx.Interpreter):
         """Follows channels; the size of the maps stays what it was, since it matters to none."""
@@ -202,6 +216,11 @@ def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
             is_beyond = bool(beyond.intersection(sources))
             # Most steps need not run (their meta kernels would also load a compiler).
             if isinstance(module, nn.Conv2d) and not is_beyond:
+                if found.get(sources[0], module.in_channels) != module.in_channels:
+                    raise InputError(
+                        f"the step {n.name!r} takes {module.in_channels} channels where "
+                        f"{found[sources[0]]} come in. Images are RGB: the network must take 3."
+                    )
                 value: Any = image.new_empty(1, module.out_channels, PROBE, PROBE)
             elif n.target is torch.cat and all(source in found for source in sources):
                 value = image.new_empty(1, sum(found[source] for source in sources), PROBE, PROBE)
@@ -214,7 +233,8 @@ def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
                 value = max((self.env[source] for source in sources), key=torch.numel)
             else:
                 value = super().run_node(n)
-            if isinstance(value, Tensor) and value.ndim == 4 and not is_beyond:
+            sees_all = isinstance(module, SEE_THE_WHOLE_IMAGE)
+            if isinstance(value, Tensor) and value.ndim == 4 and not (is_beyond or sees_all):
                 found[n] = value.shape[1]
             elif is_beyond or found.keys() & set(sources):
                 beyond.add(n)
@@ -225,6 +245,8 @@ def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
     try:
         with torch.no_grad():
             Shapes(fx.GraphModule(shapeless, graph), garbage_collect_values=False).run(image)
+    except InputError:
+        raise
     except Exception as error:  # past this point the network has no layer with maps, or is broken
         if not found:
             raise InputError(f"the network cannot take an image of 3 channels: {error}") from error

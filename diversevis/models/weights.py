@@ -22,6 +22,7 @@ from torch import Tensor
 from diversevis.errors import InputError
 from diversevis.models.architectures import Color, TorchvisionModel, import_torchvision_models
 
+OWN_CONFIG = ("vgg19", "resnet50")  # networks with a config file of their own
 WEIGHTS_FOLDER = "DIVERSEVIS_WEIGHTS"  # environment variable: a folder searched before a download
 
 
@@ -37,6 +38,7 @@ class WeightsRecord:
     """
 
     source: str
+    is_file: bool
     url: str | None
     sha256: str
     mean: Color
@@ -104,10 +106,11 @@ class WeightsFile:
 
 def checked_color(values: Any, what: str) -> Color:
     """Three finite numbers; raises `InputError` naming `what`."""
-    if len(values) != 3 or not all(abs(value) < 1e6 for value in values):
-        raise InputError(f"{what} must be three numbers (RGB, in [0, 1]), not {list(values)}.")
-    if "std" in what and not all(value > 0 for value in values):
-        raise InputError(f"{what} must be above 0, not {list(values)}.")
+    is_mean = what.endswith("mean")
+    fits = [0 <= value <= 1 if is_mean else 0 < value < float("inf") for value in values]
+    if len(values) != 3 or not all(fits):
+        legal = "in [0, 1]" if is_mean else "above 0, for pixels in [0, 1]"
+        raise InputError(f"{what} must be three numbers (RGB, {legal}), not {list(values)}.")
     return values[0], values[1], values[2]
 
 
@@ -134,15 +137,22 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
     prefix = path.stem.rpartition("-")[2]  # torchvision's file names end in the hash's first digits
     if not path.exists():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"torchvision's cache {path.parent} cannot be made ({error.strerror}). Set "
+                    "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
+                ) from error
             torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             raise InputError(
-                f"The weights of model {model.name} could not be downloaded from {url} ({reason}). "
-                f"Three ways out: run `diversevis weights model={model.name}` on a machine with "
-                f"internet and copy {path} here; give a file with model.weights=FILE (or a folder "
-                f"with {WEIGHTS_FOLDER}); or use model=energy, which needs none."
+                f"The weights of model {model.name} could not be downloaded from {url} ({reason})"
+                f"{_folder_searched(model.name)}. Three ways out: run `diversevis weights "
+                f"{_as_typed(model.name)}` on a machine with internet and copy {path} here; give a "
+                f"file with model.weights=FILE (or a folder with {WEIGHTS_FOLDER}); or use "
+                "model=energy, which needs none."
             ) from error
         except RuntimeError as error:  # torch.hub: the hash is not what the name promises
             raise InputError(
@@ -262,6 +272,15 @@ def _in_folder(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
+def _folder_searched(name: str) -> str:
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    return f", and {WEIGHTS_FOLDER}={folder} holds no {name}*.safetensors" if folder else ""
+
+
+def _as_typed(name: str) -> str:
+    return f"model={name}" if name in OWN_CONFIG else f"model=torchvision model.name={name}"
+
+
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # of odd pickle protocols: what is refused is said below
@@ -282,9 +301,9 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    tensors = (
-        {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
-    )
+    items = state.items() if isinstance(state, dict) else ()
+    # `module.` is what training on several devices puts before every name.
+    tensors = {k.removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(f"model.weights={path} holds no dictionary of tensors (a state_dict).")
     return tensors

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 
+from diversevis.report.sheet import noun
 from diversevis.run_folder import RunFolder
 
 BLUE, ORANGE, FAINT = "#0072B2", "#D55E00", "#8c8c8c"  # Okabe & Ito: safe for the colour-blind
@@ -48,7 +49,8 @@ def make_trace_figure(folder: RunFolder) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.02)
     axes[-1].set_xlabel("step")
-    count = f"unit {each[0]:.0f}" if len(each) == 1 else f"{len(each)} units"
+    what = noun(record)
+    count = f"{what} {each[0]:.0f}" if len(each) == 1 else f"{len(each)} {what}s"
     if len(each) > FEW:
         count += " (median and quartiles)"
     figure.suptitle(f"{record['model']}  {record['layer']}  {count}", fontsize=11)

@@ -46,7 +46,7 @@ def sheet(
     tile_h, tile_w = height * zoom, width * zoom
     columns = min(n, max(1, math.ceil(math.sqrt(2 * n))) if n > 6 else n)
     rows = math.ceil(n / columns)
-    title = f"{record['model']}  {record['layer']}  unit {metrics['unit']}"
+    title = f"{record['model']}  {record['layer']}  {noun(record)} {metrics['unit']}"
     lines = _subtitle(record, metrics)
     fonts = {size: ImageFont.load_default(size) for size in {TITLE, SUBTITLE, CAPTION}}
     text_width = max(
@@ -71,6 +71,11 @@ def sheet(
     return np.asarray(canvas)
 
 
+def noun(record: dict[str, Any]) -> str:
+    """What the numbers of a run count: units, or directions of a file."""
+    return f"{record['direction']}, direction" if record["direction"] else "unit"
+
+
 def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "... 3"]:
     """Every pixel becomes `zoom` x `zoom` pixels."""
     return image.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
@@ -87,7 +92,7 @@ def _subtitle(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     if metrics["stop"] == "dead":
         return ["dead: no image of this contrast drives the unit; noise is shown"]
     response = f"response {metrics['response_mean']:.4g}"
-    if metrics["response_best"]:
+    if metrics["response_best"] > 0:  # a share of a negative response (`mse`) says nothing
         share = metrics["response_mean"] / metrics["response_best"]
         response += f"  ({share:.0%} of best {metrics['response_best']:.4g})"
     lines = [response]

@@ -1,0 +1,60 @@
+"""The words of a command line: Hydra's flags apart from settings, and paths quoted for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from diversevis.errors import InputError
+
+FLAGS_WITH_VALUE = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c",
+    "--package", "-p",
+)  # fmt: skip
+FLAGS = (
+    *FLAGS_WITH_VALUE, "--multirun", "-m", "--run", "-r", "--info", "-i", "--resolve",
+    "--hydra-help", "--shell-completion", "-sc",
+)  # fmt: skip
+
+
+def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides; Hydra's parser wants them apart."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    before = ""
+    for word in words:
+        is_value = before in FLAGS_WITH_VALUE or (before in ("--info", "-i") and "=" not in word)
+        (flags if word.startswith("-") or is_value else overrides).append(word)
+        before = word
+    return flags, overrides
+
+
+def check_words(
+    flags: Sequence[str], overrides: Sequence[str], known: Sequence[str] = FLAGS
+) -> None:
+    """Raises `InputError` for a flag that is none, and for a word that sets nothing."""
+    for position, flag in enumerate(flags):
+        follower = flags[position + 1] if position + 1 < len(flags) else ""
+        name = flag.partition("=")[0]
+        if flag.startswith("-") and name not in known:
+            raise InputError(
+                f"There is no flag {name}. Settings are written key=value, without dashes "
+                "(model=vgg19); `diversevis run --help` shows them."
+            )
+        if flag in FLAGS_WITH_VALUE and (not follower or follower.startswith("-")):
+            raise InputError(f"The flag {flag} needs a value after it.")
+    for word in overrides:
+        if not word.startswith("~") and not re.match(r"\+{0,2}[\w./@-]+=", word):
+            hint = "model=vgg19 layer=conv2_1 unit=12"
+            raise InputError(f"{word!r} sets nothing: settings are written key=value, as {hint}.")
+
+
+def quoted(word: str) -> str:
+    """An override that names a path, quoted where Hydra's grammar would stumble over it."""
+    match = re.fullmatch(r"(root|model\.weights|objective\.(?:direction|photographs))=(.+)", word)
+    if match is None or re.fullmatch(r"[\w./:${}\-+%@,\[\]]+", match[2], re.ASCII):
+        return word
+    if match[2][0] in "\"'":
+        return word
+    escaped = match[2].replace("\\", "\\\\").replace('"', '\\"')
+    return f'{match[1]}="{escaped}"'
