@@ -204,7 +204,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         )
         if key in legal:
             return (
-                f"{key} is a group of settings here and cannot be chosen anew: set {key}.name=..."
+                f"{key} is fixed in this config and cannot be chosen anew: set {key}.name=..."
             )
         if legal:
             return f"There is no setting {key}. {suggest(key, legal, limit=40)}"

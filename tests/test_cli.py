@@ -225,7 +225,8 @@ def test_ctrl_c_keeps_what_there_is(here):
     endless = ["unit=0-9", "optimizer.steps=100000000", "optimizer.patience=100000000",
                "objective.search_steps=3"]  # fmt: skip
     process, record = start(here, *endless)
-    time.sleep(2)
+    while "diverse" not in process.stderr.readline():  # the lines that tell how far it has come
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -242,3 +243,78 @@ def test_a_killed_run_does_not_look_finished(here):
     process.communicate()
     assert json.loads(record.read_text())["status"] == "running"
     assert not (record.parent / "metrics.json").exists()
+
+
+def test_ctrl_c_before_there_is_anything_keeps_nothing_up(here):
+    process, record = start(
+        here, "objective.search_steps=100000000", "optimizer.patience=100000000"
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "0 of 1 units are kept" in err
+    assert json.loads(record.read_text())["status"] == "interrupted"
+
+
+def test_a_sweep_that_comes_to_nothing_leaves_nothing(here, capsys):
+    for words in (["-m", "unit=98,99"], ["unit=0", "-m", "unitt=1,2"]):
+        assert run(*words) == 2
+        assert capsys.readouterr().out == ""
+        assert list(here.iterdir()) == []
+
+
+def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
+    import numpy as np
+
+    np.save("d.npy", np.ones(72, np.float32))
+    assert run("objective.direction=d.npy") == 0
+    first = Path(capsys.readouterr().out.splitlines()[-1]).resolve()
+    assert first.parent.name == "direction-d"
+    rerun = shlex.split(json.loads((first / "run.json").read_text())["rerun"])
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(rerun[1:]) == 0
+    again = Path(capsys.readouterr().out.splitlines()[-1])
+    assert torch.equal(*(load_file(p / "images.safetensors")["images"] for p in (first, again)))
+    assert main([*rerun[1:], "model=resnet50"]) == 2
+    assert "model is fixed in this config" in capsys.readouterr().err
+
+
+def test_a_really_full_disk(here):
+    """A small tmpfs, where one can be mounted: status failed, nothing truncated."""
+    disk = here / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a tmpfs can only be mounted as root")
+    try:
+        process = subprocess.run(
+            [*COMMAND, "run", "device=cpu", *QUICK, "root=disk"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 1, process.stderr
+        assert "No space left" in process.stderr
+        assert "Traceback" not in process.stderr
+        record = json.loads(next(disk.rglob("run.json")).read_text())
+        assert record["status"] == "failed"
+        for path in disk.rglob("*"):
+            if path.suffix == ".json":
+                json.loads(path.read_text())
+            assert path.name != "images.safetensors"
+            assert not path.name.startswith(".run.json")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_norm_and_contrast_exclude_one_another(here, capsys):
+    words = ["model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper", "contrast=30"]
+    assert run(*words) == 2
+    assert "exclude one another" in capsys.readouterr().err
