@@ -20,7 +20,7 @@ UNITS = (
     ("vgg19", "conv1_2", 10),
     ("vgg19", "conv2_2", 40),
     ("resnet50", "layer1.0", 5),
-    ("resnet50", "layer1.2", 7),
+    ("resnet50", "layer1.2", 60),
 )
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5)
 
