@@ -126,8 +126,8 @@ def weights_command(arguments: Sequence[str]) -> None:
 
     model = config.compose_model(arguments)
     traced = models.open_model(model)
-    wanted = next((word[6:] for word in reversed(arguments) if word.startswith("layer=")), None)
-    checked = models.check_weights(model, traced, traced.layer(wanted) if wanted else None)
+    wanted = config.compose_config(arguments).layer
+    checked = models.check_weights(model, traced, traced.layer(str(wanted)) if wanted else None)
     print(f"{checked.record.source}")
     print(f"sha256 {checked.record.sha256}")
     print(f"{checked.tensors} tensors, all finite; serves {traced.name} up to {checked.deepest}")
@@ -172,6 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except PermissionError as error:
+        print(f"diversevis: {error.filename} may not be read or written here ({error.strerror}). "
+              "Choose another path, or change its permissions.", file=sys.stderr)  # fmt: skip
+        return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise

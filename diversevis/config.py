@@ -23,9 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diversevis.bind import bind
 from diversevis.errors import InputError, suggest
-from diversevis.experiment import run
 from diversevis.settings import Experiment
-from diversevis.words import check_words, quoted, split_flags
+from diversevis.words import check_words, quoted, split_flags, with_home
 
 # Hydra itself writes nothing where the user stands: its record goes into the run folder.
 HYDRA_SETTINGS = (
@@ -50,6 +49,7 @@ def run_command(arguments: Sequence[str]) -> None:
     typed = shlex.join(["diversevis", "run", *arguments])
     flags, overrides = split_flags(arguments)
     check_words(flags, overrides)
+    overrides = [with_home(word) for word in overrides]
     here, stamp = os.getpid(), time.strftime("%Y-%m-%d_%H-%M-%S")
     failures: list[Exception] = []
     made: list[Path] = []
@@ -135,6 +135,8 @@ def _one_job(config: DictConfig, typed: str) -> Path:
             OmegaConf.update(whole, key, value)
         return OmegaConf.to_yaml(whole)
 
+    from diversevis.experiment import run  # with all that a run needs and a table does not
+
     path = run(
         experiment,
         command=typed,
@@ -149,16 +151,19 @@ def _one_job(config: DictConfig, typed: str) -> Path:
     return path
 
 
-def _speak() -> None:
+class _ToPerson(logging.Handler):
     """Warnings go to stderr; the run folder's log has more."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"diversevis: {record.getMessage()}", file=sys.stderr)
+
+
+def _speak() -> None:
     log = logging.getLogger("diversevis")
     log.setLevel(logging.INFO)
-    log.propagate = False  # Hydra has the root logger print to stdout, where results go
+    log.propagate = False  # Hydra has the root logger print too
     if not log.handlers:
-        to_person = logging.StreamHandler()
-        to_person.setLevel(logging.WARNING)
-        to_person.setFormatter(logging.Formatter("diversevis: %(message)s"))
-        log.addHandler(to_person)
+        log.addHandler(_ToPerson(logging.WARNING))
 
 
 @contextlib.contextmanager
@@ -203,9 +208,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             group, [word for word in overrides if not word.lstrip("+~").startswith(key)]
         )
         if key in legal:
-            return (
-                f"{key} is fixed in this config and cannot be chosen anew: set {key}.name=..."
-            )
+            return f"{key} is fixed in this config and cannot be chosen anew: set {key}.name=..."
         if legal:
             return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
     if missing := re.search(

@@ -14,7 +14,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from diversevis import images, provenance, report
@@ -25,8 +27,6 @@ from diversevis.settings import Experiment
 from diversevis.visualize import Visualization, visualize
 
 LOG = logging.getLogger("diversevis")
-
-Frames = dict[int, list[Tensor]]  # unit -> images [n, 3, h, w] as they developed
 
 
 def run(
@@ -52,48 +52,44 @@ def run(
         folder.write_config(config(_fixed_paths(setting)))
         for name, text in extras.items():
             folder.write_extra(name, text)
-        done, frames, interrupted = _visualize_all(setting)
-        with _undisturbed() if interrupted else contextlib.nullcontext():
-            if done:
+        done: list[Visualization] = []
+        try:
+            _visualize_all(setting, folder, done)
+        except BaseException:  # what is done is kept, whatever ended it
+            with _undisturbed(), contextlib.suppress(OSError):
                 _write(folder, done)
-                report.make(folder)
-                _write_films(folder, setting, frames)
-        if interrupted:
-            LOG.warning("interrupted; %d of %d units are kept in %s",
+            LOG.warning("ended early; %d of %d units are kept in %s",
                         len(done), len(setting.targets.units), folder.path)  # fmt: skip
-            raise KeyboardInterrupt
+            raise
+        _write(folder, done)
     return folder.path
 
 
-def _visualize_all(setting: Setting) -> tuple[list[Visualization], Frames, bool]:
-    """Every unit in turn; and whether Ctrl-C cut it short (what was done by then is kept)."""
+def _visualize_all(setting: Setting, folder: RunFolder, done: list[Visualization]) -> None:
+    """Every unit in turn, added to `done`; raises `KeyboardInterrupt` after Ctrl-C."""
     experiment = setting.experiment
     progress = Progress(len(setting.targets.units), experiment.optimizer.steps)
-    done: list[Visualization] = []
-    frames: Frames = {}
     try:
         for row, unit in enumerate(setting.targets.units):
             film = _Film(setting) if experiment.record != "none" else None
             one = visualize(setting, row, progress=progress, on_step=film)
             done.append(one)
             progress.end()
-            if film is not None and film.frames:
-                frames[unit] = film.frames
             _say(one)
-            if one.metrics["stop"] == "interrupted":
-                return done, frames, True
-    except KeyboardInterrupt:
-        return done, frames, True
+            if film is not None and film.frames:
+                film.add(one.images)
+                report.write_film(folder, unit, experiment.record, film.frames)
+            if one.interrupted:
+                raise KeyboardInterrupt
     finally:
         progress.close()
-    return done, frames, False
 
 
 def _say(one: Visualization) -> None:
     found = one.metrics
     if found["stop"] == "dead":
         LOG.warning(
-            "unit %d is dead: the search found no image of this norm that drives it", one.unit
+            "unit %d is dead: its response has no gradient in any of the noise drawn", one.unit
         )
         return
     level = logging.WARNING if found["stop"] == "diverged" else logging.INFO
@@ -111,18 +107,26 @@ def _say(one: Visualization) -> None:
 
 
 class _Film:
-    """Keeps the images of a few telling steps."""
+    """Keeps the images of a few telling steps, as pixels."""
 
     def __init__(self, setting: Setting) -> None:
-        self.norm, self.frames = setting.norm, list[Tensor]()
+        self.norm, self.mean = setting.norm, setting.network.weights.mean
+        self.frames: list[UInt8[np.ndarray, "image height width 3"]] = []
 
     def __call__(self, step: int, raw: Tensor, terms: dict[str, Tensor]) -> None:
         if report.is_film_step(step):
             with torch.no_grad():
-                self.frames.append(images.render(raw, self.norm, "none")[0].cpu())
+                self.add(images.render(raw, self.norm, "none")[0])
+
+    def add(self, x: Tensor) -> None:
+        """One more frame, of images [image, 3, h, w]."""
+        self.frames.append(images.display(x, self.mean))
 
 
 def _write(folder: RunFolder, done: list[Visualization]) -> None:
+    """Arrays, numbers and pictures of the units that are done."""
+    if not done:
+        return
     folder.write_images(
         torch.stack([one.images for one in done]),
         torch.stack([one.responses for one in done]),
@@ -136,12 +140,7 @@ def _write(folder: RunFolder, done: list[Visualization]) -> None:
         for step, values in enumerate(zip(*columns, strict=True), start=1):
             rows.append([step, one.unit, *(f"{value:.7g}" for value in values)])
     folder.write_trace(names, rows)
-
-
-def _write_films(folder: RunFolder, setting: Setting, frames: Frames) -> None:
-    for unit, film in frames.items():
-        pixels = [images.display(x, setting.network.weights.mean) for x in film]
-        report.write_film(folder, unit, setting.experiment.record, pixels)
+    report.make(folder)
 
 
 @contextlib.contextmanager
@@ -170,17 +169,19 @@ def _fixed_paths(setting: Setting) -> dict[str, str]:
     return paths
 
 
+class _RunLog(logging.FileHandler):
+    """The run folder's log; a full disk ends the run with its own error, not the log's."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) -> Iterator[None]:
     """Keeps `run.json` true: running, then finished, interrupted or failed."""
     began = time.perf_counter()
-    folder.write_record(record)
-    to_file = logging.FileHandler(folder.log_path)
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logs = LOG, logging.getLogger()  # ours, and what libraries have to say
-    for log in logs:
-        log.addHandler(to_file)
-    LOG.info("%s", record["command"])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
     def close(status: str, **more: Any) -> None:
         seconds = round(time.perf_counter() - began, 3)
@@ -188,24 +189,38 @@ def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) 
         LOG.info("%s after %.1f s", status, seconds)
         folder.update_record(status=status, seconds=seconds, **memory, **more)
 
+    folder.write_record(record)
+    with _logged_to(folder.log_path):
+        try:
+            LOG.info("%s", record["command"])
+            yield
+            close("finished")
+        except BaseException as error:
+            try:
+                if isinstance(error, KeyboardInterrupt):
+                    close("interrupted")
+                else:
+                    close("failed", error=traceback.format_exc())
+            except OSError:  # on a full disk even this may not fit
+                with contextlib.suppress(OSError):
+                    folder.mark_failed()
+            raise
+
+
+@contextlib.contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = _RunLog(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logs = LOG, logging.getLogger()  # ours, and what libraries have to say
+    for log in logs:
+        log.addHandler(handler)
     try:
         yield
-    except KeyboardInterrupt:
-        close("interrupted")
-        raise
-    except BaseException:
-        try:
-            close("failed", error=traceback.format_exc())
-        except OSError:
-            with contextlib.suppress(OSError):
-                folder.mark_failed()
-        raise
-    else:
-        close("finished")
     finally:
         for log in logs:
-            log.removeHandler(to_file)
-        to_file.close()
+            log.removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ mean. METHOD.md sections 1 to 3.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -63,6 +64,7 @@ def render(
     return _Precondition.apply(x, frequency_weights(x.shape[-2], x.shape[-1], x.device))
 
 
+@functools.lru_cache(maxsize=8)
 def frequency_weights(
     height: int, width: int, device: torch.device
 ) -> Float[Tensor, "height half_width"]:

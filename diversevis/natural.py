@@ -52,8 +52,8 @@ def mean_activations(
     identity: str,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    size: int,
-    stride: int,
+    size: tuple[int, int],
+    stride: tuple[int, int],
     device: torch.device,
 ) -> list[Float[Tensor, " channel"]]:
     """Mean over all photographs and positions of each layer's activations.
@@ -65,8 +65,9 @@ def mean_activations(
     Unreadable files are named in a warning and left out; raises `InputError` if all are.
     """
     files = photographs(folder)
-    crop = size + stride * max(4, -(-(CROP - size) // stride))
-    cached = _cache_file(identity, files, crop)
+    rows, columns = (s + t * max(4, -(-(CROP - s) // t)) for s, t in zip(size, stride, strict=True))
+    crop = rows, columns
+    cached = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
     if cached.is_file():
         try:
             stored = load_file(cached)
@@ -97,9 +98,11 @@ def mean_activations(
     return result
 
 
-def _read(files: Sequence[Path], crop: int) -> Iterator[Float[np.ndarray, "crop crop 3"]]:
+def _read(
+    files: Sequence[Path], crop: tuple[int, int]
+) -> Iterator[Float[np.ndarray, "rows columns 3"]]:
     """Photographs, shorter side at 256 (or what the crop needs), centre crop."""
-    side = max(SHORTER_SIDE, crop)
+    side = max(SHORTER_SIDE, *crop)
     for path in files:
         try:
             with Image.open(path) as image:
@@ -108,14 +111,23 @@ def _read(files: Sequence[Path], crop: int) -> Iterator[Float[np.ndarray, "crop 
             LOG.warning("left out unreadable %s (%s)", path, error)
             continue
         scale = side / min(picture.size)
-        width, height = (max(crop, round(scale * edge)) for edge in picture.size)
+        width, height = (max(side, round(scale * edge)) for edge in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - crop) // 2, (height - crop) // 2
-        yield np.asarray(picture.crop((left, top, left + crop, top + crop)), dtype=np.float32)
+        left, top = (width - crop[1]) // 2, (height - crop[0]) // 2
+        box = (left, top, left + crop[1], top + crop[0])
+        yield np.asarray(picture.crop(box), dtype=np.float32)
 
 
-def _cache_file(identity: str, files: Sequence[Path], crop: int) -> Path:
-    digest = hashlib.sha256(f"{identity}/{crop}".encode())
+def names_and_sizes(folder: Path) -> str:
+    """A digest of which photographs `folder` holds, the same wherever it lies."""
+    digest = hashlib.sha256()
+    for path in photographs(folder):
+        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}/".encode())
+    return digest.hexdigest()
+
+
+def _cache_file(identity: str, files: Sequence[Path]) -> Path:
+    digest = hashlib.sha256(identity.encode())
     for path in files:
         facts = path.stat()
         digest.update(f"/{path.name}:{facts.st_size}:{facts.st_mtime_ns}".encode())

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STOPS = ("converged", "max_steps", "diverged", "interrupted", "dead")
+NEAR = 0.1  # of noise, added to a live image to make another one near it
 
 # Raw images [unit, image, 3, h, w] -> named terms, each [unit], among them `loss`.
 Evaluate = Callable[[Tensor], dict[str, Tensor]]
@@ -26,18 +26,16 @@ class Result:
 
     raw    the best iterate (smallest loss), [unit, image, 3, h, w]
     steps  number of steps taken
-    stop   one of `STOPS`
+    stop   `converged`, `max_steps`, `diverged` or `interrupted`
     trace  name of a term -> [step, unit]; NaN after a unit stopped
+    interrupted  whether Ctrl-C ended it, be it for units that had just stopped
     """
 
     raw: Float[Tensor, "unit image 3 height width"]
     steps: tuple[int, ...]
     stop: tuple[str, ...]
     trace: dict[str, Float[Tensor, "step unit"]]
-
-    @property
-    def interrupted(self) -> bool:
-        return "interrupted" in self.stop
+    interrupted: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +90,7 @@ class Adam:
             trace={name: torch.stack([t[name] for t in traces]).cpu() for name in traces[0]}
             if traces
             else {},
+            interrupted=interrupted,
         )
 
 
@@ -165,5 +164,5 @@ def live_start(
         start = draw()
     if not live:
         return None
-    copies = [live[i % len(live)] + 0.1 * start[0, i] for i in range(n - len(live))]
+    copies = [live[i % len(live)] + NEAR * start[0, i] for i in range(n - len(live))]
     return torch.stack(live + copies)[None]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from diversevis import images, models, natural, provenance
+from diversevis import images, models, natural
 from diversevis.errors import InputError
 from diversevis.receptive_field import ReceptiveField, receptive_field, unpad
 from diversevis.settings import Experiment
@@ -131,11 +131,10 @@ def science(setting: Setting) -> dict[str, Any]:
         for name, value in vars(experiment.objective).items()
         if name not in ("direction", "photographs")
     }
-    gains = {
-        name: gain
-        for name in ("channel_gain", "feature_gain")
-        if (gain := getattr(setting, name)) is not None
-    }
+    photographs = experiment.objective.photographs
+    natural_images = (
+        natural.names_and_sizes(Path(photographs).expanduser()) if photographs else None
+    )
     return {
         "model": network.name,
         "weights": network.weights.sha256,
@@ -149,7 +148,7 @@ def science(setting: Setting) -> dict[str, Any]:
         "norm": setting.norm,
         "precondition": experiment.precondition,
         "objective": objective,
-        "natural": provenance.sha256_of(gains) if gains else None,
+        "photographs": natural_images,
         "optimizer": vars(experiment.optimizer),
     }
 
@@ -174,8 +173,8 @@ def _natural_gains(
             identity=f"{network.weights.sha256}/{network.name}/{network.layer.name}/{distance}",
             mean=network.weights.mean,
             std=network.weights.std,
-            size=max(field.size),
-            stride=max(field.stride),
+            size=field.size,
+            stride=field.stride,
             device=device,
         )
     # A channel that no photograph drives has no natural scale; it is left out.

@@ -64,16 +64,8 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
 
 
 def sha256_of(content: Any) -> str:
-    """SHA-256 of nested dictionaries, lists, numbers, words and tensors, the same anywhere."""
-
-    def canonical(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        raise TypeError(f"a {type(value).__name__} has no place in a config hash")
-
-    text = json.dumps(
-        content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=canonical
-    )
+    """SHA-256 of nested dictionaries, lists, numbers and words, the same anywhere."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from diversevis.errors import InputError
 
-STATUSES = ("running", "finished", "interrupted", "failed")
+LONGEST_NAME = 100  # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RunFolder:
 
         Raises `InputError` where the folder cannot be made.
         """
-        work = root / _file_safe(model) / _file_safe(layer) / units
+        work = root / _file_safe(model) / _file_safe(layer) / _file_safe(units)
         try:
             work.mkdir(parents=True, exist_ok=True)
             taken = [int(p.name[1:]) for p in work.iterdir() if re.fullmatch(r"v\d{3,}", p.name)]
@@ -74,7 +74,10 @@ class RunFolder:
         return json.loads((self.path / "run.json").read_text())
 
     def update_record(self, **changes: Any) -> None:
-        """`run.json` with some entries changed; `status` is one of `STATUSES`."""
+        """`run.json` with some entries changed.
+
+        Its status is `running`, `finished`, `interrupted` or `failed`.
+        """
         self.write_record(self.read_record() | changes)
 
     def mark_failed(self) -> None:
@@ -160,7 +163,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        if error.errno is not None and error.filename is None:  # a full disk does not say where
+            error.filename = str(path)
         raise
     finally:
         beside.unlink(missing_ok=True)
@@ -171,7 +175,7 @@ def _unit(unit: int) -> str:
 
 
 def _file_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".") or "_"
+    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] or "_"
 
 
 def _json(content: Any) -> bytes:

@@ -88,6 +88,12 @@ class Experiment:
             raise InputError(
                 f"n={self.n}: at most {MOST_IMAGES} images of a unit are compared with one another."
             )
+        seeds = {"seed": self.seed, "model.seed": getattr(self.model, "seed", 0)}
+        for key, value in seeds.items():
+            if not 0 <= value < 2**63:
+                raise InputError(f"{key}={value} must be a whole number from 0 to 2^63 - 1.")
+        if self.root == "":
+            raise InputError("root= names no folder. Leave it out, or say root=outputs.")
         if self.n < 1:
             raise InputError(f"n={self.n}: a unit needs at least one image.")
         if not 0 <= self.objective.diversity < float("inf"):

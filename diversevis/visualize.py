@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Visualization:
     responses: Float[Tensor, " image"]
     metrics: dict[str, Any]
     trace: dict[str, Float[Tensor, " step"]]
+    interrupted: bool
 
 
 class Seen(NamedTuple):
@@ -50,10 +52,15 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Looking:
-    """Raw images -> what the network makes of them, for the unit at `row` of the targets."""
+    """Raw images -> what the network makes of them.
+
+    target         responses in the network's own units
+    scaled_target  with channels scaled as `objective.scale` says
+    """
 
     setting: Setting
     target: Target
+    scaled_target: Target
 
     def __call__(self, raw: Float[Tensor, "unit image 3 height width"]) -> Seen:
         setting, (units, n) = self.setting, raw.shape[:2]
@@ -71,7 +78,7 @@ class Looking:
         return Seen(
             images=x,
             responses=self.target(channels),
-            scaled=replace(self.target, gain=setting.channel_gain)(channels),
+            scaled=self.scaled_target(channels),
             features=features,
         )
 
@@ -94,9 +101,9 @@ def visualize(
     began = time.perf_counter()
     unit = setting.targets.units[row]
     vector = setting.targets.vectors[row : row + 1].to(setting.device)
-    look = Looking(
-        setting=setting, target=Target(vectors=vector, kind=settings.response, gain=None)
-    )
+    target = Target(vectors=vector, kind=settings.response, gain=None)
+    scaled_target = replace(target, gain=setting.channel_gain)
+    look = Looking(setting=setting, target=target, scaled_target=scaled_target)
 
     # 1. Noise from which the response has somewhere to go.
     search_start = _start(setting, look, unit, "search", settings.restarts)
@@ -108,8 +115,6 @@ def visualize(
     if progress:
         progress.begin(unit, "search")
     best = _best(setting, look, search_start, progress)
-    if best.responses.max() <= 0 and settings.response != "mse":
-        return _dead(setting, look, unit, began)  # no image of this norm brings it past its ReLU
     response_scale, distance_scale = _scales(setting, look, start, best)
 
     # 3. All images together.
@@ -143,41 +148,51 @@ def visualize(
         metrics=_measure(unit, seen, result, best, response_scale)
         | {"seconds": round(time.perf_counter() - began, 3)},
         trace={name: values[: result.steps[0], 0] for name, values in result.trace.items()},
+        interrupted=result.interrupted,
     )
+
+
+def _noise(setting: Setting, unit: int, purpose: str, count: int) -> Callable[[], Tensor]:
+    """Draws noise from a generator of the unit's own, whatever runs beside it."""
+    digest = hashlib.sha256(f"{setting.experiment.seed}/{unit}/{purpose}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    shape = (1, count, 3, *setting.field.size)
+    return lambda: images.noise(shape, generator).to(setting.device)
 
 
 def _start(
     setting: Setting, look: Looking, unit: int, purpose: str, count: int
 ) -> Float[Tensor, "unit image 3 height width"] | None:
-    """Noise with a gradient; drawn from a generator of the unit's own, whatever runs beside it."""
-    digest = hashlib.sha256(f"{setting.experiment.seed}/{unit}/{purpose}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-    def draw() -> Tensor:
-        return images.noise((1, count, 3, *setting.field.size), generator).to(setting.device)
+    """Noise from all of which the response has a gradient; None for a dead unit."""
 
     def gradient(raw: Tensor) -> Tensor:
         raw = raw.clone().requires_grad_(True)
         (gradients,) = torch.autograd.grad(look(raw).scaled.sum(), raw)
         return torch.linalg.vector_norm(gradients, dim=(2, 3, 4))[0]
 
+    draw = _noise(setting, unit, purpose, count)
     return live_start(draw, gradient, rounds=ROUNDS_OF_NOISE)
 
 
 def _best(setting: Setting, look: Looking, start: Tensor, progress: Progress | None) -> Seen:
-    """The best of a few images, each optimized for the response alone."""
+    """The best of a few images, each optimized by itself for the response alone.
 
-    def evaluate(raw: Tensor) -> Terms:
-        response_mean = look(raw).scaled.mean(1)
-        return {"response_mean": response_mean, "loss": -response_mean}
+    start  [1, image, 3, h, w]
+    """
+
+    def evaluate(raw: Tensor) -> Terms:  # every image is a unit of its own: [image, 1, 3, h, w]
+        seen = look(raw.transpose(0, 1))
+        return {"response_mean": seen.responses[0], "loss": -seen.scaled[0]}
 
     steps = setting.experiment.objective.search_steps
     search = replace(setting.experiment.optimizer, steps=steps)
-    result = search(evaluate, start, progress.step if progress else None)
+    result = search(evaluate, start.transpose(0, 1), progress.step if progress else None)
     if result.interrupted:
         raise KeyboardInterrupt
     with torch.no_grad():
-        return look(result.raw)
+        found = look(result.raw.transpose(0, 1))
+    first = found.scaled[0].argmax()
+    return Seen(*(values[:, first : first + 1] for values in found))
 
 
 def _scales(
@@ -190,7 +205,9 @@ def _scales(
     if settings.response == "mse":  # its best is 0; a silent layer would reach -mean(target^2)
         response_scale = look.target.vectors.square().mean(1)
     else:
-        response_scale = best.scaled.max(1).values
+        # Not above 0 for a unit that no image brings past its ReLU: then only its size is a scale.
+        response_scale = best.scaled[:, 0].abs()
+        response_scale = torch.where(response_scale > 0, response_scale, one)
     if start.shape[1] == 1:
         return response_scale, one
     with torch.no_grad():
@@ -206,7 +223,7 @@ def _measure(
         metrics[f"response_mean{suffix}"] = values.mean().item()
         metrics[f"response_min{suffix}"] = values.min().item()
         metrics[f"response_max{suffix}"] = values.max().item()
-    metrics["response_best"] = best.responses.max().item()
+    metrics["response_best"] = best.responses.item()
     for name, vectors in (("distance", seen.features), ("distance_pixels", seen.images.flatten(2))):
         pairs = pairwise_distances(vectors)[0]
         metrics[f"{name}_min"] = pairs.min().item() if len(pairs) else None
@@ -215,11 +232,10 @@ def _measure(
 
 
 def _dead(setting: Setting, look: Looking, unit: int, began: float) -> Visualization:
-    """A unit that no image of this norm drives: noise is kept, and no number is made up."""
-    generator = torch.Generator().manual_seed(setting.experiment.seed)
-    shape = (1, setting.experiment.n, 3, *setting.field.size)
+    """A unit whose response has no gradient: noise is kept, and no number is made up."""
+    draw = _noise(setting, unit, "diverse", setting.experiment.n)
     with torch.no_grad():
-        seen = look(images.noise(shape, generator).to(setting.device))
+        seen = look(draw())
     seconds = round(time.perf_counter() - began, 3)
     return Visualization(
         unit=unit,
@@ -229,4 +245,5 @@ def _dead(setting: Setting, look: Looking, unit: int, began: float) -> Visualiza
         | dict.fromkeys(NOTHING_TO_REPORT)
         | {"steps": 0, "stop": "dead", "seconds": seconds},
         trace={},
+        interrupted=False,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from diversevis.errors import InputError
 
@@ -58,3 +59,14 @@ def quoted(word: str) -> str:
         return word
     escaped = match[2].replace("\\", "\\\\").replace('"', '\\"')
     return f'{match[1]}="{escaped}"'
+
+
+def with_home(word: str) -> str:
+    """`root=~/x` with the home folder in place of `~`: shells leave it alone after `=`."""
+    key, equals, value = word.partition("=")
+    if key != "root" or not value.startswith("~"):
+        return word
+    try:
+        return f"{key}{equals}{Path(value).expanduser()}"
+    except RuntimeError as error:  # ~nobody
+        raise InputError(f"{word}: there is no such home folder ({error}).") from error

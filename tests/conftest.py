@@ -6,6 +6,8 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 CHECKED = [
+    "prepare",
+    "receptive_field",
     "images",
     "natural",
     "objective",
@@ -25,6 +27,12 @@ from PIL import Image
 
 from diversevis.bind import bind
 from diversevis.models import EnergyModel, TorchvisionModel
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Noise in tests is the same every time."""
+    torch.manual_seed(0)
 
 
 def torchvision_model(name, **changes):

@@ -249,7 +249,8 @@ def test_ctrl_c_before_there_is_anything_keeps_nothing_up(here):
     process, record = start(
         here, "objective.search_steps=100000000", "optimizer.patience=100000000"
     )
-    time.sleep(1)
+    while "search" not in process.stderr.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

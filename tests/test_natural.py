@@ -21,15 +21,16 @@ def folder(tmp_path, monkeypatch):
 
 def means(folder, activations, **changes):
     settings = {
-        "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "size": 10, "stride": 4,
+        "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "size": (10, 10), "stride": (4, 4),
         "device": torch.device("cpu"),
     }  # fmt: skip
     return natural.mean_activations(activations, folder, **(settings | changes))
 
 
-def test_means_over_photographs_and_positions(folder, capsys):
+def test_means_over_photographs_and_positions(folder, caplog):
     """Closed form: z is 0 in the first picture and (1.6, 1.2, 0.4) in the second."""
     shapes = []
+    natural.LOG.addHandler(caplog.handler)
 
     def activations(z):
         shapes.append(tuple(z.shape))
@@ -39,7 +40,8 @@ def test_means_over_photographs_and_positions(folder, capsys):
     assert first.tolist() == pytest.approx([0.8, 0.6, 0.2], rel=1e-5)
     assert second.tolist() == pytest.approx([3.2], rel=1e-5)
     assert all((side - 10) % 4 == 0 and side >= 224 for shape in shapes for side in shape[2:])
-    assert "broken.jpg" in capsys.readouterr().err
+    natural.LOG.removeHandler(caplog.handler)
+    assert "broken.jpg" in caplog.text
 
     again = means(folder, lambda z: pytest.fail("computed again"))
     assert torch.equal(again[0], first)

@@ -56,7 +56,7 @@ def test_terms_sum_to_the_loss():
     )
     terms = objective(responses, features)
     distance = math.sqrt(25 / 2)
-    assert terms["response_mean"].item() == 2
+    assert terms["response"].item() == 2 / 4
     assert terms["distance_min"].item() == pytest.approx(distance)
     assert terms["loss"].item() == pytest.approx(-(2 / 4 + 0.5 * distance / 10))
     single = objective(responses[:, :1], features[:, :1])

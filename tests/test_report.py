@@ -43,6 +43,8 @@ def test_sheets_of_dead_and_single_units_say_so():
     dead = METRICS | {"stop": "dead", "response_mean": None, "distance_min": None}
     pixels = np.zeros((2, 5, 5, 3), np.uint8)
     assert sheet(pixels, [0.0, 0.0], RECORD, dead).shape[2] == 3
+    lost = METRICS | {"stop": "diverged", "response_mean": None, "response_best": None}
+    assert sheet(pixels, [0.0, float("nan")], RECORD, lost).shape[2] == 3
     assert sheet(pixels[:1], [0.0], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
 
 

@@ -129,16 +129,18 @@ def test_dead_units_are_reported_and_get_no_numbers():
         "optimizer.steps=30",
     )  # fmt: skip
     found = [visualize(setting, row) for row in range(3)]
-    assert [one.metrics["stop"] for one in found] == ["dead", "dead", "max_steps"]
-    for one in found[:2]:
-        assert one.metrics["response_best"] is None
-        assert one.metrics["response_mean"] is None
-        assert one.metrics["distance_min"] is None
-        assert one.images.flatten(1).norm(dim=1).tolist() == pytest.approx(
-            [setting.norm] * 6, rel=1e-5
-        )
-    assert found[0].responses.tolist() == [1.0] * 6
-    assert found[2].metrics["response_mean"] > 0
+    assert [one.metrics["stop"] for one in found] == ["dead", "max_steps", "max_steps"]
+    dead, below, plain = found
+    for name, value in dead.metrics.items():
+        assert value is None or name in ("unit", "steps", "stop", "seconds")
+    assert dead.images.flatten(1).norm(dim=1).tolist() == pytest.approx(
+        [setting.norm] * 6, rel=1e-5
+    )
+    assert dead.responses.tolist() == [1.0] * 6
+    assert plain.metrics["response_mean"] > 0
+    # Never past its ReLU, but not dead: it has a best image, and negative numbers are its own.
+    assert -51 < below.metrics["response_mean"] <= below.metrics["response_best"] < 0
+    assert below.metrics["response_mean_scaled"] <= -1 + 1e-6
 
 
 def test_the_config_hash_is_of_the_science_alone(tmp_path):

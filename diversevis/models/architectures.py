@@ -68,7 +68,7 @@ class TorchvisionModel:
     def initialized(self) -> nn.Module:
         """The network as its architecture initializes it, from `seed`; global state is kept."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # that of the CPU alone
             return self._build()
 
     def published_weights(self) -> Any:
@@ -140,15 +140,21 @@ class CustomModel:
         """The network itself; raises `InputError` where `target` cannot be imported or called."""
         module_name, _, function_name = self.target.replace(":", ".").rpartition(".")
         try:
-            if "" not in sys.path:  # as `python -m` would: the current folder holds a user's code
-                sys.path.insert(0, "")
+            if "" not in sys.path:  # the current folder holds a user's code; last, it hides nothing
+                sys.path.append("")
             build = getattr(importlib.import_module(module_name), function_name)
-            network = build()
         except (ImportError, AttributeError, ValueError) as error:
             raise InputError(
                 f"model.target={self.target} cannot be imported ({error}). It is the import path "
                 "of a function, such as mypackage.networks.build, that returns an nn.Module."
             ) from error
+        except Exception as error:
+            raise InputError(
+                f"model.target={self.target}: importing {module_name} failed "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        try:
+            network = build()
         except Exception as error:  # a stranger's code: anything may happen in it
             raise InputError(
                 f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 KERNEL = 21  # pixels; odd, so that even and odd Gabors are exactly orthogonal
 WAVELENGTHS = (4.0, 6.0, 9.0)  # pixels
 ORIENTATIONS = 8
-ENVELOPE = 0.45  # standard deviation of the Gaussian envelope, in wavelengths (about one octave)
+ENVELOPE = 0.45  # standard deviation of the Gaussian envelope, in wavelengths (about 1.3 octaves)
 SHIFT_POOL = 9  # positions, per axis, over which `shift` averages the energy
 BIPARTITE_SPAN = 13  # positions, per axis, that `bipartite` looks at
 BIPARTITE_COLUMNS = 3  # of these, the columns on the right that make its pooled subfield

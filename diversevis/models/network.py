@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def _tensors(
             file.opened,
             wanted,
             layer=layer.name,
-            served=[(known.name, traced.tensors(known.node)) for known in traced.layers],
+            served=((known.name, traced.tensors(known.node)) for known in traced.layers),
             architecture=traced.name,
         )
         source, sha256 = str(file.opened.path.resolve()), sha256_of_file(file.opened.path)
@@ -223,13 +224,15 @@ def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule
 
 def _fold_batch_norm(module: fx.GraphModule) -> None:
     """Batch norm (eval mode) becomes part of the convolution that it alone follows."""
+    calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         norm = module_of(module, node)
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         source = node.all_input_nodes[0]
         convolution = module_of(module, source)
-        if isinstance(convolution, nn.Conv2d) and len(source.users) == 1:
+        alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
+        if isinstance(convolution, nn.Conv2d) and alone:
             owner, _, leaf = str(source.target).rpartition(".")
             fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
             setattr(module.get_submodule(owner), leaf, fused)

@@ -181,7 +181,9 @@ class _LayerTracer(fx.Tracer):
         self.outputs: dict[str, list[fx.Node]] = {}
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        identity = type(m).__name__ in IDENTITIES
+        kind = type(m)
+        library = kind.__module__.partition(".")[0] in ("torch", "torchvision")
+        identity = library and kind.__name__ in IDENTITIES
         output = args[0] if identity else super().call_module(m, forward, args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs.setdefault(self.path_of_module(m), []).append(output.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -153,6 +154,13 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
                 f"{_as_typed(model.name)}` on a machine with internet and copy {path} here; give a "
                 f"file with model.weights=FILE (or a folder with {WEIGHTS_FOLDER}); or use "
                 "model=energy, which needs none."
+            ) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InputError(
+                f"The weights of model {model.name} could not be stored as {path} ({error}). Set "
+                "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
             ) from error
         except RuntimeError as error:  # torch.hub: the hash is not what the name promises
             raise InputError(

@@ -90,11 +90,14 @@ def png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 def _subtitle(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     if metrics["stop"] == "dead":
-        return ["dead: no image of this contrast drives the unit; noise is shown"]
+        return ["dead: its response has no gradient in any of the noise drawn; noise is shown"]
+    if metrics["response_mean"] is None:
+        return [f"{metrics['stop']}: the response is not a finite number"]
     response = f"response {metrics['response_mean']:.4g}"
-    if metrics["response_best"] > 0:  # a share of a negative response (`mse`) says nothing
-        share = metrics["response_mean"] / metrics["response_best"]
-        response += f"  ({share:.0%} of best {metrics['response_best']:.4g})"
+    best = metrics["response_best"]
+    if best is not None and best > 0:  # a share of a negative response (`mse`) says nothing
+        share = metrics["response_mean"] / best
+        response += f"  ({share:.0%} of best {best:.4g})"
     lines = [response]
     if metrics["distance_min"] is not None:
         smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
