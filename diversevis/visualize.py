@@ -127,7 +127,7 @@ def visualize(
     def evaluate(raw: Tensor) -> Terms:
         seen = look(raw)
         terms = objective(seen.scaled, seen.features)
-        return terms | {"response_mean": seen.responses.mean(1)}
+        return {"response_mean": seen.responses.mean(1)} | terms
 
     def tell(step: int, raw: Tensor, terms: Terms) -> None:
         for listener in (on_step, progress.step if progress else None):
