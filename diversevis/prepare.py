@@ -69,7 +69,7 @@ def prepare(experiment: Experiment) -> Setting:
     features = (
         []
         if settings.distance == "pixels"
-        else [traced.layer(settings.distance, "objective.distance")]
+        else [traced.layer(settings.distance, "objective.distance", ("pixels",))]
     )
     network = models.load(experiment.model, traced, layer, features)
     module = unpad(network.module).to(device)

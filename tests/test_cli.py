@@ -135,7 +135,7 @@ def test_a_sweep_makes_one_run_each_and_goes_on_past_a_bad_one(here, capsys):
         (["n=0"], "n=0"), (["n=1"], "n=1"), (["contrast=0"], "contrast=0"),
         (["objective.distance=shift"], "shift does not lie before layer=complex"),
         (["objective.distance=complex"], "complex does not lie before layer=complex"),
-        (["objective.distance=pixel"], "objective.distance=pixel is not a layer"),
+        (["objective.distance=pixel"], "objective.distance=pixel is not a layer.*Did you mean pixels"),
         (["objective.direction=none.npy"], "none.npy is not a file"),
         (["norm=paper"], "norm=contrast"),
         (["device=cuda:77"], "device=cuda:77"), (["device=tpu"], "device=tpu is unknown"),

@@ -65,10 +65,11 @@ class TracedModel:
     called_often: frozenset[str] = frozenset()
     seeing_all: frozenset[str] = frozenset()  # modules without a map of units
 
-    def layer(self, name: str, key: str = "layer") -> Layer:
+    def layer(self, name: str, key: str = "layer", also: tuple[str, ...] = ()) -> Layer:
         """The layer called `name`; raises `InputError` with the nearest names.
 
-        key  the setting that asks for it, for the error message
+        key   the setting that asks for it, for the error message
+        also  what else that setting may be
         """
         names = {layer.name: layer for layer in self.layers}
         if name in self.paths:
@@ -88,7 +89,7 @@ class TracedModel:
             )
         raise InputError(
             f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
-            f"{suggest(name, names)} `diversevis layers` lists them all."
+            f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
         )
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
