@@ -207,24 +207,36 @@ def test_any_failure_is_on_record(here, monkeypatch):
     assert "RuntimeError: out of memory" in record["error"]
 
 
-def start(here, *words):
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [*COMMAND, "run", "device=cpu", *words], cwd=here, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (found := list(here.rglob("run.json"))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process, found[0]
+@pytest.fixture
+def start(here):
+    """Starts a run as a process of its own, and makes sure that it ends."""
+    started = []
+
+    def begin(*words):
+        process = subprocess.Popen(
+            [*COMMAND, "run", "device=cpu", *words], cwd=here,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # where the tests run in the background, Ctrl-C is ignored, and would be here too
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while not (found := list(here.rglob("run.json"))):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process, found[0]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_ctrl_c_keeps_what_there_is(here):
+def test_ctrl_c_keeps_what_there_is(start):
     endless = ["unit=0-9", "optimizer.steps=100000000", "optimizer.patience=100000000",
                "objective.search_steps=3"]  # fmt: skip
-    process, record = start(here, *endless)
+    process, record = start(*endless)
     while "diverse" not in process.stderr.readline():  # the lines that tell how far it has come
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -237,18 +249,16 @@ def test_ctrl_c_keeps_what_there_is(here):
     assert (record.parent / "sheet_unit0000.png").is_file()
 
 
-def test_a_killed_run_does_not_look_finished(here):
-    process, record = start(here, "optimizer.steps=100000000", "optimizer.patience=100000000")
+def test_a_killed_run_does_not_look_finished(start):
+    process, record = start("optimizer.steps=100000000", "optimizer.patience=100000000")
     process.kill()
     process.communicate()
     assert json.loads(record.read_text())["status"] == "running"
     assert not (record.parent / "metrics.json").exists()
 
 
-def test_ctrl_c_before_there_is_anything_keeps_nothing_up(here):
-    process, record = start(
-        here, "objective.search_steps=100000000", "optimizer.patience=100000000"
-    )
+def test_ctrl_c_before_there_is_anything(start):
+    process, record = start("objective.search_steps=100000000", "optimizer.patience=100000000")
     while "search" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
