@@ -14,17 +14,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
-from diversevis import images, provenance, report
-from diversevis.prepare import Setting, prepare, science
+from diversevis import machine, provenance, report
+from diversevis.batches import visualize_in_batches
+from diversevis.devices import visualize_on_devices
+from diversevis.prepare import Setting, pick_devices, prepare, science
 from diversevis.progress import Progress
 from diversevis.run_folder import RunFolder
 from diversevis.settings import Experiment
-from diversevis.visualize import Visualization, visualize
+from diversevis.visualize import Visualization
 
 LOG = logging.getLogger("diversevis")
 
@@ -45,6 +44,7 @@ def run(
     Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is.
     """
     report.check_film(experiment.record)
+    machine.keep_pages()
     setting = prepare(experiment)
     names = setting.network.name, setting.network.layer.name, setting.targets.text
     folder = RunFolder.create(Path(experiment.root).expanduser(), *names)
@@ -66,23 +66,21 @@ def run(
 
 
 def _visualize_all(setting: Setting, folder: RunFolder, done: list[Visualization]) -> None:
-    """Every unit in turn, added to `done`; raises `KeyboardInterrupt` after Ctrl-C."""
-    experiment = setting.experiment
-    progress = Progress(len(setting.targets.units), experiment.optimizer.steps)
-    try:
-        for row, unit in enumerate(setting.targets.units):
-            film = _Film(setting) if experiment.record != "none" else None
-            one = visualize(setting, row, progress=progress, on_step=film)
+    """Every unit, added to `done` in order; raises `KeyboardInterrupt` after Ctrl-C."""
+    experiment, units = setting.experiment, setting.targets.units
+    optimizer = experiment.optimizer
+    with contextlib.closing(
+        Progress(len(units), optimizer.search_steps, optimizer.steps)
+    ) as progress:
+        for one, frames in (
+            visualize_on_devices(setting)
+            if len(pick_devices(experiment.device)) > 1
+            else visualize_in_batches(setting, range(len(units)), progress)
+        ):
             done.append(one)
-            progress.end()
             _say(one)
-            if film is not None and film.frames:
-                film.add(one.images)
-                report.write_film(folder, unit, experiment.record, film.frames)
-            if one.interrupted:
-                raise KeyboardInterrupt
-    finally:
-        progress.close()
+            if frames:
+                report.write_film(folder, one.unit, experiment.record, frames)
 
 
 def _say(one: Visualization) -> None:
@@ -104,23 +102,6 @@ def _say(one: Visualization) -> None:
         "" if distance is None else f", smallest distance {distance:.4g}",
         found["seconds"],
     )
-
-
-class _Film:
-    """Keeps the images of a few telling steps, as pixels."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.norm, self.mean = setting.norm, setting.network.weights.mean
-        self.frames: list[UInt8[np.ndarray, "image height width 3"]] = []
-
-    def __call__(self, step: int, raw: Tensor, terms: dict[str, Tensor]) -> None:
-        if report.is_film_step(step):
-            with torch.no_grad():
-                self.add(images.render(raw, self.norm, "none")[0])
-
-    def add(self, x: Tensor) -> None:
-        """One more frame, of images [image, 3, h, w]."""
-        self.frames.append(images.display(x, self.mean))
 
 
 def _write(folder: RunFolder, done: list[Visualization]) -> None:
@@ -244,5 +225,8 @@ def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:
         "weights": asdict(setting.network.weights),
         "versions": provenance.versions(),
         **provenance.device_facts(setting.device),
+        "devices": [str(device) for device in pick_devices(experiment.device)],
+        "precision": experiment.precision,
+        "batch": setting.batch,
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

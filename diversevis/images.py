@@ -51,17 +51,22 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "
 
 
 def render(
-    raw: Float[Tensor, "unit image 3 height width"], norm: float, precondition: Precondition
+    raw: Float[Tensor, "unit image 3 height width"], norm: float
 ) -> Float[Tensor, "unit image 3 height width"]:
-    """Images of Euclidean norm `norm` in the direction of `raw`.
+    """Images of Euclidean norm `norm` in the direction of `raw`."""
+    return raw * (norm / torch.linalg.vector_norm(raw, dim=(-3, -2, -1), keepdim=True))
 
-    precondition  `sqrt`: on the way back the gradient's frequencies are weighted by
-                  1/sqrt(f) (METHOD.md section 3); `none`: it is left alone
-    """
-    x = raw * (norm / torch.linalg.vector_norm(raw, dim=(-3, -2, -1), keepdim=True))
-    if precondition == "none":
-        return x
-    return _Precondition.apply(x, frequency_weights(x.shape[-2], x.shape[-1], x.device))
+
+def precondition(
+    gradient: Float[Tensor, "unit image 3 height width"], kind: Precondition
+) -> Float[Tensor, "unit image 3 height width"]:
+    """The gradient with its frequencies, channel by channel, weighted by 1/sqrt(f) (`sqrt`,
+    METHOD.md section 3) or left alone (`none`)."""
+    if kind == "none":
+        return gradient
+    height, width = gradient.shape[-2:]
+    weights = frequency_weights(height, width, gradient.device)
+    return torch.fft.irfft2(torch.fft.rfft2(gradient) * weights, s=(height, width))
 
 
 @functools.lru_cache(maxsize=8)
@@ -76,26 +81,18 @@ def frequency_weights(
     return weights[:, : width // 2 + 1] / weights.mean()
 
 
-class _Precondition(torch.autograd.Function):
-    """The identity, whose gradient is filtered in the Fourier domain of each channel."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weights: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(weights)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (weights,) = ctx.saved_tensors
-        spectrum = torch.fft.rfft2(gradient) * weights
-        return torch.fft.irfft2(spectrum, s=gradient.shape[-2:]), None
-
-
 def to_network_input(
     x: Float[Tensor, "... 3 height width"], std: tuple[float, float, float]
 ) -> Float[Tensor, "... 3 height width"]:
     """`z = x / (255 std)`: what the network takes."""
-    return x / (255 * torch.tensor(std, dtype=x.dtype, device=x.device)[:, None, None])
+    return x * _inverse_std(std, x.dtype, x.device)
+
+
+@functools.lru_cache(maxsize=8)
+def _inverse_std(
+    std: tuple[float, float, float], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "3 1 1"]:
+    return 1 / (255 * torch.tensor(std, dtype=dtype, device=device)[:, None, None])
 
 
 def display(

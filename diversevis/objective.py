@@ -5,15 +5,18 @@ METHOD.md section 4. Every term is known by its name, per unit, and summed in on
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 ResponseKind = Literal["max", "cos", "mse"]
+TOLD_APART = (
+    1e-3  # of the mean distance: closer images are one, as far as float32 products can tell
+)
 COSINE_FLOOR = 0.01  # added under the root of the cosine's denominator (METHOD.md section 4)
 
 # Terms by name, each of shape [unit]; `loss` is what the optimizer minimises.
@@ -60,34 +63,94 @@ class Objective:
     response_scale: Float[Tensor, " unit"]
     distance_scale: Float[Tensor, " unit"]
 
+    def of(self, rows: Int[Tensor, " row"]) -> Objective:
+        """The objective of some of the units."""
+        return Objective(
+            diversity=self.diversity,
+            response_scale=self.response_scale[rows],
+            distance_scale=self.distance_scale[rows],
+        )
+
     def __call__(
         self,
         responses: Float[Tensor, "unit image"],
         features: Float[Tensor, "unit image feature"],
+        emphasis: float = 1.0,
+        softness: float = 0.0,
     ) -> Terms:
-        """Named terms and their sum; distances are left out for a single image."""
+        """Named terms, the negative of their sum, `loss`, and `descent`, whose gradient is to be
+        followed. Distances are left out for a single image.
+
+        emphasis  factor on the distance's weight in `descent`
+        softness  of the smallest distance's gradient (see `smallest_distance`)
+        """
         terms = {"response": responses.mean(1) / self.response_scale}
-        total = terms["response"]
+        total = followed = terms["response"]
         if features.shape[1] > 1:
-            terms["distance_min"] = smallest_distance(features)
-            terms["diversity"] = self.diversity * terms["distance_min"] / self.distance_scale
+            distance = smallest_distance(features, softness)
+            terms["distance_min"] = distance
+            terms["diversity"] = self.diversity * distance / self.distance_scale
             total = total + terms["diversity"]
-        return terms | {"loss": -total}
+            followed = followed + emphasis * terms["diversity"]
+        return terms | {"loss": -total, "descent": -followed}
 
 
 def smallest_distance(
-    features: Float[Tensor, "unit image feature"],
+    features: Float[Tensor, "unit image feature"], softness: float = 0.0
 ) -> Float[Tensor, " unit"]:
     """Root mean square difference between the two most alike images of every unit.
 
     All pairs are compared through one product of the (centred) features with themselves; the
-    pair found is then measured exactly, and it alone carries the gradient.
+    pair found is then measured exactly, and it alone carries the gradient. With `softness` > 0 the
+    value is the same, but the gradient is a mean over pairs, weighted by
+    `exp(-(distance - distance_min) / (softness * mean distance))`: where several pairs are about
+    equally close, all of them are driven apart at once.
     """
-    first, second = closest_pair(features)
+    centred, squared = _squared_distances(features.detach())
+    first, second = _smallest(squared)
     rows = torch.arange(len(features), device=features.device)
     difference = features[rows, first] - features[rows, second]
     # vector_norm has gradient 0, not NaN, where two images are one.
-    return torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
+    exact = torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
+    if softness == 0 or features.shape[1] == 2:
+        return exact
+    shared = _shared_gradient(centred, squared, softness)
+    return _WithGradient.apply(exact.detach(), features, shared)
+
+
+def _shared_gradient(
+    centred: Float[Tensor, "unit image feature"],
+    squared: Float[Tensor, "unit image image"],
+    softness: float,
+) -> Float[Tensor, "unit image feature"]:
+    """Weighted mean over pairs of the gradient of their distance."""
+    n, size = centred.shape[1:]
+    same = torch.eye(n, dtype=torch.bool, device=centred.device)
+    distances = (squared.clamp(min=0) / size).sqrt().masked_fill(same, 0)
+    mean = distances.sum((1, 2), keepdim=True) / (n * (n - 1))
+    apart = distances.masked_fill(same, torch.inf)
+    closest = apart.amin((1, 2), keepdim=True)
+    tiny = torch.finfo(centred.dtype).tiny
+    weights = torch.exp((closest - apart) / (softness * mean).clamp(min=tiny))
+    weights = weights / weights.sum((1, 2), keepdim=True)
+    # Pairs that the product cannot tell from identical ones have no direction to be driven in.
+    told_apart = distances > TOLD_APART * mean
+    pulls = torch.where(told_apart, weights / distances.clamp(min=tiny), 0) * (2 / size)
+    return pulls.sum(2, keepdim=True) * centred - _product(pulls, centred)
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value [unit] with a given gradient with respect to features [unit, image, feature]."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, features: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, outer: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[no-untyped-def]
+        (gradient,) = ctx.saved_tensors
+        return None, outer[:, None, None] * gradient, None
 
 
 def closest_pair(
@@ -98,15 +161,43 @@ def closest_pair(
     Exact but for rounding: pairs closer to one another than about 1/1000 of the spread of the whole
     batch cannot be told apart, and one of them is taken.
     """
-    with torch.no_grad():
-        n = features.shape[1]
-        centred = features - features.mean(1, keepdim=True)
-        products = centred @ centred.mT
-        squares = products.diagonal(dim1=1, dim2=2)
-        squared = squares[:, :, None] + squares[:, None, :] - 2 * products
-        above = torch.ones(n, n, dtype=torch.bool, device=features.device).triu(1)
-        found = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
-        return found // n, found % n
+    return _smallest(_squared_distances(features.detach())[1])
+
+
+def _smallest(
+    squared: Float[Tensor, "unit image image"],
+) -> tuple[Int[Tensor, " unit"], Int[Tensor, " unit"]]:
+    n = squared.shape[1]
+    above = torch.ones(n, n, dtype=torch.bool, device=squared.device).triu(1)
+    found = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
+    return found // n, found % n
+
+
+def _squared_distances(
+    features: Float[Tensor, "unit image feature"],
+) -> tuple[Float[Tensor, "unit image feature"], Float[Tensor, "unit image image"]]:
+    """Features around their mean, and squared Euclidean distances from one product of these."""
+    centred = features - features.mean(1, keepdim=True)
+    products = _product(centred, centred.mT)
+    squares = products.diagonal(dim1=1, dim2=2)
+    return centred, squares[:, :, None] + squares[:, None, :] - 2 * products
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b`, unit by unit, rounded the same whichever units are computed beside one another.
+
+    A product of matrices is rounded by where in memory these begin, and a single one otherwise than
+    one of several. So all begin at multiples of 64 bytes, and a single unit is computed as one of
+    two. (The networks' convolutions round every image alike.)
+    """
+    rows, columns = a.shape[1], b.shape[2]
+    inner = -a.shape[2] % 16
+    a = functional.pad(a, (0, inner, 0, -rows % 4))
+    b = functional.pad(b, (0, -columns % 4, 0, inner))
+    if len(a) == 1:
+        a, b = a.expand(2, -1, -1), b.expand(2, -1, -1)
+        return (a @ b)[:1, :rows, :columns]
+    return (a @ b)[:, :rows, :columns]
 
 
 def pairwise_distances(
@@ -119,10 +210,3 @@ def pairwise_distances(
     )
     first, second = torch.triu_indices(n, n, 1, device=features.device)
     return distances[:, first, second] / size**0.5
-
-
-# [unit, image, 3, h, w] -> responses [unit, image] and the features that distances are taken in.
-View = Callable[
-    [Float[Tensor, "unit image 3 height width"]],
-    tuple[Float[Tensor, "unit image"], Float[Tensor, "unit image feature"]],
-]

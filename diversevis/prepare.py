@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx
 
-from diversevis import images, models, natural
+from diversevis import images, machine, models, natural
 from diversevis.errors import InputError
+from diversevis.readout import read_out
 from diversevis.receptive_field import ReceptiveField, receptive_field, unpad
-from diversevis.settings import Experiment
+from diversevis.settings import Experiment, Precision
 from diversevis.target import Targets, channel_targets, direction_targets
 
 
@@ -23,8 +25,13 @@ from diversevis.target import Targets, channel_targets, direction_targets
 class Setting:
     """A network cut down to its target's receptive field, what is driven, and every scale.
 
-    module        unpadded: z [image, 3, h, w] -> responses [image, channel, 1, 1] and, where
-                  distances are taken in a layer, its activations
+    readout       unpadded: z [image, 3, h, w] and rows of the targets [unit] -> responses
+                  [unit, image] (every image meets its unit's filter alone) and, where distances
+                  are taken in a layer, its activations
+    reads_out     whether it is so; if not (cosine, mean squared difference), the first output has
+                  all channels, [image, channel, 1, 1]
+    layout        of images in memory
+    batch         at most so many images go through the network at once
     norm          of every image
     channel_gain  factors on the target's channels, None for 1 (`objective.scale=natural`)
     feature_gain  likewise for the distance layer's
@@ -32,7 +39,10 @@ class Setting:
 
     experiment: Experiment
     network: models.Network
-    module: fx.GraphModule
+    readout: Callable[[Tensor, Tensor], Sequence[Tensor]]
+    reads_out: bool
+    layout: torch.memory_format
+    batch: int
     targets: Targets
     field: ReceptiveField
     norm: float
@@ -40,13 +50,22 @@ class Setting:
     channel_gain: Float[Tensor, " channel"] | None
     feature_gain: Float[Tensor, " feature"] | None
 
+    def batches(self, rows: Sequence[int], at_least: int = 1) -> list[Sequence[int]]:
+        """`rows` in batches of units of about one size, if possible `at_least` so many."""
+        experiment = self.experiment
+        most = max(1, self.batch // max(experiment.n, experiment.objective.restarts))
+        count = max(-(-len(rows) // most), min(at_least, len(rows)))
+        edges = [len(rows) * part // count for part in range(count + 1)]
+        return [rows[first:last] for first, last in itertools.pairwise(edges)]
+
 
 def prepare(experiment: Experiment) -> Setting:
     """Open the network, cut it to the target's receptive field, fix norm and scales.
 
     Raises `InputError` for whatever in `experiment` cannot be had.
     """
-    device = pick_device(experiment.device)
+    device = pick_devices(experiment.device)[0]
+    _check_precision(experiment.precision, device)
     settings = experiment.objective
     traced = models.open_model(experiment.model)
     layer = traced.layer(str(experiment.layer))
@@ -79,10 +98,23 @@ def prepare(experiment: Experiment) -> Setting:
         gains = _natural_gains(network, module, field, folder, settings.distance, device)
         channel_gain, feature_gain = gains[0], gains[1] if features else None
         _refuse_silent(targets, channel_gain, layer.name, folder)
+    layout = _layout(experiment.precision, device)
+    module.to(memory_format=layout)
+    reads_out = settings.response == "max" and (channel_gain is None or targets.file is None)
+    readout = _all_channels(module)
+    if reads_out:
+        readout = read_out(module, targets.directions.to(device))
+    batch = experiment.batch
+    if isinstance(batch, str):
+        each = machine.bytes_per_image(readout, field.size, torch.zeros(1, dtype=torch.long))
+        batch = machine.choose_batch(each, device)
     return Setting(
         experiment=experiment,
         network=network,
-        module=module,
+        readout=readout,
+        reads_out=reads_out,
+        layout=layout,
+        batch=batch,
         targets=targets,
         field=field,
         norm=norm,
@@ -114,13 +146,58 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def pick_devices(names: str | Sequence[str]) -> tuple[torch.device, ...]:
+    """The devices that share the work: one name, or several (`cuda:0,1`, [cuda:0, cuda:1])."""
+    if not isinstance(names, str):
+        found = [one for name in names for one in pick_devices(name)]
+        if not found:
+            raise InputError("device=[] names no device. Use device=auto.")
+        return tuple(found)
+    first, *others = (part.strip() for part in names.split(","))
+    kind = first.partition(":")[0]
+    written = [first, *(f"{kind}:{other}" if other.isdigit() else other for other in others)]
+    devices = tuple(pick_device(name) for name in written)
+    if len(written) > 1 and len(set(devices)) < len(devices) and kind == "cuda":
+        raise InputError(f"device={names} names one device twice.")
+    return devices
+
+
 @contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Plain float32, chosen the same way every time: cuDNN would round convolutions to TF32."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield
+def precision(name: Precision) -> Iterator[None]:
+    """`float32`: plain, chosen the same way every time (cuDNN would round convolutions to TF32);
+    `tf32`: convolutions and products of matrices round their factors to 10 bits."""
+    rounded = name == "tf32"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=rounded
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _check_precision(name: Precision, device: torch.device) -> None:
+    if name == "tf32" and device.type != "cuda":
+        raise InputError("precision=tf32 is a setting of CUDA devices. Use precision=float32.")
+
+
+def _layout(name: Precision, device: torch.device) -> torch.memory_format:
+    """Channels last is what the CPU's convolutions and a GPU's tensor cores are made for."""
+    plain = device.type == "cuda" and name == "float32"
+    return torch.contiguous_format if plain else torch.channels_last
+
+
+def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
+    """`module` with a second input, the rows, which it does not need."""
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+        if node.op == "placeholder":
+            graph.placeholder("rows")
+    return fx.GraphModule(module, graph)
 
 
 def science(setting: Setting) -> dict[str, Any]:
@@ -150,6 +227,7 @@ def science(setting: Setting) -> dict[str, Any]:
         "objective": objective,
         "photographs": natural_images,
         "optimizer": vars(experiment.optimizer),
+        "precision": experiment.precision,
     }
 
 
@@ -166,7 +244,7 @@ def _natural_gains(
     def activations(z: Tensor) -> Sequence[Tensor]:
         return [torch.relu(maps) for maps in module(z)]
 
-    with full_precision():
+    with precision("float32"):
         means = natural.mean_activations(
             activations,
             folder,

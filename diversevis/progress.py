@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from torch import Tensor
 from tqdm import tqdm
@@ -13,47 +14,58 @@ SECONDS_BETWEEN_LOOKS = 0.1  # values are fetched from the device only when they
 
 
 class Progress:
-    """Told of every step; shows unit, step, response, smallest distance and time left."""
+    """Told of every batch of units and every step; shows step, mean response and smallest distance
+    of the batch, and the time left.
 
-    def __init__(self, units: int, steps: int) -> None:
+    units         of the whole run
+    search_steps  most steps of a batch's search
+    steps         most steps of its diverse optimization
+    """
+
+    def __init__(self, units: int, search_steps: int, steps: int) -> None:
         self._on_terminal = sys.stderr.isatty()
-        self._total, self._steps = units * steps, steps
+        self._units, self._each = units, search_steps + steps
+        self._offset = {"search": 0, "diverse": search_steps}
         self._bar = tqdm(
-            total=units * steps, disable=not self._on_terminal, unit="step", leave=False,
+            total=units * self._each, disable=not self._on_terminal, unit="step", leave=False,
             bar_format="{desc} |{bar}| {percentage:3.0f}% [{elapsed}, at most {remaining} left]",
         )  # fmt: skip
-        self._done, self._unit, self._phase = 0, 0, ""
+        self._done, self._batch, self._words, self._phase = 0, 0, "", "search"
         self._start = self._looked = time.monotonic()
 
-    def begin(self, unit: int, phase: str) -> None:
-        """Unit `unit` enters `phase` (`search` or `diverse`)."""
-        self._unit, self._phase = unit, phase
+    def units(self, words: str, count: int) -> None:
+        """The next batch: `count` units, called `words`."""
+        self._words, self._batch = words, count
+
+    def begin(self, phase: str) -> None:
+        """The batch enters `phase` (`search` or `diverse`)."""
+        self._phase = phase
 
     def end(self) -> None:
-        """The unit at hand is done, however many steps it took."""
-        self._done += self._steps
+        """The batch at hand is done, however many steps it took."""
+        self._done += self._batch * self._each
         self._bar.update(self._done - self._bar.n)
 
-    def step(self, step: int, images: Tensor, terms: dict[str, Tensor]) -> None:
+    def step(
+        self, step: int, rows: Sequence[int], images: Tensor, terms: dict[str, Tensor]
+    ) -> None:
         """Called after every step of the loop."""
         now = time.monotonic()
         pause = SECONDS_BETWEEN_LOOKS if self._on_terminal else SECONDS_BETWEEN_LINES
         if now - self._looked < pause:
             return
         self._looked = now
-        words = f"unit {self._unit}  {self._phase}  step {step}"
+        words = f"{self._words}  {self._phase}  step {step}"
         words += f"  response {terms['response_mean'].mean().item():.4g}"
         if "distance_min" in terms:
             words += f"  smallest distance {terms['distance_min'].mean().item():.4g}"
-        at = self._done + (step if self._phase == "diverse" else 0)
+        at = self._done + self._batch * (self._offset[self._phase] + step)
         if self._on_terminal:
             self._bar.set_description_str(words, refresh=False)
             self._bar.update(at - self._bar.n)
         else:
-            elapsed = now - self._start
-            left = elapsed * (self._total - at) / at if at else float("nan")
-            left_words = f"  at most {left:.0f} s left" if at else ""
-            print(f"{words}{left_words}", file=sys.stderr, flush=True)
+            left = (now - self._start) * (self._units * self._each - at) / at
+            print(f"{words}  at most {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._bar.close()

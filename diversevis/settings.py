@@ -9,7 +9,9 @@ from diversevis.errors import InputError
 from diversevis.images import Precondition
 from diversevis.models import Model
 from diversevis.objective import ResponseKind
-from diversevis.optimize import Adam
+from diversevis.optimize import Adam, Sphere
+
+Precision = Literal["float32", "tf32"]
 
 HIGHEST_CONTRAST = 255.0
 MOST_IMAGES = 4096  # all pairs are measured at once: 0.1 GB of distances
@@ -26,7 +28,6 @@ class ObjectiveSettings:
     scale        what calibrates responses and distances: `best`, `natural` or `none`
     photographs  folder for `scale=natural`
     restarts     images of the search for the unit's best response
-    search_steps most steps of that search
     """
 
     diversity: float
@@ -36,7 +37,6 @@ class ObjectiveSettings:
     scale: Literal["best", "natural", "none"]
     photographs: str | None
     restarts: int
-    search_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class Experiment:
     """One run: which units of which layer of which network, and how.
 
     n         images per unit
+    device    one, or several that share the units
+    batch     images that go through the network at once; `auto`: as fit
+    precision of the computation on CUDA devices; results are measured in float32
     norm      `contrast` (RMS, grey levels) or `paper` (its table for VGG-19)
     record    also film the optimization: `none`, `gif` or `mp4`
     """
@@ -53,37 +56,28 @@ class Experiment:
     unit: int | str | list[int | str]
     n: int
     seed: int
-    device: str
+    device: str | list[str]
+    batch: int | Literal["auto"]
+    precision: Precision
     root: str
     norm: Literal["contrast", "paper"]
     contrast: float
     precondition: Precondition
     record: Literal["none", "gif", "mp4"]
     objective: ObjectiveSettings
-    optimizer: Adam
+    optimizer: Adam | Sphere
 
     def __post_init__(self) -> None:
-        positive = {
-            "contrast": self.contrast,
-            "optimizer.steps": self.optimizer.steps,
-            "optimizer.patience": self.optimizer.patience,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-            "objective.restarts": self.objective.restarts,
-            "objective.search_steps": self.objective.search_steps,
-        }
-        for key, value in positive.items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{key}={value} must be above 0.")
+        _check_optimizer(self.optimizer)
+        positive = {"contrast": self.contrast, "objective.restarts": self.objective.restarts}
+        _positive(positive)
+        if isinstance(self.batch, int) and self.batch < 1:
+            raise InputError(f"batch={self.batch} must be 1 or more, or auto.")
         if self.contrast > HIGHEST_CONTRAST:
             raise InputError(
                 f"contrast={self.contrast}: the RMS contrast of an image, in grey levels, is at "
                 f"most {HIGHEST_CONTRAST:g}; natural images have 31 to 34."
             )
-        for name in ("beta1", "beta2", "smoothing"):
-            if not 0 <= (value := getattr(self.optimizer, name)) < 1:
-                raise InputError(f"optimizer.{name}={value} must be at least 0 and below 1.")
-        if not 0 <= self.optimizer.epsilon < float("inf"):
-            raise InputError(f"optimizer.epsilon={self.optimizer.epsilon} must be 0 or more.")
         if self.n > MOST_IMAGES:
             raise InputError(
                 f"n={self.n}: at most {MOST_IMAGES} images of a unit are compared with one another."
@@ -113,3 +107,21 @@ class Experiment:
                 "objective.scale=natural and objective.photographs=FOLDER belong together: the "
                 "scale is measured on those photographs."
             )
+
+
+def _check_optimizer(optimizer: Adam | Sphere) -> None:
+    names = {"steps", "search_steps", "learning_rate", "patience", "tolerance"}
+    values = {k: v for k, v in vars(optimizer).items() if k in names}
+    _positive({f"optimizer.{name}": value for name, value in values.items()})
+    for name in ("beta1", "beta2", "smoothing", "momentum"):
+        if not 0 <= (value := getattr(optimizer, name, 0)) < 1:
+            raise InputError(f"optimizer.{name}={value} must be at least 0 and below 1.")
+    for name, least in (("epsilon", 0), ("softness", 0), ("emphasis", 1)):
+        if not least <= (value := getattr(optimizer, name, least)) < float("inf"):
+            raise InputError(f"optimizer.{name}={value} must be {least} or more.")
+
+
+def _positive(values: dict[str, float]) -> None:
+    for key, value in values.items():
+        if not 0 < value < float("inf"):
+            raise InputError(f"{key}={value} must be above 0.")

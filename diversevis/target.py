@@ -36,6 +36,11 @@ class Targets:
     file: str | None
     sha256: str | None
 
+    @property
+    def directions(self) -> Float[Tensor, "unit channel"]:
+        """The vectors at unit norm."""
+        return self.vectors / torch.linalg.vector_norm(self.vectors, dim=1, keepdim=True)
+
 
 def channel_targets(unit: int | str | Sequence[int | str], channels: int, layer: str) -> Targets:
     """Channels of `layer`, each its own target; raises `InputError` for a unit it does not have."""

@@ -16,6 +16,8 @@ CHECKED = [
     "run_folder",
     "target",
     "visualize",
+    "readout",
+    "batches",
 ]
 install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diversevis import __version__, experiment
+from diversevis import __version__, batches
 from diversevis.cli import main
 from diversevis.run_folder import RunFolder
 
-QUICK = ["optimizer.steps=12", "objective.search_steps=5", "objective.restarts=2"]
+QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]
 COMMAND = [sys.executable, "-m", "diversevis"]
 
 
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
         assert one["response_mean"] == pytest.approx(responses.mean().item(), rel=1e-5)
         assert one["response_max"] == pytest.approx(responses.max().item(), rel=1e-5)
         assert one["distance_min"] == one["distance_pixels_min"] <= one["distance_mean"]
-        assert (one["steps"], one["stop"]) == (12, "max_steps")
+        assert (one["steps"], one["stop"]) == (12, "annealed")
         share = one["response_mean"] / one["response_best"]
         assert one["response_mean_scaled"] == pytest.approx(share, rel=1e-5)
     header, *rows = (path / "trace.csv").read_text().splitlines()
@@ -199,7 +199,7 @@ def test_any_failure_is_on_record(here, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(experiment, "visualize", broken)
+    monkeypatch.setattr(batches, "visualize", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         run()
     record = json.loads(next(here.rglob("run.json")).read_text())
@@ -234,9 +234,7 @@ def start(here):
 
 
 def test_ctrl_c_keeps_what_there_is(start):
-    endless = ["unit=0-9", "optimizer.steps=100000000", "optimizer.patience=100000000",
-               "objective.search_steps=3"]  # fmt: skip
-    process, record = start(*endless)
+    process, record = start("unit=0-9", "optimizer.steps=100000000", "optimizer.search_steps=3")
     while "diverse" not in process.stderr.readline():  # the lines that tell how far it has come
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -245,12 +243,14 @@ def test_ctrl_c_keeps_what_there_is(start):
     assert "Traceback" not in err
     assert json.loads(record.read_text())["status"] == "interrupted"
     metrics = json.loads((record.parent / "metrics.json").read_text())["units"]
-    assert [(one["unit"], one["stop"]) for one in metrics] == [(0, "interrupted")]
+    assert [(one["unit"], one["stop"]) for one in metrics] == [
+        (unit, "interrupted") for unit in range(10)
+    ]
     assert (record.parent / "sheet_unit0000.png").is_file()
 
 
 def test_a_killed_run_does_not_look_finished(start):
-    process, record = start("optimizer.steps=100000000", "optimizer.patience=100000000")
+    process, record = start("optimizer.steps=100000000")
     process.kill()
     process.communicate()
     assert json.loads(record.read_text())["status"] == "running"
@@ -258,7 +258,9 @@ def test_a_killed_run_does_not_look_finished(start):
 
 
 def test_ctrl_c_before_there_is_anything(start):
-    process, record = start("objective.search_steps=100000000", "optimizer.patience=100000000")
+    process, record = start(
+        "optimizer=paper", "optimizer.search_steps=100000000", "optimizer.patience=100000000"
+    )
     while "search" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

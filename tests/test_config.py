@@ -54,9 +54,10 @@ def test_the_published_setting():
         "conv2_2",
         0.01,
     )
-    assert found.optimizer.steps == 2000
     again = experiment("experiment=cadena2018", "unit=3", "optimizer.steps=5")
     assert again == replace(found, unit=3, optimizer=replace(found.optimizer, steps=5))
+    paper = experiment("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000").optimizer
+    assert (paper.kind, paper.steps, paper.learning_rate, paper.patience) == ("adam", 2000, 1, 100)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,21 @@ def test_the_published_setting():
         (["+new=1"], "no setting new"),
         (["model=resnet18"], "one of torchvision's: write model=torchvision model.name=resnet18"),
         (["model=vgg"], "model=vgg is unknown. Did you mean vgg19"),
-        (["optimizer=sgd"], r"optimizer=sgd is unknown. Choose from: paper\.$"),
+        (["optimizer=sgd"], r"optimizer=sgd is unknown. Choose from: paper, sphere\.$"),
         (["vgg19"], "'vgg19' sets nothing: settings are written key=value"),
         (["-m"], "no flag -m"),
         (["n=(1"], "cannot be read. A value with spaces"),
         (["n=100000"], "n=100000"), (["contrast=1e30"], "contrast=1e"),
-        (["optimizer.beta1=1.5"], "optimizer.beta1=1.5"), (["optimizer.epsilon=-1"], "epsilon=-1"),
-        (["optimizer.smoothing=2"], "optimizer.smoothing=2.0"),
+        (["optimizer=paper", "optimizer.beta1=1.5"], "optimizer.beta1=1.5"),
+        (["optimizer=paper", "optimizer.epsilon=-1"], "epsilon=-1"),
+        (["optimizer.momentum=1"], "optimizer.momentum=1.0"),
+        (["optimizer.emphasis=0.5"], "optimizer.emphasis=0.5 must be 1 or more"),
+        (["optimizer.softness=-1"], "optimizer.softness=-1"),
+        (["optimizer.search_steps=0"], "optimizer.search_steps=0"),
+        (["optimizer.patience=5"], "There is no setting optimizer.patience"),
+        (["batch=0"], "batch=0"), (["batch=many"], "batch='many'"),
+        (["precision=half"], "precision='half'"),
+        (["optimizer=paper", "optimizer.smoothing=2"], "optimizer.smoothing=2.0"),
         (["model=vgg18"], "model=vgg18 is unknown. Did you mean vgg19"),
         (["optimizer=sgd"], "optimizer=sgd is unknown"),
         (["experiment=nobody"], "experiment=nobody is unknown"),
@@ -93,7 +102,7 @@ def test_the_published_setting():
         (["n=0"], "n=0"), (["n=1"], "n=1 leaves nothing"), (["contrast=0"], "contrast=0"),
         (["contrast=-1"], "contrast=-1"), (["contrast=nan"], "contrast=nan"),
         (["contrast=inf"], "contrast=inf"), (["optimizer.steps=0"], "optimizer.steps=0"),
-        (["optimizer.patience=-1"], "optimizer.patience=-1"),
+        (["optimizer=paper", "optimizer.patience=-1"], "optimizer.patience=-1"),
         (["objective.diversity=-1"], "objective.diversity=-1"),
         (["objective.response=mse"], "objective.direction=FILE"),
         (["objective.scale=natural"], "objective.photographs=FOLDER"),

@@ -49,6 +49,44 @@ def test_only_the_closest_pair_carries_gradient_and_copies_give_zero_not_nan():
     assert torch.equal(features.grad[1], torch.zeros(4, 9))
 
 
+def soft_minimum(features, softness):
+    """The weighted mean of all distances, pair by pair, whose weights carry no gradient."""
+    units, n, size = features.shape
+    found = []
+    for unit in range(units):
+        pairs = torch.stack([
+            (features[unit, i] - features[unit, j]).square().sum().sqrt() / size**0.5
+            for i in range(n) for j in range(i + 1, n)
+        ])  # fmt: skip
+        lengths = pairs.detach()
+        weights = torch.exp(-(lengths - lengths.min()) / (softness * lengths.mean()))
+        found.append((pairs * weights).sum() / weights.sum())
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("softness", [0.01, 0.3])
+def test_a_soft_gradient_is_shared_by_pairs_about_as_close(softness):
+    """Against the definition, pair by pair in float64; the value stays the exact one."""
+    features = torch.randn(3, 5, 40, dtype=torch.float64) * 30 + 100
+    ours, theirs = (features.clone().requires_grad_(True) for _ in range(2))
+    found = smallest_distance(ours, softness)
+    assert torch.allclose(found, smallest_distance(features))
+    weights = torch.tensor([1.0, 2.0, -3.0])
+    (found * weights).sum().backward()
+    (soft_minimum(theirs, softness) * weights).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_a_soft_gradient_of_copies_is_finite():
+    features = torch.randn(1, 4, 9).expand(2, 4, 9).clone()
+    features[0, :] = features[0, 0]
+    features[1, 3] = features[1, 0]
+    features.requires_grad_(True)
+    smallest_distance(features, 0.03).sum().backward()
+    assert torch.equal(features.grad[0], torch.zeros(4, 9))
+    assert features.grad.isfinite().all()
+
+
 def test_terms_sum_to_the_loss():
     responses, features = torch.tensor([[1.0, 3.0]]), torch.tensor([[[0.0, 0.0], [3.0, 4.0]]])
     objective = Objective(
@@ -59,6 +97,9 @@ def test_terms_sum_to_the_loss():
     assert terms["response"].item() == 2 / 4
     assert terms["distance_min"].item() == pytest.approx(distance)
     assert terms["loss"].item() == pytest.approx(-(2 / 4 + 0.5 * distance / 10))
+    guided = objective(responses, features, emphasis=3.0, softness=0.1)
+    assert guided["loss"] == terms["loss"]
+    assert guided["descent"].item() == pytest.approx(-(2 / 4 + 1.5 * distance / 10))
     single = objective(responses[:, :1], features[:, :1])
     assert single["loss"].item() == -0.25
     assert "distance_min" not in single

@@ -1,49 +1,126 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from diversevis.optimize import Adam, live_start
+from diversevis.images import render
+from diversevis.optimize import Adam, Problem, Sphere, live_start
 
 ADAM = Adam(
-    learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, steps=500, patience=20, smoothing=0.9
-)
+    kind="adam", learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, steps=500,
+    search_steps=1, patience=20, smoothing=0.9,
+)  # fmt: skip
+SPHERE = Sphere(
+    kind="sphere", learning_rate=1.0, momentum=0.8, steps=200, search_steps=1, tolerance=1e-4,
+    emphasis=4.0, softness=0.03,
+)  # fmt: skip
+BOTH = pytest.mark.parametrize("optimizer", [ADAM, SPHERE], ids=["adam", "sphere"])
+NORM = 7.0
 
 
-def raw_of(values):
-    """Unit by unit, one image of one grey pixel."""
-    return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand(-1, 1, 3, 1, 1).clone()
+def noise(units, images=2, seed=0):
+    return torch.randn(units, images, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def quadratic(goals):
-    def evaluate(raw):
-        loss = (raw - goals).square().flatten(1).mean(1).clamp(min=1e-6)  # flat: it can converge
-        return {"loss": loss, "twice": 2 * loss}
+def problem(evaluate, precondition=lambda gradient: gradient):
+    def every_row(x, rows, *, emphasis, softness):
+        loss = evaluate(x, rows)
+        return {"loss": loss, "descent": loss, "twice": 2 * loss}
 
-    return evaluate
-
-
-def test_it_finds_the_minimum_of_each_unit_and_says_why_it_stopped():
-    goals = raw_of([1.0, -2.0, 30.0])
-    result = ADAM(quadratic(goals), raw_of([0.0, 0.0, 0.0]))
-    assert result.stop[:2] == ("converged", "converged")
-    assert torch.allclose(result.raw[:2], goals[:2], atol=1e-3)
-    assert max(result.steps[:2]) < 500
-    assert torch.equal(result.trace["twice"][:5], 2 * result.trace["loss"][:5])
+    return Problem(
+        evaluate=every_row, render=lambda raw: render(raw, NORM), precondition=precondition
+    )
 
 
-def test_units_do_not_know_of_one_another():
-    goals, start = raw_of([1.0, -2.0, 0.5]), raw_of([0.0, 3.0, 0.5])
-    together = ADAM(quadratic(goals), start)
+def towards(goals):
+    """Smallest, at -NORM, where every image of a unit points to its goal."""
+    unit = goals / goals.flatten(1).norm(dim=1)[:, None, None, None]
+    return lambda x, rows: -(x * unit[rows][:, None]).sum((2, 3, 4)).mean(1)
+
+
+@BOTH
+def test_it_finds_the_best_image_of_each_unit(optimizer):
+    """Closed form: the image along the goal, at the norm."""
+    goals = noise(3, 1, seed=1)[:, 0]
+    result = optimizer(problem(towards(goals)), noise(3))
+    cosines = torch.cosine_similarity(result.images.flatten(2), goals.flatten(1)[:, None], dim=2)
+    assert cosines.min().item() > 0.999
+    assert torch.allclose(result.images.flatten(2).norm(dim=2), torch.full((3, 2), NORM))
+    assert result.stop == ("converged",) * 3
+    assert max(result.steps) < optimizer.steps
+    steps = min(result.steps)
+    assert torch.equal(result.trace["twice"][:steps], 2 * result.trace["loss"][:steps])
+    assert result.trace["loss"][steps - 1].tolist() == pytest.approx([-NORM] * 3, rel=2e-3)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["sqrt", "none"])
+def test_what_is_at_rest(optimizer, kind):
+    """The published order comes to rest where the filtered gradient is along the image, the
+    sphere's where the gradient itself is: a bias of the one, none of the other."""
+    from diversevis.images import precondition
+
+    goal = noise(1, 1, seed=1)[:, 0]
+    weighted = problem(towards(goal), lambda gradient: precondition(gradient, kind))
+    found = replace(optimizer, steps=800)(weighted, noise(1)).images[0, 0]
+    rest = precondition(goal[None], kind)[0, 0] if optimizer is ADAM else goal[0]
+    cosine = torch.cosine_similarity(found.flatten(), rest.flatten(), dim=0)
+    assert cosine.item() > 0.999
+
+
+@BOTH
+def test_units_do_not_know_of_one_another(optimizer):
+    """Not even when one has left the batch: the easy unit stops early."""
+    goals, start = noise(3, 1, seed=1)[:, 0], noise(3)
+    start[1] = goals[1]
+    together = optimizer(problem(towards(goals)), start)
+    assert together.steps[1] < together.steps[0]
     for unit in range(3):
         one = slice(unit, unit + 1)
-        alone = ADAM(quadratic(goals[one]), start[one])
-        assert torch.equal(alone.raw, together.raw[one])
+        alone = optimizer(problem(towards(goals[one])), start[one])
+        assert torch.allclose(alone.images, together.images[one], atol=1e-5)
         assert alone.steps == together.steps[one]
         assert alone.stop == together.stop[one]
         length = alone.steps[0]
-        assert torch.equal(alone.trace["loss"][:, 0], together.trace["loss"][:length, unit])
+        assert torch.allclose(
+            alone.trace["loss"][:length, 0], together.trace["loss"][:length, unit]
+        )
         assert together.trace["loss"][length:, unit].isnan().all()
+
+
+@BOTH
+def test_units_that_have_stopped_leave_the_batch(optimizer):
+    goals, start, sizes = noise(3, 1, seed=1)[:, 0], noise(3), []
+    start[1] = goals[1]
+
+    def evaluate(x, rows):
+        sizes.append(len(x))
+        assert len(rows) == len(x)
+        return towards(goals)(x, rows)
+
+    told = []
+    result = optimizer(
+        problem(evaluate), start, lambda step, rows, x, terms: told.append(list(rows))
+    )
+    assert sizes[0] == 3
+    assert 1 not in told[-1]
+    assert sizes == [len(rows) for rows in told] == sorted(sizes, reverse=True)
+    assert sizes.index(2) - result.steps[1] < 10
+
+
+def test_it_is_the_published_adam():
+    """Against torch's own Adam and autograd through the norm."""
+    goals, start = noise(2, 1, seed=1)[:, 0], noise(2)
+    result = replace(ADAM, steps=30)(problem(towards(goals)), start)
+    raw = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([raw], lr=ADAM.learning_rate)
+    for step in range(30):
+        adam.zero_grad()
+        loss = towards(goals)(render(raw, NORM), torch.arange(2))
+        assert torch.allclose(loss.detach(), result.trace["loss"][step], rtol=1e-4)
+        loss.sum().backward()
+        adam.step()
 
 
 def test_the_published_stopping_rule():
@@ -53,11 +130,7 @@ def test_the_published_stopping_rule():
         math.sin(step / 7) * math.exp(-step / 40) - min(step, 60) / 100 for step in range(400)
     ]
     calls = iter(losses)
-
-    def evaluate(raw):
-        return {"loss": next(calls) + 0 * raw.flatten(1).sum(1)}
-
-    result = ADAM(evaluate, raw_of([0.0]))
+    result = ADAM(problem(lambda x, rows: next(calls) + 0 * x.flatten(1).sum(1)), noise(1))
     average, best, improved = losses[0], math.inf, 0
     for step, loss in enumerate(losses, start=1):
         average = loss if step == 1 else 0.9 * average + 0.1 * loss
@@ -69,61 +142,94 @@ def test_the_published_stopping_rule():
     assert result.steps == (step,)
 
 
-def test_the_best_iterate_is_kept():
+@BOTH
+def test_the_best_iterate_is_kept(optimizer):
     seen = []
 
-    def evaluate(raw):
-        seen.append(raw.detach().clone())
-        step = len(seen)
-        return {"loss": abs(step - 4) + 0.01 * raw.flatten(1).sum(1)}
+    def evaluate(x, rows):
+        seen.append(x.detach().clone())
+        return abs(len(seen) - 4) + 0.001 * x.flatten(1).sum(1)
 
-    result = ADAM(evaluate, raw_of([5.0]))
-    assert torch.equal(result.raw, seen[3])
-
-
-def test_max_steps_and_divergence():
-    from dataclasses import replace
-
-    assert replace(ADAM, steps=3)(quadratic(raw_of([1.0])), raw_of([0.0])).stop == ("max_steps",)
-
-    def explode(raw):
-        loss = raw.flatten(1).sum(1)
-        return {"loss": torch.where(loss < 0.5, torch.log(loss - 0.5), loss)}
-
-    result = ADAM(explode, raw_of([0.3]))
-    assert result.stop == ("diverged",)
-    assert result.raw.isfinite().all()
+    result = replace(optimizer, steps=12)(problem(evaluate), noise(1))
+    assert torch.equal(result.images, seen[3])
 
 
-def test_ctrl_c_ends_with_what_there_is():
-    def on_step(step, raw, terms):
+@BOTH
+def test_the_last_step_and_divergence(optimizer):
+    few = replace(optimizer, steps=3)(problem(towards(noise(1, 1, seed=1)[:, 0])), noise(1))
+    assert few.stop == (("max_steps" if optimizer is ADAM else "annealed"),)
+    assert few.steps == (3,)
+    calls = []
+
+    def explode(x, rows):
+        calls.append(0)
+        loss = towards(noise(2, 1, seed=1)[:, 0])(x, rows)
+        return torch.where((rows == 0) & (len(calls) > 5), torch.log(loss - 1e6), loss)
+
+    result = optimizer(problem(explode), noise(2))
+    assert result.stop == ("diverged", "converged")
+    assert result.steps[0] == 6
+    assert result.images.isfinite().all()
+
+
+@BOTH
+def test_ctrl_c_ends_with_what_there_is(optimizer):
+    def listener(step, rows, x, terms):
         if step == 7:
             raise KeyboardInterrupt
 
-    result = ADAM(quadratic(raw_of([1.0])), raw_of([0.0]), on_step)
+    goal = noise(1, 1, seed=1)[:, 0]
+    result = optimizer(problem(towards(goal)), noise(1), listener)
     assert result.interrupted
+    assert result.stop == ("interrupted",)
     assert result.steps == (7,)
-    assert 0 < result.raw.mean() < 1
+    losses = result.trace["loss"][:, 0]
+    assert losses[-1] < losses[0]
+    assert towards(goal)(result.images, torch.tensor([0])).item() == losses.min().item()
 
 
-def draws_of(batches):
+def test_the_spheres_guidance_comes_to_the_objectives_own():
+    heard = []
+
+    def evaluate(x, rows, *, emphasis, softness):
+        heard.append((emphasis, softness))
+        loss = x.flatten(1).sum(1)
+        return {"loss": loss, "descent": loss}
+
+    whole = Problem(evaluate=evaluate, render=lambda raw: render(raw, NORM),
+                    precondition=lambda gradient: gradient)  # fmt: skip
+    replace(SPHERE, steps=100, tolerance=1e-12)(whole, noise(1))
+    assert heard[0] == (4.0, 0.03)
+    emphases, softnesses = zip(*heard, strict=True)
+    assert list(emphases) == sorted(emphases, reverse=True)
+    assert emphases[61:] == (1.0,) * 39
+    assert softnesses[-1] == pytest.approx(0.0003)
+
+
+def draws_of(*units):
     """Noise whose first value says whether the unit answers to it."""
-    source = iter(batches)
-    return lambda: torch.tensor(next(source)).reshape(1, -1, 1, 1, 1).expand(1, -1, 3, 2, 2).clone()
+
+    def draw(batches):
+        source = iter(batches)
+        return lambda: torch.tensor(next(source)).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone()
+
+    return [draw(batches) for batches in units]
 
 
-def positive(raw):
-    return raw[0, :, 0, 0, 0].clamp(min=0)
+def positive(raw, units):
+    return raw[:, :, 0, 0, 0].clamp(min=0)
 
 
 def test_images_without_gradient_are_drawn_again():
-    draw = draws_of([[1.0, -1.0, 2.0], [-1.0, 3.0, 4.0], [9.0, 9.0, 9.0]])
-    start = live_start(draw, positive, rounds=5)
-    assert start[0, :, 0, 0, 0].tolist() == [1, 2, 3]
+    draws = draws_of([[1.0, -1.0, 2.0], [-1.0, 3.0, 4.0], [9.0, 9.0, 9.0]], [[5.0, 6.0, 7.0]])
+    start, alive = live_start(draws, positive, rounds=5)
+    assert start[:, :, 0, 0, 0].tolist() == [[1, 2, 3], [5, 6, 7]]
+    assert alive.tolist() == [True, True]
 
 
-def test_a_rare_live_image_is_copied_and_a_dead_unit_is_none():
-    draw = draws_of([[-1.0, 1.0]] + [[-1.0, -1.0]] * 4)
-    start = live_start(draw, positive, rounds=3)
+def test_a_rare_live_image_is_copied_and_a_dead_unit_is_said_to_be():
+    draws = draws_of([[-1.0, 1.0]] + [[-1.0, -1.0]] * 4, [[-1.0, -2.0]] * 4)
+    start, alive = live_start(draws, positive, rounds=3)
     assert start[0, :, 0, 0, 0].tolist() == pytest.approx([1, 0.9])
-    assert live_start(draws_of([[-1.0, -1.0]] * 4), positive, rounds=3) is None
+    assert alive.tolist() == [True, False]
+    assert start[1, :, 0, 0, 0].tolist() == [-1, -2]

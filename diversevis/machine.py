@@ -1,0 +1,108 @@
+"""The machine: how much memory there is, how many images fit, and an allocator that keeps pages."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+# mallopt's names for its settings (glibc's malloc.h), and the values they get.
+KEEP_PAGES = {
+    -4: 0,  # M_MMAP_MAX: no block gets a mapping of its own, which would be given back when freed
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: what is free at the top is kept
+    -2: 2**26,  # M_TOP_PAD: grow by 64 MiB
+    -8: 1,  # M_ARENA_MAX: one heap for all threads
+}
+BACKWARD = 2.5  # memory of a step, in activations: these, their gradients, and workspace
+SHARE = 0.5  # of the free memory, for one batch
+# What one batch's step should take: enough to fill the device, little enough to stay near it.
+FOOTPRINT = {"cpu": 256 * 2**20, "cuda": 8 * 2**30}
+MOST_IMAGES = {"cpu": 1024, "cuda": 8192}
+
+CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of them
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def keep_pages() -> bool:
+    """Have freed memory stay with this process instead of going back to the system and coming as
+    new, zeroed pages at every step; without this, large batches lose up to half their time.
+
+    Returns whether it took effect: the C library must be glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all([mallopt(setting, value) == 1 for setting, value in KEEP_PAGES.items()])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a new computation may take on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [_available(), *_control_group()]
+    return min(limit for limit in limits if limit is not None)
+
+
+def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor) -> int:
+    """Memory of one image's step, forward and backward, measured on the network's own maps."""
+    device = rows.device
+    counter = _Counter(network)
+    with torch.no_grad():
+        counter.run(torch.zeros(1, 3, *size, device=device), rows)
+    return int(BACKWARD * counter.bytes)
+
+
+def choose_batch(each: int, device: torch.device) -> int:
+    """How many images to send through the network at once, `each` of them taking so many bytes.
+
+    It depends on the network alone, and on the machine only where memory is short.
+    """
+    wanted = min(MOST_IMAGES[device.type], max(1, FOOTPRINT[device.type] // each))
+    return max(1, min(wanted, int(SHARE * free_memory(device)) // each))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+class _Counter(fx.Interpreter):
+    bytes = 0
+
+    def run_node(self, node: fx.Node) -> object:
+        value = super().run_node(node)
+        if isinstance(value, Tensor) and node.op.startswith("call"):
+            self.bytes += value.numel() * value.element_size()
+        return value
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _control_group() -> list[int | None]:
+    """What is left of the limit that a container or a cluster's job has, if it has one."""
+    found: list[int | None] = []
+    for limit, used in CONTROL_GROUPS:
+        try:
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # no such group, or `max`
+            continue
+        found.append(max(left, 0))
+    return found

@@ -1,0 +1,198 @@
+"""Units side by side: the same results as alone, whatever the batch, the memory, the device."""
+
+import dataclasses
+import logging
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from diversevis import batches, machine
+from diversevis.batches import visualize_in_batches
+from diversevis.config import compose_config, experiment_of
+from diversevis.devices import visualize_on_devices
+from diversevis.errors import InputError
+from diversevis.prepare import pick_devices, prepare
+from diversevis.visualize import visualize
+
+
+def setting_of(*overrides):
+    return prepare(experiment_of(compose_config(["device=cpu", *overrides])))
+
+
+QUICK = ["layer=complex", "n=3", "objective.restarts=2", "optimizer.steps=12",
+         "optimizer.search_steps=5"]  # fmt: skip
+
+
+def relative(found, expected):
+    found, expected = torch.tensor(found), torch.tensor(expected)
+    return found / expected - 1
+
+
+LAYERS = {
+    "energy": ["layer=complex", "unit=0-19"],
+    "vgg19": ["model=vgg19", "layer=conv2_2", "unit=0-19"],
+    "resnet50": ["model=resnet50", "layer=layer1.0", "unit=0-19"],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_unit_among_others_is_the_unit_alone(name, request):
+    """After 20 steps to 1e-4; at the end, where rounding may lead to another nearby optimum, within
+    1 % for 19 of 20 units, without bias."""
+    if name != "energy":
+        request.getfixturevalue("real_weights")
+    early = setting_of(*LAYERS[name], "optimizer.steps=20", "optimizer.search_steps=20")
+    for one, among in zip(range(0, 20, 3), visualize(early, range(20))[::3], strict=True):
+        (alone,) = visualize(early, [one])
+        close = {"rtol": 0, "atol": 1e-4 * alone.responses.abs().max().item()}
+        assert torch.allclose(alone.responses, among.responses, **close)
+    late = setting_of(*LAYERS[name])
+    together = visualize(late, range(20))
+    alone = [visualize(late, [row])[0] for row in range(20)]
+    for key in ("response_mean", "distance_min"):
+        values = ([one.metrics[key] for one in found] for found in (together, alone))
+        difference = relative(*values)
+        assert (difference.abs() < 0.01).float().mean() >= 0.95
+        assert abs(difference.mean().item()) < 0.002
+
+
+@pytest.mark.parametrize("distance", ["pixels", "simple"])
+@pytest.mark.parametrize("response", ["max", "cos"])
+def test_the_batch_size_changes_nothing(distance, response):
+    """From everything at once down to images of one unit in several parts."""
+    words = [*QUICK, "unit=0-4", f"objective.distance={distance}", f"objective.response={response}"]
+    setting = setting_of(*words)
+    whole = visualize(setting, range(5))
+    assert setting.batch >= 15
+    for batch in (6, 2, 1):
+        small = dataclasses.replace(setting, batch=batch)
+        assert len(small.batches(range(5))) == (3 if batch == 6 else 5)
+        parts = [one.visualization for one in visualize_in_batches(small, range(5))]
+        assert [one.unit for one in parts] == list(range(5))
+        for one, other in zip(whole, parts, strict=True):
+            assert torch.allclose(one.responses, other.responses, rtol=1e-4)
+            assert one.metrics["distance_min"] == pytest.approx(other.metrics["distance_min"], 1e-4)
+
+
+def test_units_in_one_batch_may_be_dead_or_not():
+    words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv", "unit=all",
+             "model.mean=[0.5,0.5,0.5]", "model.std=[1,1,1]", *QUICK[1:]]  # fmt: skip
+    setting = setting_of(*words)
+    together = visualize(setting, range(3))
+    assert [one.metrics["stop"] for one in together] == ["dead", "annealed", "annealed"]
+    for row, one in enumerate(together):
+        (alone,) = visualize(setting, [row])
+        assert torch.allclose(alone.responses, one.responses, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_halves_the_batch(monkeypatch, caplog, error):
+    setting = setting_of(*QUICK, "unit=0-7")
+    expected = visualize(setting, range(8))
+    sizes = []
+
+    def tight(setting, rows, **others):
+        sizes.append(len(rows))
+        if len(rows) > 3:
+            raise error
+        return visualize(setting, rows, **others)
+
+    monkeypatch.setattr(batches, "visualize", tight)
+    with caplog.at_level(logging.WARNING):
+        found = [one.visualization for one in visualize_in_batches(setting, range(8))]
+    assert sizes == [8, 4, 4][:2] + [2] * 4
+    assert [record.message for record in caplog.records] == [
+        "out of memory: going on with batch=12 images at once",
+        "out of memory: going on with batch=6 images at once",
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert (one.unit, one.metrics["stop"]) == (other.unit, other.metrics["stop"])
+        assert torch.allclose(one.responses, other.responses, rtol=1e-4)
+
+
+def test_what_fits_nowhere_and_other_errors_are_raised(monkeypatch):
+    def never(setting, rows, **others):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(batches, "visualize", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(visualize_in_batches(setting_of(*QUICK), [0]))
+
+    def broken(setting, rows, **others):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(batches, "visualize", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(visualize_in_batches(setting_of(*QUICK), [0]))
+
+
+def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
+    words = ["model=vgg19", "model.weights=random", "layer=conv1_2"]
+    cpu = torch.device("cpu")
+    each = machine.bytes_per_image(setting_of(*words).readout, (5, 5), torch.tensor([0]))
+    maps = 64 * 3 * 3 * 2 + 1 + 1  # conv1_1, its ReLU, the one filter's response (by image, unit)
+    assert each == pytest.approx(machine.BACKWARD * 4 * maps, rel=0.01)
+    assert machine.choose_batch(each, cpu) == machine.MOST_IMAGES["cpu"]
+    assert machine.choose_batch(2**20, cpu) == 256
+    monkeypatch.setattr(machine, "free_memory", lambda device: 20 * 2**20)
+    assert machine.choose_batch(2**20, cpu) == 10
+    assert machine.choose_batch(2**30, cpu) == 1
+    assert setting_of(*words, "batch=7").batch == 7
+
+
+def test_free_memory_is_what_the_control_group_leaves(monkeypatch, tmp_path):
+    free = machine.free_memory(torch.device("cpu"))
+    assert 2**20 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name, value in (("max", "1000000"), ("current", "400000"), ("unlimited", "max")):
+        (tmp_path / name).write_text(value)
+    pairs = ((tmp_path / "max", tmp_path / "current"),)
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", pairs)
+    assert machine.free_memory(torch.device("cpu")) == 600000
+    pairs = ((tmp_path / "unlimited", tmp_path / "current"), (tmp_path / "none", tmp_path / "max"))
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", pairs)
+    assert machine.free_memory(torch.device("cpu")) > 600000
+
+
+def test_names_of_devices():
+    assert [str(one) for one in pick_devices(["cpu", "cpu"])] == ["cpu", "cpu"]
+    assert [str(one) for one in pick_devices("cpu,cpu")] == ["cpu", "cpu"]
+    with pytest.raises(InputError, match="device=\\[\\] names no device"):
+        pick_devices([])
+    with pytest.raises(InputError, match="device=cuda:9"):
+        pick_devices("cuda:9,1")
+
+
+def test_several_devices_share_the_units():
+    """Two processes on the CPU stand in for two GPUs: the batches are the same, and the results."""
+    words = [*QUICK, "unit=0-5", "record=gif"]
+    one = list(visualize_in_batches(setting_of(*words), range(6)))
+    both = list(visualize_on_devices(setting_of(*words, "device=[cpu,cpu]")))
+    assert [found.visualization.unit for found in both] == list(range(6))
+    for alone, shared in zip(one, both, strict=True):
+        assert len(alone.frames) == len(shared.frames) == 13
+        responses = shared.visualization.responses
+        assert torch.allclose(alone.visualization.responses, responses, rtol=1e-4)
+
+
+def test_ctrl_c_reaches_every_device():
+    """Every process hands over what it has."""
+    endless = ["unit=0-5", "layer=complex", "optimizer.steps=100000000", "optimizer.search_steps=3"]
+    import threading
+
+    threading.Thread(target=lambda: (time.sleep(15), os.kill(os.getpid(), signal.SIGINT))).start()
+    found = []
+    with pytest.raises(KeyboardInterrupt):
+        for one in visualize_on_devices(setting_of(*endless, "device=[cpu,cpu]")):
+            found.append(one.visualization)
+    assert [one.unit for one in found] == list(range(6))
+    assert {one.metrics["stop"] for one in found} == {"interrupted"}
