@@ -30,7 +30,7 @@ UNITS = (
     ["model=vgg19", "layer=conv3_1", "unit=21", "objective.distance=conv2_2"],
     ["model=resnet50", "layer=layer1.1", "unit=7"],
 )
-FEW = ["optimizer.steps=20", "objective.search_steps=20"]
+FEW = ["optimizer.steps=20", "optimizer.search_steps=20"]
 EARLY_TOLERANCE = 1e-3  # relative, of every response after 20 steps
 END_TOLERANCE = 0.05  # relative, of the mean response at the end
 
@@ -38,7 +38,7 @@ END_TOLERANCE = 0.05  # relative, of the mean response at the end
 def timed(words: list[str], device: str) -> tuple[Visualization, float]:
     setting = prepare(experiment_of(compose_config([*words, f"device={device}"])))
     begin = time.perf_counter()
-    found = visualize(setting, 0)
+    (found,) = visualize(setting, [0])
     return found, time.perf_counter() - begin
 
 

@@ -42,7 +42,7 @@ def main() -> None:
             for seed in seeds:
                 words = [f"model={model}", f"layer={layer}", f"unit={unit}", f"seed={seed}"]
                 config = compose_config([*words, f"objective.diversity={weight}"])
-                metrics = visualize(prepare(experiment_of(config)), 0).metrics
+                metrics = visualize(prepare(experiment_of(config)), [0])[0].metrics
                 response += metrics["response_mean"] / len(seeds)
                 distance += metrics["distance_min"] / len(seeds)
             reference = reference or response
