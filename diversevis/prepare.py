@@ -19,6 +19,7 @@ from diversevis.readout import read_out
 from diversevis.receptive_field import ReceptiveField, receptive_field, unpad
 from diversevis.settings import Experiment, Precision
 from diversevis.target import Targets, channel_targets, direction_targets
+from diversevis.tuning import tune_for_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,8 @@ def prepare(experiment: Experiment) -> Setting:
     readout = _all_channels(module)
     if reads_out:
         readout = read_out(module, targets.directions.to(device))
+    if device.type == "cpu":
+        readout = tune_for_cpu(readout)
     batch = experiment.batch
     if isinstance(batch, str):
         each = machine.bytes_per_image(readout, field.size, torch.zeros(1, dtype=torch.long))

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import signal
-import time
+import threading
 
 import pytest
 import torch
@@ -186,13 +186,16 @@ def test_several_devices_share_the_units():
 
 def test_ctrl_c_reaches_every_device():
     """Every process hands over what it has."""
-    endless = ["unit=0-5", "layer=complex", "optimizer.steps=100000000", "optimizer.search_steps=3"]
-    import threading
-
-    threading.Thread(target=lambda: (time.sleep(15), os.kill(os.getpid(), signal.SIGINT))).start()
+    words = ["unit=0-5", "optimizer.steps=100000000", "optimizer.search_steps=3"]
     found = []
-    with pytest.raises(KeyboardInterrupt):
-        for one in visualize_on_devices(setting_of(*endless, "device=[cpu,cpu]")):
+
+    def collect():
+        for one in visualize_on_devices(setting_of(*words, "device=[cpu,cpu]")):
             found.append(one.visualization)
+
+    timer = threading.Timer(15, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        collect()
     assert [one.unit for one in found] == list(range(6))
     assert {one.metrics["stop"] for one in found} == {"interrupted"}

@@ -13,7 +13,8 @@ PACKAGE = Path(diversevis.__file__).parent
 FLOORS = [  # a module may import from lower floors only; those on one floor do not know each other
     {"errors"},
     {"units", "images", "objective", "optimize", "receptive_field", "run_folder", "natural",
-     "provenance", "progress", "models", "bind", "words", "machine"},
+     "provenance", "progress", "models", "bind", "words", "machine",
+     "tuning"},
     {"target", "settings", "report", "readout"},
     {"prepare"},
     {"visualize"},
