@@ -37,6 +37,7 @@ root/model/layer/units/v001 (v002, ...). The last line printed is that folder.
 Examples:
   diversevis run                                          analytic network, nothing to download
   diversevis run model=vgg19 layer=conv2_1 unit=12        one unit
+  diversevis run model=vgg19 layer=conv2_2 unit=all       a whole layer, computed side by side
   diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
   diversevis run -m model=vgg19 layer=conv2_1 unit=0,1,2  one run for each (Hydra multirun)
   diversevis run experiment=cadena2018                    the paper's published setting
@@ -48,7 +49,8 @@ What people set:
   unit         12, 0-63, [1,5,9] or all
   n            images per unit (6)
   seed         same seed and device, same images (0)
-  device       auto, cpu, cuda, cuda:1
+  device       auto, cpu, cuda, cuda:1; [cuda:0,cuda:1] shares the units between several
+  batch        auto, or how many images go through the network at once
   root         where run folders go (outputs)
   contrast     RMS contrast of every image, grey levels (32); norm=paper for the paper's table
   record       gif or mp4: also film the optimization
@@ -57,7 +59,8 @@ What people set:
   objective.distance      pixels, or an earlier layer such as conv2_2
   objective.scale         best, natural (with objective.photographs=FOLDER) or none
   objective.direction     .npy or .safetensors file with directions in channel space
-  optimizer.steps         at most so many
+  optimizer               sphere, or paper: Adam as published
+  optimizer.steps         at most so many (80; paper: 1000)
 
   diversevis run --cfg job        print every setting with its value, and run nothing
   diversevis run --hydra-help     Hydra's own flags (--config-dir, --multirun, ...)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def prepare(experiment: Experiment) -> Setting:
             experiment.unit, Path(settings.direction).expanduser(), layer.channels, layer.name
         )
     )
+    targets = replace(targets, vectors=targets.vectors.to(device))
     norm = (
         images.paper_norm(traced.name, layer.name)
         if experiment.norm == "paper"
@@ -102,22 +103,16 @@ def prepare(experiment: Experiment) -> Setting:
     layout = _layout(experiment.precision, device)
     module.to(memory_format=layout)
     reads_out = settings.response == "max" and (channel_gain is None or targets.file is None)
-    readout = _all_channels(module)
-    if reads_out:
-        readout = read_out(module, targets.directions.to(device))
+    readout = read_out(module, targets.directions) if reads_out else _all_channels(module)
     if device.type == "cpu":
         readout = tune_for_cpu(readout)
-    batch = experiment.batch
-    if isinstance(batch, str):
-        each = machine.bytes_per_image(readout, field.size, torch.zeros(1, dtype=torch.long))
-        batch = machine.choose_batch(each, device)
     return Setting(
         experiment=experiment,
         network=network,
         readout=readout,
         reads_out=reads_out,
         layout=layout,
-        batch=batch,
+        batch=_batch(experiment.batch, readout, field.size, device),
         targets=targets,
         field=field,
         norm=norm,
@@ -149,19 +144,21 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_devices(names: str | Sequence[str]) -> tuple[torch.device, ...]:
-    """The devices that share the work: one name, or several (`cuda:0,1`, [cuda:0, cuda:1])."""
-    if not isinstance(names, str):
-        found = [one for name in names for one in pick_devices(name)]
-        if not found:
-            raise InputError("device=[] names no device. Use device=auto.")
-        return tuple(found)
-    first, *others = (part.strip() for part in names.split(","))
+def pick_devices(names: str | Sequence[str | int]) -> tuple[torch.device, ...]:
+    """The devices that share the units: one name, or several (`cuda:0,1`, [cuda:0,1]).
+
+    Raises `InputError` for one that is not there, or is a GPU named twice.
+    """
+    written = names if isinstance(names, str) else ",".join(str(name) for name in names)
+    if not written:
+        raise InputError(f"device={names} names no device. Use device=auto.")
+    first, *others = (part.strip() for part in written.split(","))
     kind = first.partition(":")[0]
-    written = [first, *(f"{kind}:{other}" if other.isdigit() else other for other in others)]
-    devices = tuple(pick_device(name) for name in written)
-    if len(written) > 1 and len(set(devices)) < len(devices) and kind == "cuda":
-        raise InputError(f"device={names} names one device twice.")
+    every = [first, *(f"{kind}:{other}" if other.isdigit() else other for other in others)]
+    devices = tuple(pick_device(name) for name in every)
+    gpus = [device for device in devices if device.type == "cuda"]
+    if len(set(gpus)) < len(gpus):
+        raise InputError(f"device={written} names one device twice.")
     return devices
 
 
@@ -190,6 +187,15 @@ def _layout(name: Precision, device: torch.device) -> torch.memory_format:
     """Channels last is what the CPU's convolutions and a GPU's tensor cores are made for."""
     plain = device.type == "cuda" and name == "float32"
     return torch.contiguous_format if plain else torch.channels_last
+
+
+def _batch(
+    said: int | str, readout: fx.GraphModule, size: tuple[int, int], device: torch.device
+) -> int:
+    if isinstance(said, int):
+        return said
+    each = machine.bytes_per_image(readout, size, torch.zeros(1, dtype=torch.long, device=device))
+    return machine.choose_batch(each, device)
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
@@ -263,7 +269,7 @@ def _natural_gains(
 
 
 def _refuse_silent(targets: Targets, gain: Tensor, layer: str, folder: Path) -> None:
-    driven = (targets.vectors.to(gain.device) * gain).abs().sum(1) > 0
+    driven = (targets.vectors * gain).abs().sum(1) > 0
     for unit, is_driven in zip(targets.units, driven.tolist(), strict=True):
         if not is_driven:
             raise InputError(

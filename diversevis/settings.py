@@ -56,7 +56,7 @@ class Experiment:
     unit: int | str | list[int | str]
     n: int
     seed: int
-    device: str | list[str]
+    device: str | list[str | int]
     batch: int | Literal["auto"]
     precision: Precision
     root: str

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+FEW_POSITIONS = 16  # of a filter on an image; with fewer there is nothing to gain, and a product
+# of matrices as small as that is rounded by how many images there are
 FEW_CHANNELS = 4  # of an image; the libraries' convolutions are made for many
 
 
@@ -71,16 +73,22 @@ class _FirstConvolution(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]
     ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.stride, ctx.size = stride, x.shape
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
         return functional.conv2d(x, weight, bias, stride=stride)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
-        (weight,) = ctx.saved_tensors
-        (down, right), (images, few, height, width) = ctx.stride, ctx.size
+        x, weight = ctx.saved_tensors
+        (down, right), (images, few, height, width) = ctx.stride, x.shape
         filters, _, tall, wide = weight.shape
         rows, columns = gradient.shape[2:]
+        if rows * columns < FEW_POSITIONS:
+            arguments = [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
+            found = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, ctx.stride, *arguments
+            )
+            return found[0], None, None, None
         flat = gradient.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
         shares = (weight.reshape(filters, -1).T @ flat.T).reshape(
             few, tall, wide, images, rows, columns

@@ -76,7 +76,7 @@ class Looking:
         else:
             channels = answer.reshape(count, n, -1)
             target = Target(
-                vectors=setting.targets.vectors.to(x.device)[rows],
+                vectors=setting.targets.vectors[rows],
                 kind=setting.experiment.objective.response,
                 gain=None,
             )
@@ -92,7 +92,7 @@ class Looking:
 
     def _own(self, gain: Tensor, rows: Tensor) -> Tensor:
         """The factor of each unit's own channel."""
-        return self.setting.targets.vectors.to(gain.device)[rows] @ gain
+        return self.setting.targets.vectors[rows] @ gain
 
     def _through(self, z: Tensor, rows: Tensor) -> Sequence[Tensor]:
         """The network's outputs. Images that are too many at once go through in parts, computed
@@ -280,7 +280,7 @@ class _Units:
         if settings.scale != "best":
             return one, one
         if settings.response == "mse":  # its best is 0; a silent layer would reach -mean(target^2)
-            vectors = setting.targets.vectors.to(setting.device)[self.look.rows[living]]
+            vectors = setting.targets.vectors[self.look.rows[living]]
             response_scale = vectors.square().mean(1)
         else:
             # Not above 0 for a unit that no image brings past its ReLU: only its size is a scale.

@@ -119,9 +119,10 @@ def ceiling(bench: Bench) -> Callable[[], float]:
     return best[1]
 
 
-def operations_per_image(model: str, layer: str) -> float:
+def operations_per_image(model: str, layer: str, more: Sequence[str] = ()) -> float:
     """Of the unpadded, truncated network's convolutions, forward and backward to the input."""
-    setting = prepare(experiment_of(compose_config([f"model={model}", f"layer={layer}", "unit=0"])))
+    words = [f"model={model}", f"layer={layer}", "unit=0", "device=cpu", *more]
+    setting = prepare(experiment_of(compose_config(words)))
     network, found = whole_network(setting), list[float]()
 
     def count(module: nn.Conv2d, _: Any, output: Tensor) -> None:

@@ -1,0 +1,91 @@
+"""The benchmark measures what it says: operations, exponents, the published protocol."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diversevis.config import compose_config, experiment_of
+from diversevis.images import noise, precondition, render, to_network_input
+from diversevis.objective import Objective
+from diversevis.optimize import Problem
+from diversevis.prepare import prepare
+from diversevis.visualize import visualize
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from bench import operations_per_image, whole_network
+from benchmark import slope
+from peers import Peer, Work, run_peer
+from published import published
+
+RANDOM = ["device=cpu", "model=vgg19", "model.weights=random", "unit=3"]
+
+
+def test_counted_are_the_unpadded_convolutions():
+    """By hand: multiplications and additions, forward and backward, at every position."""
+    expected = 12**2 * 64 * 27 + 10**2 * 64 * 64 * 9 + 3**2 * 128 * 64 * 9 + 128 * 128 * 9
+    found = operations_per_image("vgg19", "conv2_2", ["model.weights=random"])
+    assert found == 2 * 2 * expected
+
+
+def test_the_exponent_of_a_power():
+    assert slope([1, 10, 100], [5.0, 5 * 10**1.3, 5 * 10**2.6]) == pytest.approx(1.3)
+
+
+def test_the_plain_protocol_is_the_papers_optimizer():
+    """Two routes to the published protocol: plainly written, and ours."""
+    words = [*RANDOM, "layer=conv2_1", "optimizer=paper", "optimizer.steps=40"]
+    setting = prepare(experiment_of(compose_config(words)))
+    raw = noise((6, 3, *setting.field.size), torch.Generator().manual_seed(1))
+    scales = {"response_scale": 2.0, "distance_scale": 30.0, "diversity": 0.3}
+    std = setting.network.weights.std
+    plain = published(
+        whole_network(setting), raw, 3, norm=setting.norm, std=std, steps=40, **scales
+    )
+    objective = Objective(diversity=0.3, response_scale=torch.tensor([2.0]),
+                          distance_scale=torch.tensor([30.0]))  # fmt: skip
+
+    def evaluate(x, rows, *, emphasis, softness):
+        z = to_network_input(x.flatten(0, 1), std)
+        return objective(setting.readout(z, rows)[0], x.flatten(2), emphasis, softness)
+
+    problem = Problem(
+        evaluate=evaluate,
+        render=lambda raw: render(raw, setting.norm),
+        precondition=lambda gradient: precondition(gradient, "sqrt"),
+    )
+    ours = setting.experiment.optimizer(problem, raw[None])
+    best = ours.trace["loss"][:, 0].argmin()
+    assert plain.steps == ours.steps[0] == 40
+    assert plain.response == pytest.approx(2 * ours.trace["response"][best, 0].item(), rel=2e-3)
+    assert plain.distance == pytest.approx(ours.trace["distance_min"][best, 0].item(), rel=2e-3)
+
+
+def test_a_peer_that_is_missing_or_fails_is_said_to():
+    features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    mean = torch.full((3,), 0.5)
+    work = Work(features, unit=1, mean=mean, std=mean, response=lambda x: x.mean((1, 2, 3)))
+    absent = Peer("no-such-package", lambda *args: None, 24, 1.0, "")
+    assert run_peer(absent, work, 24).note == "not installed"
+    broken = Peer("numpy", lambda *args: 1 / 0, 24, 1.0, "")
+    assert run_peer(broken, work, 24).note.startswith("failed: ZeroDivisionError")
+
+
+def test_the_default_is_better_than_the_papers_optimizer_in_fewer_steps(real_weights):
+    """Mean response and smallest distance over units of two layers, same noise and calibration."""
+    for model, layer in (("vgg19", "conv2_2"), ("resnet50", "layer1.0")):
+        words = ["device=cpu", f"model={model}", f"layer={layer}", "unit=0-15"]
+        found = {
+            name: visualize(prepare(experiment_of(compose_config([*words, *more]))), range(16))
+            for name, more in (("sphere", []), ("paper", ["optimizer=paper"]))
+        }
+        for key in ("response_mean", "distance_min"):
+            ours, theirs = (
+                torch.tensor([one.metrics[key] for one in found[name]])
+                for name in ("sphere", "paper")
+            )
+            assert (ours / theirs).median().item() >= 1
+            assert ours.mean() >= theirs.mean()
+        steps = {name: sum(one.metrics["steps"] for one in found[name]) for name in found}
+        assert steps["sphere"] < steps["paper"] / 4
