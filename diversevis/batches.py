@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,9 +32,15 @@ class Finished(NamedTuple):
 
 
 def visualize_in_batches(
-    setting: Setting, rows: Sequence[int], progress: Progress | None = None
+    setting: Setting,
+    rows: Sequence[int],
+    progress: Progress | None = None,
+    *,
+    halved: Callable[[Setting], None] = lambda setting: None,
 ) -> Iterator[Finished]:
     """The units at `rows` of the setting's targets, in this order.
+
+    halved  told of the setting that fits, whenever memory has run out
 
     Raises `KeyboardInterrupt` after the last of those that Ctrl-C let finish.
     """
@@ -49,6 +55,7 @@ def visualize_in_batches(
         found = _unless_out_of_memory(setting, batch, progress, films)
         if found is None:
             setting = _halved(setting, batch)
+            halved(setting)
             pending = setting.batches([*batch, *(row for later in pending for row in later)])
             continue
         if progress:

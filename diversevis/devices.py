@@ -2,87 +2,118 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from diversevis import machine
 from diversevis.batches import Finished, visualize_in_batches
 from diversevis.prepare import Setting, pick_devices, prepare
+from diversevis.progress import Progress
 from diversevis.settings import Experiment
+from diversevis.visualize import Visualization
 
+LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to hand over what they have
-Answer = tuple[list[Finished], bool]  # results, and whether Ctrl-C cut them short
+
+
+class _Answer(NamedTuple):
+    """What a process has to say about one batch."""
+
+    packed: list[tuple[dict[str, Any], list[Any]]]
+    warnings: list[str]
+    interrupted: bool
 
 
 def visualize_on_devices(setting: Setting) -> Iterator[Finished]:
     """Every unit of `setting`, in order, whichever device computed it.
 
-    The batches are those of a single device, dealt out in turn, so results are the same. Raises
+    The batches are dealt out in turn; which units share one changes nothing. Raises
     `KeyboardInterrupt` after the last of those that Ctrl-C let finish.
     """
     devices = pick_devices(setting.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
-    context = multiprocessing.get_context("spawn")
-    pools = [
-        ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=context,
-            initializer=_begin,
-            initargs=(replace(setting.experiment, device=str(device)), setting.batch, threads),
-        )
-        for device in devices
-    ]
-    batches = setting.batches(range(len(setting.targets.units)), at_least=len(devices))
-    answers = [
-        pools[place % len(pools)].submit(_work, list(rows)) for place, rows in enumerate(batches)
-    ]
+    batches = setting.batches(range(len(setting.targets.units)), devices=len(devices))
+    pools: list[ProcessPoolExecutor] = []
     try:
-        for answer in answers:
-            found, interrupted = _wait(answer, pools, answers)
-            yield from found
-            if interrupted:
+        for device in devices:
+            experiment = replace(setting.experiment, device=str(device))
+            pools.append(_pool(experiment, setting.batch, threads))
+        answers = [
+            pools[place % len(pools)].submit(_work, list(rows))
+            for place, rows in enumerate(batches)
+        ]
+        for place, answer in enumerate(answers):
+            try:
+                given = [answer.result()]
+            except KeyboardInterrupt:
+                given = _hasten(pools, answers[place:])
+            for one in given:
+                for warning in one.warnings:
+                    LOG.warning("%s", warning)
+                yield from (_unpack(*packed) for packed in one.packed)
+            if any(one.interrupted for one in given):
                 raise KeyboardInterrupt
-    finally:
+        for pool in pools:
+            pool.shutdown()
+    except BaseException:  # whatever ends it early, be it the reader's, no process goes on alone
+        _signal(pools, signal.SIGTERM)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
-def _wait(
-    answer: Future[Answer], pools: list[ProcessPoolExecutor], answers: list[Future[Answer]]
-) -> Answer:
-    """The answer; after Ctrl-C all that the processes at work have to give."""
-    try:
-        return answer.result()
-    except KeyboardInterrupt:
-        found: list[Finished] = []
-        for other in answers:
-            other.cancel()
-        for pool in pools:
-            for process in list((pool._processes or {}).keys()):
-                os.kill(process, signal.SIGINT)
-        for other in answers[answers.index(answer) :]:
-            if not other.cancelled():
-                try:
-                    found += other.result(timeout=PATIENCE)[0]
-                except (BrokenProcessPool, KeyboardInterrupt, TimeoutError):
-                    continue
-        return found, True
+def _pool(experiment: Experiment, batch: int, threads: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(experiment, batch, threads),
+    )
 
 
-_setting: Setting | None = None  # of this worker process
+def _hasten(
+    pools: Sequence[ProcessPoolExecutor], answers: Sequence[Future[_Answer]]
+) -> list[_Answer]:
+    """After Ctrl-C: what the processes at work have so far."""
+    _signal(pools, signal.SIGINT)
+    given = [_Answer([], [], interrupted=True)]
+    deadline = time.monotonic() + PATIENCE
+    for answer in answers:
+        if not answer.cancel():
+            with contextlib.suppress(NoAnswer, Exception):  # a process may have been killed
+                given.append(answer.result(timeout=max(0.0, deadline - time.monotonic())))
+    return given
+
+
+def _signal(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
+    for pool in pools:
+        for process in list(pool._processes or {}):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+
+# From here on: what runs in a worker process.
+
+_setting: Setting | None = None
+_interrupted = False
 
 
 def _begin(experiment: Experiment, batch: int, threads: int) -> None:
-    """What a worker process does first: away from the terminal's Ctrl-C, which its parent hears."""
+    """First, away from the terminal's Ctrl-C, which the parent hears."""
     global _setting
     if hasattr(os, "setsid"):
         os.setsid()
@@ -98,12 +129,54 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _work(rows: list[int]) -> Answer:
+def _work(rows: list[int]) -> _Answer:
+    """One batch; after Ctrl-C what there is of it, and nothing of those that were to follow."""
+    global _interrupted, _setting
     assert _setting is not None  # noqa: S101  (set by _begin)
-    found: list[Finished] = []
+    done: list[tuple[dict[str, Any], list[Any]]] = []
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    LOG.addHandler(handler)
+    LOG.propagate = False
+    optimizer = _setting.experiment.optimizer
+    progress = (
+        None
+        if sys.stderr.isatty()  # where several bars would be drawn over one another
+        else Progress(len(rows), optimizer.search_steps, optimizer.steps)
+    )
+
+    def remember(setting: Setting) -> None:
+        global _setting
+        _setting = setting
+
     try:
-        for one in visualize_in_batches(_setting, rows):
-            found.append(one)
+        if not _interrupted:
+            for one in visualize_in_batches(_setting, rows, progress, halved=remember):
+                done.append(_pack(one))
     except KeyboardInterrupt:
-        return found, True
-    return found, False
+        _interrupted = True
+    finally:
+        LOG.removeHandler(handler)
+    return _Answer(done, heard, _interrupted)
+
+
+def _pack(one: Finished) -> tuple[dict[str, Any], list[Any]]:
+    """Plain arrays: tensors would be sent through shared memory, of which there may be little."""
+    fields = vars(one.visualization)
+    arrays = {
+        "images": fields["images"].numpy().copy(),
+        "responses": fields["responses"].numpy().copy(),
+        "trace": {name: values.numpy().copy() for name, values in fields["trace"].items()},
+    }
+    return fields | arrays, one.frames
+
+
+def _unpack(fields: dict[str, Any], frames: list[Any]) -> Finished:
+    tensor = torch.from_numpy
+    trace: dict[str, Tensor] = {name: tensor(values) for name, values in fields["trace"].items()}
+    tensors = {
+        "images": tensor(fields["images"]), "responses": tensor(fields["responses"]),
+        "trace": trace,
+    }  # fmt: skip
+    return Finished(Visualization(**(fields | tensors)), frames)

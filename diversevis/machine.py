@@ -23,6 +23,8 @@ SHARE = 0.5  # of the free memory, for one batch
 FOOTPRINT = {"cpu": 256 * 2**20, "cuda": 8 * 2**30}
 MOST_IMAGES = {"cpu": 1024, "cuda": 8192}
 
+# What torch's host allocator, and what CUDA's libraries say when they have no room to work in.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
 CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of them
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -47,7 +49,8 @@ def keep_pages() -> bool:
 def free_memory(device: torch.device) -> int:
     """Bytes that a new computation may take on `device`."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     limits = [_available(), *_control_group()]
     return min(limit for limit in limits if limit is not None)
 
@@ -61,19 +64,20 @@ def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor
     return int(BACKWARD * counter.bytes)
 
 
-def choose_batch(each: int, device: torch.device) -> int:
+def choose_batch(each: int, device: torch.device, one_unit: int) -> int:
     """How many images to send through the network at once, `each` of them taking so many bytes.
 
-    It depends on the network alone, and on the machine only where memory is short.
+    It depends on the network alone (`one_unit` of images, if they are large), and on the machine
+    only where memory is short.
     """
-    wanted = min(MOST_IMAGES[device.type], max(1, FOOTPRINT[device.type] // each))
+    wanted = min(MOST_IMAGES[device.type], max(one_unit, FOOTPRINT[device.type] // each))
     return max(1, min(wanted, int(SHARE * free_memory(device)) // each))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host had no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
     )
 
 

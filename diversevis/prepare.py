@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Setting:
 
     experiment: Experiment
     network: models.Network
-    readout: Callable[[Tensor, Tensor], Sequence[Tensor]]
+    readout: fx.GraphModule
     reads_out: bool
     layout: torch.memory_format
     batch: int
@@ -51,11 +51,12 @@ class Setting:
     channel_gain: Float[Tensor, " channel"] | None
     feature_gain: Float[Tensor, " feature"] | None
 
-    def batches(self, rows: Sequence[int], at_least: int = 1) -> list[Sequence[int]]:
-        """`rows` in batches of units of about one size, if possible `at_least` so many."""
+    def batches(self, rows: Sequence[int], devices: int = 1) -> list[Sequence[int]]:
+        """`rows` in batches of units of about one size, as many for each of the devices."""
         experiment = self.experiment
         most = max(1, self.batch // max(experiment.n, experiment.objective.restarts))
-        count = max(-(-len(rows) // most), min(at_least, len(rows)))
+        rounds = -(-len(rows) // (most * devices))
+        count = min(rounds * devices, len(rows))
         edges = [len(rows) * part // count for part in range(count + 1)]
         return [rows[first:last] for first, last in itertools.pairwise(edges)]
 
@@ -112,7 +113,7 @@ def prepare(experiment: Experiment) -> Setting:
         readout=readout,
         reads_out=reads_out,
         layout=layout,
-        batch=_batch(experiment.batch, readout, field.size, device),
+        batch=_batch(experiment, readout, field.size, device),
         targets=targets,
         field=field,
         norm=norm,
@@ -165,17 +166,12 @@ def pick_devices(names: str | Sequence[str | int]) -> tuple[torch.device, ...]:
 @contextlib.contextmanager
 def precision(name: Precision) -> Iterator[None]:
     """`float32`: plain, chosen the same way every time (cuDNN would round convolutions to TF32);
-    `tf32`: convolutions and products of matrices round their factors to 10 bits."""
-    rounded = name == "tf32"
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if rounded else "highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=rounded
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    `tf32`: convolutions round their factors to 10 bits. Products of matrices, which tell images
+    from one another, stay plain."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=name == "tf32"
+    ):
+        yield
 
 
 def _check_precision(name: Precision, device: torch.device) -> None:
@@ -190,12 +186,13 @@ def _layout(name: Precision, device: torch.device) -> torch.memory_format:
 
 
 def _batch(
-    said: int | str, readout: fx.GraphModule, size: tuple[int, int], device: torch.device
+    experiment: Experiment, readout: fx.GraphModule, size: tuple[int, int], device: torch.device
 ) -> int:
-    if isinstance(said, int):
-        return said
+    if isinstance(experiment.batch, int):
+        return experiment.batch
     each = machine.bytes_per_image(readout, size, torch.zeros(1, dtype=torch.long, device=device))
-    return machine.choose_batch(each, device)
+    one_unit = max(experiment.n, experiment.objective.restarts)
+    return machine.choose_batch(each, device, one_unit)
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:

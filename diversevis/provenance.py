@@ -56,9 +56,11 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes: the largest size of this process so far, and of its tensors on the GPU."""
+    """Bytes: the largest size so far of this process, or of one that it started if that is larger,
+    and of its tensors on the GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    host = max(resource.getrusage(one).ru_maxrss for one in who) * unit
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_memory": host, "peak_memory_gpu": gpu}
 

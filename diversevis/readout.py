@@ -112,7 +112,7 @@ class _Reader:
             if groups > 1:
                 width = weight.shape[1]
                 group = self.channels // (weight.shape[0] // groups)
-                inputs = group[:, None] * width + torch.arange(width)
+                inputs = group[:, None] * width + torch.arange(width, device=group.device)
         else:
             filters = torch.einsum("rc,cikl->rikl", self.vectors, weight)
             biases = self.vectors @ bias if bias is not None else None

@@ -19,6 +19,7 @@ from diversevis.batches import visualize_in_batches
 from diversevis.config import compose_config, experiment_of
 from diversevis.prepare import Setting, pick_device, precision, prepare
 from diversevis.receptive_field import unpad
+from diversevis.tuning import FirstConvolution
 
 # Input and output channels and side of the input: the 3 x 3 convolutions of conv3_1's field.
 CONVOLUTIONS = ((64, 64, 22), (64, 128, 10), (128, 128, 8))
@@ -67,7 +68,8 @@ def convolution(bench: Bench, shape: tuple[int, int, int], batch: int) -> Callab
     inputs, outputs, side = shape
     x = torch.randn(batch, inputs, side, side, device=bench.device)
     weight = torch.randn(outputs, inputs, 3, 3, device=bench.device)
-    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    if torch.backends.cudnn.allow_tf32 or bench.device.type == "cpu":  # as the program has it
+        x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
     x.requires_grad_(True)
     outer = torch.randn_like(functional.conv2d(x, weight))
     operations = 2 * 2 * batch * inputs * outputs * 9 * (side - 2) ** 2
@@ -88,12 +90,17 @@ def product(bench: Bench, side: int = 4096) -> Callable[[], float]:
 
 @contextmanager
 def kind_of_numbers(name: str) -> Iterator[None]:
-    if name == "bf16":
-        with torch.autocast("cuda", torch.bfloat16):
-            yield
-    else:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+    try:
         with precision("tf32" if name == "tf32" else "float32"):
-            yield
+            if name == "bf16":
+                with torch.autocast("cuda", torch.bfloat16):
+                    yield
+            else:
+                yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def ceiling(bench: Bench) -> Callable[[], float]:
@@ -120,18 +127,20 @@ def ceiling(bench: Bench) -> Callable[[], float]:
 
 
 def operations_per_image(model: str, layer: str, more: Sequence[str] = ()) -> float:
-    """Of the unpadded, truncated network's convolutions, forward and backward to the input."""
+    """Of the unpadded, truncated network's convolutions, forward and backward to the input; of the
+    target layer nothing is counted, since an image meets only one of its filters."""
     words = [f"model={model}", f"layer={layer}", "unit=0", "device=cpu", *more]
     setting = prepare(experiment_of(compose_config(words)))
-    network, found = whole_network(setting), list[float]()
+    found: list[float] = []
 
-    def count(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+    def count(module: nn.Conv2d | FirstConvolution, _: Any, output: Tensor) -> None:
         found.append(2.0 * output[0].numel() * module.weight[0].numel())
 
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+    for module in setting.readout.modules():
+        if isinstance(module, (nn.Conv2d, FirstConvolution)):
             module.register_forward_hook(count)
-    network(torch.zeros(1, 3, *setting.field.size))
+    z = torch.zeros(1, 3, *setting.field.size)
+    setting.readout(z, torch.tensor([0]))
     return 2 * sum(found)
 
 

@@ -2,12 +2,13 @@
 
     DIVERSEVIS_WEIGHTS=weights python scripts/benchmark.py [--parts share,growth] [--device cpu]
 
-Every row is a ratio of times measured in this one run, interleaved, several repeats: median and
-spread. Counted are the floating-point operations of the unpadded, truncated network's convolutions
-alone, forward and backward to the input; whatever else a step does is overhead. Peers come with
-`pip install 'diversevis[benchmark]'`; those that are missing are said to be.
+Rows are medians and ranges, and ratios of times measured in this one run: over the repeats; over
+units where the row is about single units; of one run where it takes minutes (quality, the published
+protocol for each unit, peers). Counted are the floating-point operations of the unpadded, truncated
+network's convolutions alone, forward and backward to the input; the rest of a step is overhead.
+Peers come with `pip install 'diversevis[benchmark]'`; those that are missing are said to be.
 
-Parts: ceiling, share, diversity, published, growth, published_setting, peers.
+Parts: those in PARTS, and on a GPU `layer` (all 256 units of conv3_1).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -24,7 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import Bench, ceiling, operations_per_image, seconds_per_step, whole_network
+from bench import (
+    Bench,
+    ceiling,
+    kind_of_numbers,
+    operations_per_image,
+    seconds_per_step,
+    whole_network,
+)
 from peers import Work, run_peers
 from published import published
 from torch import Tensor
@@ -38,7 +47,10 @@ from diversevis.visualize import Visualization, visualize
 
 LAYERS = (("vgg19", "conv2_2"), ("vgg19", "conv3_1"), ("vgg19", "conv3_3"),
           ("resnet50", "layer1.2"))  # fmt: skip
+PARTS = "ceiling,share,diversity,quality,published,growth,published_setting,peers"
 SHARED_UNITS = 48
+QUALITY = (("vgg19", "conv1_2", 64), ("vgg19", "conv2_2", 128), ("vgg19", "conv3_1", 256),
+           ("resnet50", "layer1.0", 256), ("resnet50", "layer1.2", 256))  # fmt: skip
 FIELDS = ("conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4")
 
 
@@ -73,7 +85,7 @@ def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
 
     def term() -> None:
         features = x.detach().requires_grad_(True)
-        terms = with_distance(responses, features.flatten(2), 1.0, 0.03)
+        terms = with_distance(responses, features.flatten(2), 1.0, 0.1)
         torch.autograd.grad(terms["descent"].sum(), features)
 
     shares = []
@@ -155,6 +167,45 @@ def sooner(
     bench.row("published", f"{what}: not reached", [0.0], "x")
 
 
+def quality(bench: Bench) -> None:
+    """The default optimizer against `optimizer=paper`, both batched, on units picked evenly."""
+    for model, layer, units in QUALITY:
+        count = bench.options.quality_units
+        chosen = ",".join(str(units * place // count) for place in range(count))
+        words = [f"model={model}", f"layer={layer}", f"unit=[{chosen}]"]
+        found, seconds = dict[str, list[Visualization]](), dict[str, float]()
+        for name in ("sphere", "paper"):
+            setting = bench.setting(*words, f"optimizer={name}")
+            began = time.perf_counter()
+            found[name] = collect(setting, range(count))
+            seconds[name] = time.perf_counter() - began
+        for key, what in (("response_mean", "mean response"), ("distance_min", "distance")):
+            ours, theirs = ([one.metrics[key] for one in found[n]] for n in ("sphere", "paper"))
+            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            bench.row("quality", f"{model} {layer}: {what}, sphere over paper", ratios, "x",
+                      of_means=sum(ours) / sum(theirs))  # fmt: skip
+            print(f"| | ... of means | {sum(ours) / sum(theirs):.4g} x | |", flush=True)
+        bench.row("quality", f"{model} {layer}: times faster, {count} units",
+                  [seconds["paper"] / seconds["sphere"]], "x")  # fmt: skip
+
+
+def whole_layer(bench: Bench, measure: Callable[[], float]) -> None:
+    """All 256 units of conv3_1, six images each, at the default quality; minutes on a CPU."""
+    words = ["model=vgg19", "layer=conv3_1", "unit=all"]
+    collect(bench.setting(*words, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
+    setting = bench.setting(*words)
+    experiment = setting.experiment
+    optimizer = experiment.optimizer
+    seconds = [bench.seconds(partial(collect, setting, range(256))) for _ in bench.repeats()]
+    image_steps = 256 * (
+        experiment.n * optimizer.steps + experiment.objective.restarts * optimizer.search_steps
+    )
+    least = image_steps * operations_per_image("vgg19", "conv3_1") / measure()
+    bench.row("layer", "conv3_1, all 256 units, search included", seconds, "s")
+    bench.row("layer", "conv3_1, all 256 units: of the convolution ceiling",
+              [100 * least / value for value in seconds], "%", least_seconds=least)  # fmt: skip
+
+
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Exponent of the least-squares line through the logarithms."""
     x, y = ([math.log(value) for value in values] for values in (sizes, seconds))
@@ -197,7 +248,9 @@ def published_setting(bench: Bench) -> None:
         found.append(one.metrics["response_mean"])
         experiment = setting.experiment
         searched = experiment.objective.restarts * experiment.optimizer.search_steps
-        steps = one.metrics["steps"] + searched / experiment.n
+        # Beside the steps: each start is looked at once for its gradient.
+        each = one.metrics["steps"] + 1 + (searched + experiment.objective.restarts) / experiment.n
+        steps = max(steps, each)
     bench.row("published_setting", "experiment=cadena2018, seeds 0 to 4: mean response", found, "",
               mean=statistics.mean(found), steps_worth_of_computation=steps)  # fmt: skip
 
@@ -224,7 +277,8 @@ def peers(bench: Bench) -> None:
     features.load_state_dict({k.removeprefix("features."): v for k, v in state.items()})
     work = Work(
         features.to(bench.device), unit=21, steps=bench.options.peer_steps, response=response,
-        mean=torch.tensor(setting.network.weights.mean), std=torch.tensor(std),
+        mean=torch.tensor(setting.network.weights.mean, device=bench.device),
+        std=torch.tensor(std, device=bench.device),
         budget=bench.options.peer_budget,
     )  # fmt: skip
     for one in run_peers(work):
@@ -239,31 +293,54 @@ def peers(bench: Bench) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", default="ceiling,share,diversity,published,growth,"
-                        "published_setting,peers")  # fmt: skip
+    parser.add_argument("--parts", default=PARTS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--published-units", type=int, default=16)
+    parser.add_argument("--quality-units", type=int, default=16)
     parser.add_argument("--peer-steps", type=int, default=80)
     parser.add_argument("--peer-budget", type=float, default=60.0, help="seconds for each")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"))
     bench = Bench(parser.parse_args())
     parts = bench.options.parts.split(",")
+    if unknown := set(parts) - {*PARTS.split(","), "layer"}:
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}. Choose from: {PARTS},layer")
     machine.keep_pages()
     facts = provenance.device_facts(bench.device) | provenance.versions()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {facts['torch']}, {now}")
     print("\n| part | what | median | from, to |\n|---|---|---|---|", flush=True)
-    if {"ceiling", "share"} & set(parts):
+    if bench.device.type == "cuda" and bench.options.parts == PARTS:
+        parts.append("layer")
+    try:
+        with kind_of_numbers(bench.options.precision):
+            measure_parts(bench, parts)
+    finally:
+        write(bench, facts, now)
+
+
+def measure_parts(bench: Bench, parts: Sequence[str]) -> None:
+    if {"ceiling", "share", "layer"} & set(parts):
         measure = ceiling(bench)
+        if "layer" in parts:
+            whole_layer(bench, measure)
         if "share" in parts:
             share(bench, measure)
-    for name, work in (("diversity", diversity), ("published", against_published),
-                       ("growth", growth), ("published_setting", published_setting),
-                       ("peers", peers)):  # fmt: skip
+    later: dict[str, Callable[[Bench], None]] = {
+        "diversity": diversity,
+        "quality": quality,
+        "published": against_published,
+        "growth": growth,
+        "published_setting": published_setting,
+        "peers": peers,
+    }
+    for name, work in later.items():
         if name in parts:
             work(bench)
+
+
+def write(bench: Bench, facts: dict[str, Any], now: str) -> None:
     bench.options.out.mkdir(parents=True, exist_ok=True)
     path = bench.options.out / f"{now.replace(':', '')}.json"
     path.write_text(

@@ -5,7 +5,7 @@
 For units of VGG-19, ResNet-50 and the analytic network, from the same noise: responses after a few
 steps on both devices (they must agree to float tolerance), the ends of whole runs (rounding may
 have led to another nearby optimum, so means are compared), the published setting over three seeds,
-and seconds of each. Exits 1 if anything disagrees.
+what precision=tf32 costs, and seconds of each. Exits 1 if anything disagrees.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ UNITS = (
 )
 FEW = ["optimizer.steps=20", "optimizer.search_steps=20"]
 EARLY_TOLERANCE = 1e-3  # relative, of every response after 20 steps
+TF32_TOLERANCE = 1e-3  # relative, of the mean response
 END_TOLERANCE = 0.05  # relative, of the mean response at the end
 
 
@@ -65,6 +66,24 @@ def compare(words: list[str], device: str) -> dict[str, Any]:
     return row
 
 
+def rounded(device: str) -> dict[str, Any]:
+    """What TF32 costs: mean response of 32 units, measured in float32, against plain float32."""
+    means, seconds = {}, {}
+    for name in ("float32", "tf32"):
+        words = ["model=vgg19", "layer=conv3_1", "unit=0-31", f"device={device}"]
+        setting = prepare(experiment_of(compose_config([*words, f"precision={name}"])))
+        visualize(setting, range(32))  # warm
+        begin = time.perf_counter()
+        found = visualize(setting, range(32))
+        seconds[name] = time.perf_counter() - begin
+        means[name] = sum(one.metrics["response_mean"] for one in found) / len(found)
+    return {
+        "response_mean": means,
+        "seconds": seconds,
+        "agrees": means["tf32"] >= (1 - TF32_TOLERANCE) * means["float32"],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
@@ -81,6 +100,9 @@ def main() -> int:
         published.append({"seed": seed, "seconds": seconds, **found.metrics})
         print(json.dumps(published[-1]), flush=True)
     enough = sum(one["response_mean"] for one in published) / 3 >= 7300
+    if device.type == "cuda":
+        rows.append({"command": "precision=tf32", **rounded(options.device)})
+        print(json.dumps(rows[-1]), flush=True)
     facts = provenance.device_facts(device) | {"torch": torch.__version__}
     report = {"machine": facts, "units": rows, "published": published, "published_enough": enough}
     options.out.write_text(json.dumps(report, indent=2) + "\n")

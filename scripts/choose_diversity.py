@@ -3,12 +3,12 @@
     DIVERSEVIS_WEIGHTS=weights python scripts/choose_diversity.py
 
 For units of several layers of both networks: mean response relative to the batch with weight 0,
-and smallest distance (RMS grey levels), against the weight. The default is the largest weight at
-which every unit keeps 90 % of its response, averaged over three seeds.
+and smallest distance (RMS grey levels), against the weight, averaged over three seeds. The default
+is the largest weight at which every unit kept 90 % of its response with `optimizer=paper`; with
+`optimizer=sphere` they keep as much up to 0.4.
 
 The first unit is the paper's; the others were picked blindly, one of them twice: resnet50 layer1.2
-unit 7 reaches optima of 20 to 66 by chance of the seed, so that its ratio of two means says nothing
-(0.65 at every weight from 0.1 to 0.35).
+unit 7 reaches optima of 20 to 66 by chance of the seed, which leaves its ratio of means empty.
 """
 
 from __future__ import annotations

@@ -37,11 +37,12 @@ def published(
     """From noise `raw` [image, 3, h, w] to diverse images of `unit`."""
     began = time.perf_counter()
     height, width = raw.shape[-2:]
-    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
-    full = torch.hypot(rows[:, None], torch.fft.fftfreq(width, 1 / width)[None, :])
+    rows, across = (torch.fft.fftfreq(side, 1 / side, device=raw.device) for side in raw.shape[2:])
+    columns = torch.fft.rfftfreq(width, 1 / width, device=raw.device)
+    full = torch.hypot(rows[:, None], across[None, :])
     weights = 1 / torch.hypot(rows[:, None], columns[None, :]).sqrt().clamp(min=1)
     weights = weights / (1 / full.sqrt().clamp(min=1)).mean()
-    scale = 255 * torch.tensor(std)[:, None, None]
+    scale = 255 * torch.tensor(std, device=raw.device)[:, None, None]
 
     raw = raw.clone().requires_grad_(True)
     adam = torch.optim.Adam([raw], lr=1.0)

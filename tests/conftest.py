@@ -18,6 +18,9 @@ CHECKED = [
     "visualize",
     "readout",
     "batches",
+    "tuning",
+    "machine",
+    "devices",
 ]
 install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype")
 

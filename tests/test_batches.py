@@ -1,10 +1,14 @@
 """Units side by side: the same results as alone, whatever the batch, the memory, the device."""
 
 import dataclasses
+import json
 import logging
 import os
 import signal
-import threading
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,8 +36,8 @@ def relative(found, expected):
 
 
 LAYERS = {
-    "energy": ["layer=complex", "unit=0-19"],
-    "vgg19": ["model=vgg19", "layer=conv2_2", "unit=0-19"],
+    "energy": ["layer=simple", "unit=0-19"],
+    "vgg19": ["model=vgg19", "layer=conv2_1", "unit=0-19"],
     "resnet50": ["model=resnet50", "layer=layer1.0", "unit=0-19"],
 }
 
@@ -41,17 +45,18 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_unit_among_others_is_the_unit_alone(name, request):
     """After 20 steps to 1e-4; at the end, where rounding may lead to another nearby optimum, within
-    1 % for 19 of 20 units, without bias."""
+    1 % for 95 % of the units, without bias."""
     if name != "energy":
         request.getfixturevalue("real_weights")
+    some = range(0, 20, 3)
     early = setting_of(*LAYERS[name], "optimizer.steps=20", "optimizer.search_steps=20")
-    for one, among in zip(range(0, 20, 3), visualize(early, range(20))[::3], strict=True):
-        (alone,) = visualize(early, [one])
+    for row, among in zip(some, visualize(early, range(20))[::3], strict=True):
+        (alone,) = visualize(early, [row])
         close = {"rtol": 0, "atol": 1e-4 * alone.responses.abs().max().item()}
         assert torch.allclose(alone.responses, among.responses, **close)
     late = setting_of(*LAYERS[name])
-    together = visualize(late, range(20))
-    alone = [visualize(late, [row])[0] for row in range(20)]
+    together = visualize(late, range(20))[::3]
+    alone = [visualize(late, [row])[0] for row in some]
     for key in ("response_mean", "distance_min"):
         values = ([one.metrics[key] for one in found] for found in (together, alone))
         difference = relative(*values)
@@ -93,6 +98,7 @@ def test_units_in_one_batch_may_be_dead_or_not():
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
         MemoryError(),
     ],
 )
@@ -110,7 +116,7 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch, caplog, error):
     monkeypatch.setattr(batches, "visualize", tight)
     with caplog.at_level(logging.WARNING):
         found = [one.visualization for one in visualize_in_batches(setting, range(8))]
-    assert sizes == [8, 4, 4][:2] + [2] * 4
+    assert sizes == [8, 4, 2, 2, 2, 2]
     assert [record.message for record in caplog.records] == [
         "out of memory: going on with batch=12 images at once",
         "out of memory: going on with batch=6 images at once",
@@ -142,11 +148,12 @@ def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
     each = machine.bytes_per_image(setting_of(*words).readout, (5, 5), torch.tensor([0]))
     maps = 64 * 3 * 3 * 2 + 1 + 1  # conv1_1, its ReLU, the one filter's response (by image, unit)
     assert each == pytest.approx(machine.BACKWARD * 4 * maps, rel=0.01)
-    assert machine.choose_batch(each, cpu) == machine.MOST_IMAGES["cpu"]
-    assert machine.choose_batch(2**20, cpu) == 256
+    assert machine.choose_batch(each, cpu, 8) == machine.MOST_IMAGES["cpu"]
+    assert machine.choose_batch(2**20, cpu, 8) == 256
+    assert machine.choose_batch(2**27, cpu, 8) == 8
     monkeypatch.setattr(machine, "free_memory", lambda device: 20 * 2**20)
-    assert machine.choose_batch(2**20, cpu) == 10
-    assert machine.choose_batch(2**30, cpu) == 1
+    assert machine.choose_batch(2**20, cpu, 8) == 10
+    assert machine.choose_batch(2**30, cpu, 8) == 1
     assert setting_of(*words, "batch=7").batch == 7
 
 
@@ -184,18 +191,93 @@ def test_several_devices_share_the_units():
         assert torch.allclose(alone.visualization.responses, responses, rtol=1e-4)
 
 
-def test_ctrl_c_reaches_every_device():
-    """Every process hands over what it has."""
-    words = ["unit=0-5", "optimizer.steps=100000000", "optimizer.search_steps=3"]
-    found = []
+@pytest.fixture
+def two_processes(tmp_path):
+    """A run on two devices as a process of its own, with several batches for each of them."""
+    words = ["unit=0-11", "batch=16", "device=[cpu,cpu]", f"root={tmp_path}", "optimizer=paper",
+             "optimizer.steps=100000000", "optimizer.patience=100000000", "optimizer.search_steps=3"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diversevis", "run", *words], stderr=subprocess.PIPE, text=True
+    )
+    at_work = set()
+    while len(at_work) < 2:  # both processes tell how far they have come
+        line = process.stderr.readline()
+        assert line
+        if "diverse" in line:
+            at_work.add(line.split("diverse")[0])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    yield process, [int(child) for child in children], tmp_path
+    process.kill()
+    process.communicate()
 
-    def collect():
-        for one in visualize_on_devices(setting_of(*words, "device=[cpu,cpu]")):
-            found.append(one.visualization)
 
-    timer = threading.Timer(15, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        collect()
-    assert [one.unit for one in found] == list(range(6))
-    assert {one.metrics["stop"] for one in found} == {"interrupted"}
+def gone(children):
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return True
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+
+
+@needs_proc
+def test_ctrl_c_reaches_every_device(two_processes):
+    """Each hands over what it has, and begins nothing new; several batches were to follow."""
+    process, children, root = two_processes
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    (file,) = root.rglob("metrics.json")
+    metrics = json.loads(file.read_text())["units"]
+    assert [one["unit"] for one in metrics] == [0, 1, 2, 3]  # the two batches at work
+    assert {one["stop"] for one in metrics} == {"interrupted"}
+    assert gone(children)
+
+
+@needs_proc
+def test_no_process_outlives_a_killed_run(two_processes):
+    process, children, _ = two_processes
+    process.kill()
+    process.wait()
+    assert gone(children)
+
+
+def test_a_process_that_fails_ends_them_all(monkeypatch):
+    setting = setting_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
+    broken = dataclasses.replace(setting.experiment, layer="nonsense")
+    with pytest.raises(Exception, match="process"):
+        list(visualize_on_devices(dataclasses.replace(setting, experiment=broken)))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=vgg19", "layer=conv3_1", "unit=all", "n=16"],
+        ["model=vgg19", "layer=conv5_1", "unit=0"],
+    ],
+)
+def test_it_fits_in_four_gigabytes(words, tmp_path):
+    """A whole layer with 16 images a unit, and a receptive field of 156 pixels."""
+    more = ["model.weights=random", "optimizer.steps=1", "optimizer.search_steps=1",
+            "objective.restarts=2", "device=cpu"]  # fmt: skip
+    code = (
+        "import resource, sys; from diversevis import machine; machine.keep_pages();"
+        "from diversevis.config import compose_config, experiment_of;"
+        "from diversevis.prepare import prepare; from diversevis.batches import visualize_in_batches;"
+        "s = prepare(experiment_of(compose_config(sys.argv[1:])));"
+        "n = len(s.targets.units);"
+        "assert len(list(visualize_in_batches(s, range(n)))) == n;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words, *more], capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) * 1024 < 4 * 2**30
+
+
+def test_tf32_is_for_cuda():
+    with pytest.raises(InputError, match="precision=tf32"):
+        setting_of("precision=tf32")

@@ -173,6 +173,21 @@ def test_the_last_step_and_divergence(optimizer):
 
 
 @BOTH
+def test_an_image_without_gradient_waits_and_the_others_go_on(optimizer):
+    goals = noise(1, 1, seed=1)[:, 0]
+
+    def evaluate(x, rows):
+        moving = x * torch.tensor([1.0, 0.0])[None, :, None, None, None]
+        return towards(goals)(moving, rows)
+
+    result = replace(optimizer, steps=60)(problem(evaluate), noise(1))
+    assert result.stop[0] != "diverged"
+    assert torch.allclose(result.images[0, 1], render(noise(1), NORM)[0, 1], atol=1e-5)
+    cosine = torch.cosine_similarity(result.images[0, 0].flatten(), goals[0].flatten(), dim=0)
+    assert cosine.item() > 0.9
+
+
+@BOTH
 def test_ctrl_c_ends_with_what_there_is(optimizer):
     def listener(step, rows, x, terms):
         if step == 7:

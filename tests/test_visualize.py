@@ -153,7 +153,7 @@ def test_the_config_hash_is_of_the_science_alone(tmp_path):
     assert digest() == digest("root=elsewhere", "record=gif")
     assert len({digest(), digest("n=7"), digest("seed=1"), digest("contrast=31"), digest("unit=1"),
                 digest("layer=simple"), digest("objective.diversity=0.01"), digest("precondition=none"),
-                digest("optimizer.softness=0.1"), digest("objective.response=cos")}) == 10  # fmt: skip
+                digest("optimizer.softness=0.2"), digest("objective.response=cos")}) == 10  # fmt: skip
 
 
 def test_norm_paper_is_for_vgg19():
@@ -165,14 +165,24 @@ def test_norm_paper_is_for_vgg19():
         setting_of("model=resnet50", "model.weights=random", "layer=conv1", "norm=paper")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_papers_published_setting(real_weights, seed):
-    """METHOD.md section 4; the published batch's mean response is 7665."""
-    setting = setting_of("experiment=cadena2018", f"seed={seed}")
-    found = alone(setting, 0)
-    assert setting.norm == pytest.approx(1325.83)
-    assert found.images.flatten(1).norm(dim=1).tolist() == pytest.approx([1325.83] * 6, rel=1e-5)
-    assert found.metrics["response_mean"] >= 7300
+def test_the_papers_published_setting(real_weights):
+    """METHOD.md section 4; the published batch's mean response is 7665, after up to 2000 steps."""
+    responses = []
+    for seed in range(5):
+        setting = setting_of("experiment=cadena2018", f"seed={seed}")
+        found = alone(setting, 0)
+        assert setting.norm == pytest.approx(1325.83)
+        norms = found.images.flatten(1).norm(dim=1)
+        assert norms.tolist() == pytest.approx([1325.83] * 6, rel=1e-5)
+        responses.append(found.metrics["response_mean"])
+    assert np.mean(responses) >= 7550
+    optimizer, restarts = setting.experiment.optimizer, setting.experiment.objective.restarts
+    assert optimizer.steps + restarts * optimizer.search_steps / 6 <= 150
+
+
+def test_the_papers_published_optimizer(real_weights):
+    setting = setting_of("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000")
+    assert alone(setting, 0).metrics["response_mean"] >= 7300
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,9 @@ class _Moves:
         settings, state = self.settings, self.state
         tiny = torch.finfo(gradient.dtype).tiny
         norm = sizes(images)
+        gradient = gradient / sizes(gradient).clamp(min=tiny)  # an image may have none for a while
         direction = self.problem.precondition(tangent(images, gradient))
-        direction = tangent(images, direction) * (norm / sizes(gradient).clamp(min=tiny))
+        direction = norm * tangent(images, direction)
         velocity = settings.momentum * tangent(images, state["velocity"])
         state["velocity"] = velocity - (1 - settings.momentum) * direction
         pace = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
