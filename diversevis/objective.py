@@ -107,7 +107,7 @@ def smallest_distance(
     equally close, all of them are driven apart at once.
     """
     centred, squared = _squared_distances(features.detach())
-    first, second = _smallest(squared)
+    first, second = _closest_pair(squared)
     rows = torch.arange(len(features), device=features.device)
     difference = features[rows, first] - features[rows, second]
     # vector_norm has gradient 0, not NaN, where two images are one.
@@ -153,20 +153,14 @@ class _WithGradient(torch.autograd.Function):
         return None, outer[:, None, None] * gradient, None
 
 
-def closest_pair(
-    features: Float[Tensor, "unit image feature"],
+def _closest_pair(
+    squared: Float[Tensor, "unit image image"],
 ) -> tuple[Int[Tensor, " unit"], Int[Tensor, " unit"]]:
     """Indices of the two most alike images of every unit.
 
     Exact but for rounding: pairs closer to one another than about 1/1000 of the spread of the whole
     batch cannot be told apart, and one of them is taken.
     """
-    return _smallest(_squared_distances(features.detach())[1])
-
-
-def _smallest(
-    squared: Float[Tensor, "unit image image"],
-) -> tuple[Int[Tensor, " unit"], Int[Tensor, " unit"]]:
     n = squared.shape[1]
     above = torch.ones(n, n, dtype=torch.bool, device=squared.device).triu(1)
     found = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
