@@ -7,9 +7,8 @@ METHOD.md section 4. The means are computed once and cached.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +20,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diversevis.errors import InputError
+from diversevis.natural.photographs import LOG, photographs, read, read_ahead
 
-LOG = logging.getLogger("diversevis")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
 CROP = 224
 
 # z [1, 3, h, w] -> one map of activations (after ReLU) [1, channel, rows, columns] per layer
 Activations = Callable[[Tensor], Sequence[Tensor]]
-
-
-def photographs(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted; raises `InputError` where there are none."""
-    if not folder.is_dir():
-        raise InputError(
-            f"objective.photographs={folder} is not a folder. objective.scale=natural needs a "
-            "folder of photographs (JPEG, PNG, ...) to calibrate on."
-        )
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise InputError(f"objective.photographs={folder} holds no image ({', '.join(SUFFIXES)}).")
-    return found
 
 
 def mean_activations(
@@ -64,7 +48,7 @@ def mean_activations(
 
     Unreadable files are named in a warning and left out; raises `InputError` if all are.
     """
-    files = photographs(folder)
+    files = photographs(folder, "objective.photographs")
     rows, columns = (s + t * max(4, -(-(CROP - s) // t)) for s, t in zip(size, stride, strict=True))
     crop = rows, columns
     cached = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
@@ -76,7 +60,9 @@ def mean_activations(
             cached.unlink()
     totals: list[Tensor] | None = None
     count = 0
-    for pixels in _read(files, crop):
+    for _, pixels in read_ahead(files, lambda path: _read(path, crop)):
+        if pixels is None:
+            continue
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
         z = (x - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(
             std, device=device
@@ -98,32 +84,16 @@ def mean_activations(
     return result
 
 
-def _read(
-    files: Sequence[Path], crop: tuple[int, int]
-) -> Iterator[Float[np.ndarray, "rows columns 3"]]:
-    """Photographs, shorter side at 256 (or what the crop needs), centre crop."""
+def _read(path: Path, crop: tuple[int, int]) -> Float[np.ndarray, "rows columns 3"]:
+    """A photograph, shorter side at 256 (or what the crop needs), centre crop."""
+    picture = read(path, lambda image: image.convert("RGB"))
     side = max(SHORTER_SIDE, *crop)
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            LOG.warning("left out unreadable %s (%s)", path, error)
-            continue
-        scale = side / min(picture.size)
-        width, height = (max(side, round(scale * edge)) for edge in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - crop[1]) // 2, (height - crop[0]) // 2
-        box = (left, top, left + crop[1], top + crop[0])
-        yield np.asarray(picture.crop(box), dtype=np.float32)
-
-
-def names_and_sizes(folder: Path) -> str:
-    """A digest of which photographs `folder` holds, the same wherever it lies."""
-    digest = hashlib.sha256()
-    for path in photographs(folder):
-        digest.update(f"{path.relative_to(folder)}:{path.stat().st_size}/".encode())
-    return digest.hexdigest()
+    scale = side / min(picture.size)
+    width, height = (max(side, round(scale * edge)) for edge in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - crop[1]) // 2, (height - crop[0]) // 2
+    box = (left, top, left + crop[1], top + crop[0])
+    return np.asarray(picture.crop(box), dtype=np.float32)
 
 
 def _cache_file(identity: str, files: Sequence[Path]) -> Path:
