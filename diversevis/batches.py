@@ -82,7 +82,7 @@ def _halved(setting: Setting, batch: Sequence[int]) -> Setting:
     gc.collect()
     if setting.device.type == "cuda":
         torch.cuda.empty_cache()
-    most = len(batch) * max(setting.experiment.n, setting.experiment.objective.restarts)
+    most = len(batch) * setting.experiment.images_per_unit
     half = max(1, min(setting.batch, most) // 2)
     LOG.warning("out of memory: going on with batch=%d images at once", half)
     return replace(setting, batch=half)

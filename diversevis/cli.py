@@ -19,13 +19,15 @@ from one another as possible (Cadena et al. 2018).
   diversevis run [key=value ...]       make the images, measure them, write a run folder
   diversevis layers model=...          list a network's layers: channels, receptive field, stride
   diversevis weights model=...         fetch and check a network's weights ahead of time
+  diversevis analyze FOLDER...         measure the invariances of finished runs
+  diversevis compare A B               compare the invariances of two sets of analyzed runs
   diversevis COMMAND --help            help on one command
   diversevis --version
 
 Try:
 
   diversevis run                                       analytic network, nothing to download
-  diversevis run model=vgg19 layer=conv2_1 unit=12
+  diversevis run model=vgg19 layer=conv2_1 unit=12 analysis=all
 """
 
 RUN_HELP = """\
@@ -40,6 +42,9 @@ Examples:
   diversevis run model=vgg19 layer=conv2_2 unit=all       a whole layer, computed side by side
   diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
   diversevis run -m model=vgg19 layer=conv2_1 unit=0,1,2  one run for each (Hydra multirun)
+  diversevis run model=vgg19 layer=conv2_1 unit=12 analysis=all         with all measures
+  diversevis run objective=threshold objective.fraction=0.85            free of the weight
+  diversevis run objective=path                           response against diversity, and its knee
   diversevis run experiment=cadena2018                    the paper's published setting
   diversevis run model=torchvision model.name=alexnet layer=features.3 unit=0
 
@@ -54,7 +59,12 @@ What people set:
   root         where run folders go (outputs)
   contrast     RMS contrast of every image, grey levels (32); norm=paper for the paper's table
   record       gif or mp4: also film the optimization
+  analysis     all, or [gain,phase,shift,deformation,diversity,dimension,natural]
+  natural      folder of photographs, for natural exemplars
+  seeds        how many seeds, from `seed` on: mean and spread of every index (1)
+  measure      standard, or published: the texture test's optimizer; measure.shift.steps=...
   model.weights           imagenet, random, or a .safetensors or .pth file
+  objective               diverse, threshold (objective.fraction=0.85), path (objective.front=[...])
   objective.diversity     weight of the smallest distance between images; 0 for none
   objective.distance      pixels, or an earlier layer such as conv2_2
   objective.scale         best, natural (with objective.photographs=FOLDER) or none
@@ -90,6 +100,63 @@ checks that they reach so deep.
 Examples:
   diversevis weights model=vgg19
   diversevis weights model=resnet50 model.weights=path/to/file.safetensors
+"""
+
+ANALYZE_HELP = """\
+diversevis analyze FOLDER... [analysis=all] [natural=FOLDER] [measure....=...]
+diversevis analyze model=MODEL layer=LAYER unit=UNITS [analysis=[phase,natural]] [key=value ...]
+
+Measures the invariances of the units of finished runs and writes them into their folders: numbers
+into metrics.json, curves and images into analysis/*.safetensors, pictures into analysis/*.png.
+Measures taken before and not named now stay. Without a folder, it takes the measures that need no
+images (phase, natural) of the units named, and makes a folder for them.
+
+Examples:
+  diversevis analyze outputs/vgg19/conv2_1/12/v001
+  diversevis analyze outputs/vgg19/*/*/v001 analysis=[phase,shift] measure.shift.crops=32
+  diversevis analyze model=vgg19 layer=conv2_2 unit=all analysis=phase
+
+Measures:
+  gain         against as many images each made alone: distances, response
+  phase        F1/F0 of the best grating, and of the grating most like the best image
+  shift        a texture of which every crop drives the unit, under a fixed and a learned mask
+  deformation  response kept under smooth deformations, and stability against noise as large
+  diversity    mean distance, between that of a simple (0) and of a complex cell (1)
+  dimension    participation ratio; responses between images along great circles
+  natural      the crops of natural=FOLDER that drive the unit most
+
+What people set:
+  analysis     all, or some of them: analysis=[phase,shift]
+  natural      folder of photographs (JPEG, PNG, ...; any size, nested)
+  device, batch                as in `diversevis run`
+  measure      standard, or published: the texture test's optimizer
+  measure.shift.crops          of the texture, drawn for each step (all)
+  measure.deformation.draws    random deformations of each image (16)
+  measure.sample               units drawn at random that shift and deformation take (all)
+  measure.pictures             units with pictures of their own: all, or a number (the extremes)
+  diversevis run --cfg job     shows all of measure.*
+"""
+
+COMPARE_HELP = """\
+diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]
+
+Compares the invariances of two sets of units, index by index. A and B are run folders, or folders
+above several runs (outputs/vgg19): then of each model, layer and units the latest finished version
+with measures is taken, and runs of A and B are paired by receptive-field size. Runs need measures:
+`diversevis analyze FOLDER` makes them. Runs of different contrast, n, diversity weight, distance or
+fraction, or measured with different settings, are refused.
+
+Prints a table per pair and writes comparison.json, comparison.csv, a figure per pair and, of
+several pairs, overview.png to out/v001 (v002, ...). The last line printed is that folder.
+
+Examples:
+  diversevis compare outputs/vgg19 outputs/resnet50
+  diversevis compare outputs/vgg19/conv3_1/0-255/v001 outputs/resnet50/layer1.1/0-255/v001 out=claim
+
+What people set:
+  out          where the versions go (outputs/compare/<A>_vs_<B>)
+  resamples    of the bootstrap (10000)
+  seed         of the bootstrap (0)
 """
 
 
@@ -136,10 +203,26 @@ def weights_command(arguments: Sequence[str]) -> None:
     print(f"{checked.tensors} tensors, all finite; serves {traced.name} up to {checked.deepest}")
 
 
+def analyze_command(arguments: Sequence[str]) -> None:
+    """`diversevis analyze`: a folder's name on stdout when it is done."""
+    from diversevis import config
+
+    config.analyze_command(arguments)
+
+
+def compare_command(arguments: Sequence[str]) -> None:
+    """`diversevis compare`: tables on stdout, then the folder with everything."""
+    from diversevis import compare
+
+    compare.compare_command(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "run": (run_command, RUN_HELP),
     "layers": (layers_command, LAYERS_HELP),
     "weights": (weights_command, WEIGHTS_HELP),
+    "analyze": (analyze_command, ANALYZE_HELP),
+    "compare": (compare_command, COMPARE_HELP),
 }
 
 

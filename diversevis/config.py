@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -20,9 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diversevis.bind import bind
 from diversevis.errors import InputError, suggest
+from diversevis.run_folder import RunFolder
 from diversevis.settings import Experiment
 from diversevis.words import check_words, quoted, split_flags, with_home
 
@@ -34,6 +36,8 @@ HYDRA_SETTINGS = (
     "hydra.sweep.subdir=.",
     "hydra.hydra_logging.handlers.console.stream=ext://sys.stderr",
 )
+# What may differ when a run is looked at again; the rest is the run's own.
+TODAYS = ("analysis", "measure", "natural", "device", "batch")
 SWEEPS = "multirun"  # folder below `root` for Hydra's record of a sweep, and its launchers' files
 
 
@@ -93,6 +97,70 @@ def _remove_sweep(overrides: Sequence[str], name: str) -> None:
             empty.rmdir()
 
 
+def analyze_command(arguments: Sequence[str]) -> None:
+    """`diversevis analyze FOLDER... [key=value ...]`, or without a folder the units named."""
+    folders = [word for word in arguments if not word.startswith("-") and "=" not in word]
+    settings = [word for word in arguments if word not in folders]
+    if not any(word.startswith("analysis=") for word in settings):
+        settings.append("analysis=all")
+    if not folders:
+        print(_analyze_units(settings, shlex.join(["diversevis", "analyze", *arguments])))
+        return
+    for word in split_flags(settings)[1]:
+        if word.split("=")[0].split(".")[0].lstrip("+") not in TODAYS:
+            raise InputError(
+                f"{word}: what a run is made of is fixed in its folder. With folders, "
+                f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in TODAYS)}."
+            )
+    today = plain(compose_config(settings))
+    runs = [_finished_run(Path(folder)) for folder in folders]
+    experiments = [_with_todays(run, today) for run in runs]  # all checked before any is begun
+    _speak()
+    from diversevis.experiment import analyze_run
+
+    for run, experiment in zip(runs, experiments, strict=True):
+        analyze_run(run, experiment)
+        print(run.path, flush=True)
+
+
+def _analyze_units(settings: Sequence[str], typed: str) -> Path:
+    config = compose_config(settings)
+    _speak()
+    from diversevis.experiment import analyze_units
+
+    return analyze_units(experiment_of(config), command=typed, config=_text_of(config))
+
+
+def _finished_run(path: Path) -> RunFolder:
+    """The run folder at `path`; raises `InputError` where there is none that is done."""
+    folder = RunFolder(path)
+    try:
+        record = folder.read_record()
+        folder.read_metrics()
+        status = record["status"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no folder of a run that is done ({error}). Name run folders, such as "
+            "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 unit=all."
+        ) from error
+    if status not in ("finished", "interrupted"):
+        raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
+    return folder
+
+
+def _with_todays(folder: RunFolder, today: Mapping[str, Any]) -> Experiment:
+    """The folder's own settings, with those of today where a later look may differ."""
+    try:
+        own = plain(OmegaConf.load(folder.path / "config.yaml"))  # type: ignore[arg-type]
+    except (OSError, ValueError, YAMLError) as error:
+        raise InputError(f"{folder.path}: its config.yaml cannot be read ({error}).") from error
+    own["objective"] = {"fraction": None, "front": None} | own["objective"]
+    kept = {key: value for key, value in own.items() if key in today}
+    natural = today["natural"] if today["natural"] is not None else own.get("natural")
+    changed = {key: today[key] for key in TODAYS} | {"natural": natural, "seeds": 1}
+    return bind(Experiment, dict(today) | kept | changed, "")
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The config that `overrides` make of the defaults."""
     flags, settings = split_flags(overrides)
@@ -129,18 +197,12 @@ def _one_job(config: DictConfig, typed: str) -> Path:
             "table says the norm. Leave out one of them."
         )
 
-    def text(fixed: Mapping[str, str]) -> str:
-        whole = OmegaConf.create(plain(config))
-        for key, value in fixed.items():
-            OmegaConf.update(whole, key, value)
-        return OmegaConf.to_yaml(whole)
-
     from diversevis.experiment import run  # with all that a run needs and a table does not
 
     path = run(
         experiment,
         command=typed,
-        config=text,
+        config=_text_of(config),
         extras={
             ".hydra/config.yaml": OmegaConf.to_yaml(config),
             ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
@@ -149,6 +211,18 @@ def _one_job(config: DictConfig, typed: str) -> Path:
     )
     print(path, flush=True)
     return path
+
+
+def _text_of(config: DictConfig) -> Callable[[Mapping[str, str]], str]:
+    """The resolved config as text, with some settings in place of what was typed."""
+
+    def text(fixed: Mapping[str, str]) -> str:
+        whole = OmegaConf.create(plain(config))
+        for key, value in fixed.items():
+            OmegaConf.update(whole, key, value)
+        return OmegaConf.to_yaml(whole)
+
+    return text
 
 
 class _ToPerson(logging.Handler):

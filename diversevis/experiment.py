@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,8 +17,21 @@ from typing import Any
 import torch
 
 from diversevis import machine, provenance, report
+from diversevis.analysis import chosen
 from diversevis.batches import visualize_in_batches
 from diversevis.devices import visualize_on_devices
+from diversevis.errors import InputError
+from diversevis.measuring import (
+    indices_in,
+    indices_of,
+    measure_folder,
+    possible,
+    seeds_of,
+    spread,
+    subject_of,
+    subject_of_folder,
+    subject_without_run,
+)
 from diversevis.prepare import Setting, pick_devices, prepare, science
 from diversevis.progress import Progress
 from diversevis.run_folder import RunFolder
@@ -44,10 +57,10 @@ def run(
     Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is.
     """
     report.check_film(experiment.record)
+    names = possible(chosen(experiment.analysis), experiment.natural)
     machine.keep_pages()
     setting = prepare(experiment)
-    names = setting.network.name, setting.network.layer.name, setting.targets.text
-    folder = RunFolder.create(Path(experiment.root).expanduser(), *names)
+    folder = _new_folder(setting)
     with _accounted(folder, _record(setting, command, folder.path), setting.device):
         folder.write_config(config(_fixed_paths(setting)))
         for name, text in extras.items():
@@ -62,7 +75,84 @@ def run(
                         len(done), len(setting.targets.units), folder.path)  # fmt: skip
             raise
         _write(folder, done)
+        if names:
+            measure_folder(subject_of_folder(setting, folder), folder, names)
+        if experiment.seeds > 1:
+            _repeat(setting, folder, names, done)
     return folder.path
+
+
+def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
+    """Take the measures of a run that is done; those taken before, and not now, stay.
+
+    experiment  the run's own, with the measures, their settings and the device of today
+
+    Raises `InputError` where the folder's weights are not those of today.
+    """
+    names = possible(chosen(experiment.analysis), experiment.natural)
+    machine.keep_pages()
+    setting = prepare(experiment)
+    record = folder.read_record()
+    if record["weights"]["sha256"] != setting.network.weights.sha256:
+        raise InputError(
+            f"{folder.path}: its images were made with other weights "
+            f"({record['weights']['source']}) than {setting.network.weights.source} holds. Give "
+            "the same weights."
+        )
+    subject = (
+        subject_of_folder(setting, folder)
+        if record["n"] is not None
+        else subject_without_run(setting)
+    )
+    with _logged_to(folder.log_path):
+        measure_folder(subject, folder, names)
+
+
+def analyze_units(
+    experiment: Experiment, *, command: str, config: Callable[[Mapping[str, str]], str]
+) -> Path:
+    """The measures that need no images, of units without a run; their folder.
+
+    Raises `InputError` before anything is written.
+    """
+    asked = chosen(experiment.analysis, with_images=False)
+    names = possible(asked, experiment.natural)
+    machine.keep_pages()
+    setting = prepare(experiment)
+    folder = _new_folder(setting)
+    record = _record(setting, command, folder.path)
+    record |= {"n": None, "distance": None, "diversity": None}
+    record["rerun"] = provenance.rerun_line(folder.path, "analyze")
+    with _accounted(folder, record, setting.device):
+        folder.write_config(config(_fixed_paths(setting)))
+        folder.write_metrics([{"unit": unit} for unit in setting.targets.units])
+        measure_folder(subject_without_run(setting), folder, names)
+    return folder.path
+
+
+def _new_folder(setting: Setting) -> RunFolder:
+    where = setting.network.name, setting.network.layer.name, setting.targets.text
+    return RunFolder.create(Path(setting.experiment.root).expanduser(), *where)
+
+
+def _repeat(
+    setting: Setting, folder: RunFolder, names: Sequence[str], done: list[Visualization]
+) -> None:
+    """The same with further seeds: mean and spread of every index."""
+    experiment, units = setting.experiment, setting.targets.units
+    kept = [name for name in names if name != "natural"]  # photographs know no seed
+    found = [[indices_in(one, kept) for one in folder.read_metrics()]]
+    for other in seeds_of(setting):
+        optimizer = experiment.optimizer
+        bar = Progress(len(units), optimizer.search_steps, optimizer.steps)
+        with contextlib.closing(bar) as progress:
+            again = visualize_in_batches(other, range(len(units)), progress)
+            repeated = [one for one, _ in again]
+        metrics = [one.metrics for one in repeated]
+        found.append(indices_of(subject_of(other, repeated), metrics, kept))
+        LOG.info("seed %d measured", other.experiment.seed)
+    seeds = [experiment.seed, *(one.experiment.seed for one in seeds_of(setting))]
+    folder.write_spread(spread(found), seeds)
 
 
 def _visualize_all(setting: Setting, folder: RunFolder, done: list[Visualization]) -> None:
@@ -114,6 +204,7 @@ def _write(folder: RunFolder, done: list[Visualization]) -> None:
         torch.tensor([one.unit for one in done]),
     )
     folder.write_metrics([one.metrics for one in done])
+    _write_front(folder, [one for one in done if one.front is not None])
     names = list(dict.fromkeys(name for one in done for name in one.trace))
     rows = []
     for one in done:
@@ -122,6 +213,21 @@ def _write(folder: RunFolder, done: list[Visualization]) -> None:
             rows.append([step, one.unit, *(f"{value:.7g}" for value in values)])
     folder.write_trace(names, rows)
     report.make(folder)
+
+
+def _write_front(folder: RunFolder, done: list[Visualization]) -> None:
+    """Images at every weight of a traced front, and its table."""
+    if not done:
+        return
+    names = ["unit", *done[0].metrics["front"][0]]
+    rows = [[one.unit, *row.values()] for one in done for row in one.metrics["front"]]
+    folder.write_front(
+        torch.stack([one.front for one in done if one.front is not None]),
+        torch.tensor([row["diversity"] for row in done[0].metrics["front"]]),
+        torch.tensor([one.unit for one in done]),
+        names,
+        rows,
+    )
 
 
 @contextlib.contextmanager
@@ -145,6 +251,8 @@ def _fixed_paths(setting: Setting) -> dict[str, str]:
         for name in ("direction", "photographs")
         if (value := getattr(objective, name)) is not None
     }
+    if (photographs := setting.experiment.natural) is not None:
+        paths["natural"] = str(Path(photographs).expanduser().resolve())
     if weights.is_file and weights.url is None:
         paths["model.weights"] = weights.source
     return paths
@@ -220,7 +328,8 @@ def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:
         "seed": experiment.seed,
         "norm": setting.norm,
         "distance": experiment.objective.distance,
-        "diversity": experiment.objective.diversity,
+        "diversity": None if experiment.objective.front else experiment.objective.diversity,
+        "fraction": experiment.objective.fraction,
         "receptive_field": asdict(setting.field),
         "weights": asdict(setting.network.weights),
         "versions": provenance.versions(),

@@ -43,32 +43,51 @@ class Target:
             y = y * self.gain
         if self.kind == "mse":
             return -(y - self.vectors[:, None]).square().mean(-1)
-        directions = self.vectors / torch.linalg.vector_norm(self.vectors, dim=1, keepdim=True)
-        projection = torch.einsum("uic,uc->ui", y, directions)
+        projection = torch.einsum("uic,uc->ui", y, self.directions)
         if self.kind == "max":
             return projection
         return projection / (y.square().sum(-1) + COSINE_FLOOR).sqrt()
+
+    def of_all(self, y: Float[Tensor, "image channel"]) -> Float[Tensor, "image unit"]:
+        """Responses of all units to each image."""
+        if self.gain is not None:
+            y = y * self.gain
+        if self.kind == "mse":
+            return -torch.stack([(y - vector).square().mean(1) for vector in self.vectors], dim=1)
+        projection = y @ self.directions.T
+        if self.kind == "max":
+            return projection
+        return projection / (y.square().sum(1, keepdim=True) + COSINE_FLOOR).sqrt()
+
+    @property
+    def directions(self) -> Float[Tensor, "unit channel"]:
+        """The vectors at unit norm."""
+        return self.vectors / torch.linalg.vector_norm(self.vectors, dim=1, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """`response / response_scale + diversity * distance_min / distance_scale`, per unit.
 
-    diversity       weight of the smallest pairwise distance (lambda)
+    diversity       weight of the smallest pairwise distance (lambda) [unit]
     response_scale  [unit]
     distance_scale  [unit]
+    enough          [unit] or None: a response counts no further than this (the threshold objective,
+                    METHOD.md section 9)
     """
 
-    diversity: float
+    diversity: Float[Tensor, " unit"]
     response_scale: Float[Tensor, " unit"]
     distance_scale: Float[Tensor, " unit"]
+    enough: Float[Tensor, " unit"] | None
 
     def of(self, rows: Int[Tensor, " row"]) -> Objective:
         """The objective of some of the units."""
         return Objective(
-            diversity=self.diversity,
+            diversity=self.diversity[rows],
             response_scale=self.response_scale[rows],
             distance_scale=self.distance_scale[rows],
+            enough=None if self.enough is None else self.enough[rows],
         )
 
     def __call__(
@@ -84,6 +103,8 @@ class Objective:
         emphasis  factor on the distance's weight in `descent`
         softness  of the smallest distance's gradient (see `smallest_distance`)
         """
+        if self.enough is not None:
+            responses = torch.minimum(responses, self.enough[:, None])
         terms = {"response": responses.mean(1) / self.response_scale}
         total = followed = terms["response"]
         if features.shape[1] > 1:

@@ -54,7 +54,7 @@ class Setting:
     def batches(self, rows: Sequence[int], devices: int = 1) -> list[Sequence[int]]:
         """`rows` in batches of units of about one size, as many for each of the devices."""
         experiment = self.experiment
-        most = max(1, self.batch // max(experiment.n, experiment.objective.restarts))
+        most = max(1, self.batch // experiment.images_per_unit)
         rounds = -(-len(rows) // (most * devices))
         count = min(rounds * devices, len(rows))
         edges = [len(rows) * part // count for part in range(count + 1)]
@@ -191,7 +191,7 @@ def _batch(
     if isinstance(experiment.batch, int):
         return experiment.batch
     each = machine.bytes_per_image(readout, size, torch.zeros(1, dtype=torch.long, device=device))
-    one_unit = max(experiment.n, experiment.objective.restarts)
+    one_unit = experiment.images_per_unit
     return machine.choose_batch(each, device, one_unit)
 
 

@@ -69,3 +69,32 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class MeasureProgress:
+    """Told how many units a measure has done: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._start = self._said = time.monotonic()
+
+    def __call__(self, measure: str, done: int, total: int) -> None:
+        what = "photographs" if measure == "natural" else "units"
+        if self._on_terminal:
+            if self._bar is None:
+                self._bar = tqdm(total=total, unit=what, leave=False, desc=measure)
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._said < SECONDS_BETWEEN_LINES or not done:
+            return
+        self._said = now
+        left = (now - self._start) * (total - done) / done
+        print(f"{measure}  {done} of {total} {what}  about {left:.0f} s left",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -71,10 +71,12 @@ def sha256_of(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def rerun_line(folder: Path) -> str:
+def rerun_line(folder: Path, command: str = "run") -> str:
     """The command that repeats the run in `folder`."""
     where = shlex.quote(str(folder.resolve()))
-    return f"diversevis run --config-dir {where} --config-name config"
+    if command == "analyze":
+        return f"diversevis analyze {where}"
+    return f"diversevis {command} --config-dir {where} --config-name config"
 
 
 def _processor() -> str:

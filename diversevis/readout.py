@@ -21,6 +21,8 @@ CHANNEL_BY_CHANNEL = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout,
 )  # fmt: skip
 LINEAR = (nn.AvgPool2d, nn.Identity, nn.Dropout)  # of these, the linear ones (in eval mode)
+POINTWISE_FUNCTIONS = (torch.square, torch.abs, torch.relu, torch.sqrt)
+FEW = 4  # inputs of a grouped convolution's filter: so many filters before it are chosen one by one
 
 
 def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> fx.GraphModule:
@@ -116,18 +118,45 @@ class _Reader:
         else:
             filters = torch.einsum("rc,cikl->rikl", self.vectors, weight)
             biases = self.vectors @ bias if bias is not None else None
-        ahead: tuple[Any, ...] = (self.copied[node.all_input_nodes[0]],)
-        if inputs is not None:
-            kept = self._keep("inputs", inputs)
-            ahead = (self.graph.call_function(_pick_many, (*ahead, kept, self.rows)),)
+        ahead = (
+            self.copied[node.all_input_nodes[0]]
+            if inputs is None
+            else self._select_many(node.all_input_nodes[0], inputs)
+        )
         kept_bias = None if biases is None else self._keep("biases", biases.detach().clone())
         # Channels last, as images are laid out on the way here.
         flat = filters.detach().permute(0, 2, 3, 1).contiguous()
         return self.graph.call_function(
             _own_filter,
-            (*ahead, self._keep("filters", flat), kept_bias, self.rows),
+            (ahead, self._keep("filters", flat), kept_bias, self.rows),
             {"stride": convolution.stride, "dilation": convolution.dilation},
         )
+
+    def _select_many(self, node: fx.Node, inputs: Int[Tensor, "row input"]) -> fx.Node:
+        """A node that gives [image, input, h, w]: of the value of `node`, each unit's inputs."""
+        called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        alone = len(node.users) == 1 and inputs.shape[1] <= FEW
+        if alone and isinstance(called, nn.Conv2d) and called.groups == 1:
+            weight, bias = called.weight.detach(), called.bias
+            return self.graph.call_function(
+                _chosen_filters,
+                (
+                    self.copied[node.all_input_nodes[0]],
+                    self._keep("weight", weight),
+                    None if bias is None else self._keep("bias", bias.detach()),
+                    self._keep("inputs", inputs),
+                    self.rows,
+                ),
+                {"stride": called.stride, "dilation": called.dilation},
+            )
+        if alone and isinstance(called, CHANNEL_BY_CHANNEL):
+            source = self._select_many(node.all_input_nodes[0], inputs)
+            return self.graph.call_module(str(node.target), (source,))
+        if alone and node.target in POINTWISE_FUNCTIONS:
+            source = self._select_many(node.all_input_nodes[0], inputs)
+            return self.graph.call_function(node.target, (source,))
+        kept = self._keep("inputs", inputs)
+        return self.graph.call_function(_pick_many, (self.copied[node], kept, self.rows))
 
     def _keep(self, name: str, value: Tensor) -> fx.Node:
         path = f"read_out_{name}_{len(self.parts)}"
@@ -195,6 +224,29 @@ def _own_filter(
     if biases is not None:
         answer = answer + biases[rows][:, None, None]
     return answer.reshape(len(maps), 1, *size)
+
+
+def _chosen_filters(
+    maps: Float[Tensor, "image channel h w"],
+    weight: Float[Tensor, "filter channel kh kw"],
+    bias: Float[Tensor, " filter"] | None,
+    inputs: Int[Tensor, "row input"],
+    rows: Int[Tensor, " unit"],
+    *,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Float[Tensor, "image input rows columns"]:
+    """Convolution of every image with the few filters that its unit needs, where these see all of
+    it; with all filters, of which these are taken, where there are many positions to see."""
+    options: dict[str, Any] = {"stride": stride, "dilation": dilation}
+    if maps.shape[2:] != weight.shape[2:]:
+        return _pick_many(functional.conv2d(maps, weight, bias, **options), inputs, rows)
+    filters = weight.permute(0, 2, 3, 1)
+    found = [
+        _own_filter(maps, filters[own], None if bias is None else bias[own], rows, **options)
+        for own in inputs.T
+    ]
+    return torch.cat(found, dim=1)
 
 
 def _keeps_channels(index: Any) -> bool:

@@ -8,6 +8,8 @@ outputs/<model>/<layer>/<units>/v001/
     images/unit0012/00.png ...
     sheet_unit0012.png, trace.png, optimization_unit0012.gif
     trace.csv            every term of every unit at every step
+    analysis/phase.safetensors, analysis/phase_unit0012.png, analysis/phase.png ...
+    front.csv, front.safetensors, front_unit0012.png
     run.log, .hydra/
 """
 
@@ -92,18 +94,60 @@ class RunFolder:
         self._write("config.yaml", text.encode())
 
     def write_metrics(self, units: Sequence[Mapping[str, Any]]) -> None:
-        self._write("metrics.json", _json({"units": list(units)}))
+        """`metrics.json`: numbers of every unit."""
+        self._write("metrics.json", _json({"measures": {}, "units": list(units)}))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return json.loads((self.path / "metrics.json").read_text())["units"]
+        return self._metrics()["units"]
+
+    def read_measures(self) -> dict[str, dict[str, Any]]:
+        """What was measured, and with which settings."""
+        return self._metrics().get("measures", {})
+
+    def write_measure(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        numbers: Sequence[Mapping[str, Any] | None],
+        arrays: Mapping[str, Tensor],
+    ) -> None:
+        """One measure of every unit, in place of an earlier one: its arrays, then its numbers.
+
+        numbers  in the order of the units in `metrics.json`
+        """
+        if arrays:
+            content = save({k: v.contiguous() for k, v in arrays.items()})
+            self._write(f"analysis/{name}.safetensors", content)
+        content_before = self._metrics()
+        units = [
+            unit | {name: own} for unit, own in zip(content_before["units"], numbers, strict=True)
+        ]
+        measures = content_before.get("measures", {}) | {name: {"settings": dict(settings)}}
+        self._write("metrics.json", _json({"measures": measures, "units": units}))
+        for picture in (self.path / "analysis").glob(f"{name}*.png"):
+            picture.unlink(missing_ok=True)  # of what was measured before
+
+    def read_measure(self, name: str) -> dict[str, Tensor]:
+        """Arrays of one measure."""
+        return load_file(self.path / "analysis" / f"{name}.safetensors")
+
+    def write_measure_picture(self, name: str, unit: int | None, png: bytes) -> None:
+        """Of a unit, or of the layer."""
+        suffix = "" if unit is None else f"_{_unit(unit)}"
+        self._write(f"analysis/{name}{suffix}.png", png)
+
+    def write_spread(self, units: Sequence[Mapping[str, Any] | None], seeds: Sequence[int]) -> None:
+        """Mean and spread of every index over seeds, into `metrics.json`."""
+        content = self._metrics()
+        found = [one | {"seeds": own} for one, own in zip(content["units"], units, strict=True)]
+        self._write("metrics.json", _json(content | {"seeds": list(seeds), "units": found}))
+
+    def _metrics(self) -> dict[str, Any]:
+        return json.loads((self.path / "metrics.json").read_text())
 
     def write_trace(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """`trace.csv`: step, unit, then the terms `names`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["step", "unit", *names])
-        writer.writerows(rows)
-        self._write("trace.csv", text.getvalue().encode())
+        self._write_table("trace.csv", ["step", "unit", *names], rows)
 
     def read_trace(self) -> tuple[list[str], list[list[float]]]:
         """Column names and rows of `trace.csv`."""
@@ -134,6 +178,28 @@ class RunFolder:
     def read_images(self) -> dict[str, Tensor]:
         return load_file(self.path / "images.safetensors")
 
+    def write_front(
+        self,
+        images: Float[Tensor, "unit weight image 3 height width"],
+        weights: Float[Tensor, " weight"],
+        units: Int[Tensor, " unit"],
+        names: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+    ) -> None:
+        """The front of response against diversity: `front.safetensors`, and `front.csv` with a row
+        for every unit and weight."""
+        arrays = {"images": images, "weights": weights, "units": units}
+        self._write("front.safetensors", save({k: v.contiguous() for k, v in arrays.items()}))
+        self._write_table("front.csv", names, rows)
+
+    def write_front_figure(self, unit: int, png: bytes) -> None:
+        self._write(f"front_{_unit(unit)}.png", png)
+
+    def read_front(self) -> dict[str, Tensor] | None:
+        """Images at every weight; None where no front was traced."""
+        path = self.path / "front.safetensors"
+        return load_file(path) if path.is_file() else None
+
     def write_image(self, unit: int, index: int, png: bytes) -> None:
         self._write(f"images/{_unit(unit)}/{index:02d}.png", png)
 
@@ -146,6 +212,13 @@ class RunFolder:
     def write_animation(self, unit: int, kind: str, film: bytes) -> None:
         """`kind` is the file's ending, `gif` or `mp4`."""
         self._write(f"optimization_{_unit(unit)}.{kind}", film)
+
+    def _write_table(self, file: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+        self._write(file, text.getvalue().encode())
 
     def _write(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as beside:

@@ -5,19 +5,19 @@ Cadena et al. 2018; METHOD.md sections 1 to 5 and 9.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from diversevis import images
-from diversevis.objective import Objective, Target, Terms, pairwise_distances
+from diversevis.analyze.front import knee
+from diversevis.looking import Looking, Seen, noise_of
+from diversevis.objective import Objective, Terms, pairwise_distances
 from diversevis.optimize import Listener, Problem, Result, live_start
 from diversevis.prepare import Setting, precision
 from diversevis.progress import Progress
@@ -32,7 +32,10 @@ NOTHING_TO_REPORT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Visualization:
-    """What one unit ended with: images [n, 3, h, w], responses [n] and everything about them."""
+    """What one unit ended with: images [n, 3, h, w], responses [n] and everything about them.
+
+    front  the images at every weight, where the front is traced; `images` are those at its knee
+    """
 
     unit: int
     images: Float[Tensor, "image 3 height width"]
@@ -40,78 +43,7 @@ class Visualization:
     metrics: dict[str, Any]
     trace: dict[str, Float[Tensor, " step"]]
     interrupted: bool
-
-
-class Seen(NamedTuple):
-    """A batch as the network sees it, every field [unit, image, ...]."""
-
-    images: Float[Tensor, "unit image 3 height width"]
-    responses: Float[Tensor, "unit image"]  # in the network's own units
-    scaled: Float[Tensor, "unit image"]  # channels scaled as `objective.scale` says
-    features: Float[Tensor, "unit image feature"]  # what distances are taken in
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looking:
-    """Images of norm -> what the network makes of them.
-
-    rows  the units' places in the setting's targets, in the order of this batch
-    """
-
-    setting: Setting
-    rows: Int[Tensor, " unit"]
-
-    def __call__(
-        self, x: Float[Tensor, "unit image 3 height width"], units: Int[Tensor, " unit"]
-    ) -> Seen:
-        """units  the place in this batch of the unit that each set of images belongs to"""
-        setting, (count, n) = self.setting, x.shape[:2]
-        rows = self.rows[units]
-        z = images.to_network_input(x.flatten(0, 1), setting.network.weights.std)
-        answer, *maps = self._through(z.contiguous(memory_format=setting.layout), rows)
-        if setting.reads_out:
-            responses = answer
-            gain = setting.channel_gain
-            scaled = responses if gain is None else responses * self._own(gain, rows)[:, None]
-        else:
-            channels = answer.reshape(count, n, -1)
-            target = Target(
-                vectors=setting.targets.vectors[rows],
-                kind=setting.experiment.objective.response,
-                gain=None,
-            )
-            responses = target(channels)
-            scaled = replace(target, gain=setting.channel_gain)(channels)
-        if not maps:
-            features = x.flatten(2)
-        elif setting.feature_gain is None:
-            features = maps[0].reshape(count, n, -1)
-        else:
-            features = (maps[0] * setting.feature_gain[:, None, None]).reshape(count, n, -1)
-        return Seen(images=x, responses=responses, scaled=scaled, features=features)
-
-    def _own(self, gain: Tensor, rows: Tensor) -> Tensor:
-        """The factor of each unit's own channel."""
-        return self.setting.targets.vectors[rows] @ gain
-
-    def _through(self, z: Tensor, rows: Tensor) -> Sequence[Tensor]:
-        """The network's outputs. Images that are too many at once go through in parts, computed
-        anew for the gradient instead of being kept."""
-        network, each = self.setting.readout, len(z) // len(rows)
-        if len(z) <= self.setting.batch:
-            return network(z, rows)
-        units = max(1, self.setting.batch // each)  # in a part, unless one unit is too much
-        parts = [
-            [checkpoint(network, part, few, use_reentrant=False) for part in torch.split(own, size)]
-            for few, own in zip(torch.split(rows, units), torch.split(z, units * each), strict=True)
-            for size in (len(own) if len(own) <= self.setting.batch else self.setting.batch,)
-        ]
-        found = []
-        for output in range(len(parts[0][0])):
-            axis = 1 if output == 0 and self.setting.reads_out else 0
-            joined = [torch.cat([part[output] for part in own], dim=axis) for own in parts]
-            found.append(torch.cat(joined))
-        return found
+    front: Float[Tensor, "weight image 3 height width"] | None = None
 
 
 def visualize(
@@ -133,6 +65,24 @@ def visualize(
         return _Units(setting, rows).visualize(progress, listener)
 
 
+def images_alone(
+    setting: Setting, rows: Sequence[int]
+) -> list[tuple[Float[Tensor, "image 3 height width"], Float[Tensor, " image"]] | None]:
+    """Of the units at `rows`: n images each optimized by itself, from noise of its own, with the
+    steps that the diverse images have; and their responses. None for a dead unit."""
+    with precision(setting.experiment.precision):
+        units = _Units(setting, rows)
+        start, alive = units.start("alone", setting.experiment.n)
+        living = alive.nonzero()[:, 0].to(setting.device)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        if len(living):
+            steps = setting.experiment.optimizer.steps
+            seen = units.alone(living, start[living], steps, None)
+            for place, row in enumerate(living.tolist()):
+                found[row] = seen.images[place].cpu(), seen.responses[place].cpu()
+    return [found.get(row) for row in range(len(rows))]
+
+
 class _Units:
     """One batch of units on its way from noise to measured images."""
 
@@ -151,8 +101,8 @@ class _Units:
         settings = self.experiment.objective
 
         # 1. Noise from which the response has somewhere to go.
-        search_start, finds = self._start("search", settings.restarts)
-        start, begins = self._start("diverse", self.experiment.n)
+        search_start, finds = self.start("search", settings.restarts)
+        start, begins = self.start("diverse", self.experiment.n)
         alive = finds & begins
         living = alive.nonzero()[:, 0].to(self.setting.device)
         found: list[Visualization] = []
@@ -179,21 +129,30 @@ class _Units:
         if progress:
             progress.begin("search")
         best = self._best(living, search_start, progress)
-        response_scale, distance_scale = self._scales(living, start, best)
+        scales = self._scales(living, start, best)
 
-        # 3. All images of a unit together, all units side by side.
+        # 3. All images of a unit together, all units (and weights of a front) side by side.
+        weights = self.experiment.objective.weights
+        repeated = [
+            value.repeat_interleave(len(weights), dim=0)
+            for value in (living, start, best.scaled[:, 0], *scales)
+        ]
+        owners, start, best_scaled, response_scale, distance_scale = repeated
+        fraction = self.experiment.objective.fraction
         objective = Objective(
-            diversity=self.experiment.objective.diversity,
+            diversity=torch.tensor(weights, device=owners.device).repeat(len(living)),
             response_scale=response_scale,
             distance_scale=distance_scale,
+            # For a best response below 0, as much below it as for one above.
+            enough=None if fraction is None else best_scaled - (1 - fraction) * response_scale,
         )
 
         def evaluate(x: Tensor, rows: Tensor, *, emphasis: float, softness: float) -> Terms:
-            seen = self.look(x, living[rows])
+            seen = self.look(x, owners[rows])
             terms = objective.of(rows)(seen.scaled, seen.features, emphasis, softness)
             return {"response_mean": seen.responses.mean(1)} | terms
 
-        places = living.tolist()
+        places = owners.tolist()
 
         def tell(step: int, rows: Sequence[int], x: Tensor, terms: Terms) -> None:
             if listener:
@@ -207,20 +166,26 @@ class _Units:
 
         # 4. What came of it, in plain float32 whatever the precision on the way.
         with torch.no_grad(), precision("float32"):
-            seen = self.look(result.images, living)
+            seen = self.look(result.images, owners)
         seen, best = (Seen(*(value.cpu() for value in one)) for one in (seen, best))
         response_scale = response_scale.cpu()
-        return [
-            Visualization(
-                unit=self.units[place],
-                images=seen.images[row],
-                responses=seen.responses[row],
-                metrics=_measure(row, self.units[place], seen, result, best, response_scale),
-                trace={k: values[: result.steps[row], row] for k, values in result.trace.items()},
-                interrupted=result.interrupted,
+        found = []
+        for row, place in enumerate(places):
+            own = best.responses[row // len(weights), 0].item()
+            found.append(
+                Visualization(
+                    unit=self.units[place],
+                    images=seen.images[row],
+                    responses=seen.responses[row],
+                    metrics=_measure(row, self.units[place], seen, result, own, response_scale),
+                    trace={k: v[: result.steps[row], row] for k, v in result.trace.items()},
+                    interrupted=result.interrupted,
+                )
             )
-            for row, place in enumerate(places)
-        ]
+        if len(weights) == 1:
+            return found
+        each = len(weights)
+        return [_knee(found[i : i + each], weights) for i in range(0, len(found), each)]
 
     def _problem(self, evaluate: Any) -> Problem:
         setting = self.setting
@@ -230,7 +195,7 @@ class _Units:
             precondition=lambda g: images.precondition(g, self.experiment.precondition),
         )
 
-    def _start(
+    def start(
         self, purpose: str, count: int
     ) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
         """Noise from all of which the response has a gradient; and which units are alive."""
@@ -241,7 +206,7 @@ class _Units:
             (gradients,) = torch.autograd.grad(self.look(x, units).scaled.sum(), x)
             return torch.linalg.vector_norm(gradients, dim=(2, 3, 4))
 
-        draws = [_noise(setting, unit, purpose, count) for unit in self.units]
+        draws = [noise_of(setting, unit, purpose, count) for unit in self.units]
         return live_start(draws, gradient, rounds=ROUNDS_OF_NOISE)
 
     def _best(
@@ -251,25 +216,34 @@ class _Units:
         progress: Progress | None,
     ) -> Seen:
         """The best of a few images per unit, each optimized by itself for the response alone."""
-        units, restarts = start.shape[:2]
-        owners = living.repeat_interleave(restarts)  # every image is a unit of its own
+        steps = self.experiment.optimizer.search_steps
+        found = self.alone(living, start, steps, progress)
+        first = found.scaled.argmax(1)
+        rows = torch.arange(len(first), device=first.device)
+        return Seen(*(values[rows, first][:, None] for values in found))
+
+    def alone(
+        self,
+        living: Int[Tensor, " unit"],
+        start: Float[Tensor, "unit image 3 height width"],
+        steps: int,
+        progress: Progress | None,
+    ) -> Seen:
+        """Images each optimized by itself for the response, in so many steps."""
+        owners = living.repeat_interleave(start.shape[1])  # every image is a unit of its own
 
         def evaluate(x: Tensor, rows: Tensor, *, emphasis: float, softness: float) -> Terms:
             seen = self.look(x, owners[rows])
             loss = -seen.scaled[:, 0]
             return {"response_mean": seen.responses[:, 0], "loss": loss, "descent": loss}
 
-        optimizer = self.experiment.optimizer
-        search = replace(optimizer, steps=optimizer.search_steps)
-        alone = start.flatten(0, 1)[:, None]
-        result = search(self._problem(evaluate), alone, progress.step if progress else None)
+        climb = replace(self.experiment.optimizer, steps=steps)
+        images_of = start.flatten(0, 1)[:, None]
+        result = climb(self._problem(evaluate), images_of, progress.step if progress else None)
         if result.interrupted:
             raise KeyboardInterrupt
         with torch.no_grad(), precision("float32"):
-            found = self.look(result.images.reshape(start.shape), living)
-        first = found.scaled.argmax(1)
-        rows = torch.arange(units, device=first.device)
-        return Seen(*(values[rows, first][:, None] for values in found))
+            return self.look(result.images.reshape(start.shape), living)
 
     def _scales(
         self, living: Int[Tensor, " unit"], start: Tensor, best: Seen
@@ -314,18 +288,24 @@ class _Units:
         ]
 
 
-def _noise(
-    setting: Setting, unit: int, purpose: str, count: int
-) -> Callable[[], Float[Tensor, "image 3 height width"]]:
-    """Draws noise from a generator of the unit's own, whatever runs beside it."""
-    digest = hashlib.sha256(f"{setting.experiment.seed}/{unit}/{purpose}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    shape = (count, 3, *setting.field.size)
-    return lambda: images.noise(shape, generator).to(setting.device)
+def _knee(found: Sequence[Visualization], weights: Sequence[float]) -> Visualization:
+    """What a unit came to at every weight -> its images at the knee, and the front as a table."""
+    names = "response_mean", "response_min", "distance_min", "distance_mean", "stop"
+    table = [
+        {"diversity": weight} | {name: one.metrics[name] for name in names}
+        for weight, one in zip(weights, found, strict=True)
+    ]
+    place = knee(*([row[name] for row in table] for name in ("response_mean", "distance_min")))
+    best = found[place]
+    return replace(
+        best,
+        metrics=best.metrics | {"knee": weights[place], "front": table},
+        front=torch.stack([one.images for one in found]),
+    )
 
 
 def _measure(
-    row: int, unit: int, seen: Seen, result: Result, best: Seen, response_scale: Tensor
+    row: int, unit: int, seen: Seen, result: Result, best: float, response_scale: Tensor
 ) -> dict[str, Any]:
     metrics: dict[str, Any] = {"unit": unit}
     scaled = seen.scaled[row] / response_scale[row]
@@ -333,7 +313,7 @@ def _measure(
         metrics[f"response_mean{suffix}"] = values.mean().item()
         metrics[f"response_min{suffix}"] = values.min().item()
         metrics[f"response_max{suffix}"] = values.max().item()
-    metrics["response_best"] = best.responses[row].item()
+    metrics["response_best"] = best
     for name, vectors in (("distance", seen.features), ("distance_pixels", seen.images.flatten(2))):
         pairs = pairwise_distances(vectors[row : row + 1])[0]
         metrics[f"{name}_min"] = pairs.min().item() if len(pairs) else None

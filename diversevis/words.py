@@ -18,6 +18,9 @@ FLAGS = (
 )  # fmt: skip
 
 
+PATHS = r"root|natural|model\.weights|objective\.(?:direction|photographs)"  # settings
+
+
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags with their values, and the overrides; Hydra's parser wants them apart."""
     flags: list[str] = []
@@ -52,7 +55,9 @@ def check_words(
 
 def quoted(word: str) -> str:
     """An override that names a path, quoted where Hydra's grammar would stumble over it."""
-    match = re.fullmatch(r"(root|model\.weights|objective\.(?:direction|photographs))=(.+)", word)
+    match = re.fullmatch(
+        r"(root|natural|model\.weights|objective\.(?:direction|photographs))=(.+)", word
+    )
     if match is None or re.fullmatch(r"[\w./:${}\-+%@,\[\]]+", match[2], re.ASCII):
         return word
     if match[2][0] in "\"'":

@@ -78,7 +78,9 @@ def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
     words = ["model=vgg19", "layer=conv3_1"]
     setting = bench.setting(*words, f"unit=0-{units - 1}", f"n={n}")
     one = torch.ones(units, device=bench.device)
-    with_distance = Objective(diversity=0.1, response_scale=one, distance_scale=one)
+    with_distance = Objective(
+        diversity=0.1 * one, response_scale=one, distance_scale=one, enough=None
+    )
     raw = torch.randn(units, n, 3, *setting.field.size, device=bench.device)
     x = images.render(raw, setting.norm)
     responses = torch.randn(units, n, device=bench.device)

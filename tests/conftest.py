@@ -16,11 +16,16 @@ CHECKED = [
     "run_folder",
     "target",
     "visualize",
+    "looking",
+    "analyze",
+    "analysis",
+    "measuring",
     "readout",
     "batches",
     "tuning",
     "machine",
     "devices",
+    "compare",
 ]
 install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype")
 

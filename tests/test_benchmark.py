@@ -44,8 +44,8 @@ def test_the_plain_protocol_is_the_papers_optimizer():
     plain = published(
         whole_network(setting), raw, 3, norm=setting.norm, std=std, steps=40, **scales
     )
-    objective = Objective(diversity=0.3, response_scale=torch.tensor([2.0]),
-                          distance_scale=torch.tensor([30.0]))  # fmt: skip
+    objective = Objective(diversity=torch.tensor([0.3]), response_scale=torch.tensor([2.0]),
+                          distance_scale=torch.tensor([30.0]), enough=None)  # fmt: skip
 
     def evaluate(x, rows, *, emphasis, softness):
         z = to_network_input(x.flatten(0, 1), std)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,7 +90,10 @@ def test_a_soft_gradient_of_copies_is_finite():
 def test_terms_sum_to_the_loss():
     responses, features = torch.tensor([[1.0, 3.0]]), torch.tensor([[[0.0, 0.0], [3.0, 4.0]]])
     objective = Objective(
-        diversity=0.5, response_scale=torch.tensor([4.0]), distance_scale=torch.tensor([10.0])
+        diversity=torch.tensor([0.5]),
+        response_scale=torch.tensor([4.0]),
+        distance_scale=torch.tensor([10.0]),
+        enough=None,
     )
     terms = objective(responses, features)
     distance = math.sqrt(25 / 2)
@@ -98,6 +102,8 @@ def test_terms_sum_to_the_loss():
     assert terms["loss"].item() == pytest.approx(-(2 / 4 + 0.5 * distance / 10))
     guided = objective(responses, features, emphasis=3.0, softness=0.1)
     assert guided["loss"] == terms["loss"]
+    content = replace(objective, enough=torch.tensor([2.0]))  # of the 1 and the 3, 1 and 2 count
+    assert content(responses, features)["response"].item() == 1.5 / 4
     assert guided["descent"].item() == pytest.approx(-(2 / 4 + 1.5 * distance / 10))
     single = objective(responses[:, :1], features[:, :1])
     assert single["loss"].item() == -0.25

@@ -85,8 +85,29 @@ def test_arrays_and_numbers_are_read_back(tmp_path):
     assert folder.read_images()["units"].tolist() == [4, 9]
     folder.write_metrics([{"unit": 4, "response_mean": float("nan"), "none": None}])
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
-        "units": [{"unit": 4, "response_mean": None, "none": None}]
+        "measures": {},
+        "units": [{"unit": 4, "response_mean": None, "none": None}],
     }
     folder.write_trace(["loss"], [[1, 4, -0.5], [2, 4, -0.75]])
     assert (tmp_path / "trace.csv").read_text() == "step,unit,loss\n1,4,-0.5\n2,4,-0.75\n"
     assert folder.read_trace() == (["step", "unit", "loss"], [[1, 4, -0.5], [2, 4, -0.75]])
+
+
+def test_a_measure_replaces_only_its_own(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_metrics([{"unit": 4, "response_mean": 1.0}, {"unit": 9, "response_mean": 2.0}])
+    folder.write_measure("phase", {"phases": 8}, [{"f1f0": 1.5}, None], {"units": torch.arange(2)})
+    folder.write_measure("shift", {"steps": 3}, [{"mean": 0.1}, {"mean": 0.2}], {})
+    folder.write_measure_picture("phase", 4, b"old")
+    folder.write_measure_picture("shift", 4, b"kept")
+    folder.write_measure("phase", {"phases": 16}, [{"f1f0": 0.5}, None], {"units": torch.ones(2)})
+    assert folder.read_metrics() == [
+        {"unit": 4, "response_mean": 1.0, "phase": {"f1f0": 0.5}, "shift": {"mean": 0.1}},
+        {"unit": 9, "response_mean": 2.0, "phase": None, "shift": {"mean": 0.2}},
+    ]
+    assert folder.read_measures() == {
+        "phase": {"settings": {"phases": 16}}, "shift": {"settings": {"steps": 3}},
+    }  # fmt: skip
+    assert folder.read_measure("phase")["units"].tolist() == [1, 1]
+    left = {path.name for path in (tmp_path / "analysis").iterdir()}
+    assert left == {"phase.safetensors", "shift_unit0004.png"}

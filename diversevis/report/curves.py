@@ -26,7 +26,7 @@ def make_trace_figure(folder: RunFolder) -> None:
     steps, units = table[:, 0], table[:, 1]
     wanted = [
         ("response_mean", "mean response", BLUE),
-        ("distance_min", f"smallest distance ({_unit_of(record['distance'])})", ORANGE),
+        ("distance_min", f"smallest distance ({unit_of_distance(record['distance'])})", ORANGE),
     ]
     shown = [(names.index(key), label, color) for key, label, color in wanted if key in names]
     figure = Figure(figsize=(7.2, 2.6 * len(shown) + 0.5), layout="constrained", dpi=150)
@@ -72,5 +72,6 @@ def _quartiles(axis, steps, units, values, color) -> None:  # type: ignore[no-un
     axis.plot(at, middle, color=color, lw=1.2)
 
 
-def _unit_of(distance: str) -> str:
+def unit_of_distance(distance: str) -> str:
+    """What distances are measured in: `distance` is `pixels` or a layer."""
     return "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"

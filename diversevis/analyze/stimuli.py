@@ -1,0 +1,75 @@
+"""What units are tested with: the soft mask, and gratings seen through it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Orthonormal colour axes in RGB (Krauskopf, Williams & Heeley 1982 name the cardinal directions).
+COLOR_AXES = {
+    "luminance": (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
+    "red-green": (1 / math.sqrt(2), -1 / math.sqrt(2), 0.0),
+    "blue-yellow": (-1 / math.sqrt(6), -1 / math.sqrt(6), 2 / math.sqrt(6)),
+}
+SIGMA = 1 / 2.4  # of the fixed mask, in sides of the image; p = 2, q = 4 (METHOD.md section 6)
+
+
+def soft_mask(
+    size: tuple[int, int],
+    p: Float[Tensor, "*unit"] | float = 2.0,
+    q: Float[Tensor, "*unit"] | float = 4.0,
+    sigma: Float[Tensor, "*unit"] | float = SIGMA,
+    *,
+    device: torch.device | None = None,
+) -> Float[Tensor, "*unit height width"]:
+    """`exp(-(r / sigma)^q)`, `r = (|u|^p + |v|^p)^(1/p)` from the centre (METHOD.md section 6).
+
+    u, v are in sides of the image, as is sigma: on a square image of side s the fixed mask has
+    sigma = s/2.4 pixels. p, q, sigma may be tensors, one mask for each of their entries.
+    """
+    height, width = size
+    v = (torch.arange(height, device=device) - (height - 1) / 2).abs()[:, None] / height
+    u = (torch.arange(width, device=device) - (width - 1) / 2).abs()[None, :] / width
+    p, q, sigma = (
+        torch.as_tensor(value, device=device, dtype=u.dtype)[..., None, None]
+        for value in (p, q, sigma)
+    )
+    tiny = 1e-12  # the derivative of 0^p with respect to p is 0 * log 0
+    r = (u.clamp(min=tiny) ** p + v.clamp(min=tiny) ** p) ** (1 / p)
+    return torch.exp(-((r / sigma) ** q))
+
+
+def phases(count: int) -> Float[Tensor, " phase"]:
+    """Equally spaced over a cycle, in radians, from 0."""
+    return torch.arange(count) * (2 * math.pi / count)
+
+
+def gratings(
+    mask: Float[Tensor, "height width"],
+    frequency: Float[Tensor, " grating"],
+    orientation: Float[Tensor, " grating"],
+    color: Float[Tensor, "grating 3"],
+    phase: Float[Tensor, " phase"],
+    norm: float,
+) -> Float[Tensor, "grating phase 3 height width"]:
+    """Gratings `color * cos(2 pi frequency (u cos + v sin of orientation) - phase)` times the mask.
+
+    frequency    cycles per pixel
+    orientation  of the wave vector, in degrees, counter-clockwise from the horizontal as one looks
+                 at the image
+    norm         root-mean-square Euclidean norm over the phases of each grating. One factor serves
+                 all phases, so that a linear response to them is a sinusoid, as it must be.
+    """
+    height, width = mask.shape
+    up = (height - 1) / 2 - torch.arange(height, device=mask.device)
+    right = torch.arange(width, device=mask.device) - (width - 1) / 2
+    angle = torch.deg2rad(orientation)
+    along = torch.cos(angle)[:, None, None] * right + torch.sin(angle)[:, None, None] * up[:, None]
+    cycles = 2 * math.pi * frequency[:, None, None] * along  # [grating, height, width]
+    waves = mask * torch.cos(cycles[:, None] - phase[:, None, None])
+    images = color[:, None, :, None, None] * waves[:, :, None]
+    mean_square = images.square().sum((2, 3, 4)).mean(1)
+    return images * (norm / mean_square.sqrt())[:, None, None, None, None]

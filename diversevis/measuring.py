@@ -1,0 +1,165 @@
+"""The measures of a run: its folder read, its units measured, numbers and pictures written back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diversevis import natural, report
+from diversevis.analysis import Subject, measure
+from diversevis.errors import InputError
+from diversevis.prepare import Setting
+from diversevis.progress import MeasureProgress
+from diversevis.run_folder import RunFolder
+from diversevis.visualize import Visualization
+
+LOG = logging.getLogger("diversevis")
+
+# Beside the measures, what a seed may change of a unit.
+RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "distance_mean",
+             "distance_pixels_min", "distance_pixels_mean")  # fmt: skip
+
+
+def possible(names: Sequence[str], folder: str | None) -> list[str]:
+    """Those of the measures that can be taken: natural exemplars need photographs.
+
+    Raises `InputError` where there is such a folder, but without photographs.
+    """
+    if "natural" not in names:
+        return list(names)
+    if folder is None:
+        LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
+        return [name for name in names if name != "natural"]
+    natural.names_and_sizes(Path(folder).expanduser(), "natural")
+    return list(names)
+
+
+def subject_of_folder(setting: Setting, folder: RunFolder) -> Subject:
+    """The units of a run that is done."""
+    arrays, metrics = folder.read_images(), folder.read_metrics()
+    known = {unit: row for row, unit in enumerate(setting.targets.units)}
+    best = [one["response_best"] for one in metrics]
+    return Subject(
+        setting=setting,
+        rows=tuple(known[unit] for unit in arrays["units"].tolist()),
+        alive=tuple(_is_alive(one) for one in metrics),
+        images=arrays["images"],
+        responses=arrays["responses"],
+        best=torch.tensor([math.nan if value is None else value for value in best]),
+    )
+
+
+def subject_of(setting: Setting, done: Sequence[Visualization]) -> Subject:
+    """The units of a run that was not written."""
+    known = {unit: row for row, unit in enumerate(setting.targets.units)}
+    best = [one.metrics["response_best"] for one in done]
+    return Subject(
+        setting=setting,
+        rows=tuple(known[one.unit] for one in done),
+        alive=tuple(_is_alive(one.metrics) for one in done),
+        images=torch.stack([one.images for one in done]),
+        responses=torch.stack([one.responses for one in done]),
+        best=torch.tensor([math.nan if value is None else value for value in best]),
+    )
+
+
+def subject_without_run(setting: Setting) -> Subject:
+    """All units of a setting, of which nothing is known."""
+    count = len(setting.targets.units)
+    return Subject(
+        setting=setting,
+        rows=tuple(range(count)),
+        alive=(True,) * count,
+        images=None,
+        responses=None,
+        best=None,
+    )
+
+
+def measure_folder(subject: Subject, folder: RunFolder, names: Sequence[str]) -> None:
+    """Take the measures one after the other; each is written when it is done.
+
+    A measure that cannot be taken says so, and the rest goes on.
+    """
+    for name in names:
+        with contextlib.closing(MeasureProgress()) as progress:
+            try:
+                found = measure(subject, name, progress)
+            except InputError as error:
+                LOG.warning("no measure %s: %s", name, error)
+                continue
+        folder.write_measure(name, found.settings, found.numbers, found.arrays)
+        report.make_measure(folder, name, subject.setting.experiment.measure.pictures)
+        left_out = sum(one is None for one in found.numbers)
+        LOG.info("measured %s of %d units", name, len(found.numbers) - left_out)
+
+
+def indices_of(
+    subject: Subject, metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[dict[str, float]]:
+    """Every number of every unit by its dotted name, measured without a folder."""
+    found = [indices_in(one, ()) for one in metrics]
+    for name in names:
+        with contextlib.closing(MeasureProgress()) as progress:
+            for own, numbers in zip(found, measure(subject, name, progress).numbers, strict=True):
+                own |= dict(flat(name, numbers))
+    return found
+
+
+def indices_in(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Every number of a unit's entry in `metrics.json` by its dotted name."""
+    found = {name: metrics[name] for name in RESPONSES if metrics.get(name) is not None}
+    for name in names:
+        found |= flat(name, metrics.get(name))
+    return found
+
+
+def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:
+    """Finite numbers within a measure's object, by their dotted names."""
+    if isinstance(numbers, Mapping):
+        for key, value in numbers.items():
+            yield from flat(f"{name}.{key}", value)
+    elif isinstance(numbers, (int, float)) and type(numbers) is not bool and math.isfinite(numbers):
+        yield name, float(numbers)
+
+
+def spread(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any] | None]:
+    """Of every unit: mean, standard deviation and count over seeds of every index.
+
+    seeds  for every seed, for every unit, its indices by name; an index that some seeds lack is the
+           others', and its count says so. None for a unit without any.
+    """
+    found: list[dict[str, Any] | None] = []
+    for unit in zip(*seeds, strict=True):
+        names = dict.fromkeys(name for one in unit for name in one)
+        table = {}
+        for name in names:
+            values = torch.tensor([one[name] for one in unit if name in one], dtype=torch.float64)
+            deviation = values.std().item() if len(values) > 1 else None
+            table[name] = {
+                "mean": values.mean().item(), "deviation": deviation, "count": len(values)
+            }  # fmt: skip
+        found.append(table or None)
+    return found
+
+
+def seeds_of(setting: Setting) -> list[Setting]:
+    """The same work with the further seeds that `seeds=` asks for."""
+    experiment = setting.experiment
+    return [
+        dataclasses.replace(
+            setting, experiment=dataclasses.replace(experiment, seed=experiment.seed + k)
+        )
+        for k in range(1, experiment.seeds)
+    ]
+
+
+def _is_alive(metrics: Mapping[str, Any]) -> bool:
+    return metrics["stop"] != "dead" and metrics["response_mean"] is not None

@@ -1,0 +1,201 @@
+"""The page's pictures: what each claim comes to over layers, and the units that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diversevis.images import display
+from diversevis.report.measures import picture
+from diversevis.report.sheet import enlarge, png, sheet
+from paper.graphs import (
+    deformation_figure,
+    difference_figure,
+    gain_figure,
+    phase_figure,
+)
+from paper.runs import EXAMPLE, Run
+
+TILE, GAP = 72, 6  # pixels: an image of a strip, enlarged without smoothing; between two
+SHOWN_LAYERS = 4  # whose most stable units are shown
+SHOWN_UNITS = 2  # of each layer
+KEPT = 0.9  # of the response, by units that are shown for their gain
+FOR_GAIN = "vgg19 conv2_2", "vgg19 conv3_1", "resnet50 layer1.0"
+FOR_PHASE = ("vgg19 conv1_2", "vgg19 conv2_1", "vgg19 conv2_2", "vgg19 conv3_1",
+             "resnet50 layer1.0", "resnet50 layer1.1")  # fmt: skip
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One PNG: its name below the page's folder, what is to be seen, where a click leads; a wide
+    one has a row of its own."""
+
+    file: str
+    png: bytes
+    caption: str
+    link: str | None = None
+    wide: bool = False
+
+
+def pictures_of(
+    claims: Sequence[Numbers], runs: Mapping[str, Run], out: Path
+) -> dict[int, list[Picture]]:
+    """Every claim's pictures, by its number."""
+    made: dict[int, Callable[[Numbers, Mapping[str, Run], Path], list[Picture]]] = {
+        1: _gain, 2: _phase, 3: _deformation, 4: _difference,
+    }  # fmt: skip
+    return {one["number"]: made[one["number"]](one["numbers"], runs, out) for one in claims}
+
+
+def _gain(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
+    found = [
+        _wide("claim1", gain_figure(numbers), "Median and quartiles over the units of each layer: "
+              "what the images of one batch gain in distance over images made alone, the response "
+              "they keep, and how many dimensions either set fills."),
+    ]  # fmt: skip
+    for run in (runs[name] for name in FOR_GAIN if name in runs):
+        gain = np.where(run.values("gain.response") >= KEPT, run.values("gain.distance_min"), -1)
+        order = np.argsort(gain)[::-1]
+        order = order[gain[order] > 0]
+        if not len(order):
+            continue
+        arrays, together = run.arrays("gain"), run.images()["images"]
+        for row, which in ((order[0], "largest gain"), (order[len(order) // 2], "median gain")):
+            above = np.pad(
+                strip(run, together[row]), ((0, GAP), (0, 0), (0, 0)), constant_values=255
+            )
+            both = np.concatenate([above, strip(run, arrays["images"][row])])
+            unit = run.units[row]
+            found.append(_card(run, out, f"gain_{_file(run, row)}", both, row, (
+                f"{run.name} unit {unit['unit']}, {which}: above the batch, below "
+                f"images made alone. Smallest distance "
+                f"{gain[row] + unit['gain']['distance_min_alone']:.0f} against "
+                f"{unit['gain']['distance_min_alone']:.0f} RMS grey levels, response "
+                f"{unit['gain']['response']:.0%}.")))  # fmt: skip
+    return found
+
+
+def _phase(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
+    found = [
+        _wide("claim2", phase_figure(numbers, runs), "Left: share of units below 1 and below 0.2, "
+              "with the best grating (filled) and the one fitted to the unit's best image (open); "
+              "crosses: random weights. Right: F1/F0 of every unit (a dot); lines at 0.2, 1 and "
+              "pi/2, that of a half-rectified linear unit."),
+    ]  # fmt: skip
+    chosen = numbers["example"]
+    if chosen["unit"] is not None:
+        run = runs[chosen["layer"]]
+        row = run.row(chosen["unit"])
+        said = "satisfies the rule" if chosen["satisfied"] else "does not satisfy the rule"
+        about = (
+            f"{run.name} unit {chosen['unit']} {said}: its images share one orientation "
+            f"({chosen['orientation']:.0f} degrees, agreement {chosen['alike']:.2f}) at phases of "
+            f"{', '.join(f'{p:.0f}' for p in sorted(chosen['phases']))} degrees. F1/F0 "
+            f"{chosen['f1f0']:.3f}, of the fitted grating {chosen['fitted_f1f0']:.3f}."
+        )
+        found.append(_wide("example_sheet", _sheet(run, row), about))
+        found.append(_wide("example_phase", measure_picture(run, "phase", row),
+                           f"{run.name} unit {chosen['unit']}: responses to phases."))  # fmt: skip
+    for run in (runs[name] for name in FOR_PHASE if name in runs):
+        for one in numbers["layers"][run.name]["most_invariant"][:SHOWN_UNITS]:
+            row = run.row(one["unit"])
+            fitted = "none" if one["fitted"] is None else f"{one['fitted']:.2f}"
+            found.append(_card(run, out, f"phase_{_file(run, row)}", strip(
+                run, run.images()["images"][row]), row, f"{run.name} unit {one['unit']}: F1/F0 "
+                f"{one['f1f0']:.2g}, fitted {fitted}."))  # fmt: skip
+    return found
+
+
+def _deformation(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
+    found = [
+        _wide("claim3", deformation_figure(numbers, runs), "Left: share of units whose R lies two "
+              "standard errors below 1, against white noise and noise of the same spectrum (open: "
+              "the field is too small for 1 px; at 0.25 or 0.5 px). Middle: median R at that "
+              "displacement. Right: median response kept, and that of conv3_1 unit 21."),
+    ]  # fmt: skip
+    one = runs.get(" ".join(map(str, EXAMPLE)))
+    if one is not None:
+        found.append(_wide("unit21_sheet", _sheet(one, 0), f"{one.name} unit {EXAMPLE[1]}, the "
+                           "paper's dot clusters: its batch."))  # fmt: skip
+        found += [
+            _wide(f"unit21_{name}", measure_picture(one, name, 0), f"The same unit: {name}.")
+            for name in ("deformation", "shift")
+            if one.units[0].get(name)
+        ]
+    layers = sorted((runs[name] for name, v in numbers["layers"].items() if v["delta"] == 1),
+                    key=lambda run: run.record["model"], reverse=True)  # fmt: skip
+    for run in layers[:SHOWN_LAYERS]:
+        arrays = run.arrays("deformation")
+        at = [i for i, delta in enumerate(arrays["deltas"].tolist()) if delta in (0.5, 1.0, 2.0)]
+        for told in numbers["layers"][run.name]["most_stable"][:SHOWN_UNITS]:
+            row = run.row(told["unit"])
+            best = run.images()["images"][row][int(run.images()["responses"][row].argmax())]
+            shown = [best, *(x for x in arrays["deformed"][row][at] if x.isfinite().all())]
+            found.append(_card(run, out, f"deformation_{_file(run, row)}", strip(run, shown), row, (
+                f"{run.name} unit {told['unit']}: its best image, and the same deformed by "
+                f"{', '.join(['0.5', '1', '2'][: len(shown) - 1])} px. Keeps {told['kept']:.0%} at "
+                f"1 px; R + 2 SE (same spectrum) {told['strict_and_errors']:.2f}"
+                + ("." if told["accepts"] else ": not counted as accepting."))))  # fmt: skip
+    return found
+
+
+def _difference(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
+    from diversevis.report.comparison import pair_figure
+    from paper.differences import OTHER_SIDE, PAIRS, compared
+
+    found = [_wide("claim4", difference_figure(numbers), "Effect size of every index (Cliff's "
+                   "delta: share of pairs of units in which VGG-19's is higher, less the share in "
+                   "which ResNet-50's is). Filled: p < 0.05 after Holm.")]  # fmt: skip
+    for place, names in enumerate((*PAIRS, OTHER_SIDE), start=1):
+        if (pair := compared(runs, *names)) is not None:
+            more = " (from the other side of layer1.0's size)" if names == OTHER_SIDE else ""
+            found.append(_wide(f"pair{place}", pair_figure(pair), f"A, {names[0]}, and B, "
+                               f"{names[1]}{more}: every unit a dot."))  # fmt: skip
+    return found
+
+
+# -- pixels ---------------------------------------------------------------------------------------
+
+
+def strip(run: Run, images: Sequence[Tensor] | Tensor) -> np.ndarray:
+    """Images in a row, every pixel enlarged, with a white rim below."""
+    mean = tuple(run.record["weights"]["mean"])
+    tiles = []
+    for image in images:
+        pixels = enlarge(display(image[None], mean)[0], max(1, round(TILE / image.shape[-1])))
+        tiles.append(np.pad(pixels, ((0, GAP), (0, GAP), (0, 0)), constant_values=255))
+    return np.concatenate(tiles, axis=1)[:, :-GAP]
+
+
+def measure_picture(run: Run, name: str, row: int) -> bytes:
+    """The picture of one measure of one unit, as `diversevis run` makes it."""
+    arrays = run.images()
+    return picture(name, run.record, run.units[row], run.arrays(name), row,
+                   arrays["images"][row], arrays["responses"][row])  # fmt: skip
+
+
+def _sheet(run: Run, row: int) -> bytes:
+    arrays, mean = run.images(), tuple(run.record["weights"]["mean"])
+    pixels = display(arrays["images"][row], mean)
+    return png(sheet(pixels, arrays["responses"][row].tolist(), run.record, run.units[row]))
+
+
+def _card(run: Run, out: Path, name: str, pixels: np.ndarray, row: int, caption: str) -> Picture:
+    sheet_file = run.path / f"sheet_unit{run.units[row]['unit']:04d}.png"
+    link = sheet_file.relative_to(out).as_posix() if sheet_file.is_file() else None
+    return Picture(file=f"figures/{name}.png", png=png(pixels), caption=caption, link=link)
+
+
+def _wide(name: str, content: bytes, caption: str) -> Picture:
+    return Picture(file=f"figures/{name}.png", png=content, caption=caption, wide=True)
+
+
+def _file(run: Run, row: int) -> str:
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in run.name)
+    return f"{safe}_{run.units[row]['unit']}"

@@ -1,0 +1,487 @@
+import io
+import itertools
+import math
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diversevis.report.measures import layer_picture, picture
+from diversevis.report.measures.page import CAPTION, fitted, font, shortened, wrapped
+from diversevis.report.measures.phase import verdict
+from diversevis.report.measures.view import Layer, number
+
+RECORD = {
+    "model": "vgg19", "layer": "conv2_1", "direction": None, "distance": "pixels",
+    "weights": {"mean": [0.485, 0.456, 0.406]},
+}  # fmt: skip
+NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural"]
+MEAN = 255 * np.array(RECORD["weights"]["mean"])
+
+
+def gabor(height, width, phase, frequency=None, orientation=30.0, x0=0.0):
+    """One Gabor patch [3, h, w] with an RMS contrast of 32 grey levels."""
+    longest = max(height, width)
+    frequency = frequency or 2.5 / longest
+    y, x = np.mgrid[:height, :width].astype(float)
+    x, y = x - (width - 1) / 2 - x0, (height - 1) / 2 - y
+    turn = math.radians(orientation)
+    along = x * math.cos(turn) + y * math.sin(turn)
+    patch = np.exp(-(x**2 + y**2) / (2 * (longest / 5) ** 2))
+    patch = patch * np.cos(2 * math.pi * frequency * along + phase)
+    image = np.stack([patch, 0.9 * patch, 0.7 * patch])
+    return torch.from_numpy(32 * image / np.sqrt((image**2).mean() + 1e-12)).float()
+
+
+def batch(n, height, width):
+    return torch.stack([gabor(height, width, 2 * math.pi * i / n) for i in range(n)])
+
+
+def stacked(units, value):
+    return value[None].repeat(units, *[1] * value.ndim)
+
+
+def made(name, *, units=3, n=6, size=(24, 24), seed=0):
+    """Measures of each unit and the arrays of one measure, as formats.md asks for them."""
+    h, w = size
+    rng = np.random.default_rng(seed)
+    return MAKERS[name](rng, units, n, h, w)
+
+
+def make_gain(rng, units, n, h, w):
+    alone = batch(n, h, w) + 8 * torch.from_numpy(rng.standard_normal((n, 3, h, w))).float()
+    arrays = {
+        "images": stacked(units, alone),
+        "responses": torch.from_numpy(rng.normal(8, 0.3, (units, n))).float(),
+    }
+    measures = []
+    for _ in range(units):
+        low, mean = rng.uniform(0, 30), rng.uniform(30, 40)
+        measures.append({
+            "distance_min": rng.uniform(-3, 45 - low), "distance_mean": 45 - mean,
+            "response": rng.uniform(0.9, 1.01), "distance_min_alone": low,
+            "distance_mean_alone": mean, "response_mean_alone": 8.1,
+        })  # fmt: skip
+    return measures, arrays
+
+
+def make_phase(rng, units, n, h, w):
+    phases = torch.arange(16) * 2 * math.pi / 16
+    frequencies = torch.from_numpy(
+        np.geomspace(1 / max(h, w), 0.45, 8 if max(h, w) > 5 else 1)
+    ).float()
+    orientations = torch.arange(12) * 15.0
+    depth = torch.from_numpy(rng.uniform(0, 3, units)).float()[:, None]
+    tuning = 4 * (1 - depth / 3) + 4 * depth / 3 * torch.cos(phases - 1)
+    f, o = torch.meshgrid(frequencies.log2(), orientations, indexing="ij")
+    away = (o - 30 + 90) % 180 - 90
+    one = 4 * torch.exp(-((f - math.log2(2.5 / max(h, w))) ** 2) - (away / 25) ** 2)
+    best = gabor(h, w, 1, orientation=30)
+    arrays = {
+        "phases": phases, "tuning": tuning, "fitted_tuning": 0.9 * tuning.roll(2, 1),
+        "grating": stacked(units, best), "fitted_grating": stacked(units, gabor(h, w, 0.4)),
+        "map": stacked(units, torch.stack([one, 0.3 * one, 0.2 * one])),
+        "frequencies": frequencies, "orientations": orientations,
+    }  # fmt: skip
+    measures = []
+    for row in tuning.numpy():
+        rectified = row.clip(min=0)
+        f0 = rectified.mean()
+        f1 = 2 / 16 * abs((rectified * np.exp(-1j * phases.numpy())).sum())
+        found = {
+            "f1f0": float(f1 / f0), "f0": float(f0), "orientation": 30.0, "response": float(row.max()),
+            "frequency": float(frequencies[len(frequencies) // 3]), "weak": False,
+        }  # fmt: skip
+        fitted = found | {"color": [0.6, 0.6, 0.5], "f1f0": found["f1f0"] * 0.9}
+        measures.append(found | {"color": "luminance", "fitted": fitted})
+    return measures, arrays
+
+
+def make_shift(rng, units, n, h, w):
+    r = np.hypot(*np.meshgrid(np.linspace(-1, 1, h), np.linspace(-1, 1, w), indexing="ij"))
+    mask = torch.from_numpy(np.exp(-((r * 1.2) ** 4))).float()
+    texture = gabor(2 * h - 1, 2 * w - 1, 0, frequency=2.5 / max(h, w)) * 1.0
+    wave = torch.from_numpy(5 + np.cos(0.8 * np.arange(w - 1))[None] * np.ones((h - 1, 1))).float()
+    arrays = {
+        "mask_fixed": mask,
+        "mask_learned": stacked(units, mask.sqrt()),
+        "best": torch.full((units,), 8.0),
+    }
+    for which in ("fixed", "learned"):
+        arrays |= {
+            f"texture_{which}": stacked(units, texture), f"map_{which}": stacked(units, wave),
+            f"masked_{which}": stacked(units, gabor(h, w, 0) * mask),
+            f"best_masked_{which}": torch.full((units,), 6.6),
+        }  # fmt: skip
+    shares = [float(share) for share in rng.uniform(0.2, 0.95, units)]
+    measures = [
+        {"mean": s * 0.8, "min": s * 0.6, "mean_masked": s, "min_masked": s * 0.7,
+         "learned": {"mean": s * 0.85, "min": s * 0.6, "mean_masked": s, "min_masked": s * 0.7,
+                     "p": 2.4, "q": 5.1, "sigma": 0.45}}
+        for s in shares
+    ]  # fmt: skip
+    return measures, arrays
+
+
+def make_deformation(rng, units, n, h, w):
+    deltas = torch.tensor([0.25, 0.5, 1, 2, 4])
+    fall = torch.from_numpy(rng.uniform(0.02, 0.3, (units, 1))).float()
+    kept = 1 - fall * deltas
+    stability = 4 * fall * deltas.sqrt() + 0.05
+    if max(h, w) < 20:
+        kept[:, 3:] = stability[:, 3:] = math.nan
+    deformed = torch.stack(
+        [gabor(h, w, 0, orientation=30 + 5 * float(d), x0=float(d)) for d in deltas]
+    )
+    deformed[kept[0].isnan()] = math.nan
+    arrays = {
+        "deltas": deltas, "kept": kept, "stability": stability, "stability_error": 0.1 * stability,
+        "stability_strict": 2.5 * stability, "stability_strict_error": 0.2 * stability,
+        "deformed": stacked(units, deformed),
+    }  # fmt: skip
+
+    def by_delta(values):
+        return {
+            f"{d:g}": None if math.isnan(v) else v
+            for d, v in zip(deltas.tolist(), values.tolist(), strict=True)
+        }
+
+    measures = [
+        {"stability": stability[u, 2].item(), "stability_error": 0.02, "delta": 1.0,
+         "stability_strict": 2.5 * stability[u, 2].item(), "stability_strict_error": 0.05,
+         "kept": by_delta(kept[u]), "stability_at": by_delta(stability[u]),
+         "stability_strict_at": by_delta(2.5 * stability[u])}
+        for u in range(units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
+def make_diversity(rng, units, n, h, w):
+    flat = batch(n, h, w).flatten(1)
+    distances = torch.cdist(flat, flat) / math.sqrt(flat.shape[1])
+    measures = [
+        {
+            "index": float(index),
+            "distance_mean": 38.2,
+            "distance_simple": 21.0,
+            "distance_complex": 45.1,
+        }
+        for index in rng.normal(0.5, 0.3, units)
+    ]
+    return measures, {"distances": stacked(units, distances)}
+
+
+def make_dimension(rng, units, n, h, w):
+    spectrum = np.sort(rng.dirichlet(np.ones(n) / 2, units), axis=1)[:, ::-1]
+    pairs = list(itertools.combinations(range(n), 2))
+    at = np.sin(np.pi * np.arange(1, 16) / 16)
+    depth = rng.uniform(0, 0.6, (units, len(pairs), 1))
+    paths = 1 - depth * at
+    for pair, (one, other) in enumerate(pairs):
+        if other - one == n / 2:  # opposite images have no one great circle between them
+            paths[:, pair] = math.nan
+    arrays = {
+        "spectrum": torch.from_numpy(spectrum.copy()).float(), "paths": torch.from_numpy(paths).float(),
+        "pairs": torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
+    }  # fmt: skip
+    measures = [
+        {"participation": float(1 / (s**2).sum()), "groups": 1 + u % 2,
+         "path_min": float(np.nanmin(p, initial=1)), "path_mean": 0.7}
+        for u, (s, p) in enumerate(zip(spectrum, paths, strict=True))
+    ]  # fmt: skip
+    return measures, arrays
+
+
+def make_natural(rng, units, n, h, w):
+    top = 9
+    smooth = torch.from_numpy(rng.standard_normal((top, 3, h, w))).float().cumsum(2).cumsum(3)
+    smooth = smooth - smooth.mean((2, 3), keepdim=True)
+    smooth = 32 * smooth / smooth.flatten(1).std(1)[:, None, None, None]
+    arrays = {
+        "images": stacked(units, smooth),
+        "responses": stacked(units, torch.linspace(4, 3, top)),
+    }
+    exemplars = [
+        {
+            "file": f"ILSVRC2012_val_{i:08d}.JPEG",
+            "row": 12 * i,
+            "column": 7 * i,
+            "response": 4 - i / 8,
+        }
+        for i in range(top)
+    ]
+    measures = [
+        {"response_max": 4.0, "response_mean": 3.5, "of_synthetic": float(share), "photographs": 1000,
+         "crops": 256000, "exemplars": exemplars}
+        for share in rng.uniform(0.3, 0.9, units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
+MAKERS = {
+    "gain": make_gain, "phase": make_phase, "shift": make_shift, "deformation": make_deformation,
+    "diversity": make_diversity, "dimension": make_dimension, "natural": make_natural,
+}  # fmt: skip
+
+
+def entry(name, measure, unit=12):
+    return {
+        "unit": unit, "stop": "converged", "response_mean": 7.9, "response_best": 8.4,
+        "distance_pixels_min": 41.2, "distance_pixels_mean": 45.0, "distance_min": 41.2,
+        "distance_mean": 45.0, name: measure,
+    }  # fmt: skip
+
+
+def opened(png):
+    """The picture's pixels; raises where it is no whole PNG."""
+    with Image.open(io.BytesIO(png)) as file:
+        assert file.format == "PNG"
+        pixels = np.asarray(file.convert("RGB"))
+    assert min(pixels.shape[:2]) > 100
+    return pixels
+
+
+def made_picture(name, *, size=(24, 24), n=6, row=0, alone=False, **changes):
+    """One unit's picture, with `changes` in what its measure found."""
+    measures, arrays = made(name, units=2, n=n, size=size)
+    images = None if alone else batch(n, *size)
+    responses = None if alone else torch.linspace(8, 7.5, n)
+    measure = measures[row] | changes
+    return picture(name, RECORD, entry(name, measure), arrays, row, images, responses)
+
+
+def holds(pixels, block):
+    """Whether `block` stands somewhere in the picture, pixel by pixel."""
+    height, width = block.shape[:2]
+    starts = np.argwhere((pixels[: -height + 1, : -width + 1] == block[0, 0]).all(-1))
+    return any(np.array_equal(pixels[y : y + height, x : x + width], block) for y, x in starts)
+
+
+def as_seen(image, zoom=1):
+    """An image [3, h, w] in grey levels as a person sees it, enlarged."""
+    shown = np.clip(image.permute(1, 2, 0).numpy() + MEAN.astype(np.float32), 0, 255)
+    return np.rint(shown).astype(np.uint8).repeat(zoom, 0).repeat(zoom, 1)
+
+
+def entries(name, measures):
+    return [entry(name, measure, unit) for unit, measure in enumerate(measures)]
+
+
+# The sizes, counts and shapes that networks have: tiny, usual, deep, oblong; one image, many.
+ODD = [((3, 3), 64), ((24, 24), 1), ((9, 31), 2), ((3, 60), 9), ((250, 250), 2)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("size", "n"), ODD)
+def test_every_measure_has_its_picture(name, size, n):
+    opened(made_picture(name, size=size, n=n))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_can_do_without_the_run(name):
+    opened(made_picture(name, alone=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_missing_are_dashes(name):
+    measures, arrays = made(name, units=1)
+    nothing = dict.fromkeys(measures[0])
+    everything = torch.full((6,), math.nan)
+    lost = {"response_mean": None, "distance_pixels_min": None, "distance_pixels_mean": None}
+    opened(
+        picture(name, RECORD, entry(name, nothing) | lost, arrays, 0, batch(6, 24, 24), everything)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_responses_may_be_negative(name):
+    measures, arrays = made(name, units=1)
+    for key in {
+        "tuning",
+        "fitted_tuning",
+        "responses",
+        "map_fixed",
+        "map_learned",
+        "best",
+        "kept",
+    } & set(arrays):
+        arrays[key] = -arrays[key].abs()
+    opened(
+        picture(name, RECORD, entry(name, measures[0]), arrays, 0, batch(6, 24, 24), -torch.ones(6))
+    )
+
+
+def test_a_direction_is_called_by_its_file():
+    measures, arrays = made("natural", units=1)
+    record = RECORD | {"direction": "directions.npy"}
+    named = opened(picture("natural", record, entry("natural", measures[0]), arrays, 0, None, None))
+    assert not np.array_equal(named[:60], opened(made_picture("natural", alone=True))[:60])
+
+
+def test_gain_shows_both_batches_pixel_by_pixel():
+    pixels, (_, arrays) = opened(made_picture("gain")), made("gain", units=2)
+    for image in (*batch(6, 24, 24), *arrays["images"][0]):
+        assert holds(pixels, as_seen(image, 7))  # 7 * 24 is nearest to a tile of 160
+
+
+def test_many_large_images_are_averaged_and_the_picture_says_so():
+    large = opened(made_picture("gain", size=(250, 250), n=9))
+    plain = batch(9, 250, 250)[0]
+    assert not holds(large, as_seen(plain)[:40, :40])
+    # 9 images in 5 columns: at most 1.4 * 160 wide, so squares of 2 x 2 are one pixel
+    square = as_seen(plain)[100:102, 100:102].reshape(4, 3).mean(0)
+    assert (np.abs(large.astype(float) - square).max(-1) <= 1).any()
+
+
+def test_shift_shows_the_texture_and_the_frame_of_a_crop():
+    measures, arrays = made("shift", units=1, size=(3, 3))
+    pixels = opened(picture("shift", RECORD, entry("shift", measures[0]), arrays, 0, None, None))
+    zoom = 48  # of 5 pixels, towards 240
+    texture = as_seen(arrays["texture_fixed"][0])
+    for row, column in ((0, 0), (1, 3), (2, 2), (4, 1)):
+        assert holds(
+            pixels, texture[row : row + 1, column : column + 1].repeat(44, 0).repeat(44, 1)
+        )
+    left = texture[1, 0].astype(int)
+    ys, xs = np.nonzero((pixels == left).all(-1))
+    x, y = xs[0] + zoom, ys[0] + zoom // 2  # the first pixel of the frame's own column
+    assert pixels[y, x].tolist() == [255] * 3
+    assert pixels[y, x + 1].tolist() == [0] * 3
+
+
+def test_deformation_leaves_out_what_is_too_large_for_the_field():
+    _, arrays = made("deformation", units=2, size=(9, 9))
+    pixels = opened(made_picture("deformation", size=(9, 9)))
+    shown = [
+        holds(pixels, as_seen(image.nan_to_num(), 18)) for image in arrays["deformed"][0]
+    ]  # 160 / 9
+    assert shown == [True, True, True, False, False]
+
+
+def test_dimension_shows_what_lies_halfway_on_the_worst_path():
+    _, arrays = made("dimension", units=2)
+    worst = arrays["paths"][0].nan_to_num(math.inf).min(1).values.argmin()
+    one, other = batch(6, 24, 24)[arrays["pairs"][worst]]
+    middle = one + other
+    middle = middle * one.norm() / middle.norm()
+    assert holds(opened(made_picture("dimension")), as_seen(middle, 6))
+
+
+def test_phase_shows_the_gratings_and_the_best_image():
+    _, arrays = made("phase", units=2)
+    pixels = opened(made_picture("phase"))
+    for image in (arrays["grating"][0], batch(6, 24, 24)[0], arrays["fitted_grating"][0]):
+        assert holds(pixels, as_seen(image, 6))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"f1f0": math.pi / 2, "weak": False}, "above 1, simple-like"),
+        ({"f1f0": 0.0, "weak": False}, "below 1, complex-like"),
+        ({"f1f0": 1.9, "weak": True}, "weak: F0 near zero"),
+        ({"f1f0": None, "weak": True}, "no value"),
+    ],
+)
+def test_phase_in_words(found, words):
+    assert words in verdict(found)
+
+
+def test_a_weak_unit_is_left_out_of_the_layer():
+    measures, arrays = made("phase", units=6)
+    plain = layer_picture("phase", RECORD, entries("phase", measures), arrays)
+    measures = [measure | {"weak": True} for measure in measures]
+    assert layer_picture("phase", RECORD, entries("phase", measures), arrays) is None
+    opened(plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("units", [2, 512])
+def test_every_measure_has_a_picture_of_the_layer(name, units):
+    measures, arrays = made(name, units=units, size=(5, 5))
+    if units > 2:  # dead
+        measures[1] = None
+        for key in ("kept", "stability"):
+            if key in arrays:
+                arrays[key][1] = math.nan
+    opened(layer_picture(name, RECORD, entries(name, measures), arrays))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_picture_of_a_layer_of_one_unit_or_without_values(name):
+    measures, arrays = made(name, units=2, size=(5, 5))
+    assert layer_picture(name, RECORD, entries(name, measures[:1]), arrays) is None
+    assert layer_picture(name, RECORD, entries(name, [None, None]), arrays) is None
+    nothing = [dict.fromkeys(measure) for measure in measures]
+    assert layer_picture(name, RECORD, entries(name, nothing), arrays) is None
+
+
+def test_natural_crops_without_a_run_are_compared_by_their_response():
+    measures, arrays = made("natural", units=4)
+    without = [measure | {"of_synthetic": None} for measure in measures]
+    assert opened(layer_picture("natural", RECORD, entries("natural", without), arrays)).size
+
+
+def test_units_of_one_value_have_a_layer():
+    measures, arrays = made("diversity", units=4)
+    same = [measure | {"index": 0.5} for measure in measures]
+    opened(layer_picture("diversity", RECORD, entries("diversity", same), arrays))
+
+
+def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
+    layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], measures=[None] * 5, arrays={})
+    lowest, highest = layer.extremes(np.array([3.0, np.nan, 1.0, 2.0, 5.0]), most=2)
+    assert [layer.units[at] for at in lowest] == [6, 7]
+    assert [layer.units[at] for at in highest] == [8, 4]
+    alone = layer.extremes(np.array([np.nan, np.nan, 1.0, np.nan, np.nan]))
+    assert alone == ([2], [])  # never the same unit twice
+
+
+def test_large_images_are_reduced_by_whole_numbers_and_small_ones_enlarged():
+    small, factor = fitted(np.zeros((2, 3, 5, 3), np.uint8), 160)
+    assert (small.shape, factor) == ((2, 96, 160, 3), 1)
+    large, factor = fitted(np.full((1, 500, 250, 3), 7, np.uint8), 160)
+    assert (large.shape, factor) == ((1, 167, 84, 3), 3)  # 500 / 224, rounded up
+    assert (large == 7).all()
+
+
+def test_long_file_names_keep_their_ends():
+    name = "a_very_long_name_of_a_photograph_0001.jpg"
+    short = shortened(name, CAPTION, 150)
+    assert font(CAPTION).getlength(short) <= 150
+    start, end = short.split("…")
+    assert name.startswith(start)
+    assert name.endswith(end)
+    assert shortened("a.jpg", CAPTION, 150) == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (0.0, "0.00"),
+        (8.0, "8.00"),
+        (-0.12345, "-0.123"),
+        (8123.4, "8123"),
+        (100.0, "100"),
+    ],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_captions_break_between_words():
+    lines = wrapped(["one two three four five six"], CAPTION, 80)
+    assert " ".join(lines) == "one two three four five six"
+    assert all(font(CAPTION).getlength(line) <= 80 for line in lines)
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    before = dict(matplotlib.rcParams)
+    made_picture("dimension")
+    assert dict(matplotlib.rcParams) == before
+    assert "matplotlib.pyplot" not in sys.modules or not matplotlib.pyplot.get_fignums()

@@ -1,0 +1,376 @@
+"""The paper's claims, computed from run folders whose numbers are known."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diversevis.run_folder import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import reproduce_paper
+from paper import claims, deformation, differences, example, phase, runs
+from paper.page import page
+from paper.runs import Plan, Run
+
+DELTAS = [0.25, 0.5, 1.0, 2.0]
+ABOUT = {
+    "when": "2026-01-01", "versions": {"diversevis": "0", "torch": "2"}, "device": "cpu",
+    "device_name": "none", "quick": True, "seed": 0, "seconds_of_runs": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(differences, "RESAMPLES", 100)
+
+
+def unit(number, **changes):
+    """A unit's entry in metrics.json that speaks for every claim; `f1f0=0.5` changes one number."""
+    one = {
+        "f1f0": 1.5, "fitted": 1.5, "weak": False, "distance_min": 10 + 0.1 * number, "distance_mean": 5.0,
+        "response": 0.95, "diversity": 0.8, "kept": 0.9, "participation": 2.0,
+    } | changes  # fmt: skip
+    return {
+        "unit": number, "stop": "annealed", "response_mean": 5.0, "response_best": 6.0,
+        "distance_min": 20.0, "distance_mean": 25.0, "distance_pixels_min": 20.0,
+        "distance_pixels_mean": 25.0,
+        "gain": {
+            "distance_min": one["distance_min"], "distance_mean": one["distance_mean"],
+            "distance_min_alone": 3.0, "distance_mean_alone": 20.0, "response": one["response"],
+        },
+        "phase": {
+            "f1f0": one["f1f0"], "weak": one["weak"],
+            "fitted": {"f1f0": one["fitted"], "weak": one["weak"]},
+        },
+        "shift": None,
+        "deformation": {
+            "stability": 0.5, "stability_error": 0.1, "stability_strict": 0.4,
+            "stability_strict_error": 0.1, "kept": dict.fromkeys(["0.5", "1", "2"], one["kept"]),
+        },
+        "diversity": {"index": one["diversity"]},
+        "dimension": {"participation": one["participation"]},
+    }  # fmt: skip
+
+
+def dead(number):
+    nothing = dict.fromkeys(runs.MEASURES)
+    return {"unit": number, "stop": "dead", "response_mean": None, **nothing}
+
+
+def run_of(root, model="vgg19", layer="conv2_1", units=None, *, images=None, field=10, strict=0.4,
+           white=0.5, command="diversevis run"):  # fmt: skip
+    """A run folder as `diversevis run analysis=...` leaves it."""
+    units = units or [unit(i) for i in range(6)]
+    count, side = len(units), 8
+    generator = torch.Generator().manual_seed(0)
+    if images is None:
+        images = 30 * torch.randn(count, 6, 3, side, side, generator=generator)
+    folder = RunFolder.create(Path(root), model, layer, f"{count}")
+    folder.write_record({
+        "status": "finished", "command": command, "model": model, "layer": layer,
+        "direction": None, "n": 6, "norm": 32 * math.sqrt(3) * field, "distance": "pixels",
+        "diversity": 0.1, "fraction": None, "receptive_field": {"size": [field, field]},
+        "weights": {"mean": [0.485, 0.456, 0.406]}, "device": "cpu", "seconds": 1.0,
+    })  # fmt: skip
+    folder.write_metrics(units)
+    responses = torch.rand(count, 6, generator=generator) + 5
+    folder.write_images(images, responses, torch.tensor([one["unit"] for one in units]))
+    numbers = {name: [one[name] for one in units] for name in runs.MEASURES}
+    shape = (count, len(DELTAS))
+    arrays = {
+        "gain": {"images": images[:, :1].expand_as(images), "responses": responses},
+        "phase": {
+            "phases": torch.arange(8) * math.pi / 4, "tuning": torch.rand(count, 8),
+            "grating": images[:, 0], "fitted_tuning": torch.rand(count, 8),
+            "fitted_grating": images[:, 1], "map": torch.rand(count, 3, 4, 4),
+            "frequencies": torch.tensor([0.05, 0.1, 0.2, 0.4]), "orientations": torch.arange(4) * 45.0,
+        },
+        "deformation": {
+            "deltas": torch.tensor(DELTAS), "kept": torch.full(shape, 0.9),
+            "stability": torch.full(shape, white), "stability_error": torch.full(shape, 0.1),
+            "stability_strict": torch.full(shape, strict),
+            "stability_strict_error": torch.full(shape, 0.1),
+            "deformed": images[:, :1].expand(-1, len(DELTAS), -1, -1, -1),
+        },
+    }  # fmt: skip
+    for name in runs.MEASURES:
+        folder.write_measure(name, {}, numbers[name], arrays.get(name, {}))
+    return Run(folder.path)
+
+
+def layers_of(root, **units):
+    """VGG-19 layers by name, `conv2_1=[...]`."""
+    runs = [run_of(root, layer=layer, units=own) for layer, own in units.items()]
+    return {run.name: run for run in runs}
+
+
+# -- claim 1 --------------------------------------------------------------------------------------
+
+
+def test_gain_holds_where_distances_grow_and_responses_stay(tmp_path):
+    units = [unit(i, distance_min=10 + i) for i in range(8)]
+    found = claims.gain_claim(layers_of(tmp_path, conv2_1=units))
+    one = found["numbers"]["layers"]["vgg19 conv2_1"]
+    assert found["verdict"] == "holds"
+    assert one["gain_smallest"] == {"median": 13.5, "quartiles": [11.75, 15.25]}
+    assert one["share_larger"] == 1
+    assert one["p"] == pytest.approx(2**-8)
+    assert one["dimensions_alone"]["median"] == pytest.approx(1)  # images made alone are all one
+
+
+@pytest.mark.parametrize(
+    "changes", [{"distance_min": -1.0}, {"distance_mean": -1.0}, {"response": 0.5}]
+)
+def test_gain_does_not_hold_where_anything_is_lost(tmp_path, changes):
+    units = [unit(i, **changes) for i in range(8)]
+    found = claims.gain_claim(layers_of(tmp_path, conv2_1=units))
+    assert found["verdict"] == "does not hold"
+
+
+def test_gain_holds_in_part_and_linear_layers_do_not_count(tmp_path):
+    layers = layers_of(
+        tmp_path,
+        conv1_1=[unit(i, diversity=0.0) for i in range(8)],
+        conv2_1=[unit(i) for i in range(8)],
+        conv2_2=[unit(i, response=0.5) for i in range(8)],
+    )
+    found = claims.gain_claim(layers)
+    assert found["verdict"] == "holds in part"
+    assert not found["numbers"]["layers"]["vgg19 conv1_1"]["counts"]
+    assert "1 of 2 layers that count" in found["finding"]
+
+
+def test_gain_leaves_dead_units_out(tmp_path):
+    units = [unit(0), unit(1), dead(2), unit(3)]
+    one = claims.gain_claim(layers_of(tmp_path, conv2_1=units))["numbers"]["layers"]
+    assert one["vgg19 conv2_1"]["counted"] == 3
+    assert one["vgg19 conv2_1"]["dead"] == 1
+
+
+# -- claim 2 --------------------------------------------------------------------------------------
+
+
+def test_phase_shares_leave_dead_and_weak_units_out(tmp_path):
+    units = [unit(0, f1f0=0.1, fitted=0.1), unit(1, f1f0=0.5), unit(2), unit(3),
+             unit(4, f1f0=0.0, weak=True), dead(5)]  # fmt: skip
+    layers = layers_of(tmp_path, conv1_1=[unit(0)], conv2_1=units)
+    found = phase.phase_claim(layers, {})
+    one = found["numbers"]["layers"]["vgg19 conv2_1"]
+    assert one["best"]["counted"] == 4
+    assert one["best"]["weak"] == 1
+    assert one["dead"] == 1
+    assert one["best"]["below_1"] == 0.5
+    assert one["best"]["near_perfect"] == 0.25
+    assert one["fitted"]["below_1"] == 0.25
+    assert [top["unit"] for top in one["most_invariant"]] == [0, 1, 2, 3]
+    assert found["verdict"] == "holds"
+    assert found["numbers"]["depth"]["vgg19"]["growing"]
+
+
+@pytest.mark.parametrize(
+    ("first", "early", "verdict"),
+    [
+        (1.5, 0.5, "holds in part"),  # below 1, none near perfect
+        (0.1, 0.1, "holds in part"),  # linear units have it too
+        (1.5, 1.5, "does not hold"),
+    ],
+)
+def test_phase_verdict(tmp_path, first, early, verdict):
+    layers = layers_of(
+        tmp_path,
+        conv1_1=[unit(0, f1f0=first)],
+        conv2_2=[unit(0, f1f0=early, fitted=early), unit(1)],
+    )
+    assert phase.phase_claim(layers, {})["verdict"] == verdict
+
+
+def test_random_weights_are_named_beside_trained_ones(tmp_path):
+    layers = layers_of(tmp_path / "a", conv2_1=[unit(0, f1f0=0.1), unit(1)])
+    control = run_of(tmp_path / "b", units=[unit(0, f1f0=0.1), unit(1, f1f0=0.1)])
+    found = phase.phase_claim(layers, {"vgg19 conv2_1 random weights": control})
+    assert "conv2_1 50% against 100%" in found["finding"]
+
+
+def grating(phase, orientation=30.0, frequency=0.18, side=16):
+    y, x = (side - 1) / 2 - torch.arange(side)[:, None], torch.arange(side) - (side - 1) / 2
+    turn = math.radians(orientation)
+    wave = 2 * math.pi * frequency * (math.cos(turn) * x + math.sin(turn) * y)
+    return torch.cos(wave - math.radians(phase)).expand(3, -1, -1) * 40
+
+
+def test_a_batch_of_one_orientation_in_all_phases_is_read_off():
+    phases = [10.0, 70.0, 130.0, 190.0, 250.0, 310.0]
+    found = example.described(torch.stack([grating(phase) for phase in phases]))
+    assert found["orientation"] == pytest.approx(30, abs=4)
+    assert found["alike"] > 0.99
+    assert found["frequency"] == pytest.approx(0.18, abs=0.01)
+    assert found["largest_gap"] == pytest.approx(60, abs=8)
+    assert sorted((p - found["phases"][0]) % 360 for p in found["phases"]) == pytest.approx(
+        [0, 60, 120, 180, 240, 300], abs=10
+    )
+
+
+def test_the_example_is_the_one_that_satisfies_the_rule(tmp_path):
+    turning = torch.stack([grating(60.0 * i) for i in range(6)])
+    tilting = torch.stack([grating(0.0, orientation=30.0 * i) for i in range(6)])
+    units = [unit(3, fitted=0.1), unit(7, fitted=0.1, diversity=0.99), unit(9, fitted=0.9)]
+    images = torch.stack([turning, tilting, turning])
+    run = run_of(tmp_path, units=units, images=images)
+    found = example.example([run])
+    assert found["satisfied"]
+    assert found["unit"] == 3
+    assert found["candidates"] == 2
+    other = run_of(tmp_path, units=units[1:2], images=images[1:2])
+    assert not example.example([other])["satisfied"]
+    assert example.example([])["unit"] is None
+
+
+# -- claim 3 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("white", "strict", "verdict"),
+    [(0.5, 0.4, "holds"), (0.5, 0.9, "holds in part"), (0.9, 0.9, "does not hold")],
+)
+def test_deformation_verdict(tmp_path, white, strict, verdict):
+    run = run_of(tmp_path, white=white, strict=strict)  # errors are 0.1: 0.9 + 0.2 is above 1
+    found = deformation.deformation_claim({run.name: run}, None)
+    assert found["verdict"] == verdict
+    one = found["numbers"]["layers"][run.name]
+    assert one["delta"] == 1
+    assert one["counted"] == 6
+    assert one["accepting"]["units"] == (6 if strict < 0.8 and white < 0.8 else 0)
+
+
+def test_the_papers_unit_is_ranked_among_the_others(tmp_path):
+    units = [unit(i, kept=0.1 * i) for i in range(5)]
+    layer = run_of(tmp_path / "a", layer="conv3_1", units=[*units, unit(21, kept=0.9)])
+    one = run_of(tmp_path / "b", layer="conv3_1", units=[unit(21, kept=0.25)])
+    found = deformation.deformation_claim({layer.name: layer}, one)["numbers"]["example"]
+    assert found["indices"]["deformation.kept.1"] == {"value": 0.25, "lower": 0.6, "of_units": 5}
+
+
+# -- claim 4, and all of it -----------------------------------------------------------------------
+
+
+def everything(root, layer="layer1.0"):
+    """Runs of a whole reproduction, by the names of their plans, and the plans."""
+    ramp = [unit(i, f1f0=0.5 + 0.01 * i, kept=0.8 + 0.01 * i) for i in range(12)]
+    low = [unit(i, f1f0=0.1 + 0.01 * i, kept=0.4 + 0.01 * i) for i in range(12)]
+    runs = {
+        "vgg19 conv1_1": run_of(root / "runs", layer="conv1_1", field=3),
+        "vgg19 conv2_2": run_of(root / "runs", layer="conv2_2", units=ramp, field=14),
+        "vgg19 conv3_1": run_of(root / "runs", layer="conv3_1", units=ramp, field=24),
+        "resnet50 layer1.0": run_of(root / "runs", "resnet50", layer, low, field=19),
+        "vgg19 conv3_1 21": run_of(root / "runs", layer="conv3_1", units=[unit(21)], field=24),
+        "vgg19 conv2_2 random weights": run_of(root / "controls", layer="conv2_2", units=ramp),
+    }
+    plans = [Plan(name=name, command="run", words=(f"layer={name}",), root="runs") for name in runs]
+    return runs, plans
+
+
+def test_differences_hold_where_an_index_is_far_apart(tmp_path):
+    runs, _ = everything(tmp_path)
+    verdict, _, _, numbers, commands = differences.difference_claim(runs, tmp_path)
+    (pair,) = numbers["pairs"]
+    told = {one["index"]: one for one in pair["indices"]}
+    assert verdict == "holds"
+    assert told["phase.f1f0"]["differs"]
+    assert told["phase.f1f0"]["cliffs_delta"] == 1
+    assert not told["gain.response"]["differs"]
+    assert "F1/F0, best grating (VGG-19 higher)" in numbers["free_of_size"]
+    assert commands[0].startswith("diversevis compare runs/vgg19/conv2_2/")
+
+
+def test_differences_do_not_hold_between_equal_layers(tmp_path):
+    runs, _ = everything(tmp_path)
+    runs["resnet50 layer1.0"] = run_of(tmp_path / "same", "resnet50", "layer1.0",
+                                       runs["vgg19 conv2_2"].units, field=19)  # fmt: skip
+    assert differences.difference_claim(runs, tmp_path)[0] == "does not hold"
+
+
+def test_claims_json_and_a_page_that_escapes_what_it_is_told(tmp_path):
+    runs, plans = everything(tmp_path)
+    hostile = '<script>alert("x")</script>&'
+    record = runs["vgg19 conv1_1"].record | {"layer": hostile}
+    RunFolder(runs["vgg19 conv1_1"].path).write_record(record)
+    runs[f"vgg19 {hostile}"] = Run(runs.pop("vgg19 conv1_1").path)
+    plans[0] = Plan(name=f"vgg19 {hostile}", command="run", words=(hostile,), root="runs")
+    reproduce_paper.write(tmp_path, ABOUT, plans, runs)
+    text = (tmp_path / "claims.json").read_text()
+    content = json.loads(text)
+    assert [one["number"] for one in content["claims"]] == [1, 2, 3, 4]
+    for one in content["claims"]:
+        assert one["verdict"] in ("holds", "holds in part", "does not hold")
+        assert one["rule"]
+        assert one["finding"]
+        assert one["numbers"]
+        assert one["commands"]
+    assert str(tmp_path) not in text
+    assert content["runs"]["vgg19 conv3_1 21"].startswith("runs/")
+    html = (tmp_path / "index.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "http" not in html
+    for file in html.split('src="')[1:]:
+        assert (tmp_path / file.split('"')[0]).is_file()
+    for link in html.split('href="')[1:]:
+        target = link.split('"')[0]
+        assert target.startswith("#") or target == "claims.json" or target.startswith("runs/")
+
+
+def test_pages_of_no_pictures_are_pages(tmp_path):
+    runs, plans = everything(tmp_path)
+    found = claims.claims_of(runs, plans, tmp_path)
+    assert page({"made": ABOUT, "claims": found, "runs": {}}, {}).startswith("<!doctype html>")
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def test_plans_cover_the_papers_layers():
+    quick, whole = (
+        {
+            plan.name: plan
+            for plan in runs.plans(
+                quick=quick, seed=0, device="cpu", on_gpu=False, sample=None, natural=None
+            )
+        }
+        for quick in (True, False)
+    )
+    assert list(quick) == list(whole)
+    assert len(whole) == 13
+    assert "unit=all" in whole["vgg19 conv3_1"].words
+    assert "measure.sample=24" in whole["vgg19 conv3_1"].words
+    units = next(word for word in quick["vgg19 conv3_1"].words if word.startswith("unit="))
+    assert len(units.split(",")) == runs.QUICK_UNITS
+    assert "device" not in whole["vgg19 conv3_1"].line
+    on_gpu = runs.plans(quick=False, seed=0, device="cuda", on_gpu=True, sample=None, natural=None)
+    assert not any("measure.sample" in word for plan in on_gpu for word in plan.words)
+
+
+def test_a_finished_run_of_the_same_words_is_used_again(tmp_path, capsys):
+    plan = Plan(
+        name="x", command="run", words=("layer=a", "analysis=[gain]", "device=cpu"), root="runs"
+    )
+    assert runs.find(plan, tmp_path) is None
+    assert runs.made(plan, tmp_path, anew=False) is None
+    line = "diversevis run layer=a 'analysis=[gain]' device=cuda root=elsewhere"
+    run = run_of(tmp_path / "runs", command=line)
+    assert runs.made(plan, tmp_path).path == run.path
+    assert "is there" in capsys.readouterr().out
+    RunFolder(run.path).update_record(status="interrupted")
+    assert runs.find(plan, tmp_path) is None
+
+
+def test_a_run_that_fails_ends_the_script_with_its_status(tmp_path, monkeypatch):
+    plan = Plan(name="x", command="run", words=("analysis=[gain]",), root="runs")
+    monkeypatch.setattr(runs.cli, "main", lambda words: 130)
+    with pytest.raises(SystemExit) as ended:
+        runs.made(plan, tmp_path)
+    assert ended.value.code == 130
