@@ -330,6 +330,7 @@ def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:
         "distance": experiment.objective.distance,
         "diversity": None if experiment.objective.front else experiment.objective.diversity,
         "fraction": experiment.objective.fraction,
+        "front": experiment.objective.front,
         "receptive_field": asdict(setting.field),
         "weights": asdict(setting.network.weights),
         "versions": provenance.versions(),

@@ -36,7 +36,7 @@ def run(*words):
 def test_help_and_version(capsys):
     assert main([]) == main(["--help"]) == main(["help"]) == 0
     assert "diversevis run model=vgg19 layer=conv2_1 unit=12" in capsys.readouterr().out
-    for command in ("run", "layers", "weights"):
+    for command in ("run", "layers", "weights", "analyze", "compare"):
         assert main([command, "--help"]) == 0
         assert f"diversevis {command}" in capsys.readouterr().out
     assert main(["--version"]) == 0

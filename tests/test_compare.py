@@ -404,6 +404,15 @@ def test_a_run_of_before_fractions_is_one_without(tmp_path):
     check_pair(before, read_run(make_run(tmp_path / "b", fraction=None)))
 
 
+def test_measures_without_a_number_are_no_comparison(here):
+    units = [{"unit": 0, "phase": None}, {"unit": 1, "phase": None}]
+    measures = {"phase": {"settings": {}}}
+    a, b = (make_run(here / side, measures=measures, units=units) for side in "ab")
+    with pytest.raises(InputError, match="no index in common"):
+        compare_command([str(a), str(b)])
+    assert not (here / "outputs").exists()
+
+
 def test_settings_of_a_measure_that_one_has_alone_do_not_matter(tmp_path):
     make_run(tmp_path / "a")
     rest = {name: value for name, value in MEASURES.items() if name != "shift"}

@@ -103,11 +103,7 @@ class Deformation:
         eta = sizes.mean((0, 2))[:, None, None, None, None]  # one size per unit
         responses, squares = [], []
         for change, own in zip(changes, noise, strict=True):
-            matched = with_random_phases(change, own)
-            shown = [images + change] + [
-                images + one * (eta / torch.linalg.vector_norm(one, dim=(2, 3, 4), keepdim=True))
-                for one in (own.expand_as(images), matched)
-            ]
+            shown = [images + one for one in (change, *noises(change, own, eta))]
             shown = [
                 x * (norms / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
                 for x in shown
@@ -166,6 +162,22 @@ def deform(
         _evaluate(spectrum[:, i], v[i].flatten(), u[i].flatten()) for i in range(images.shape[1])
     ]
     return torch.unflatten(torch.stack(moved, dim=1), -1, (height, width))
+
+
+def noises(
+    change: Float[Tensor, "unit image 3 height width"],
+    noise: Float[Tensor, "image 3 height width"],
+    size: Float[Tensor, "unit 1 1 1 1"],
+) -> tuple[Tensor, Tensor]:
+    """White noise, and noise of the spectrum of `change`, both of Euclidean norm `size`.
+
+    noise  white, of any norm
+    """
+    white, matched = (
+        one * (size / torch.linalg.vector_norm(one, dim=(2, 3, 4), keepdim=True))
+        for one in (noise.expand_as(change), with_random_phases(change, noise))
+    )
+    return white, matched
 
 
 def with_random_phases(

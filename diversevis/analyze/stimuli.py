@@ -14,6 +14,7 @@ COLOR_AXES = {
     "red-green": (1 / math.sqrt(2), -1 / math.sqrt(2), 0.0),
     "blue-yellow": (-1 / math.sqrt(6), -1 / math.sqrt(6), 2 / math.sqrt(6)),
 }
+SMALLEST = 1e-6  # distance from the centre, in sides of the image
 SIGMA = 1 / 2.4  # of the fixed mask, in sides of the image; p = 2, q = 4 (METHOD.md section 6)
 
 
@@ -37,9 +38,10 @@ def soft_mask(
         torch.as_tensor(value, device=device, dtype=u.dtype)[..., None, None]
         for value in (p, q, sigma)
     )
-    tiny = 1e-12  # the derivative of 0^p with respect to p is 0 * log 0
-    r = (u.clamp(min=tiny) ** p + v.clamp(min=tiny) ** p) ** (1 / p)
-    return torch.exp(-((r / sigma) ** q))
+    # In logarithms, which a large p does not bring to 0, whose derivative would be no number.
+    log_u, log_v = (one.clamp(min=SMALLEST).log() for one in (u, v))
+    log_r = torch.logaddexp(p * log_u, p * log_v) / p
+    return torch.exp(-torch.exp(q * (log_r - torch.log(sigma))))
 
 
 def phases(count: int) -> Float[Tensor, " phase"]:

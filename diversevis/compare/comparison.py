@@ -37,6 +37,12 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         )
     for pair in pairs:
         check_pair(*pair)
+    compared = [compare_pair(*pair, resamples=resamples, seed=seed) for pair in pairs]
+    if not any(pair["indices"] for pair in compared):
+        raise InputError(
+            f"A={a} and B={b} have no index in common: their measures hold no numbers (every unit "
+            "is dead, or too small for them)."
+        )
     return {
         "a": str(a),
         "b": str(b),
@@ -45,7 +51,7 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         "level": LEVEL,
         "versions": provenance.versions(),
         "notes": [*notes_a, *notes_b, *_notes(runs_a, runs_b, pairs)],
-        "pairs": [compare_pair(*pair, resamples=resamples, seed=seed) for pair in pairs],
+        "pairs": compared,
     }
 
 

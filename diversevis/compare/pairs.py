@@ -45,7 +45,7 @@ def check_pair(a: Run, b: Run) -> None:
     if made:
         raise _different(a, b, made, "Make one of them again as the other was made: "
                          "contrast=, n=, objective.diversity=, objective.distance=, "
-                         "objective.fraction=.")  # fmt: skip
+                         "objective.fraction=, objective.front=.")  # fmt: skip
     common = [name for name in a.measures if name in b.measures]
     if not common:
         raise InputError(

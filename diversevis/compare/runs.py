@@ -12,7 +12,7 @@ from typing import Any
 from diversevis.errors import InputError
 from diversevis.run_folder import RunFolder
 
-SAME = "n", "diversity", "distance", "fraction"  # entries of run.json that a pair must share
+SAME = "n", "diversity", "distance", "fraction", "front"  # of run.json: what a pair must share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         kept = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "fraction",
-                "seed", "config_hash", "weights")  # fmt: skip
+                "front", "seed", "config_hash", "weights")  # fmt: skip
         return {
             "folder": str(self.path),
             **{key: self.record.get(key) for key in kept},
@@ -90,7 +90,10 @@ def read_run(path: Path) -> Run:
         record = folder.read_record()
         if record["status"] != "finished":
             raise InputError(f"{path} is {record['status']}, not finished: left aside.")
-        record = {"fraction": None} | record  # runs of before it could be set do not say it
+        record = {
+            "fraction": None,
+            "front": None,
+        } | record  # runs of before it could be set do not say it
         measures = folder.read_measures()
         if not measures:
             raise InputError(

@@ -1,0 +1,249 @@
+"""All measures on whole units: the analytic network pins them at both ends."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from test_visualize import dead_network, setting_of
+
+from diversevis import measuring
+from diversevis.analysis import MEASURES, Subject, chosen, measure
+from diversevis.errors import InputError
+from diversevis.measuring import possible, spread, subject_of, subject_without_run
+from diversevis.visualize import visualize
+
+QUICK = ("measure.shift.steps=30", "measure.shift.crops=32", "measure.deformation.draws=6")
+
+
+def measured(names, *words, rows=None):
+    setting = setting_of(*QUICK, *words)
+    found = visualize(setting, rows if rows is not None else range(len(setting.targets.units)))
+    subject = subject_of(setting, found)
+    return subject, {name: measure(subject, name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def ends():
+    """Every measure of units whose invariances are known."""
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
+    return {
+        layer: measured(names, f"layer={layer}", "unit=13")[1]
+        for layer in ("simple", "complex", "shift")
+    }
+
+
+def numbers(ends, layer, name):
+    return ends[layer][name].numbers[0]
+
+
+def test_phase(ends):
+    """Half-rectified linear: pi/2 (32 samples add 0.3 %); energy: 0."""
+    for kind in (lambda one: one, lambda one: one["fitted"]):
+        assert kind(numbers(ends, "simple", "phase"))["f1f0"] == pytest.approx(
+            math.pi / 2, rel=0.01
+        )
+        for layer in ("complex", "shift"):
+            assert kind(numbers(ends, layer, "phase"))["f1f0"] < 0.02
+    one = numbers(ends, "complex", "phase")  # pair 13: wavelength 6, orientation 5 pi/8 downwards
+    assert one["color"] == "luminance"
+    assert one["frequency"] == pytest.approx(1 / 6, rel=0.13)
+    assert one["orientation"] == pytest.approx(180 - 112.5)
+
+
+@pytest.mark.parametrize(("layer", "low", "high"), [("simple", 1.5, 1.65), ("complex", 0, 0.02)])
+def test_phase_of_a_whole_layer(layer, low, high):
+    subject = subject_without_run(setting_of(f"layer={layer}", "unit=all"))
+    found = [one["f1f0"] for one in measure(subject, "phase").numbers]
+    assert low <= min(found) <= max(found) <= high
+
+
+def test_phase_of_linear_filters_with_a_bias(real_weights):
+    """VGG-19's conv1_1: a linear filter and a small bias before the ReLU."""
+    subject = subject_without_run(setting_of("model=vgg19", "layer=conv1_1", "unit=all"))
+    found = [one["f1f0"] for one in measure(subject, "phase").numbers]
+    assert len(found) == 64
+    assert all(abs(one / (math.pi / 2) - 1) < 0.02 for one in found)
+
+
+def test_shift(ends):
+    """Pooled over 9 x 9 positions: any crop of a grating will do, once the mask is as wide as the
+    unit. A complex unit under the fixed mask has what its narrow envelope leaves of a grating, a
+    simple one has phases against it too."""
+    pooled, narrow, simple = (
+        numbers(ends, layer, "shift") for layer in ("shift", "complex", "simple")
+    )
+    assert pooled["learned"]["mean_masked"] > 0.95
+    assert 0.4 < narrow["mean"] < 0.6
+    assert simple["mean"] < 0.1
+    assert pooled["mean"] > simple["mean"] + 0.3
+    assert simple["learned"]["mean"] < 0.5
+    for one in (pooled, narrow, simple):
+        assert one["min"] <= one["mean"] <= one["mean_masked"] + 1e-6
+
+
+def test_deformation(ends):
+    """Energies at 1 pixel mind a deformation less than noise, the pooled one least."""
+    pooled, narrow = (numbers(ends, layer, "deformation") for layer in ("shift", "complex"))
+    for key in ("stability", "stability_strict"):
+        assert pooled[key] + 2 * pooled[f"{key}_error"] < 1
+        assert narrow[key] < 1
+    kept = list(pooled["kept"].values())
+    assert kept[:4] == sorted(kept[:4], reverse=True)
+    assert kept[4] is None  # 4 pixels are too many for a field of 29
+    assert (
+        pooled["kept"]["1"]
+        > narrow["kept"]["1"]
+        > numbers(ends, "simple", "deformation")["kept"]["1"]
+    )
+
+
+def test_diversity_dimension_and_gain(ends):
+    """One image, or a circle of phases in one plane."""
+    assert numbers(ends, "simple", "diversity")["index"] == pytest.approx(0, abs=0.02)
+    assert numbers(ends, "complex", "diversity")["index"] == pytest.approx(1, abs=0.02)
+    assert numbers(ends, "simple", "dimension")["participation"] == pytest.approx(1, abs=0.05)
+    assert numbers(ends, "complex", "dimension")["participation"] == pytest.approx(2, abs=0.02)
+    assert numbers(ends, "complex", "dimension")["path_min"] > 0.99
+    assert numbers(ends, "complex", "dimension")["groups"] == 1
+    alone = numbers(ends, "complex", "gain")
+    assert alone["distance_min"] > 5  # evenly spaced phases against phases by chance
+    assert alone["response"] == pytest.approx(1, abs=0.01)
+    assert numbers(ends, "simple", "gain")["distance_min_alone"] < 0.1
+    assert numbers(ends, "simple", "gain")["response"] == pytest.approx(
+        math.cos(math.atan(0.1 * math.sqrt(6 / 5))), abs=2e-3
+    )  # the closed form of what the weight costs a linear unit
+
+
+def test_a_unit_has_the_same_numbers_alone_and_among_others():
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
+    words = ["layer=complex", "optimizer.steps=20", "measure.shift.steps=5"]
+    _, alone = measured(names, *words, "unit=5")
+    _, among = measured(names, *words, "unit=[2,5,40]")
+    for name in names:
+        assert flat_numbers(among[name].numbers[1]) == pytest.approx(
+            flat_numbers(alone[name].numbers[0]), rel=2e-4, abs=1e-6
+        )
+
+
+def flat_numbers(one):
+    return dict(measuring.flat("", one))
+
+
+def test_a_dead_unit_has_no_number(monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr("test_visualize.dead_network", dead_network)
+    words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv",
+             "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]"]  # fmt: skip
+    names = [name for name in MEASURES if name != "natural"]
+    subject, found = measured(names, *words, "unit=[0,2]")
+    assert subject.alive == (False, True)
+    for name in names:
+        assert found[name].numbers[0] is None, name
+        assert found[name].numbers[1] is not None, name
+        for key, values in found[name].arrays.items():
+            if name in ("shift", "gain") and key not in ("units", "mask_fixed"):
+                assert values[0].isnan().all(), (name, key)
+    without = measure(subject_without_run(subject.setting), "phase")
+    assert without.numbers[0] is None  # a constant response is no phase invariance
+
+
+def test_a_sample_of_units_takes_the_slow_measures():
+    words = ["layer=simple", "unit=0-9", "measure.sample=3", "optimizer.steps=5",
+             "measure.shift.steps=2"]  # fmt: skip
+    _, found = measured(["shift", "deformation", "diversity"], *words)
+    taken = [[one is not None for one in found[name].numbers] for name in ("shift", "deformation")]
+    assert taken[0] == taken[1]
+    assert sum(taken[0]) == 3
+    assert all(one is not None for one in found["diversity"].numbers)
+
+
+def test_natural_exemplars(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        pixels = torch.randint(0, 256, (60, 70, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    words = ["layer=simple", "unit=[3,8]", f"natural={tmp_path}", "optimizer.steps=10",
+             "measure.natural.crops=20", "measure.natural.top=2"]  # fmt: skip
+    subject, found = measured(["natural"], *words)
+    one = found["natural"].numbers[1]
+    best = found["natural"].arrays["images"][1, 0]
+    assert torch.linalg.vector_norm(best).item() == pytest.approx(subject.setting.norm, rel=1e-4)
+    response = subject.respond([1])(best[None, None]).item()
+    assert one["response_max"] == pytest.approx(response, rel=1e-4)
+    assert one["photographs"] == 3
+    assert one["of_synthetic"] == pytest.approx(
+        one["response_max"] / subject.responses[1].mean().item(), rel=1e-5
+    )
+    assert [exemplar["response"] for exemplar in one["exemplars"]] == pytest.approx(
+        found["natural"].arrays["responses"][1].tolist()
+    )
+
+
+def test_which_measures(tmp_path, caplog):
+    assert chosen("all") == list(MEASURES)
+    assert chosen(["shift", "phase"]) == ["phase", "shift"]
+    assert chosen([]) == []
+    assert chosen("all", with_images=False) == ["phase", "natural"]
+    with pytest.raises(InputError, match=r"analysis=fase is no measure.*phase"):
+        chosen("fase")
+    with pytest.raises(InputError, match=r"analysis=shift is measured on the images of a run"):
+        chosen(["phase", "shift"], with_images=False)
+    assert possible(["phase", "natural"], None) == ["phase"]
+    assert "natural=FOLDER" in caplog.text
+    with pytest.raises(InputError, match=r"natural=.*holds no image"):
+        possible(["natural"], str(tmp_path))
+
+
+def test_spread_over_seeds():
+    seeds = [[{"a": 1.0, "b": 2.0}, {}], [{"a": 3.0}, {}]]
+    first, second = spread(seeds)
+    assert first["a"] == {"mean": 2, "deviation": pytest.approx(math.sqrt(2)), "count": 2}
+    assert first["b"] == {"mean": 2, "deviation": None, "count": 1}
+    assert second is None
+
+
+def test_the_threshold_objective_keeps_the_fraction_and_spreads():
+    """Closed form for a linear unit: images at the angle whose cosine is the fraction."""
+    (found,) = visualize(setting_of("layer=simple", "unit=10", "objective=threshold"), [0])
+    kept = found.responses / found.metrics["response_best"]
+    assert kept.min().item() > 0.84
+    assert kept.mean().item() == pytest.approx(0.85, abs=0.02)
+    apart = math.sqrt(1 - 0.85**2) * math.sqrt(2 * 6 / 5) * 32  # in RMS grey levels
+    assert found.metrics["distance_mean"] == pytest.approx(apart, rel=0.03)
+
+
+@pytest.mark.parametrize("weight", [0.2, 0.5])
+def test_the_thresholds_weight_matters_little(weight):
+    words = ["layer=simple", "unit=10", "objective=threshold", "objective.fraction=0.9"]
+    (found,) = visualize(setting_of(*words, f"objective.diversity={weight}"), [0])
+    assert found.metrics["response_mean"] / found.metrics["response_best"] == pytest.approx(
+        0.9, abs=0.02
+    )
+
+
+def test_the_front_and_its_knee():
+    """A complex unit gives the circle's distance, 32 grey levels, away for nothing; more costs."""
+    words = ["layer=complex", "unit=[3,13]", "objective=path", "n=6"]
+    setting = setting_of(*words, "objective.front=[0,0.05,0.2,2,8]")
+    found = visualize(setting, [0, 1])
+    for one in found:
+        table = one.metrics["front"]
+        assert [row["diversity"] for row in table] == [0, 0.05, 0.2, 2, 8]
+        distances = [row["distance_min"] for row in table]
+        responses = [row["response_mean"] for row in table]
+        assert distances == sorted(distances)
+        assert responses[1] == pytest.approx(responses[0], rel=0.01)
+        assert responses[-1] < 0.8 * responses[0]
+        assert one.metrics["knee"] in (0.05, 0.2)
+        assert distances[1] == pytest.approx(32, rel=0.02)
+        assert one.front.shape == (5, 6, 3, 21, 21)
+        assert torch.equal(one.front[[0, 0.05, 0.2, 2, 8].index(one.metrics["knee"])], one.images)
+
+
+def test_a_subject_knows_its_batches():
+    setting = setting_of("layer=simple", "unit=0-4", "batch=6")
+    subject = Subject(setting=setting, rows=(0, 1, 2, 3, 4), alive=(True, False, True, True, True),
+                      images=None, responses=None, best=None)  # fmt: skip
+    assert list(subject.parts(3)) == [[0, 2], [3, 4]]
+    assert list(subject.parts(100)) == [[0], [2], [3], [4]]

@@ -1,0 +1,144 @@
+"""The texture test on small units whose best textures have a closed form."""
+
+import math
+
+import pytest
+import torch
+
+from diversevis.analyze.shift import Shift, _Work
+from diversevis.analyze.stimuli import soft_mask
+
+SIDE, NORM = 9, 10.0
+PLAIN = {"optimizer": "sphere", "steps": 80, "minimum": 0.5, "softness": 1.0, "crops": None}
+
+
+def gabor_pair():
+    """Even and odd, orthonormal, of luminance alone."""
+    at = torch.arange(SIDE) - SIDE // 2
+    v, u = torch.meshgrid(at.float(), at.float(), indexing="ij")
+    envelope = torch.exp(-(u**2 + v**2) / (2 * 1.8**2))
+    waves = [envelope * torch.cos(math.pi / 2 * u), envelope * torch.sin(math.pi / 2 * u)]
+    waves[0] = waves[0] - envelope * waves[0].sum() / envelope.sum()
+    pair = torch.stack([wave.expand(3, -1, -1) for wave in waves])
+    return pair / torch.linalg.vector_norm(pair, dim=(1, 2, 3), keepdim=True)
+
+
+def noise(generator):
+    return lambda count, size: torch.randn(1, count, 3, *size, generator=generator)
+
+
+def texture_of(respond, best, learned=False, **changes):
+    draw = noise(torch.Generator().manual_seed(3))
+    chooser = torch.Generator().manual_seed(4)
+    return Shift(**PLAIN | changes)(respond, best, draw, NORM, chooser, learned=learned)
+
+
+def energy(x):
+    return torch.einsum("uichw,fchw->uif", x, gabor_pair()).square().sum(2)
+
+
+def linear(x):
+    return torch.einsum("uichw,chw->ui", x, gabor_pair()[0])
+
+
+def best_mean_energy():
+    """Closed form: the mean energy of the masked crops over their mean square is a quotient of two
+    quadratic forms in the texture; its maximum is the largest generalized eigenvalue."""
+    side = 2 * SIDE - 2
+    mask, pair = soft_mask((SIDE, SIDE)), gabor_pair().sum(1) / math.sqrt(3)  # luminance
+    rows, weights = [], torch.zeros(side, side)
+    for down in range(SIDE - 1):
+        for right in range(SIDE - 1):
+            window = slice(down, down + SIDE), slice(right, right + SIDE)
+            weights[window] += mask.square()
+            for wave in pair:
+                filters = torch.zeros(side, side)
+                filters[window] = mask * wave
+                rows.append(filters.flatten())
+    scaled = torch.stack(rows).double() / weights.flatten().double().sqrt()
+    return torch.linalg.svdvals(scaled)[0].item() ** 2 * NORM**2
+
+
+def test_a_complex_cell_is_as_shift_invariant_as_its_envelope_allows():
+    """Its best texture is a grating of every phase; under a mask wider than the cell it cannot
+    reach the best image, and how much of it is the eigenvalue."""
+    optimum = best_mean_energy()
+    best = NORM * gabor_pair()[:1]
+    found = texture_of(energy, best, minimum=0.0, steps=150)
+    mean = found.responses.mean().item()
+    assert 0.97 * optimum < mean < 1.001 * optimum
+    assert optimum < 0.95 * NORM**2  # the best single image's energy
+    assert 0.97 * NORM**2 < found.masked_response.item() < 1.0001 * NORM**2
+
+
+def test_a_simple_cell_is_not_and_a_learned_mask_helps_the_complex_one():
+    best = NORM * gabor_pair()[:1]
+    simple = texture_of(linear, best).responses.min().item() / NORM
+    fixed = texture_of(energy, best).responses.min().item() / NORM**2
+    learned = texture_of(energy, best, learned=True)
+    assert simple < 0.5 * fixed
+    assert fixed < learned.responses.min().item() / NORM**2
+    assert learned.sigma.item() < 1 / 2.4  # it finds the cell's own, narrower envelope
+    assert learned.p.item() >= 2
+    assert learned.q.item() >= 1
+
+
+def test_a_unit_that_pools_over_the_field_is_shift_invariant():
+    """Energy at one frequency, wherever in the masked field it is: a grating has it at any shift."""
+    at = torch.arange(SIDE).float()
+    wave = torch.exp(1j * math.pi / 2 * at)
+
+    def respond(x):
+        return (x.sum((2, 3)) @ wave.real).square() + (x.sum((2, 3)) @ wave.imag).square()
+
+    grating = torch.cos(math.pi / 2 * at).expand(1, 3, SIDE, SIDE) * soft_mask((SIDE, SIDE))
+    best = NORM * grating / torch.linalg.vector_norm(grating)
+    found = texture_of(respond, best)
+    assert found.responses.mean().item() / found.masked_response.item() > 0.95
+    assert found.responses.min().item() / found.masked_response.item() > 0.9
+
+
+def test_crops_have_the_norm_together_and_every_response_is_of_its_place():
+    found = texture_of(energy, NORM * gabor_pair()[:1], steps=3)
+    texture, mask = found.texture[0], found.mask[0]
+    assert texture.shape == (3, 2 * SIDE - 1, 2 * SIDE - 1)
+    assert texture[:, -1].abs().max() == texture[:, :, -1].abs().max() == 0
+    squares = []
+    for down in range(SIDE - 1):
+        for right in range(SIDE - 1):
+            crop = texture[:, down : down + SIDE, right : right + SIDE] * mask
+            squares.append(crop.square().sum().item())
+            response = energy(crop[None, None]).item()
+            assert found.responses[0, down, right].item() == pytest.approx(response, rel=1e-4)
+    assert math.sqrt(sum(squares) / len(squares)) == pytest.approx(NORM, rel=1e-4)
+    assert torch.linalg.vector_norm(found.masked[0]).item() == pytest.approx(NORM, rel=1e-4)
+
+
+def test_ours_is_no_worse_than_the_published_optimizer():
+    best = NORM * gabor_pair()[:1]
+
+    def reached(**changes):
+        responses = texture_of(energy, best, **changes).responses
+        return (responses.mean() + responses.min()).item() / 2
+
+    assert reached() > 0.99 * reached(optimizer="adam", steps=700)
+
+
+def test_crops_drawn_at_random_are_so_many_each_step():
+    work = _Work(Shift(**PLAIN | {"crops": 10}), energy, gabor_pair()[:1], NORM)
+    generator = torch.Generator().manual_seed(0)
+    first, second = work._chosen(generator), work._chosen(generator)
+    assert len(first) == len({tuple(place) for place in first.tolist()}) == 10
+    assert not torch.equal(first, second)
+    large = _Work(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), NORM)
+    assert len(large._chosen(generator)) == 1024
+
+
+@pytest.mark.parametrize(("p", "q"), [(2.0, 1.0), (20.0, 4.0), (64.0, 64.0)])
+def test_masks_of_every_shape_have_finite_gradients(p, q):
+    """At the middle of an odd field r is 0, of which p-th powers leave nothing."""
+    shape = torch.tensor([[p, q, 0.3]], requires_grad=True)
+    mask = soft_mask((SIDE, SIDE), *shape.unbind(1))
+    (gradient,) = torch.autograd.grad(mask.sum(), shape)
+    assert gradient.isfinite().all()
+    assert mask[0, SIDE // 2, SIDE // 2].item() == pytest.approx(1, abs=1e-4)
