@@ -47,7 +47,9 @@ class Subject:
     rows        places of the units in the setting's targets
     alive       whether a unit has a gradient (all, where nothing is known)
     images      [unit, image, 3, h, w] and responses [unit, image]; None without a run
-    best        best single-image response [unit]; best_images those images, where known
+    best        best single-image response [unit]
+    knees       of every unit, the weight at which its front has its knee, where one was traced
+    sample_seed the seed that draws the sample of units, if it is not the setting's
     """
 
     setting: Setting
@@ -56,6 +58,8 @@ class Subject:
     images: Float[Tensor, "unit image 3 height width"] | None
     responses: Float[Tensor, "unit image"] | None
     best: Float[Tensor, " unit"] | None
+    knees: tuple[float | None, ...] | None = None
+    sample_seed: int | None = None
 
     @property
     def units(self) -> list[int]:
@@ -77,7 +81,11 @@ class Subject:
         count, every = self.setting.experiment.measure.sample, len(self.setting.targets.units)
         if count is None or count >= every:
             return self
-        drawn = torch.randperm(every, generator=generator_of(self.setting, "sample"))[:count]
+        drawing = self.setting
+        if self.sample_seed is not None:
+            first = dataclasses.replace(drawing.experiment, seed=self.sample_seed)
+            drawing = dataclasses.replace(drawing, experiment=first)
+        drawn = torch.randperm(every, generator=generator_of(drawing, "sample"))[:count]
         kept = set(drawn.tolist())
         alive = [one and row in kept for row, one in zip(self.rows, self.alive, strict=True)]
         return dataclasses.replace(self, alive=tuple(alive))
@@ -108,7 +116,7 @@ def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]
     """
     possible = [name for name in MEASURES if with_images or name in WITHOUT_IMAGES]
     words = [names] if isinstance(names, str) else list(names)
-    if words == ["all"]:
+    if "all" in words:
         return possible
     for word in words:
         if word not in MEASURES:
@@ -148,7 +156,13 @@ def _gain(subject: Subject, progress: Progress) -> Measured:
                 )
         done += len(places)
         progress("gain", done, count)
-    return Measured(numbers, {"images": apart, "responses": alone_responses}, {})
+    experiment = setting.experiment
+    made_with = {
+        "optimizer": dataclasses.asdict(experiment.optimizer),
+        "precondition": experiment.precondition,
+        "response": experiment.objective.response,
+    }
+    return Measured(numbers, {"images": apart, "responses": alone_responses}, made_with)
 
 
 def _gain_numbers(together: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor]) -> Numbers:
@@ -321,32 +335,33 @@ def _deformation_numbers(
 
 
 def _diversity(subject: Subject, progress: Progress) -> Measured:
+    """Null where no closed form holds: a single image, or a response that is no projection."""
     experiment, (images, _) = subject.setting.experiment, subject.of_run()
     objective, n = experiment.objective, images.shape[1]
-    numbers, distances = _empty(subject), diversity.distance_matrix(images)
-    if n > 1:
-        in_pixels = objective.distance == "pixels" and objective.scale == "best"
-        in_pixels = in_pixels and objective.front is None
+    numbers = _empty(subject)
+    distances = torch.cat([diversity.distance_matrix(own[None]) for own in images])
+    unit = subject.setting.norm / math.sqrt(images[0, 0].numel())  # of distance: grey levels
+    comparable = objective.distance == "pixels" and objective.scale == "best"
+    for place in subject.living if n > 1 and objective.response == "max" else []:
+        weight = objective.diversity if subject.knees is None else subject.knees[place]
         ends = diversity.ends(
-            n, diversity=objective.diversity if in_pixels else None, fraction=objective.fraction
+            n, diversity=weight if comparable else None, fraction=objective.fraction
         )
-        unit = subject.setting.norm / math.sqrt(images[0, 0].numel())  # of distance: grey levels
-        for place in subject.living:
-            mean = distances[place].sum().item() / (n * (n - 1))
-            numbers[place] = {
-                "index": diversity.index(mean / unit, ends),
-                "distance_mean": mean,
-                "distance_simple": ends.simple * unit,
-                "distance_complex": ends.complex * unit,
-            }
+        mean = distances[place].sum().item() / (n * (n - 1))
+        numbers[place] = {
+            "index": diversity.index(mean / unit, ends),
+            "distance_mean": mean,
+            "distance_simple": ends.simple * unit,
+            "distance_complex": ends.complex * unit,
+        }
     progress("diversity", len(subject.living), len(subject.living))
-    return Measured(numbers, {"distances": distances}, {})
+    made_with = {"response": objective.response, "scale": objective.scale}
+    return Measured(numbers, {"distances": distances}, made_with)
 
 
 def _dimension(subject: Subject, progress: Progress) -> Measured:
     setting, (images, _) = subject.setting, subject.of_run()
     settings, n = setting.experiment.measure.dimension, images.shape[1]
-    ratio, spectrum = dimensions.participation(images)
     pairs = n * (n - 1) // 2
     arrays = _nan_arrays(subject, {"paths": (pairs, settings.points), "spectrum": (n,)})
     numbers, done = _empty(subject), 0
@@ -356,10 +371,11 @@ def _dimension(subject: Subject, progress: Progress) -> Measured:
             paths = settings.paths(subject.respond(places), own)
         smallest = dimensions.smallest_along(paths)
         for i, place in enumerate(places):
-            arrays["paths"][place], arrays["spectrum"][place] = paths.responses[i], spectrum[place]
+            ratio, spectrum = dimensions.participation(images[place : place + 1])
+            arrays["paths"][place], arrays["spectrum"][place] = paths.responses[i], spectrum[0]
             known = smallest[i][~smallest[i].isnan()]
             numbers[place] = {
-                "participation": ratio[place].item(),
+                "participation": ratio.item(),
                 "path_min": known.min().item() if len(known) else None,
                 "path_mean": known.mean().item() if len(known) else None,
                 "groups": settings.groups(paths, i, n) if len(known) or n == 1 else None,
@@ -376,8 +392,9 @@ def _natural(subject: Subject, progress: Progress) -> Measured:
     if experiment.natural is None:
         raise InputError("analysis=natural needs a folder of photographs: natural=FOLDER.")
     folder = Path(experiment.natural).expanduser()
+    respond = _Watched(LookingAtAll(setting), subject.rows)
     found = settings(
-        _columns(LookingAtAll(setting), subject.rows),
+        respond,
         folder,
         mean=setting.network.weights.mean,
         size=setting.field.size,
@@ -387,9 +404,11 @@ def _natural(subject: Subject, progress: Progress) -> Measured:
         units=len(subject.rows),
         progress=lambda done, total: progress("natural", done, total),
     )
-    numbers = _empty(subject)
-    for place in subject.living:
-        responses = found.responses[place][~found.responses[place].isnan()]
+    numbers, images, responses_of = _empty(subject), found.images, found.responses
+    silent = set(range(len(subject.rows))) - set(subject.living) | respond.constant()
+    images[list(silent)], responses_of[list(silent)] = torch.nan, torch.nan
+    for place in range(len(subject.rows)):
+        responses = responses_of[place][~responses_of[place].isnan()]
         if not len(responses):
             continue
         synthetic = None if subject.responses is None else subject.responses[place].mean().item()
@@ -409,7 +428,7 @@ def _natural(subject: Subject, progress: Progress) -> Measured:
         }
     digest = natural.names_and_sizes(folder, "natural")
     made_with = dataclasses.asdict(settings) | {"photographs": digest}
-    return Measured(numbers, {"images": found.images, "responses": found.responses}, made_with)
+    return Measured(numbers, {"images": images, "responses": responses_of}, made_with)
 
 
 MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
@@ -448,8 +467,24 @@ def _no_grad(respond: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return quietly
 
 
-def _columns(respond: LookingAtAll, rows: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    return lambda x: respond(x)[:, list(rows)]
+class _Watched:
+    """Responses of some units to images, remembering between which values they were."""
+
+    def __init__(self, respond: LookingAtAll, rows: Sequence[int]) -> None:
+        self.respond, self.rows = respond, list(rows)
+        self.lowest = torch.full((len(rows),), torch.inf)
+        self.highest = -self.lowest
+
+    def __call__(self, x: Tensor) -> Tensor:
+        responses = self.respond(x)[:, self.rows].cpu()
+        self.lowest = torch.fmin(self.lowest, responses.amin(0))
+        self.highest = torch.fmax(self.highest, responses.amax(0))
+        return responses
+
+    def constant(self) -> set[int]:
+        """Units that answered the same to everything."""
+        size = torch.maximum(self.lowest.abs(), self.highest.abs())
+        return set((self.highest - self.lowest <= phase.CONSTANT * size).nonzero()[:, 0].tolist())
 
 
 def _best_of(subject: Subject, places: Sequence[int]) -> Float[Tensor, " unit"]:

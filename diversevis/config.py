@@ -99,10 +99,19 @@ def _remove_sweep(overrides: Sequence[str], name: str) -> None:
 
 def analyze_command(arguments: Sequence[str]) -> None:
     """`diversevis analyze FOLDER... [key=value ...]`, or without a folder the units named."""
-    folders = [word for word in arguments if not word.startswith("-") and "=" not in word]
+    folders = [
+        word
+        for word in arguments
+        if not word.startswith("-") and ("=" not in word or Path(word).is_dir())
+    ]
     settings = [word for word in arguments if word not in folders]
     if not any(word.startswith("analysis=") for word in settings):
         settings.append("analysis=all")
+    if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):
+        raise InputError(
+            "analyze needs run folders, or units of a layer: diversevis analyze "
+            "outputs/vgg19/conv2_1/12/v001, or model=vgg19 layer=conv2_1 unit=all."
+        )
     if not folders:
         print(_analyze_units(settings, shlex.join(["diversevis", "analyze", *arguments])))
         return
@@ -143,7 +152,7 @@ def _finished_run(path: Path) -> RunFolder:
             f"{path} is no folder of a run that is done ({error}). Name run folders, such as "
             "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 unit=all."
         ) from error
-    if status not in ("finished", "interrupted"):
+    if status not in ("finished", "interrupted", "failed"):  # with numbers, as was seen above
         raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
     return folder
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +29,7 @@ from diversevis.measuring import (
     subject_of,
     subject_of_folder,
     subject_without_run,
+    undisturbed,
 )
 from diversevis.prepare import Setting, pick_devices, prepare, science
 from diversevis.progress import Progress
@@ -69,7 +68,7 @@ def run(
         try:
             _visualize_all(setting, folder, done)
         except BaseException:  # what is done is kept, whatever ended it
-            with _undisturbed(), contextlib.suppress(OSError):
+            with undisturbed(), contextlib.suppress(OSError):
                 _write(folder, done)
             LOG.warning("ended early; %d of %d units are kept in %s",
                         len(done), len(setting.targets.units), folder.path)  # fmt: skip
@@ -106,6 +105,8 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     )
     with _logged_to(folder.log_path):
         measure_folder(subject, folder, names)
+        if record["status"] != "finished" and len(subject.rows) == len(record["units"]):
+            folder.update_record(status="finished")  # its measures alone were missing
 
 
 def analyze_units(
@@ -149,7 +150,8 @@ def _repeat(
             again = visualize_in_batches(other, range(len(units)), progress)
             repeated = [one for one, _ in again]
         metrics = [one.metrics for one in repeated]
-        found.append(indices_of(subject_of(other, repeated), metrics, kept))
+        subject = subject_of(other, repeated, sample_seed=experiment.seed)
+        found.append(indices_of(subject, metrics, kept))
         LOG.info("seed %d measured", other.experiment.seed)
     seeds = [experiment.seed, *(one.experiment.seed for one in seeds_of(setting))]
     folder.write_spread(spread(found), seeds)
@@ -228,19 +230,6 @@ def _write_front(folder: RunFolder, done: list[Visualization]) -> None:
         names,
         rows,
     )
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C waits until what there is has been written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _fixed_paths(setting: Setting) -> dict[str, str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import logging
 import math
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diversevis import natural, report
-from diversevis.analysis import Subject, measure
+from diversevis import machine, natural, report
+from diversevis.analysis import Measured, Subject, measure
 from diversevis.errors import InputError
 from diversevis.prepare import Setting
 from diversevis.progress import MeasureProgress
@@ -53,11 +56,17 @@ def subject_of_folder(setting: Setting, folder: RunFolder) -> Subject:
         images=arrays["images"],
         responses=arrays["responses"],
         best=torch.tensor([math.nan if value is None else value for value in best]),
+        knees=_knees(setting, metrics),
     )
 
 
-def subject_of(setting: Setting, done: Sequence[Visualization]) -> Subject:
-    """The units of a run that was not written."""
+def subject_of(
+    setting: Setting, done: Sequence[Visualization], sample_seed: int | None = None
+) -> Subject:
+    """The units of a run that was not written.
+
+    sample_seed  of the run whose sample of units is taken, if it had another seed
+    """
     known = {unit: row for row, unit in enumerate(setting.targets.units)}
     best = [one.metrics["response_best"] for one in done]
     return Subject(
@@ -67,6 +76,8 @@ def subject_of(setting: Setting, done: Sequence[Visualization]) -> Subject:
         images=torch.stack([one.images for one in done]),
         responses=torch.stack([one.responses for one in done]),
         best=torch.tensor([math.nan if value is None else value for value in best]),
+        knees=_knees(setting, [one.metrics for one in done]),
+        sample_seed=sample_seed,
     )
 
 
@@ -91,14 +102,44 @@ def measure_folder(subject: Subject, folder: RunFolder, names: Sequence[str]) ->
     for name in names:
         with contextlib.closing(MeasureProgress()) as progress:
             try:
-                found = measure(subject, name, progress)
+                found = _measure(subject, name, progress)
             except InputError as error:
                 LOG.warning("no measure %s: %s", name, error)
                 continue
-        folder.write_measure(name, found.settings, found.numbers, found.arrays)
+        with undisturbed():
+            folder.write_measure(name, found.settings, found.numbers, found.arrays)
         report.make_measure(folder, name, subject.setting.experiment.measure.pictures)
         left_out = sum(one is None for one in found.numbers)
         LOG.info("measured %s of %d units", name, len(found.numbers) - left_out)
+
+
+def _measure(subject: Subject, name: str, progress: MeasureProgress) -> Measured:
+    """With fewer images at once where they do not fit in memory."""
+    while True:
+        try:
+            return measure(subject, name, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not machine.is_out_of_memory(error) or subject.setting.batch == 1:
+                raise
+        gc.collect()
+        if subject.setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = dataclasses.replace(subject.setting, batch=subject.setting.batch // 2)
+        LOG.warning("out of memory: %s goes on with batch=%d images at once", name, half.batch)
+        subject = dataclasses.replace(subject, setting=half)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until what there is has been written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def indices_of(
@@ -108,7 +149,7 @@ def indices_of(
     found = [indices_in(one, ()) for one in metrics]
     for name in names:
         with contextlib.closing(MeasureProgress()) as progress:
-            for own, numbers in zip(found, measure(subject, name, progress).numbers, strict=True):
+            for own, numbers in zip(found, _measure(subject, name, progress).numbers, strict=True):
                 own |= dict(flat(name, numbers))
     return found
 
@@ -159,6 +200,14 @@ def seeds_of(setting: Setting) -> list[Setting]:
         )
         for k in range(1, experiment.seeds)
     ]
+
+
+def _knees(
+    setting: Setting, metrics: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, ...] | None:
+    if setting.experiment.objective.front is None:
+        return None
+    return tuple(one.get("knee") for one in metrics)
 
 
 def _is_alive(metrics: Mapping[str, Any]) -> bool:

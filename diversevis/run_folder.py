@@ -118,6 +118,8 @@ class RunFolder:
         if arrays:
             content = save({k: v.contiguous() for k, v in arrays.items()})
             self._write(f"analysis/{name}.safetensors", content)
+        else:
+            (self.path / "analysis" / f"{name}.safetensors").unlink(missing_ok=True)
         content_before = self._metrics()
         units = [
             unit | {name: own} for unit, own in zip(content_before["units"], numbers, strict=True)

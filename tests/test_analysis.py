@@ -1,11 +1,13 @@
 """All measures on whole units: the analytic network pins them at both ends."""
 
+import itertools
+import logging
 import math
 
 import pytest
 import torch
 from PIL import Image
-from test_visualize import dead_network, setting_of
+from test_visualize import setting_of
 
 from diversevis import measuring
 from diversevis.analysis import MEASURES, Subject, chosen, measure
@@ -130,22 +132,24 @@ def flat_numbers(one):
     return dict(measuring.flat("", one))
 
 
-def test_a_dead_unit_has_no_number(monkeypatch):
-    monkeypatch.syspath_prepend(".")
-    monkeypatch.setattr("test_visualize.dead_network", dead_network)
+def test_a_dead_unit_has_no_number(tmp_path):
     words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv",
              "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]"]  # fmt: skip
-    names = [name for name in MEASURES if name != "natural"]
-    subject, found = measured(names, *words, "unit=[0,2]")
+    pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    names = list(MEASURES)
+    subject, found = measured(names, *words, "unit=[0,2]", f"natural={tmp_path}")
     assert subject.alive == (False, True)
     for name in names:
         assert found[name].numbers[0] is None, name
         assert found[name].numbers[1] is not None, name
         for key, values in found[name].arrays.items():
-            if name in ("shift", "gain") and key not in ("units", "mask_fixed"):
+            if name in ("shift", "gain", "natural") and key not in ("units", "mask_fixed"):
                 assert values[0].isnan().all(), (name, key)
-    without = measure(subject_without_run(subject.setting), "phase")
-    assert without.numbers[0] is None  # a constant response is no phase invariance
+    for name in ("phase", "natural"):  # a constant response is no invariance
+        without = measure(subject_without_run(subject.setting), name)
+        assert without.numbers[0] is None
+        assert without.numbers[1] is not None
 
 
 def test_a_sample_of_units_takes_the_slow_measures():
@@ -180,7 +184,8 @@ def test_natural_exemplars(tmp_path):
     )
 
 
-def test_which_measures(tmp_path, caplog):
+def test_which_measures(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diversevis"), "propagate", True)
     assert chosen("all") == list(MEASURES)
     assert chosen(["shift", "phase"]) == ["phase", "shift"]
     assert chosen([]) == []
@@ -213,8 +218,9 @@ def test_the_threshold_objective_keeps_the_fraction_and_spreads():
     assert found.metrics["distance_mean"] == pytest.approx(apart, rel=0.03)
 
 
-@pytest.mark.parametrize("weight", [0.2, 0.5])
+@pytest.mark.parametrize("weight", [0.2, 0.4])
 def test_the_thresholds_weight_matters_little(weight):
+    """A linear unit keeps it for weights below tan(arccos(fraction)) / sqrt(n / (n - 1)): 0.44."""
     words = ["layer=simple", "unit=10", "objective=threshold", "objective.fraction=0.9"]
     (found,) = visualize(setting_of(*words, f"objective.diversity={weight}"), [0])
     assert found.metrics["response_mean"] / found.metrics["response_best"] == pytest.approx(
@@ -232,7 +238,7 @@ def test_the_front_and_its_knee():
         assert [row["diversity"] for row in table] == [0, 0.05, 0.2, 2, 8]
         distances = [row["distance_min"] for row in table]
         responses = [row["response_mean"] for row in table]
-        assert distances == sorted(distances)
+        assert all(a < b + 0.01 for a, b in itertools.pairwise(distances))
         assert responses[1] == pytest.approx(responses[0], rel=0.01)
         assert responses[-1] < 0.8 * responses[0]
         assert one.metrics["knee"] in (0.05, 0.2)

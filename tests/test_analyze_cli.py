@@ -20,9 +20,12 @@ def made(capsys, *words):
     return Path(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_all_measures_within_a_run(here, capsys, caplog):  # noqa: F811
-    path = made(capsys, "unit=[3,7]", "n=3", "analysis=all")
-    assert "natural=FOLDER" in caplog.text  # said, and the rest goes on
+def test_all_measures_within_a_run(here, capsys):  # noqa: F811
+    words = ["device=cpu", "layer=simple", *QUICK, *FAST, "unit=[3,7]", "n=3", "analysis=all"]
+    assert main(["run", *words]) == 0
+    said = capsys.readouterr()
+    path = Path(said.out.splitlines()[-1])
+    assert "natural=FOLDER" in said.err  # said, and the rest goes on
     metrics = json.loads((path / "metrics.json").read_text())
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
     assert list(metrics["measures"]) == names
@@ -74,7 +77,9 @@ def test_analyze_without_a_run(here, capsys):  # noqa: F811
     assert not (path / "images.safetensors").exists()
     assert main(["analyze", str(path), "analysis=phase", "device=cpu", *FAST]) == 0
     assert main(["analyze", *words, "analysis=shift"]) == 2
-    assert "needs" in (error := capsys.readouterr().err) or "images of a run" in error
+    assert "images of a run" in capsys.readouterr().err
+    assert main(["analyze"]) == 2
+    assert "analyze needs run folders" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "said"), [

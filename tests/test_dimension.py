@@ -125,6 +125,7 @@ def test_the_knee_of_a_front():
     assert knee(responses, distances) == 2
     assert undominated(responses, distances) == [1, 2, 3, 4]
     assert undominated([1.0, 0.9, 0.95], [1.0, 2.0, 3.0]) == [0, 2]  # the second is beaten twice
-    assert knee([1.0, 1.0], [3.0, 3.0]) in (0, 1)
-    straight = [1.0, 0.9, 0.8, 0.7]
-    assert knee(straight, [0.0, 10.0, 20.0, 30.0]) in range(4)
+    assert knee([0.5, 1.0], [3.0, 3.0]) == 1  # one point is left
+    sagging = [1.0, 0.5, 0.45, 0.4]  # nothing stands out: the end with the larger sum of shares
+    assert knee(sagging, [0.0, 10.0, 20.0, 30.0]) == 3
+    assert knee(sagging, [29.0, 29.2, 29.5, 30.0]) == 0

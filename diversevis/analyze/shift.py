@@ -154,8 +154,11 @@ class _Work:
 
     def scaled(self, texture: Tensor, masks: Tensor) -> Tensor:
         """`texture` at the scale at which its masked crops have the RMS norm."""
-        ones = torch.ones(1, 1, *(side - 1 for side in self.size), device=self.device)
-        weights = functional.conv_transpose2d(masks.square()[:, None], ones)
+        weights = masks.square()[:, None]  # how much of each pixel all crops see: a sum over a box
+        for axis, side in enumerate(self.size):
+            box = [1, 1, 1, 1]
+            box[2 + axis] = side - 1
+            weights = functional.conv_transpose2d(weights, torch.ones(box, device=self.device))
         mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.places)
         return texture * (self.norm / mean_square.sqrt())
 
@@ -181,10 +184,14 @@ class _Work:
     def _to_crops(
         self, texture: Tensor, masks: Tensor, places: Int[Tensor, "crop 2"]
     ) -> Float[Tensor, "unit crop"]:
-        height, width = self.size
-        crops = texture.unfold(2, height, 1).unfold(3, width, 1)
-        crops = crops[:, :, places[:, 0], places[:, 1]].transpose(1, 2)
-        return self.respond(crops * masks[:, None, None])
+        # Pixels by their numbers: the gradient of overlapping windows would be as large as all.
+        (height, width), columns = self.size, texture.shape[3]
+        first = places[:, 0] * columns + places[:, 1]
+        within = (torch.arange(height)[:, None] * columns + torch.arange(width)).flatten()
+        numbers = (first[:, None] + within).flatten().to(texture.device)
+        pixels = texture.flatten(2).permute(2, 0, 1).index_select(0, numbers)
+        crops = pixels.reshape(len(places), height, width, *texture.shape[:2])
+        return self.respond(crops.permute(3, 0, 4, 1, 2) * masks[:, None, None])
 
     def _chosen(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
         """The crops of one step."""

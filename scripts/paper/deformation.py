@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
-from paper.runs import EXAMPLE, Run, about, spread
+from paper.runs import DRAWS, EXAMPLE, Run, about, spread
 
 Numbers = dict[str, Any]
 
 LEVEL = 0.05  # of tests
 ACCEPTED = 0.8  # of the response, at which two images count as accepted (measure.dimension)
-ERRORS, BY_CHANCE = 2, 0.0228  # standard errors, and how often noise lies so far below
+ERRORS = 2  # standard errors; and how often noise lies so far below, of so many draws
+BY_CHANCE = float(student.cdf(-ERRORS, DRAWS - 1))
 DELTAS = 1.0, 0.5, 0.25  # pixels: the first that a layer's receptive field allows
 LISTED = 8  # units named per layer
 FEW = 20  # units of a layer, below which a verdict against the claim tells little
@@ -23,7 +25,8 @@ DEFORMATION_RULE = (
     f"A unit accepts deformations if R lies {ERRORS} standard errors below 1 against white noise "
     "and against noise of the same spectrum, and it keeps at least "
     f"{ACCEPTED:.0%} of its response at a typical displacement of 1 px. Holds: a VGG-19 layer has "
-    f"more such units than noise gives (binomial test against {BY_CHANCE:.1%}, p < {LEVEL}). In "
+    f"more such units than noise gives (binomial test against {BY_CHANCE:.1%}, p < {LEVEL}; all "
+    "units see the same deformations, so they are not quite as many independent trials). In "
     "part: it has if white noise alone counts. Does not hold: no layer has. Layers whose field is "
     "too small for 1 px count for nothing; they are shown at a smaller displacement."
 )
@@ -57,7 +60,7 @@ def _too_few(told: Sequence[Numbers]) -> str:
     found = ", ".join(
         f"{one['layer']} {one['accepting']['units']} of {one['counted']} (R below 1: "
         f"{one['below_1_strict']['units']}; median response kept "
-        f"{one['kept']['1']['median']:.0%})"
+        f"{100 * (one['kept']['1']['median'] or 0):.0f} %)"
         for one in told
     )
     few = any(one["counted"] < FEW for one in told)

@@ -36,12 +36,12 @@ def phase_claim(layers: Mapping[str, Run], controls: Mapping[str, Run]) -> Numbe
     ]  # fmt: skip
     first = numbers.get("vgg19 conv1_1", {}).get("best", {}).get("near_perfect")
     some = [one["layer"] for one in early if one["best"]["below_1"]]
-    verdict = "holds" if perfect and not first else "holds in part" if some else "does not hold"
+    verdict = "holds" if perfect and first == 0 else "holds in part" if some else "does not hold"
     depth = {model: _depth(numbers, model) for model in ("vgg19", "resnet50")}
+    said = "no numbers" if first is None else f"{first:.1%}" if first else "none"
     finding = (
         f"Near-perfect units beside simple ones: {', '.join(perfect) or 'in no early layer'}; "
-        f"conv1_1 has {'none' if not first else f'{first:.1%}'}. The share of units with F1/F0 "
-        "below 1 "
+        f"conv1_1 has {said}. The share of units with F1/F0 below 1 "
         + " and ".join(
             f"{'grows' if one['growing'] else 'does not grow'} with every layer of {model}"
             for model, one in depth.items()
