@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jaxtyping import Float
@@ -19,11 +20,12 @@ from diversevis.report.measures.graph import (
     drawn,
     response_axis,
 )
-from diversevis.report.measures.page import beside, page, stacked, tiles, written
+from diversevis.report.measures.page import page, stacked, tiles
 from diversevis.report.sheet import noun
 from diversevis.run_folder import RunFolder
 
 SIZE = 640, 380  # pixels of the graph
+APART = 0.035  # of the largest distance: labels of points nearer than this would touch
 ROWS = 6  # so many of the weights have their images shown
 
 
@@ -58,7 +60,7 @@ def front_picture(
         heading = f"weight {own['diversity']:g}" + (" (knee)" if own["diversity"] == knee else "")
         captions = [""] * images.shape[1]
         pixels = display(images[place], tuple(record["weights"]["mean"]))
-        rows.append(beside([written([heading]), tiles(pixels, captions)]))
+        rows.append(tiles(pixels, captions, heading))
     return page(title, lines, [_graph(record, table, knee), stacked(rows, gap=4)])
 
 
@@ -78,8 +80,12 @@ def _graph(record: dict[str, Any], table: list[dict[str, Any]], knee: float) -> 
     axis.plot(distances, [row["response_min"] for row in table], color=FAINT, lw=1, ls="--")
     axis.annotate("smallest of the batch", (distances[-1], table[-1]["response_min"]), (0, -10),
                   textcoords="offset points", ha="right", va="top", color=FAINT)  # fmt: skip
+    labelled = [-math.inf]
     for row in table:
-        is_knee = row["diversity"] == knee
+        is_knee, at = row["diversity"] == knee, row["distance_min"]
+        if at - labelled[-1] < APART * max(distances) and not is_knee:
+            continue  # its weight would be written over the one before
+        labelled.append(at)
         axis.annotate(
             f"{row['diversity']:g}" + (" knee" if is_knee else ""),
             (row["distance_min"], row["response_mean"]), (4, 5), textcoords="offset points",
