@@ -238,7 +238,7 @@ def test_the_front_and_its_knee():
         assert [row["diversity"] for row in table] == [0, 0.05, 0.2, 0.6, 1.2]
         distances = [row["distance_min"] for row in table]
         responses = [row["response_mean"] for row in table]
-        assert all(a < b + 0.01 for a, b in itertools.pairwise(distances))
+        assert all(a < b + 0.1 for a, b in itertools.pairwise(distances))
         assert responses[1] == pytest.approx(responses[0], rel=0.01)
         assert responses[-1] < 0.9 * responses[0]
         assert one.metrics["knee"] not in (0, 1.2)
