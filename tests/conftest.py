@@ -87,3 +87,10 @@ def energy():
 @pytest.fixture
 def without_weights_folder(monkeypatch):
     monkeypatch.delenv("DIVERSEVIS_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, without_weights_folder):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_cli import QUICK, here  # noqa: F401  (a fixture)
+from test_cli import QUICK
 
 from diversevis.cli import main
 from diversevis.run_folder import RunFolder
@@ -20,7 +20,7 @@ def made(capsys, *words):
     return Path(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_all_measures_within_a_run(here, capsys):  # noqa: F811
+def test_all_measures_within_a_run(here, capsys):
     words = ["device=cpu", "layer=simple", *QUICK, *FAST, "unit=[3,7]", "n=3", "analysis=all"]
     assert main(["run", *words]) == 0
     said = capsys.readouterr()
@@ -46,7 +46,7 @@ def test_all_measures_within_a_run(here, capsys):  # noqa: F811
     assert RunFolder(path).read_measure("shift")["texture_fixed"].shape == (2, 3, 41, 41)
 
 
-def test_analyze_replaces_its_own_and_leaves_the_rest(here, capsys):  # noqa: F811
+def test_analyze_replaces_its_own_and_leaves_the_rest(here, capsys):
     path = made(capsys, "unit=5", "analysis=[phase,dimension]")
     before = json.loads((path / "metrics.json").read_text())
     images = (path / "images.safetensors").read_bytes()
@@ -63,7 +63,7 @@ def test_analyze_replaces_its_own_and_leaves_the_rest(here, capsys):  # noqa: F8
     assert "measured diversity of 1 units" in (path / "run.log").read_text()
 
 
-def test_analyze_without_a_run(here, capsys):  # noqa: F811
+def test_analyze_without_a_run(here, capsys):
     words = ["model=energy", "layer=complex", "unit=0-3", "device=cpu", *FAST]
     assert main(["analyze", *words]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
@@ -93,7 +93,7 @@ def test_analyze_without_a_run(here, capsys):  # noqa: F811
     (["RUN", "measure.deformation.cutoff=1"], "cutoff=1.0 must be above 1"),
     (["RUN", "measure.shift.minimum=2"], "measure.shift.minimum=2.0 must be from 0 to 1"),
 ])  # fmt: skip
-def test_what_cannot_be_analyzed(here, capsys, words, said):  # noqa: F811
+def test_what_cannot_be_analyzed(here, capsys, words, said):
     path = made(capsys, "unit=5")
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     typed = [word.replace("RUN", str(path)) for word in words]
@@ -102,7 +102,7 @@ def test_what_cannot_be_analyzed(here, capsys, words, said):  # noqa: F811
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):  # noqa: F811
+def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):
     path = made(capsys, "unit=5")
     folder = RunFolder(path)
     weights = folder.read_record()["weights"]
@@ -114,7 +114,7 @@ def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):  # 
     assert "is running, not finished" in capsys.readouterr().err
 
 
-def test_seeds_give_mean_and_spread(here, capsys):  # noqa: F811
+def test_seeds_give_mean_and_spread(here, capsys):
     path = made(capsys, "unit=[5,6]", "seeds=3", "analysis=[diversity,dimension]")
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["seeds"] == [0, 1, 2]
@@ -130,7 +130,7 @@ def test_seeds_give_mean_and_spread(here, capsys):  # noqa: F811
     assert found["diversity.index"]["mean"] == pytest.approx(mean, rel=1e-5, abs=1e-6)
 
 
-def test_a_front_is_a_table_and_a_picture(here, capsys):  # noqa: F811
+def test_a_front_is_a_table_and_a_picture(here, capsys):
     path = made(capsys, "unit=[5,6]", "n=3", "objective=path", "objective.front=[0,0.1,1]")
     lines = (path / "front.csv").read_text().splitlines()
     assert lines[0].startswith("unit,diversity,response_mean")
@@ -155,7 +155,7 @@ def test_a_front_is_a_table_and_a_picture(here, capsys):  # noqa: F811
     (["seeds=0"], "seeds=0 must be from 1"),
     (["analysis=[natural]", "natural=nowhere"], "natural=nowhere is not a folder"),
 ])  # fmt: skip
-def test_bad_objectives_and_measures_leave_nothing(here, capsys, words, said):  # noqa: F811
+def test_bad_objectives_and_measures_leave_nothing(here, capsys, words, said):
     assert main(["run", "device=cpu", *QUICK, *words]) == 2
     assert said in capsys.readouterr().err
     assert not list(here.iterdir())

@@ -22,13 +22,6 @@ QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2
 COMMAND = [sys.executable, "-m", "diversevis"]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch, without_weights_folder):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def run(*words):
     return main(["run", "device=cpu", *QUICK, *words])
 
