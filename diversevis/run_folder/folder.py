@@ -15,14 +15,12 @@ outputs/<model>/<layer>/<units>/v001/
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diversevis.errors import InputError
+from diversevis.run_folder.files import replacing
 
 LONGEST_NAME = 100  # characters of a folder's name
 
@@ -225,24 +224,6 @@ class RunFolder:
     def _write(self, name: str, content: bytes) -> None:
         with replacing(self.path / name) as beside:
             beside.write_bytes(content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place only once it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk does not say where
-            error.filename = str(path)
-        raise
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _unit(unit: int) -> str:
