@@ -6,14 +6,14 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from diversevis import images, machine, report
+from diversevis.checkpoints import Checkpoints, Keeper
+from diversevis.finished import Finished, Frame, pack, unpack
+from diversevis.optimize import State
 from diversevis.prepare import Setting
 from diversevis.progress import Progress
 from diversevis.units import units_text
@@ -21,30 +21,28 @@ from diversevis.visualize import Visualization, visualize
 
 LOG = logging.getLogger("diversevis")
 
-Frame = UInt8[np.ndarray, "image height width 3"]
-
-
-class Finished(NamedTuple):
-    """A unit's result, and the frames of its film if one is made."""
-
-    visualization: Visualization
-    frames: list[Frame]
-
 
 def visualize_in_batches(
     setting: Setting,
     rows: Sequence[int],
     progress: Progress | None = None,
     *,
+    checkpoints: Checkpoints | None = None,
     halved: Callable[[Setting], None] = lambda setting: None,
 ) -> Iterator[Finished]:
-    """The units at `rows` of the setting's targets, in this order.
+    """The units at `rows` of the setting's targets: first those that an earlier process has done.
 
-    halved  told of the setting that fits, whenever memory has run out
+    checkpoints  keep what is done, and the state of what is not
+    halved       told of the setting that fits, whenever memory has run out
 
-    Raises `KeyboardInterrupt` after the last of those that Ctrl-C let finish.
+    Raises `KeyboardInterrupt` after the last of those that Ctrl-C let finish; `Stopped` where the
+    system asked this process to end.
     """
-    pending = setting.batches(rows)
+    done = done_before(checkpoints, rows)
+    yield from done
+    pending = batches_left(setting, rows, done, checkpoints)
+    if progress:
+        progress.skip(len(done))
     while pending:
         batch, *pending = pending
         if progress:
@@ -52,26 +50,58 @@ def visualize_in_batches(
             progress.units(f"units {units_text(units)}" if len(units) > 1 else f"unit {units[0]}",
                            len(units))  # fmt: skip
         films = _Films(setting, len(batch))
-        found = _unless_out_of_memory(setting, batch, progress, films)
+        keeper = checkpoints.keeper(batch, films) if checkpoints else None
+        found = _unless_out_of_memory(setting, batch, progress, films, keeper)
         if found is None:
+            if checkpoints:
+                checkpoints.discard(batch)
             setting = _halved(setting, batch)
             halved(setting)
             pending = setting.batches([*batch, *(row for later in pending for row in later)])
             continue
         if progress:
             progress.end()
-        for place, one in enumerate(found):
-            yield Finished(one, films.of(place, one))
-        if any(one.interrupted for one in found):
+        finished = [Finished(one, films.of(place, one)) for place, one in enumerate(found)]
+        interrupted = any(one.interrupted for one in found)
+        if checkpoints and checkpoints.seconds is not None and not interrupted:
+            checkpoints.write_done(batch, pack(finished))
+        yield from finished
+        if interrupted:
             raise KeyboardInterrupt
 
 
+def done_before(checkpoints: Checkpoints | None, rows: Sequence[int]) -> list[Finished]:
+    """Of the units at `rows`, those that earlier processes have done."""
+    if checkpoints is None:
+        return []
+    return [one for state in checkpoints.done(rows) for one in unpack(state)]
+
+
+def batches_left(
+    setting: Setting,
+    rows: Sequence[int],
+    done: Sequence[Finished],
+    checkpoints: Checkpoints | None,
+    devices: int = 1,
+) -> list[Sequence[int]]:
+    """The others in batches: first those that were begun, as they were."""
+    units = {one.visualization.unit for one in done}
+    left = [row for row in rows if setting.targets.units[row] not in units]
+    begun = checkpoints.begun(left) if checkpoints else []
+    known = {row for batch in begun for row in batch}
+    return [*begun, *setting.batches([row for row in left if row not in known], devices)]
+
+
 def _unless_out_of_memory(
-    setting: Setting, batch: Sequence[int], progress: Progress | None, films: _Films
+    setting: Setting,
+    batch: Sequence[int],
+    progress: Progress | None,
+    films: _Films,
+    keeper: Keeper | None,
 ) -> list[Visualization] | None:
     listener = films if films.wanted else None
     try:
-        return visualize(setting, batch, progress=progress, listener=listener)
+        return visualize(setting, batch, progress=progress, listener=listener, keeper=keeper)
     except (RuntimeError, MemoryError) as error:
         if not machine.is_out_of_memory(error) or setting.batch == 1:
             raise
@@ -103,6 +133,21 @@ class _Films:
             pixels = images.display(shown, self.mean)
             for place, row in enumerate(rows):
                 self.frames[row].append(pixels[place])
+
+    def state(self) -> State:
+        """For a checkpoint."""
+        tensors = {
+            f"{place}.{k}": torch.from_numpy(frame)
+            for place, frames in enumerate(self.frames)
+            for k, frame in enumerate(frames)
+        }
+        return State(tensors, {"frames": [len(frames) for frames in self.frames]})
+
+    def restore(self, kept: State) -> None:
+        self.frames = [
+            [kept.tensors[f"{place}.{k}"].cpu().numpy() for k in range(count)]
+            for place, count in enumerate(kept.facts["frames"])
+        ]
 
     def of(self, place: int, one: Visualization) -> list[Frame]:
         """The film of one unit, ending with its result; empty where none was made."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from diversevis import __version__
-from diversevis.errors import InputError, suggest
+from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
 
 HELP = """\
 diversevis: to what is this unit invariant?
@@ -21,6 +21,9 @@ from one another as possible (Cadena et al. 2018).
   diversevis weights model=...         fetch and check a network's weights ahead of time
   diversevis analyze FOLDER...         measure the invariances of finished runs
   diversevis compare A B               compare the invariances of two sets of analyzed runs
+  diversevis status [ROOT]             what of all runs is finished, running, failed, lost
+  diversevis retry [ROOT]              do again what failed, was lost or never began
+  diversevis collect ROOT              every unit of every finished run as one table
   diversevis COMMAND --help            help on one command
   diversevis --version
 
@@ -34,14 +37,17 @@ RUN_HELP = """\
 diversevis run [-m] [key=value ...]
 
 Makes n diverse images for every unit named and writes them, with measurements and pictures, to
-root/model/layer/units/v001 (v002, ...). The last line printed is that folder.
+root/model/layer/units/v001 (v002, ...). The last line printed is that folder. Work that is finished
+is not done again, and what was killed goes on from its last checkpoint. With -m, values with commas
+are swept, and units are cut into jobs that fill a device each.
 
 Examples:
   diversevis run                                          analytic network, nothing to download
   diversevis run model=vgg19 layer=conv2_1 unit=12        one unit
   diversevis run model=vgg19 layer=conv2_2 unit=all       a whole layer, computed side by side
   diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
-  diversevis run -m model=vgg19 layer=conv2_1 unit=0,1,2  one run for each (Hydra multirun)
+  diversevis run -m model=vgg19 layer=conv2_1,conv2_2 unit=all seed=0,1  a sweep, in jobs
+  diversevis run -m model=vgg19 layer=conv3_1 unit=all hydra/launcher=slurm  on a cluster
   diversevis run model=vgg19 layer=conv2_1 unit=12 analysis=all         with all measures
   diversevis run objective=threshold objective.fraction=0.85            free of the weight
   diversevis run objective=path                           response against diversity, and its knee
@@ -71,6 +77,11 @@ What people set:
   objective.direction     .npy or .safetensors file with directions in channel space
   optimizer               sphere, or paper: Adam as published
   optimizer.steps         at most so many (80; paper: 1000)
+  again        true: a new version of finished work
+  images       png, or tensor: without pictures, for many thousand units
+  checkpoint   seconds between two checkpoints (30)
+  units_per_job           in a sweep: auto, or how many units of a layer make one run
+  hydra/launcher          where a sweep's jobs run: slurm, local, joblib, ray; docs/cluster.md
 
   diversevis run --cfg job        print every setting with its value, and run nothing
   diversevis run --hydra-help     Hydra's own flags (--config-dir, --multirun, ...)
@@ -160,6 +171,67 @@ What people set:
 """
 
 
+STATUS_HELP = """\
+diversevis status [ROOT] [--failed]
+
+Tells what has become of all runs below ROOT (outputs) and of all that sweeps have planned, by model
+and layer. A run is
+
+  finished     all of it is there
+  running      its process gives signs of life; how far it has come, and when the last sign was
+  waiting      not begun, or ended early, and its job or its sweep is still to come to it
+  interrupted  by Ctrl-C, or because the system asked it to end; it goes on from its checkpoint
+  failed       with an error, whose last line is shown
+  lost         killed: out of memory, a node gone, a job cancelled; nobody is at it
+  missing      planned, never begun, and nothing is to come
+  damaged      its run.json cannot be read
+
+Units are counted as finished/all. Only the newest version of the same work counts; other settings
+are other work. Then it names who is at work, and what went wrong: the first 20 of each kind.
+
+Examples:
+  diversevis status
+  diversevis status outputs/vgg19 --failed
+
+What people set:
+  --failed     all that failed, was lost, is missing or damaged: why, attempts, logs
+"""
+
+RETRY_HELP = """\
+diversevis retry [ROOT] [hydra/launcher=...] [hydra.launcher.KEY=...]
+
+Does again what `diversevis status` shows as failed, lost, interrupted or missing, with the config
+it had: from its last checkpoint where there is one. Jobs go where they went before, or where
+hydra/launcher=... says.
+
+Examples:
+  diversevis retry outputs
+  diversevis retry outputs hydra/launcher=slurm hydra.launcher.mem_gb=64
+
+What people set:
+  ROOT                  where run folders are (outputs)
+  hydra/launcher        slurm, local, joblib, ray or basic: here, one after the other
+  hydra.launcher.KEY    its settings, such as partition, timeout_min, mem_gb
+"""
+
+COLLECT_HELP = """\
+diversevis collect ROOT [out=FOLDER]
+
+Writes one table with a row for every unit of every finished run below ROOT: what it is, the
+settings it was made with, its responses and distances, and every index measured, by the dotted
+names of the settings and of metrics.json. ROOT/table.parquet and ROOT/table.csv; left_out.csv tells
+which folders were left out, and why. A sweep may be at work meanwhile. In Python:
+diversevis.collect(ROOT), a data frame. Needs pandas and pyarrow: pip install 'diversevis[collect]'.
+
+Examples:
+  diversevis collect outputs
+  diversevis collect outputs/vgg19 out=tables
+
+What people set:
+  out          where the table goes (ROOT)
+"""
+
+
 def run_command(arguments: Sequence[str]) -> None:
     """`diversevis run`."""
     from diversevis import config
@@ -217,19 +289,43 @@ def compare_command(arguments: Sequence[str]) -> None:
     compare.compare_command(arguments)
 
 
+def status_command(arguments: Sequence[str]) -> None:
+    """`diversevis status`: tables on stdout."""
+    from diversevis.sweep import status_command as command
+
+    command.status_command(arguments)
+
+
+def retry_command(arguments: Sequence[str]) -> None:
+    """`diversevis retry`: finished run folders on stdout."""
+    from diversevis import config
+
+    config.retry_command(arguments)
+
+
+def collect_command(arguments: Sequence[str]) -> None:
+    """`diversevis collect`: the table's path on stdout."""
+    from diversevis import table
+
+    table.collect_command(arguments)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "run": (run_command, RUN_HELP),
     "layers": (layers_command, LAYERS_HELP),
     "weights": (weights_command, WEIGHTS_HELP),
     "analyze": (analyze_command, ANALYZE_HELP),
     "compare": (compare_command, COMPARE_HELP),
+    "status": (status_command, STATUS_HELP),
+    "retry": (retry_command, RETRY_HELP),
+    "collect": (collect_command, COLLECT_HELP),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (default: the process's own) and return its exit status.
 
-    0 done; 1 failed; 2 what was typed cannot be used; 130 interrupted.
+    0 done; 1 failed; 2 what was typed cannot be used; 130 interrupted; 128 + n ended by signal n.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -252,9 +348,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"diversevis: {error}", file=sys.stderr)
         return 2
+    except (FolderLost, SweepUnfinished) as error:
+        print(f"diversevis: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("diversevis: interrupted.", file=sys.stderr)
+        print("diversevis: interrupted. The same command goes on.", file=sys.stderr)
         return 130
+    except Stopped as error:
+        print(f"diversevis: ended by {error}. The same command goes on.", file=sys.stderr)
+        return 128 + error.number
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

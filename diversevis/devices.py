@@ -19,8 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diversevis import machine
-from diversevis.batches import Finished, visualize_in_batches
+from diversevis import machine, stopping
+from diversevis.batches import batches_left, done_before, visualize_in_batches
+from diversevis.checkpoints import Checkpoints
+from diversevis.errors import Stopped
+from diversevis.finished import Finished
 from diversevis.prepare import Setting, pick_devices, prepare
 from diversevis.progress import Progress
 from diversevis.settings import Experiment
@@ -28,6 +31,7 @@ from diversevis.visualize import Visualization
 
 LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to hand over what they have
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class _Answer(NamedTuple):
@@ -36,31 +40,42 @@ class _Answer(NamedTuple):
     packed: list[tuple[dict[str, Any], list[Any]]]
     warnings: list[str]
     interrupted: bool
+    stopped: bool = False
 
 
-def visualize_on_devices(setting: Setting) -> Iterator[Finished]:
-    """Every unit of `setting`, in order, whichever device computed it.
+def visualize_on_devices(
+    setting: Setting, checkpoints: Checkpoints | None = None
+) -> Iterator[Finished]:
+    """Every unit of `setting`, whichever device computed it: first those done before.
 
     The batches are dealt out in turn; which units share one changes nothing. Raises
-    `KeyboardInterrupt` after the last of those that Ctrl-C let finish.
+    `KeyboardInterrupt` after the last of those that Ctrl-C let finish; `Stopped` where the system
+    asked this process to end.
     """
     devices = pick_devices(setting.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
-    batches = setting.batches(range(len(setting.targets.units)), devices=len(devices))
+    rows = range(len(setting.targets.units))
+    done = done_before(checkpoints, rows)
+    yield from done
+    batches = batches_left(setting, rows, done, checkpoints, devices=len(devices))
+    away = replace(checkpoints, claim=None) if checkpoints else None
     pools: list[ProcessPoolExecutor] = []
     try:
         for device in devices:
             experiment = replace(setting.experiment, device=str(device))
             pools.append(_pool(experiment, setting.batch, threads))
         answers = [
-            pools[place % len(pools)].submit(_work, list(rows))
+            pools[place % len(pools)].submit(_work, list(rows), away)
             for place, rows in enumerate(batches)
         ]
         for place, answer in enumerate(answers):
             try:
-                given = [answer.result()]
+                given = [_patiently(answer, checkpoints)]
             except KeyboardInterrupt:
-                given = _hasten(pools, answers[place:])
+                given = _hasten(pools, answers[place:], signal.SIGINT)
+            except Stopped:  # every process keeps its state, then this one goes
+                _hasten(pools, answers[place:], signal.SIGTERM)
+                raise
             for one in given:
                 for warning in one.warnings:
                     LOG.warning("%s", warning)
@@ -85,11 +100,24 @@ def _pool(experiment: Experiment, batch: int, threads: int) -> ProcessPoolExecut
     )
 
 
+def _patiently(answer: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
+    """The answer, unless something else asks for this process meanwhile."""
+    while True:
+        with contextlib.suppress(NoAnswer):
+            given = answer.result(timeout=SECONDS_BETWEEN_LOOKS)
+            if given.stopped:  # the system spoke to the process there first
+                raise Stopped(signal.SIGTERM)
+            return given
+        stopping.check()
+        if checkpoints and checkpoints.claim:
+            checkpoints.claim.check()
+
+
 def _hasten(
-    pools: Sequence[ProcessPoolExecutor], answers: Sequence[Future[_Answer]]
+    pools: Sequence[ProcessPoolExecutor], answers: Sequence[Future[_Answer]], number: int
 ) -> list[_Answer]:
     """After Ctrl-C: what the processes at work have so far."""
-    _signal(pools, signal.SIGINT)
+    _signal(pools, number)
     given = [_Answer([], [], interrupted=True)]
     deadline = time.monotonic() + PATIENCE
     for answer in answers:
@@ -110,6 +138,7 @@ def _signal(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
 
 _setting: Setting | None = None
 _interrupted = False
+_hearing = contextlib.ExitStack()
 
 
 def _begin(experiment: Experiment, batch: int, threads: int) -> None:
@@ -118,6 +147,7 @@ def _begin(experiment: Experiment, batch: int, threads: int) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _hearing.enter_context(stopping.listening())
     machine.keep_pages()
     torch.set_num_threads(threads)
     _setting = replace(prepare(experiment), batch=batch)
@@ -129,7 +159,7 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _work(rows: list[int]) -> _Answer:
+def _work(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
     """One batch; after Ctrl-C what there is of it, and nothing of those that were to follow."""
     global _interrupted, _setting
     assert _setting is not None  # noqa: S101  (set by _begin)
@@ -152,10 +182,17 @@ def _work(rows: list[int]) -> _Answer:
 
     try:
         if not _interrupted:
-            for one in visualize_in_batches(_setting, rows, progress, halved=remember):
+            stopping.check()
+            if checkpoints:
+                checkpoints = replace(checkpoints, device=_setting.device)
+            for one in visualize_in_batches(
+                _setting, rows, progress, checkpoints=checkpoints, halved=remember
+            ):
                 done.append(_pack(one))
     except KeyboardInterrupt:
         _interrupted = True
+    except Stopped:
+        return _Answer([], heard, _interrupted, stopped=True)
     finally:
         LOG.removeHandler(handler)
     return _Answer(done, heard, _interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -18,3 +19,19 @@ def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
         return "Did you mean " + " or ".join(near) + "?"
     shown = ", ".join(choices[:limit])
     return f"Choose from: {shown}" + (", ..." if len(choices) > limit else ".")
+
+
+class FolderLost(Exception):
+    """A run's folder was deleted under it, or another process holds it by now."""
+
+
+class Stopped(BaseException):
+    """The system asked this process to end (SIGTERM, SIGUSR1, SIGUSR2), and it is ready to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class SweepUnfinished(Exception):
+    """A sweep has come to its end, and some of its work has not; the message counts it."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from diversevis import machine, provenance, report
+from diversevis import machine, provenance, report, stopping
+from diversevis.accounting import accounted, logged_to, make_record
 from diversevis.analysis import chosen
 from diversevis.batches import visualize_in_batches
+from diversevis.checkpoints import Checkpoints
 from diversevis.devices import visualize_on_devices
-from diversevis.errors import InputError
+from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.measuring import (
     indices_in,
     indices_of,
@@ -31,54 +29,90 @@ from diversevis.measuring import (
     subject_without_run,
     undisturbed,
 )
-from diversevis.prepare import Setting, pick_devices, prepare, science
+from diversevis.prepare import Setting, fixed_paths, pick_devices, prepare, science
 from diversevis.progress import Progress
-from diversevis.run_folder import RunFolder
-from diversevis.settings import Experiment
+from diversevis.run_folder import Claim, RunFolder, Watch, holder_of
+from diversevis.settings import Config, Experiment
 from diversevis.visualize import Visualization
+from diversevis.work import Work, is_optimized, new_version, open_work, origin_here
 
 LOG = logging.getLogger("diversevis")
+
+
+class Done(NamedTuple):
+    """What has become of a piece of work.
+
+    how  `made`, `continued` (an earlier process had begun it), `found` (it was there), or `held`
+         (another process is at it, and was not waited for)
+    """
+
+    path: Path
+    how: Literal["made", "continued", "found", "held"]
 
 
 def run(
     experiment: Experiment,
     *,
     command: str,
-    config: Callable[[Mapping[str, str]], str],
+    config: Config,
     extras: Mapping[str, str],
-) -> Path:
-    """Do the work and return its finished run folder.
+    sweep: str | None = None,
+    expected: str | None = None,
+    wait: bool = True,
+    prepare: Callable[[Experiment], Setting] = prepare,
+) -> Done:
+    """Do the work, or what is left of it, and return its finished run folder.
 
-    command  what was typed, for the record
-    config   the resolved config as text, with the given settings in place of what was typed
-    extras   further files for the folder, name -> text
+    command   what was typed, for the record
+    config    the resolved config, with the given settings in place of what was typed
+    extras    further files for the folder, name -> text
+    sweep     the sweep's name, if it is one's
+    expected  hash that the work had when the sweep was planned
+    wait      for another process that is at this very work
+    prepare   may know the network already
 
-    Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is.
+    Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is,
+    `Stopped` after a checkpoint where the system asked this process to end, `FolderLost` where the
+    folder was deleted or taken over.
     """
     report.check_film(experiment.record)
     names = possible(chosen(experiment.analysis), experiment.natural)
     machine.keep_pages()
     setting = prepare(experiment)
-    folder = _new_folder(setting)
-    with _accounted(folder, _record(setting, command, folder.path), setting.device):
-        folder.write_config(config(_fixed_paths(setting)))
-        for name, text in extras.items():
-            folder.write_extra(name, text)
-        done: list[Visualization] = []
-        try:
-            _visualize_all(setting, folder, done)
-        except BaseException:  # what is done is kept, whatever ended it
-            with undisturbed(), contextlib.suppress(OSError):
-                _write(folder, done)
-            LOG.warning("ended early; %d of %d units are kept in %s",
-                        len(done), len(setting.targets.units), folder.path)  # fmt: skip
-            raise
-        _write(folder, done)
-        if names:
-            measure_folder(subject_of_folder(setting, folder), folder, names)
-        if experiment.seeds > 1:
-            _repeat(setting, folder, names, done)
-    return folder.path
+    identity = provenance.sha256_of(science(setting))
+    if expected not in (None, identity):
+        raise InputError(
+            f"The weights of {setting.network.name} here ({setting.network.weights.source}) are "
+            "not those with which the sweep was planned. Give every node the same."
+        )
+    work = Work(
+        root=Path(experiment.root).expanduser(),
+        where=_where(setting),
+        hash=identity,
+        measures=names,
+        seeds=experiment.seeds,
+        again=experiment.again,
+        origin=origin_here(sweep),
+    )
+    settled = config(fixed_paths(setting))
+    record = make_record(setting, command, settled.content) | {"sweep": sweep}
+    opened = open_work(work, record, wait=wait)
+    folder, claim = opened.folder, opened.claim
+    if claim is None:
+        return Done(folder.path, "held" if opened.holder else "found")
+    with accounted(folder, claim, record, setting.device):
+        if not is_optimized(folder):
+            folder.write_config(settled.text)
+            for name, text in extras.items():
+                folder.write_extra(name, text)
+            _make_images(setting, folder, claim, identity)
+        if left := work.left(folder):
+            subject = subject_of_folder(setting, folder)
+            impossible = measure_folder(subject, folder, left, _pulse(claim))
+            folder.update_record(not_measured=folder.read_record()["not_measured"] | impossible)
+        if work.lacks_seeds(folder):
+            _repeat(setting, folder, claim, identity, names)
+    return Done(folder.path, "made" if opened.fresh else "continued")
 
 
 def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
@@ -103,15 +137,23 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
         if record["n"] is not None
         else subject_without_run(setting)
     )
-    with _logged_to(folder.log_path):
-        measure_folder(subject, folder, names)
-        if record["status"] != "finished" and len(subject.rows) == len(record["units"]):
+    claim = Claim.take(Watch(folder.path))
+    if claim is None:
+        holder = holder_of(folder.path)
+        words = holder.words if holder else "another process"
+        raise InputError(f"{folder.path}: {words} is at work there. Wait for it, then measure.")
+    claim.begin()
+    whole = is_optimized(folder)
+    try:
+        with logged_to(folder.log_path):
+            measure_folder(subject, folder, names, _pulse(claim))
+        if whole and record["status"] != "finished":
             folder.update_record(status="finished")  # its measures alone were missing
+    finally:
+        (claim.remove if whole else claim.release)()
 
 
-def analyze_units(
-    experiment: Experiment, *, command: str, config: Callable[[Mapping[str, str]], str]
-) -> Path:
+def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Path:
     """The measures that need no images, of units without a run; their folder.
 
     Raises `InputError` before anything is written.
@@ -120,56 +162,119 @@ def analyze_units(
     names = possible(asked, experiment.natural)
     machine.keep_pages()
     setting = prepare(experiment)
-    folder = _new_folder(setting)
-    record = _record(setting, command, folder.path)
+    settled = config(fixed_paths(setting))
+    record = make_record(setting, command, settled.content)
     record |= {"n": None, "distance": None, "diversity": None}
-    record["rerun"] = provenance.rerun_line(folder.path, "analyze")
-    with _accounted(folder, record, setting.device):
-        folder.write_config(config(_fixed_paths(setting)))
+    root = Path(experiment.root).expanduser()
+    folder, claim = new_version(root, _where(setting), record, command="analyze")
+    with accounted(folder, claim, record, setting.device):
+        folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setting.targets.units])
-        measure_folder(subject_without_run(setting), folder, names)
+        measure_folder(subject_without_run(setting), folder, names, _pulse(claim))
     return folder.path
 
 
-def _new_folder(setting: Setting) -> RunFolder:
-    where = setting.network.name, setting.network.layer.name, setting.targets.text
-    return RunFolder.create(Path(setting.experiment.root).expanduser(), *where)
+def _where(setting: Setting) -> tuple[str, str, str]:
+    return setting.network.name, setting.network.layer.name, setting.targets.text
+
+
+def _checkpoints(
+    setting: Setting, folder: RunFolder, claim: Claim, identity: str, part: str
+) -> Checkpoints:
+    return Checkpoints(
+        folder=folder,
+        part=part,
+        work=identity,
+        seconds=setting.experiment.checkpoint,
+        device=setting.device,
+        claim=claim,
+    )
+
+
+def _pulse(claim: Claim) -> Callable[[str, int, int], None]:
+    """Between two batches of a measure: a sign, and a way out where one is asked."""
+
+    def pulse(name: str, done: int, total: int) -> None:
+        claim.progress = {"phase": name, "done": done, "units": total}
+        claim.check()
+        stopping.check()
+
+    return pulse
+
+
+def _make_images(setting: Setting, folder: RunFolder, claim: Claim, identity: str) -> None:
+    """All units' images, into the folder; those of some if it ends early."""
+    done: list[Visualization] = []
+    checkpoints = _checkpoints(setting, folder, claim, identity, "images")
+    try:
+        _visualize_all(setting, folder, checkpoints, done)
+    except (Stopped, FolderLost):  # no time to lose, or nothing to write to
+        raise
+    except BaseException:  # what is done is kept, whatever ended it
+        with undisturbed(), contextlib.suppress(OSError, FolderLost):
+            claim.confirm()
+            _write(setting, folder, done)
+        LOG.warning("ended early; %d of %d units are kept in %s",
+                    len(done), len(setting.targets.units), folder.path)  # fmt: skip
+        raise
+    claim.confirm()
+    _write(setting, folder, done)
+    folder.update_record(optimized=True)
+    folder.remove_checkpoints()
 
 
 def _repeat(
-    setting: Setting, folder: RunFolder, names: Sequence[str], done: list[Visualization]
+    setting: Setting, folder: RunFolder, claim: Claim, identity: str, names: Sequence[str]
 ) -> None:
     """The same with further seeds: mean and spread of every index."""
     experiment, units = setting.experiment, setting.targets.units
     kept = [name for name in names if name != "natural"]  # photographs know no seed
     found = [[indices_in(one, kept) for one in folder.read_metrics()]]
     for other in seeds_of(setting):
-        optimizer = experiment.optimizer
+        optimizer, seed = experiment.optimizer, other.experiment.seed
+        checkpoints = _checkpoints(other, folder, claim, f"{identity}/{seed}", f"seed-{seed}")
         bar = Progress(len(units), optimizer.search_steps, optimizer.steps)
         with contextlib.closing(bar) as progress:
-            again = visualize_in_batches(other, range(len(units)), progress)
-            repeated = [one for one, _ in again]
+            again = visualize_in_batches(
+                other, range(len(units)), progress, checkpoints=checkpoints
+            )
+            repeated = _in_order(setting, [one for one, _ in again])
         metrics = [one.metrics for one in repeated]
         subject = subject_of(other, repeated, sample_seed=experiment.seed)
-        found.append(indices_of(subject, metrics, kept))
-        LOG.info("seed %d measured", other.experiment.seed)
+        found.append(indices_of(subject, metrics, kept, _pulse(claim)))
+        LOG.info("seed %d measured", seed)
     seeds = [experiment.seed, *(one.experiment.seed for one in seeds_of(setting))]
     folder.write_spread(spread(found), seeds)
+    folder.remove_checkpoints()
 
 
-def _visualize_all(setting: Setting, folder: RunFolder, done: list[Visualization]) -> None:
-    """Every unit, added to `done` in order; raises `KeyboardInterrupt` after Ctrl-C."""
-    experiment, units = setting.experiment, setting.targets.units
+def _in_order(setting: Setting, done: list[Visualization]) -> list[Visualization]:
+    """As the units were named, whichever was done first."""
+    place = {unit: row for row, unit in enumerate(setting.targets.units)}
+    return sorted(done, key=lambda one: place[one.unit])
+
+
+def _visualize_all(
+    setting: Setting, folder: RunFolder, checkpoints: Checkpoints, done: list[Visualization]
+) -> None:
+    """Every unit, added to `done`; raises `KeyboardInterrupt` after Ctrl-C."""
+    experiment, units, claim = setting.experiment, setting.targets.units, checkpoints.claim
     optimizer = experiment.optimizer
+    steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
+    facts: dict[str, Any] = {"units": len(units), "steps": steps}
+    if claim is not None:
+        claim.progress = facts | {"done": 0}
     with contextlib.closing(
         Progress(len(units), optimizer.search_steps, optimizer.steps)
     ) as progress:
         for one, frames in (
-            visualize_on_devices(setting)
+            visualize_on_devices(setting, checkpoints)
             if len(pick_devices(experiment.device)) > 1
-            else visualize_in_batches(setting, range(len(units)), progress)
+            else visualize_in_batches(setting, range(len(units)), progress, checkpoints=checkpoints)
         ):
             done.append(one)
+            if claim is not None:
+                claim.progress = facts | {"done": len(done)}
             _say(one)
             if frames:
                 report.write_film(folder, one.unit, experiment.record, frames)
@@ -196,10 +301,11 @@ def _say(one: Visualization) -> None:
     )
 
 
-def _write(folder: RunFolder, done: list[Visualization]) -> None:
+def _write(setting: Setting, folder: RunFolder, done: list[Visualization]) -> None:
     """Arrays, numbers and pictures of the units that are done."""
     if not done:
         return
+    done = _in_order(setting, done)
     folder.write_images(
         torch.stack([one.images for one in done]),
         torch.stack([one.responses for one in done]),
@@ -214,7 +320,8 @@ def _write(folder: RunFolder, done: list[Visualization]) -> None:
         for step, values in enumerate(zip(*columns, strict=True), start=1):
             rows.append([step, one.unit, *(f"{value:.7g}" for value in values)])
     folder.write_trace(names, rows)
-    report.make(folder)
+    if setting.experiment.images == "png":
+        report.make(folder)
 
 
 def _write_front(folder: RunFolder, done: list[Visualization]) -> None:
@@ -230,102 +337,3 @@ def _write_front(folder: RunFolder, done: list[Visualization]) -> None:
         names,
         rows,
     )
-
-
-def _fixed_paths(setting: Setting) -> dict[str, str]:
-    """Settings that meant a file from where the command was typed, as they hold anywhere."""
-    objective, weights = setting.experiment.objective, setting.network.weights
-    paths = {
-        f"objective.{name}": str(Path(value).expanduser().resolve())
-        for name in ("direction", "photographs")
-        if (value := getattr(objective, name)) is not None
-    }
-    if (photographs := setting.experiment.natural) is not None:
-        paths["natural"] = str(Path(photographs).expanduser().resolve())
-    if weights.is_file and weights.url is None:
-        paths["model.weights"] = weights.source
-    return paths
-
-
-class _RunLog(logging.FileHandler):
-    """The run folder's log; a full disk ends the run with its own error, not the log's."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def _accounted(folder: RunFolder, record: dict[str, Any], device: torch.device) -> Iterator[None]:
-    """Keeps `run.json` true: running, then finished, interrupted or failed."""
-    began = time.perf_counter()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def close(status: str, **more: Any) -> None:
-        seconds = round(time.perf_counter() - began, 3)
-        memory = provenance.peak_memory(device)
-        LOG.info("%s after %.1f s", status, seconds)
-        folder.update_record(status=status, seconds=seconds, **memory, **more)
-
-    folder.write_record(record)
-    with _logged_to(folder.log_path):
-        try:
-            LOG.info("%s", record["command"])
-            yield
-            close("finished")
-        except BaseException as error:
-            try:
-                if isinstance(error, KeyboardInterrupt):
-                    close("interrupted")
-                else:
-                    close("failed", error=traceback.format_exc())
-            except OSError:  # on a full disk even this may not fit
-                with contextlib.suppress(OSError):
-                    folder.mark_failed()
-            raise
-
-
-@contextlib.contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    handler = _RunLog(path, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logs = LOG, logging.getLogger()  # ours, and what libraries have to say
-    for log in logs:
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for log in logs:
-            log.removeHandler(handler)
-        with contextlib.suppress(OSError):
-            handler.close()
-
-
-def _record(setting: Setting, command: str, folder: Path) -> dict[str, Any]:
-    experiment = setting.experiment
-    return {
-        "status": "running",
-        "command": command,
-        "rerun": provenance.rerun_line(folder),
-        "config_hash": provenance.sha256_of(science(setting)),
-        "model": setting.network.name,
-        "layer": setting.network.layer.name,
-        "response": setting.network.layer.response,
-        "direction": setting.targets.file,
-        "units": list(setting.targets.units),
-        "n": experiment.n,
-        "seed": experiment.seed,
-        "norm": setting.norm,
-        "distance": experiment.objective.distance,
-        "diversity": None if experiment.objective.front else experiment.objective.diversity,
-        "fraction": experiment.objective.fraction,
-        "front": experiment.objective.front,
-        "receptive_field": asdict(setting.field),
-        "weights": asdict(setting.network.weights),
-        "versions": provenance.versions(),
-        **provenance.device_facts(setting.device),
-        "devices": [str(device) for device in pick_devices(experiment.device)],
-        "precision": experiment.precision,
-        "batch": setting.batch,
-        "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }

@@ -70,8 +70,13 @@ def choose_batch(each: int, device: torch.device, one_unit: int) -> int:
     It depends on the network alone (`one_unit` of images, if they are large), and on the machine
     only where memory is short.
     """
-    wanted = min(MOST_IMAGES[device.type], max(one_unit, FOOTPRINT[device.type] // each))
+    wanted = batch_to_fill(each, device.type, one_unit)
     return max(1, min(wanted, int(SHARE * free_memory(device)) // each))
+
+
+def batch_to_fill(each: int, kind: str, one_unit: int) -> int:
+    """How many images fill a device of this kind, `cpu` or `cuda`, whatever its free memory."""
+    return min(MOST_IMAGES[kind], max(one_unit, FOOTPRINT[kind] // each))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

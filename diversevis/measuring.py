@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,26 +94,43 @@ def subject_without_run(setting: Setting) -> Subject:
     )
 
 
-def measure_folder(subject: Subject, folder: RunFolder, names: Sequence[str]) -> None:
+def measure_folder(
+    subject: Subject,
+    folder: RunFolder,
+    names: Sequence[str],
+    pulse: Callable[[str, int, int], None],
+) -> dict[str, str]:
     """Take the measures one after the other; each is written when it is done.
 
-    A measure that cannot be taken says so, and the rest goes on.
+    pulse  told of a measure, and how many of how many units it has done; may raise
+
+    A measure that cannot be taken says so, and the rest goes on. Returns why, by its name.
     """
+    impossible: dict[str, str] = {}
     for name in names:
+        pulse(name, 0, len(subject.rows))
         with contextlib.closing(MeasureProgress()) as progress:
+
+            def tell(name: str, done: int, total: int) -> None:
+                pulse(name, done, total)
+                progress(name, done, total)
+
             try:
-                found = _measure(subject, name, progress)
+                found = _measure(subject, name, tell)
             except InputError as error:
                 LOG.warning("no measure %s: %s", name, error)
+                impossible[name] = str(error)
                 continue
         with undisturbed():
             folder.write_measure(name, found.settings, found.numbers, found.arrays)
-        report.make_measure(folder, name, subject.setting.experiment.measure.pictures)
+        if subject.setting.experiment.images == "png":
+            report.make_measure(folder, name, subject.setting.experiment.measure.pictures)
         left_out = sum(one is None for one in found.numbers)
         LOG.info("measured %s of %d units", name, len(found.numbers) - left_out)
+    return impossible
 
 
-def _measure(subject: Subject, name: str, progress: MeasureProgress) -> Measured:
+def _measure(subject: Subject, name: str, progress: Callable[[str, int, int], None]) -> Measured:
     """With fewer images at once where they do not fit in memory."""
     while True:
         try:
@@ -143,11 +160,15 @@ def undisturbed() -> Iterator[None]:
 
 
 def indices_of(
-    subject: Subject, metrics: Sequence[Mapping[str, Any]], names: Sequence[str]
+    subject: Subject,
+    metrics: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    pulse: Callable[[str, int, int], None],
 ) -> list[dict[str, float]]:
     """Every number of every unit by its dotted name, measured without a folder."""
     found = [indices_in(one, ()) for one in metrics]
     for name in names:
+        pulse(name, 0, len(subject.rows))
         with contextlib.closing(MeasureProgress()) as progress:
             for own, numbers in zip(found, _measure(subject, name, progress).numbers, strict=True):
                 own |= dict(flat(name, numbers))

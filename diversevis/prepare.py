@@ -56,9 +56,9 @@ class Setting:
         experiment = self.experiment
         most = max(1, self.batch // experiment.images_per_unit)
         rounds = -(-len(rows) // (most * devices))
-        count = min(rounds * devices, len(rows))
+        count = max(1, min(rounds * devices, len(rows)))
         edges = [len(rows) * part // count for part in range(count + 1)]
-        return [rows[first:last] for first, last in itertools.pairwise(edges)]
+        return [rows[first:last] for first, last in itertools.pairwise(edges) if last > first]
 
 
 def prepare(experiment: Experiment) -> Setting:
@@ -121,6 +121,35 @@ def prepare(experiment: Experiment) -> Setting:
         channel_gain=channel_gain,
         feature_gain=feature_gain,
     )
+
+
+class Preparer:
+    """`prepare` for one experiment after the other: what they have in common stays.
+
+    Settings of different seeds or weights share their network.
+    """
+
+    def __init__(self) -> None:
+        self._last: Setting | None = None
+
+    def __call__(self, experiment: Experiment) -> Setting:
+        """Raises `InputError` for whatever in `experiment` cannot be had."""
+        last = self._last
+        if last is None or _network_part(last.experiment) != _network_part(experiment):
+            last = prepare(experiment)
+        else:
+            batch = _batch(experiment, last.readout, last.field.size, last.device)
+            last = replace(last, experiment=experiment, batch=batch)
+        self._last = last
+        return last
+
+
+def _network_part(experiment: Experiment) -> dict[str, Any]:
+    """What of an experiment decides about its network, its targets and its scales."""
+    names = "model", "layer", "unit", "norm", "contrast", "device", "precision"
+    own = {name: getattr(experiment, name) for name in names}
+    objective = "distance", "direction", "scale", "photographs", "response"
+    return own | {name: getattr(experiment.objective, name) for name in objective}
 
 
 def pick_device(name: str) -> torch.device:
@@ -235,6 +264,34 @@ def science(setting: Setting) -> dict[str, Any]:
         "optimizer": vars(experiment.optimizer),
         "precision": experiment.precision,
     }
+
+
+def recipe(science: dict[str, Any]) -> dict[str, Any]:
+    """What a unit's result depends on, whichever others are computed with it."""
+    return {name: value for name, value in science.items() if name != "units"}
+
+
+def fixed_paths(setting: Setting) -> dict[str, str]:
+    """Settings that meant a file from where the command was typed, as they hold anywhere."""
+    objective, weights = setting.experiment.objective, setting.network.weights
+    paths = {
+        f"objective.{name}": str(Path(value).expanduser().resolve())
+        for name in ("direction", "photographs")
+        if (value := getattr(objective, name)) is not None
+    }
+    if (photographs := setting.experiment.natural) is not None:
+        paths["natural"] = str(Path(photographs).expanduser().resolve())
+    if weights.is_file and weights.url is None:
+        paths["model.weights"] = weights.source
+    return paths
+
+
+def units_to_fill(setting: Setting, kind: str) -> int:
+    """How many units fill a device of this kind (`cpu`, `cuda`), memory permitting."""
+    row = torch.zeros(1, dtype=torch.long, device=setting.device)
+    each = machine.bytes_per_image(setting.readout, setting.field.size, row)
+    one_unit = setting.experiment.images_per_unit
+    return max(1, machine.batch_to_fill(each, kind, one_unit) // one_unit)
 
 
 def _natural_gains(

@@ -30,12 +30,18 @@ class Progress:
             total=units * self._each, disable=not self._on_terminal, unit="step", leave=False,
             bar_format="{desc} |{bar}| {percentage:3.0f}% [{elapsed}, at most {remaining} left]",
         )  # fmt: skip
-        self._done, self._batch, self._words, self._phase = 0, 0, "", "search"
+        self._done, self._skipped, self._batch = 0, 0, 0
+        self._words, self._phase = "", "search"
         self._start = self._looked = time.monotonic()
 
     def units(self, words: str, count: int) -> None:
         """The next batch: `count` units, called `words`."""
         self._words, self._batch = words, count
+
+    def skip(self, count: int) -> None:
+        """So many units of the run were done before."""
+        self._done = self._skipped = count * self._each
+        self._bar.update(self._done - self._bar.n)
 
     def begin(self, phase: str) -> None:
         """The batch enters `phase` (`search` or `diverse`)."""
@@ -64,7 +70,8 @@ class Progress:
             self._bar.set_description_str(words, refresh=False)
             self._bar.update(at - self._bar.n)
         else:
-            left = (now - self._start) * (self._units * self._each - at) / at
+            each = (now - self._start) / (at - self._skipped)
+            left = each * (self._units * self._each - at)
             print(f"{words}  at most {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:

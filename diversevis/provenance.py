@@ -76,7 +76,7 @@ def rerun_line(folder: Path, command: str = "run") -> str:
     where = shlex.quote(str(folder.resolve()))
     if command == "analyze":
         return f"diversevis analyze {where}"
-    return f"diversevis {command} --config-dir {where} --config-name config"
+    return f"diversevis {command} --config-dir {where} --config-name config again=true"
 
 
 def _processor() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from diversevis.analyze import Deformation, Dimension, Phase, Shift
 from diversevis.errors import InputError
@@ -18,6 +19,17 @@ Precision = Literal["float32", "tf32"]
 HIGHEST_CONTRAST = 255.0
 MOST_SEEDS = 1000
 MOST_IMAGES = 4096  # all pairs are measured at once: 0.1 GB of distances
+
+
+class Settled(NamedTuple):
+    """A resolved config, as plain Python and as YAML."""
+
+    content: dict[str, Any]
+    text: str
+
+
+# The config, with the given settings in place of what was typed.
+Config = Callable[[Mapping[str, str]], Settled]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,10 @@ class Experiment:
     natural   folder of photographs for natural exemplars
     seeds     how many seeds, from `seed` on: the indices' mean and spread over them
     measure   how measures are taken
+    images    what is written of them: `png`, pictures beside the tensors, or the `tensor` alone
+    again     make a new version of work that is there already
+    checkpoint     seconds between two checkpoints of a batch of units; None: none
+    units_per_job  of a sweep: so many units of a layer make one run; `auto`: as fill a device
     """
 
     model: Model
@@ -106,6 +122,10 @@ class Experiment:
     natural: str | None
     seeds: int
     measure: Measures
+    images: Literal["png", "tensor"]
+    again: bool
+    checkpoint: float | None
+    units_per_job: int | Literal["auto"]
 
     @property
     def images_per_unit(self) -> int:
@@ -118,6 +138,12 @@ class Experiment:
         _check_measures(self.measure)
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise InputError(f"seeds={self.seeds} must be from 1 to {MOST_SEEDS}.")
+        if self.checkpoint is not None and not 0 <= self.checkpoint < float("inf"):
+            raise InputError(
+                f"checkpoint={self.checkpoint} must be seconds, 0 or more; null for no checkpoints."
+            )
+        if isinstance(self.units_per_job, int) and self.units_per_job < 1:
+            raise InputError(f"units_per_job={self.units_per_job} must be 1 or more, or auto.")
         positive = {"contrast": self.contrast, "objective.restarts": self.objective.restarts}
         _positive(positive)
         if isinstance(self.batch, int) and self.batch < 1:

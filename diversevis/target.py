@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ class Targets:
     def directions(self) -> Float[Tensor, "unit channel"]:
         """The vectors at unit norm."""
         return self.vectors / torch.linalg.vector_norm(self.vectors, dim=1, keepdim=True)
+
+    def only(self, units: Sequence[int]) -> Targets:
+        """Some of them."""
+        rows = [self.units.index(unit) for unit in units]
+        if len(rows) == len(self.units):
+            return self
+        text = units_text(units)
+        if self.file is not None:
+            text = f"direction-{Path(self.file).stem}-{text}"
+        return replace(self, units=tuple(units), vectors=self.vectors[rows], text=text)
 
 
 def channel_targets(unit: int | str | Sequence[int | str], channels: int, layer: str) -> Targets:

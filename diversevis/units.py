@@ -44,15 +44,20 @@ def parse_units(
     return tuple(sorted(found))
 
 
-def units_text(units: Sequence[int]) -> str:
-    """A short, file-safe name for a set of units: `12`, `0-63`, `1,5,9`; long ones abbreviated."""
+def units_list(units: Sequence[int]) -> list[str]:
+    """Units as people write them, runs of them as ranges: `0-63`, `70`."""
     runs: list[list[int]] = []
     for unit in units:
         if runs and unit == runs[-1][-1] + 1:
             runs[-1].append(unit)
         else:
             runs.append([unit])
-    text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+
+
+def units_text(units: Sequence[int]) -> str:
+    """A short, file-safe name for a set of units: `12`, `0-63`, `1,5,9`; long ones abbreviated."""
+    text = ",".join(units_list(units))
     if len(text) <= LONGEST_NAME:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from diversevis import images
 from diversevis.analyze.front import knee
+from diversevis.checkpoints import Keeper
 from diversevis.looking import Looking, Seen, noise_of
 from diversevis.objective import Objective, Terms, pairwise_distances
-from diversevis.optimize import Listener, Problem, Result, live_start
+from diversevis.optimize import Keep, Listener, Problem, Result, live_start
 from diversevis.prepare import Setting, precision
 from diversevis.progress import Progress
 
@@ -52,17 +53,20 @@ def visualize(
     *,
     progress: Progress | None = None,
     listener: Listener | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Visualization]:
     """Diverse images of the units at `rows` of `setting.targets`, computed side by side.
 
     What a unit ends with does not depend on the others but for rounding.
 
     listener  told of every step of the diverse optimization; its rows are places in `rows`
+    keeper    keeps the state between steps, and may have one to go on from
 
     Raises `KeyboardInterrupt` if Ctrl-C comes before there are images; later it ends with them.
+    `Stopped` where the system asked this process to end.
     """
     with precision(setting.experiment.precision):
-        return _Units(setting, rows).visualize(progress, listener)
+        return _Units(setting, rows, keeper).visualize(progress, listener)
 
 
 def images_alone(
@@ -86,8 +90,8 @@ def images_alone(
 class _Units:
     """One batch of units on its way from noise to measured images."""
 
-    def __init__(self, setting: Setting, rows: Sequence[int]) -> None:
-        self.setting, self.experiment = setting, setting.experiment
+    def __init__(self, setting: Setting, rows: Sequence[int], keeper: Keeper | None = None) -> None:
+        self.setting, self.experiment, self.keeper = setting, setting.experiment, keeper
         self.units = [setting.targets.units[row] for row in rows]
         self.look = Looking(
             setting=setting,
@@ -111,7 +115,8 @@ class _Units:
         dead = (~alive).nonzero()[:, 0].to(self.setting.device)
         found += self._dead(dead, start[dead])
         order = {unit: place for place, unit in enumerate(self.units)}
-        seconds = round((time.perf_counter() - self.began) / len(self.units), 3)
+        whole = self.keeper.seconds if self.keeper else time.perf_counter() - self.began
+        seconds = round(whole / len(self.units), 3)
         return [
             replace(one, metrics=one.metrics | {"seconds": seconds})
             for one in sorted(found, key=lambda one: order[one.unit])
@@ -128,7 +133,9 @@ class _Units:
         # 2. Calibration: each unit's best response, and how far apart noise images are.
         if progress:
             progress.begin("search")
-        best = self._best(living, search_start, progress)
+        best = self._recalled() or self._best(living, search_start, progress)
+        if self.keeper:
+            self.keeper.remember(best._asdict())
         scales = self._scales(living, start, best)
 
         # 3. All images of a unit together, all units (and weights of a front) side by side.
@@ -162,7 +169,8 @@ class _Units:
 
         if progress:
             progress.begin("diverse")
-        result = self.experiment.optimizer(self._problem(evaluate), start, tell)
+        keep = self.keeper.of("diverse") if self.keeper else None
+        result = self.experiment.optimizer(self._problem(evaluate), start, tell, keep)
 
         # 4. What came of it, in plain float32 whatever the precision on the way.
         with torch.no_grad(), precision("float32"):
@@ -209,6 +217,11 @@ class _Units:
         draws = [noise_of(setting, unit, purpose, count) for unit in self.units]
         return live_start(draws, gradient, rounds=ROUNDS_OF_NOISE)
 
+    def _recalled(self) -> Seen | None:
+        """The best images that an earlier process has found."""
+        kept = self.keeper.recall() if self.keeper else None
+        return None if kept is None else Seen(**kept)
+
     def _best(
         self,
         living: Int[Tensor, " unit"],
@@ -217,7 +230,8 @@ class _Units:
     ) -> Seen:
         """The best of a few images per unit, each optimized by itself for the response alone."""
         steps = self.experiment.optimizer.search_steps
-        found = self.alone(living, start, steps, progress)
+        keep = self.keeper.of("search") if self.keeper else None
+        found = self.alone(living, start, steps, progress, keep)
         first = found.scaled.argmax(1)
         rows = torch.arange(len(first), device=first.device)
         return Seen(*(values[rows, first][:, None] for values in found))
@@ -228,6 +242,7 @@ class _Units:
         start: Float[Tensor, "unit image 3 height width"],
         steps: int,
         progress: Progress | None,
+        keep: Keep | None = None,
     ) -> Seen:
         """Images each optimized by itself for the response, in so many steps."""
         owners = living.repeat_interleave(start.shape[1])  # every image is a unit of its own
@@ -239,7 +254,8 @@ class _Units:
 
         climb = replace(self.experiment.optimizer, steps=steps)
         images_of = start.flatten(0, 1)[:, None]
-        result = climb(self._problem(evaluate), images_of, progress.step if progress else None)
+        tell = progress.step if progress else None
+        result = climb(self._problem(evaluate), images_of, tell, keep)
         if result.interrupted:
             raise KeyboardInterrupt
         with torch.no_grad(), precision("float32"):

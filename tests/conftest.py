@@ -16,6 +16,8 @@ CHECKED = [
     "run_folder",
     "target",
     "visualize",
+    "finished",
+    "checkpoints",
     "looking",
     "analyze",
     "analysis",

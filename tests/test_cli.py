@@ -29,7 +29,7 @@ def run(*words):
 def test_help_and_version(capsys):
     assert main([]) == main(["--help"]) == main(["help"]) == 0
     assert "diversevis run model=vgg19 layer=conv2_1 unit=12" in capsys.readouterr().out
-    for command in ("run", "layers", "weights", "analyze", "compare"):
+    for command in ("run", "layers", "weights", "analyze", "compare", "status", "retry", "collect"):
         assert main([command, "--help"]) == 0
         assert f"diversevis {command}" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -77,7 +77,7 @@ def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
 
 
 def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, capsys):
-    for words in (["seed=5"], ["seed=5", "root=other"], ["seed=6"]):
+    for words in (["seed=5"], ["seed=5", "root=other"], ["seed=6"]):  # two works of one folder
         assert run(*words) == 0
     first, elsewhere, other = (Path(line) for line in capsys.readouterr().out.splitlines())
     assert elsewhere == Path("other/energy/complex/0/v001")
@@ -107,14 +107,133 @@ def test_units_of_one_run_are_what_they_are_alone(here, capsys):
     )
 
 
-def test_a_sweep_makes_one_run_each_and_goes_on_past_a_bad_one(here, capsys):
-    assert run("-m", "unit=0,99,2") == 2
-    _out, err = capsys.readouterr()
-    assert "there is no unit 99" in err
-    assert sorted(p.name for p in Path("outputs/energy/complex").iterdir()) == ["0", "2"]
-    assert Path("outputs/energy/complex/2/v001/run.json").is_file()
-    strays = {p.name for p in here.iterdir()} - {"outputs"}
-    assert not strays
+def test_work_that_is_done_is_not_done_again(here, capsys):
+    assert run("unit=[3,7]") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+    assert run("unit=3,7".replace("3,7", "[7,3]")) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(path)]
+    assert "is this very work, finished. again=true makes a new version" in err
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
+    assert run("unit=[3,7]", "again=true") == 0
+    assert Path(capsys.readouterr().out.splitlines()[-1]).name == "v002"
+
+
+def test_what_is_asked_for_beyond_finished_work_is_added(here, capsys):
+    assert run("unit=3") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    images = (path / "images.safetensors").read_bytes()
+    for _ in range(2):  # the second time there is nothing to do
+        assert run("unit=3", "analysis=[diversity]", "seeds=2") == 0
+        assert capsys.readouterr().out.splitlines() == [str(path)]
+    metrics = json.loads((path / "metrics.json").read_text())
+    assert metrics["units"][0]["diversity"]["index"] > 0
+    assert metrics["seeds"] == [0, 1]
+    assert (path / "images.safetensors").read_bytes() == images
+    record = json.loads((path / "run.json").read_text())
+    assert (record["status"], record["attempts"]) == ("finished", 2)
+    assert not list(path.glob(".claim*"))
+    assert not (path / "checkpoint").exists()
+
+
+def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
+    """Nobody wants to learn tomorrow that one of a thousand jobs had a typing error."""
+    for words, said in (
+        (["unit=0,99,2"], "there is no unit 99"),
+        (["layer=simple,complx"], "complx"),
+    ):
+        assert run("-m", *words) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert said in err
+        assert list(here.iterdir()) == []
+
+
+def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
+    assert run("-m", "unit=0,1,4-5") == 0
+    assert capsys.readouterr().out.splitlines() == ["outputs/energy/complex/0-1,4-5/v001"]
+    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1") == 0
+    out, err = capsys.readouterr()
+    made = {
+        f"outputs/energy/complex/{name}"
+        for name in ("2-3/v001", "6-7/v001", "0-3/v001", "4-7/v001")
+    }
+    assert set(out.splitlines()) == made | {"outputs/energy/complex/0-1,4-5/v001"}
+    assert "0-1,4-5/v001 has 4 of these units, finished: skipped" in err
+    assert "4 runs, all finished" in err
+    alone = load_file("outputs/energy/complex/0-1,4-5/v001/images.safetensors")
+    assert run("unit=0-1", "root=other") == 0
+    pair = load_file("other/energy/complex/0-1/v001/images.safetensors")
+    assert torch.equal(alone["images"][:2], pair["images"])
+    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1") == 0
+    assert "all of it is finished" in capsys.readouterr().err
+
+
+def test_small_works_of_a_layer_share_a_job(here, capsys):
+    words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex"]
+    assert run("-m", *words) == 0
+    err = capsys.readouterr().err
+    assert "12 units in 4 runs, 2 jobs" in err
+    assert "job 0: energy/simple/0-2, energy/simple/0-2" in err
+    assert run("-m", *words, "units_per_job=1", "again=true") == 0
+    assert "12 units in 12 runs, 12 jobs" in capsys.readouterr().err
+    assert len(list(here.glob("outputs/energy/*/0-2/v001"))) == 2
+    assert len(list(here.glob("outputs/energy/*/[012]/v00[12]"))) == 12
+
+
+def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch):
+    whole = batches.visualize
+
+    def broken(setting, rows, **options):
+        if setting.experiment.seed == 1:
+            raise RuntimeError("a cosmic ray")
+        return whole(setting, rows, **options)
+
+    monkeypatch.setattr(batches, "visualize", broken)
+    assert run("-m", "seed=0,1,2") == 1
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2
+    assert "a cosmic ray" in err
+    assert "3 runs: 2 finished, 1 failed" in err
+    assert "`diversevis retry outputs`" in err
+    records = [json.loads(path.read_text()) for path in here.rglob("run.json")]
+    (failed,) = [one for one in records if one["status"] == "failed"]
+    assert "RuntimeError: a cosmic ray" in failed["error"]
+    assert failed["seed"] == 1
+    assert main(["status"]) == 0
+    assert "a cosmic ray" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main(["retry"]) == 0
+    (again,) = capsys.readouterr().out.splitlines()
+    assert json.loads((Path(again) / "run.json").read_text())["attempts"] == 2
+    assert main(["retry"]) == 0
+    assert "nothing to retry" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["retry", "n=3"], "takes one folder"), (["retry", "nowhere"], "nowhere"),
+     (["status", "nowhere"], "nowhere"), (["collect", "nowhere"], "nowhere"),
+     (["run", "checkpoint=-1"], "checkpoint=-1"), (["run", "units_per_job=0"], "units_per_job=0"),
+     (["run", "images=jpeg"], "images='jpeg'")],
+)  # fmt: skip
+def test_bad_input_of_sweeps_and_their_commands(here, capsys, words, said):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_tensors_alone_are_few_files(here, capsys):
+    assert run("unit=0-3", "images=tensor", "analysis=[diversity]") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    assert files == {
+        "run.json", "config.yaml", "metrics.json", "images.safetensors", "trace.csv", "run.log",
+        "analysis/diversity.safetensors", ".hydra/config.yaml", ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -264,7 +383,7 @@ def test_ctrl_c_before_there_is_anything(start):
 
 
 def test_a_sweep_that_comes_to_nothing_leaves_nothing(here, capsys):
-    for words in (["-m", "unit=98,99"], ["unit=0", "-m", "unitt=1,2"]):
+    for words in (["-m", "unit=98,99"], ["unit=0", "-m", "unitt=1,2"], ["-m", "unit=0,x"]):
         assert run(*words) == 2
         assert capsys.readouterr().out == ""
         assert list(here.iterdir()) == []

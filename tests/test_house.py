@@ -14,13 +14,15 @@ FLOORS = [  # a module may import from lower floors only; those on one floor do 
     {"errors"},
     {"units", "images", "objective", "optimize", "receptive_field", "run_folder", "natural",
      "provenance", "progress", "models", "bind", "words", "machine",
-     "tuning", "analyze"},
-    {"target", "settings", "report", "readout"},
+     "tuning", "analyze", "stopping"},
+    {"target", "settings", "report", "readout", "checkpoints", "work", "sweep", "table"},
     {"prepare", "compare"},
-    {"looking"},
+    {"looking", "accounting"},
     {"visualize"},
-    {"batches", "analysis"},
+    {"finished", "analysis"},
+    {"batches"},
     {"devices", "measuring"},
+    {"planning"},
     {"experiment"},
     {"config"},
     {"cli"},
@@ -65,6 +67,18 @@ def test_help_imports_nothing_heavy():
     check = (
         "import sys; from diversevis.cli import main; main(['--help']); main(['run', '--help']);"
         "heavy = {'torch', 'torchvision', 'hydra', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=60)
+
+
+def test_status_imports_nothing_heavy(tmp_path):
+    (tmp_path / "m/l/0/v001").mkdir(parents=True)
+    record = '{"status": "finished", "model": "m", "layer": "l", "units": [0], "n": 6}'
+    (tmp_path / "m/l/0/v001/run.json").write_text(record)
+    check = (
+        f"import sys; from diversevis.cli import main; assert main(['status', {str(tmp_path)!r}]) == 0;"
+        "heavy = {'torch', 'hydra', 'numpy', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=60)

@@ -70,7 +70,8 @@ def run_of(root, model="vgg19", layer="conv2_1", units=None, *, images=None, fie
     generator = torch.Generator().manual_seed(0)
     if images is None:
         images = 30 * torch.randn(count, 6, 3, side, side, generator=generator)
-    folder = RunFolder.create(Path(root), model, layer, f"{count}")
+    folder = RunFolder(Path(root) / model / layer / f"{count}" / "v001")
+    folder.path.mkdir(parents=True)
     folder.write_record({
         "status": "finished", "command": command, "model": model, "layer": layer,
         "direction": None, "n": 6, "norm": 32 * math.sqrt(3) * field, "distance": "pixels",

@@ -9,10 +9,21 @@ from diversevis.errors import InputError
 from diversevis.run_folder import RunFolder, replacing
 
 
+def new(root, *where):
+    """The next version, or None where another process was first."""
+    where = where or ("m", "l", "0")
+    return RunFolder.create(
+        root, where, lambda folder, path: folder.write_record({"at": str(path)})
+    )
+
+
 def many(root, barrier, count, made):
     barrier.wait()
-    for _ in range(count):
-        made.put(RunFolder.create(root, "m", "l", "0").path.name)
+    while count:
+        if (folder := new(root)) is not None:
+            assert folder.read_record() == {"at": str(folder.path)}
+            made.put(folder.path.name)
+            count -= 1
 
 
 def test_parallel_jobs_never_share_a_version(tmp_path):
@@ -28,13 +39,13 @@ def test_parallel_jobs_never_share_a_version(tmp_path):
 
 
 def test_versions_go_on_after_the_highest(tmp_path):
-    RunFolder.create(tmp_path, "m", "l", "0").path.rename(tmp_path / "m/l/0/v041")
+    new(tmp_path).path.rename(tmp_path / "m/l/0/v041")
     (tmp_path / "m/l/0/notes").mkdir()
-    assert RunFolder.create(tmp_path, "m", "l", "0").path.name == "v042"
+    assert new(tmp_path).path.name == "v042"
 
 
 def test_names_from_outside_stay_inside_the_root(tmp_path):
-    folder = RunFolder.create(tmp_path, "../../evil/model", "layer1.0", "0")
+    folder = new(tmp_path, "../../evil/model", "layer1.0", "0")
     assert folder.path.resolve().is_relative_to(tmp_path.resolve())
     assert folder.path.parent.parent.name == "layer1.0"
 
@@ -42,7 +53,7 @@ def test_names_from_outside_stay_inside_the_root(tmp_path):
 def test_a_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"root=.*file.*root=/some/where"):
-        RunFolder.create(tmp_path / "file", "m", "l", "0")
+        new(tmp_path / "file")
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -3,6 +3,7 @@
 from diversevis.config.analyze import analyze_command
 from diversevis.config.compose import compose_config, compose_model, experiment_of, plain
 from diversevis.config.place import config_folder
+from diversevis.config.retry import retry_command
 from diversevis.config.run import run_command
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "config_folder",
     "experiment_of",
     "plain",
+    "retry_command",
     "run_command",
 ]

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from diversevis.bind import bind
-from diversevis.config.compose import compose_config, experiment_of, plain, text_of
+from diversevis.config.compose import compose_config, experiment_of, plain, settled
 from diversevis.config.speak import speak
 from diversevis.errors import InputError
 from diversevis.run_folder import RunFolder
@@ -19,7 +19,7 @@ from diversevis.settings import Experiment
 from diversevis.words import split_flags
 
 # What may differ when a run is looked at again; the rest is the run's own.
-TODAYS = ("analysis", "measure", "natural", "device", "batch")
+TODAYS = ("analysis", "measure", "natural", "device", "batch", "images")
 
 
 def analyze_command(arguments: Sequence[str]) -> None:
@@ -62,7 +62,7 @@ def _analyze_units(settings: Sequence[str], typed: str) -> Path:
     speak()
     from diversevis.experiment import analyze_units
 
-    return analyze_units(experiment_of(config), command=typed, config=text_of(config))
+    return analyze_units(experiment_of(config), command=typed, config=settled(plain(config)))
 
 
 def _finished_run(path: Path) -> RunFolder:

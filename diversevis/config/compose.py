@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from diversevis.bind import bind
 from diversevis.config.explain import plain_errors
 from diversevis.config.place import config_folder
-from diversevis.settings import Experiment
+from diversevis.settings import Config, Experiment, Settled
 from diversevis.words import check_words, quoted, split_flags
 
 
@@ -40,13 +40,13 @@ def experiment_of(config: DictConfig) -> Experiment:
     return bind(Experiment, plain(config), "")
 
 
-def text_of(config: DictConfig) -> Callable[[Mapping[str, str]], str]:
-    """The resolved config as text, with some settings in place of what was typed."""
+def settled(config: Mapping[str, Any]) -> Config:
+    """The resolved config, with some settings in place of what was typed."""
 
-    def text(fixed: Mapping[str, str]) -> str:
-        whole = OmegaConf.create(plain(config))
+    def settle(fixed: Mapping[str, str]) -> Settled:
+        whole = OmegaConf.create(dict(config))
         for key, value in fixed.items():
             OmegaConf.update(whole, key, value)
-        return OmegaConf.to_yaml(whole)
+        return Settled(plain(whole), OmegaConf.to_yaml(whole))
 
-    return text
+    return settle

@@ -36,6 +36,8 @@ def _raised_by_hydra(error: Exception) -> bool:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = " ".join(str(error).split())
+    if launcher := re.search(r"hydra/launcher/(?:submitit_)?(\w+)'", text):
+        return _missing_launcher(launcher[1])
     if unknown := re.search(r"Could not override '([^']+)'", text):
         key = unknown[1]
         group = key.rpartition(".")[0]
@@ -69,6 +71,16 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             f"for a sweep with one run for each put -m before it: diversevis run -m {key}={value}."
         )
     return text
+
+
+def _missing_launcher(name: str) -> str:
+    extras = {"slurm": "slurm", "local": "slurm", "joblib": "joblib", "ray": "ray"}
+    if name in extras:
+        return (
+            f"hydra/launcher={name} needs Hydra's plugin for it, which is not installed: "
+            f"pip install 'diversevis[{extras[name]}]'."
+        )
+    return f"hydra/launcher={name} is unknown. {suggest(name, ['basic', *extras])}"
 
 
 def _torchvision_hint(name: str) -> str:

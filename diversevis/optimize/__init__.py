@@ -6,8 +6,8 @@ iterate and reason to stop, and leaves the batch when it has stopped.
 """
 
 from diversevis.optimize.adam import Adam
-from diversevis.optimize.loop import Listener, Problem, Result
+from diversevis.optimize.loop import Keep, Listener, Problem, Result, State
 from diversevis.optimize.sphere import Sphere
 from diversevis.optimize.start import live_start
 
-__all__ = ["Adam", "Listener", "Problem", "Result", "Sphere", "live_start"]
+__all__ = ["Adam", "Keep", "Listener", "Problem", "Result", "Sphere", "State", "live_start"]

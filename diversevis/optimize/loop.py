@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LOOK = 10  # steps between looks at who has stopped: each makes the host wait for the device
+
+BATCHED = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
 
 Images = Float[Tensor, "unit image 3 height width"]
 Terms = dict[str, Float[Tensor, " unit"]]
@@ -42,6 +45,26 @@ class Problem:
     evaluate: Evaluate
     render: Callable[[Images], Images]
     precondition: Callable[[Images], Images]
+
+
+class State(NamedTuple):
+    """A loop between two steps: tensors by name, and facts that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@runtime_checkable
+class Keep(Protocol):
+    """Keeps a loop's state, so that another process can go on from it.
+
+    restore  the state to go on from, None to begin at the beginning
+    (call)   told between any two steps; `snapshot` gives the state, valid until the next step
+    """
+
+    def restore(self) -> State | None: ...
+
+    def __call__(self, step: int, snapshot: Callable[[], State]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +107,25 @@ class Moves(Protocol):
 
 
 def descend(
-    problem: Problem, start: Images, moves: Moves, steps: int, listener: Listener | None
+    problem: Problem,
+    start: Images,
+    moves: Moves,
+    steps: int,
+    listener: Listener | None,
+    keep: Keep | None = None,
 ) -> Result:
-    """Minimise `loss` of every unit from `start`; Ctrl-C ends with what there is."""
+    """Minimise `loss` of every unit from `start`; Ctrl-C ends with what there is.
+
+    keep  keeps the state between steps, and may have one to go on from; what comes of it is the
+          same to the bit, where the same machine computes the same twice
+    """
     record = _Record.empty(problem.render(start))
     batch = _Batch.of(record.images)
-    raw, interrupted = start, False
+    raw, first, interrupted = start, 1, False
+    if keep is not None and (kept := keep.restore()) is not None:
+        record, batch, raw, first = _restored(kept, moves)
     try:
-        for step in range(1, steps + 1):
+        for step in range(first, steps + 1):
             emphasis, softness = moves.guidance(step)
             images = problem.render(raw).requires_grad_(True)
             terms = problem.evaluate(images, batch.rows, emphasis=emphasis, softness=softness)
@@ -112,6 +146,8 @@ def descend(
                 raw = raw[staying]
                 if not len(staying):
                     break
+            if keep is not None:
+                keep(step, functools.partial(_snapshot, step, record, batch, raw, moves))
     except KeyboardInterrupt:
         interrupted = True
     record.take(batch)
@@ -164,6 +200,24 @@ class _Batch:
         self.images = torch.where(better[:, None, None, None, None], images, self.images)
         self.active &= ~finished
 
+    def state(self) -> State:
+        """All of it, for a checkpoint; the trace as one tensor [step, unit] a term."""
+        tensors = {name: getattr(self, name) for name in BATCHED}
+        names = list(self.trace[0]) if self.trace else []
+        for name in names:
+            tensors[f"trace.{name}"] = torch.stack([one[name] for one in self.trace])
+        return State(tensors, {"listed": self.listed, "terms": names})
+
+    @classmethod
+    def of_state(cls, kept: State) -> _Batch:
+        names = kept.facts["terms"]
+        steps = zip(*(kept.tensors[f"trace.{name}"].unbind() for name in names), strict=True)
+        return cls(
+            **{name: kept.tensors[name] for name in BATCHED},
+            listed=kept.facts["listed"],
+            trace=[dict(zip(names, values, strict=True)) for values in steps],
+        )
+
     def only(self, staying: Int[Tensor, " unit"]) -> _Batch:
         kept = set(staying.tolist())
         return _Batch(
@@ -190,6 +244,27 @@ class _Record:
     def empty(cls, images: Images) -> _Record:
         units = len(images)
         return cls(images=images.clone(), steps=[0] * units, ended=[""] * units, traces=[])
+
+    def state(self) -> State:
+        tensors = {"images": self.images}
+        for place, (_, terms) in enumerate(self.traces):
+            tensors |= {f"trace.{place}.{name}": value for name, value in terms.items()}
+        traces = [[rows, list(terms)] for rows, terms in self.traces]
+        return State(tensors, {"steps": self.steps, "ended": self.ended, "traces": traces})
+
+    @classmethod
+    def of_state(cls, kept: State) -> _Record:
+        traces = [
+            (rows, {name: kept.tensors[f"trace.{place}.{name}"].cpu() for name in names})
+            for place, (rows, names) in enumerate(kept.facts["traces"])
+        ]
+        facts = kept.facts
+        return cls(
+            images=kept.tensors["images"],
+            steps=facts["steps"],
+            ended=facts["ended"],
+            traces=traces,
+        )
 
     def take(self, batch: _Batch) -> None:
         self.images[batch.rows] = batch.images
@@ -219,6 +294,29 @@ class _Record:
             trace=trace,
             interrupted=interrupted,
         )
+
+
+def _snapshot(step: int, record: _Record, batch: _Batch, raw: Images, moves: Moves) -> State:
+    """Everything the next step depends on, and everything that has been found."""
+    of_record, of_batch = record.state(), batch.state()
+    tensors = {"raw": raw}
+    tensors |= {f"moves.{name}": value for name, value in moves.state.items()}
+    tensors |= {f"record.{name}": value for name, value in of_record.tensors.items()}
+    tensors |= {f"batch.{name}": value for name, value in of_batch.tensors.items()}
+    return State(tensors, {"step": step, "record": of_record.facts, "batch": of_batch.facts})
+
+
+def _restored(kept: State, moves: Moves) -> tuple[_Record, _Batch, Images, int]:
+    """What `_snapshot` was made of; and the step that comes next."""
+
+    def under(part: str) -> dict[str, Tensor]:
+        names = [name for name in kept.tensors if name.startswith(f"{part}.")]
+        return {name.removeprefix(f"{part}."): kept.tensors[name] for name in names}
+
+    moves.state = under("moves")
+    record = _Record.of_state(State(under("record"), kept.facts["record"]))
+    batch = _Batch.of_state(State(under("batch"), kept.facts["batch"]))
+    return record, batch, kept.tensors["raw"], kept.facts["step"] + 1
 
 
 def tangent(images: Images, gradient: Images) -> Images:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diversevis.optimize.loop import (
     Images,
+    Keep,
     Listener,
     Problem,
     Result,
@@ -58,9 +59,15 @@ class Sphere:
     emphasis: float
     softness: float
 
-    def __call__(self, problem: Problem, start: Images, listener: Listener | None = None) -> Result:
+    def __call__(
+        self,
+        problem: Problem,
+        start: Images,
+        listener: Listener | None = None,
+        keep: Keep | None = None,
+    ) -> Result:
         """Minimise `loss` of every unit from `start`; Ctrl-C ends with what there is."""
-        return descend(problem, start, _Moves(self, problem, start), self.steps, listener)
+        return descend(problem, start, _Moves(self, problem, start), self.steps, listener, keep)
 
 
 class _Moves:

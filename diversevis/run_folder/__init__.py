@@ -1,6 +1,23 @@
-"""The run folder: the only owner of its file names. Files are written beside, then renamed."""
+"""The run folder: the only owner of its file names. Files are written beside, then renamed.
 
+One process at a time is at work in a folder (`Claim`).
+"""
+
+from typing import TYPE_CHECKING
+
+from diversevis.run_folder.claim import Claim, Holder, Watch, holder_of, job_id
 from diversevis.run_folder.files import replacing
-from diversevis.run_folder.folder import RunFolder
 
-__all__ = ["RunFolder", "replacing"]
+if TYPE_CHECKING:
+    from diversevis.run_folder.folder import RunFolder
+
+__all__ = ["Claim", "Holder", "RunFolder", "Watch", "holder_of", "job_id", "replacing"]
+
+
+def __getattr__(name: str) -> object:
+    """`RunFolder`, and with it torch, once it is asked for: `diversevis status` does without."""
+    if name != "RunFolder":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diversevis.run_folder.folder import RunFolder
+
+    return RunFolder

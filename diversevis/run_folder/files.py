@@ -9,9 +9,13 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place only once it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replacing(path: Path, *, new_parents: bool = True) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its place only once it is whole and on disk.
+
+    new_parents  make the folders above where they are missing
+    """
+    if new_parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside

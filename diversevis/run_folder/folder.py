@@ -11,27 +11,36 @@ outputs/<model>/<layer>/<units>/v001/
     analysis/phase.safetensors, analysis/phase_unit0012.png, analysis/phase.png ...
     front.csv, front.safetensors, front_unit0012.png
     run.log, .hydra/
+    checkpoint/, .claim-0001   while it is at work, and until it is finished
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diversevis.errors import InputError
+from diversevis.errors import FolderLost, InputError
 from diversevis.run_folder.files import replacing
 
+LOG = logging.getLogger("diversevis")
 LONGEST_NAME = 100  # characters of a folder's name
 
 
@@ -42,28 +51,55 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, root: Path, model: str, layer: str, units: str) -> RunFolder:
-        """The next free version below `root/model/layer/units`; never shared with another job.
+    def create(
+        cls, root: Path, where: Sequence[str], fill: Callable[[RunFolder, Path], None]
+    ) -> RunFolder | None:
+        """The next free version below `root/where`, there at once with all that `fill` puts in.
 
+        fill  told of a folder to write to, and of the path it will have
+
+        None where another process made this version first: what it made may be the same work.
         Raises `InputError` where the folder cannot be made.
         """
-        work = root / _file_safe(model) / _file_safe(layer) / _file_safe(units)
+        work = cls.place(root, where)
+        beside = work / f".new-{secrets.token_hex(8)}"
         try:
             work.mkdir(parents=True, exist_ok=True)
-            taken = [int(p.name[1:]) for p in work.iterdir() if re.fullmatch(r"v\d{3,}", p.name)]
-            version = max(taken, default=0) + 1
-            while True:
-                path = work / f"v{version:03d}"
-                try:
-                    path.mkdir()  # atomic: of two jobs that try the same number, one fails
-                    return cls(path)
-                except FileExistsError:
-                    version += 1
+            path = work / f"v{max(cls._versions(work), default=0) + 1:03d}"
+            try:
+                beside.mkdir()
+                fill(cls(beside), path)
+                beside.rename(path)  # fails where there is such a folder: it has files
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return None
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InputError(
                 f"root={root}: the run folder {work} cannot be made ({error.strerror}). "
                 "Choose a folder that can be written, root=/some/where."
             ) from error
+        return cls(path)
+
+    @staticmethod
+    def place(root: Path, where: Sequence[str]) -> Path:
+        """The folder of a work's versions: network, layer and units as folders below `root`."""
+        return root.joinpath(*map(_file_safe, where))
+
+    @classmethod
+    def versions(cls, work: Path) -> list[RunFolder]:
+        """The versions in `work`, newest first."""
+        try:
+            found = cls._versions(work)
+        except FileNotFoundError:
+            return []
+        return [cls(work / f"v{number:03d}") for number in sorted(found, reverse=True)]
+
+    @staticmethod
+    def _versions(work: Path) -> list[int]:
+        return [int(p.name[1:]) for p in work.iterdir() if re.fullmatch(r"v\d{3,}", p.name)]
 
     # -- text ---------------------------------------------------------------------------------
 
@@ -143,6 +179,13 @@ class RunFolder:
         found = [one | {"seeds": own} for one, own in zip(content["units"], units, strict=True)]
         self._write("metrics.json", _json(content | {"seeds": list(seeds), "units": found}))
 
+    def read_seeds(self) -> list[int]:
+        """Over which the indices' spread was taken; none where it was not."""
+        try:
+            return self._metrics().get("seeds", [])
+        except (OSError, ValueError):
+            return []
+
     def _metrics(self) -> dict[str, Any]:
         return json.loads((self.path / "metrics.json").read_text())
 
@@ -221,9 +264,87 @@ class RunFolder:
         writer.writerows(rows)
         self._write(file, text.getvalue().encode())
 
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def write_checkpoint(
+        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        """`checkpoint/<name>.safetensors`: what a run has come to, to go on from."""
+        copies = {key: _contiguous_copy(value) for key, value in tensors.items()}
+        strides = {key: list(value.stride()) for key, value in tensors.items()}
+        metadata = {"facts": json.dumps(facts), "strides": json.dumps(strides)}
+        self._write(f"checkpoint/{name}.safetensors", save(copies, metadata))
+
+    def read_checkpoint(
+        self, name: str, device: torch.device
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors, laid out in memory as they were (sums are rounded by that), and facts; None
+        where there is none that can be read."""
+        path = self.path / "checkpoint" / f"{name}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                facts, strides = (json.loads(metadata[key]) for key in ("facts", "strides"))
+                tensors = {
+                    key: _laid_out(file.get_tensor(key), strides[key], device)
+                    for key in file.keys()  # noqa: SIM118  (it is no dictionary)
+                }
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            LOG.warning("%s cannot be read (%s): this part begins anew", path, error)
+            return None
+        return tensors, facts
+
+    def checkpoint_facts(self, name: str) -> dict[str, Any] | None:
+        """Without the tensors; None where there are none that can be read."""
+        path = self.path / "checkpoint" / f"{name}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                return json.loads(file.metadata()["facts"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return None
+
+    def checkpoints(self) -> list[str]:
+        """Names, in alphabetical order."""
+        ending = ".safetensors"
+        found = (self.path / "checkpoint").glob(f"*{ending}")
+        return sorted(path.name.removesuffix(ending) for path in found if path.name[0] != ".")
+
+    def remove_checkpoint(self, name: str) -> None:
+        (self.path / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        """All of them: what they led to is written."""
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
     def _write(self, name: str, content: bytes) -> None:
-        with replacing(self.path / name) as beside:
-            beside.write_bytes(content)
+        """Never makes the run folder itself anew: one that is gone was deleted."""
+        try:
+            where = self.path
+            for part in Path(name).parts[:-1]:
+                where /= part
+                with contextlib.suppress(FileExistsError):
+                    where.mkdir()
+            with replacing(self.path / name, new_parents=False) as beside:
+                beside.write_bytes(content)
+        except FileNotFoundError as error:
+            raise FolderLost(
+                f"{self.path} was deleted or moved while it was written to; what it had is lost. "
+                "Run the same command to begin again."
+            ) from error
+
+
+def _contiguous_copy(value: Tensor) -> Tensor:
+    return torch.empty(value.shape, dtype=value.dtype).copy_(value)
+
+
+def _laid_out(value: Tensor, strides: Sequence[int], device: torch.device) -> Tensor:
+    """A copy in aligned memory of its own with these strides, unless they share elements."""
+    if any(step == 0 and size > 1 for size, step in zip(value.shape, strides, strict=True)):
+        return value.to(device, copy=True)
+    empty = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)
+    return empty.copy_(value)
 
 
 def _unit(unit: int) -> str:

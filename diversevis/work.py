@@ -1,0 +1,182 @@
+"""The same work is done once: its run folder found or made, and held by one process at a time.
+
+Work is named by the hash of its scientific config (`prepare.science`); which devices, where, and
+which measures are taken afterwards are no part of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diversevis import stopping
+from diversevis.provenance import rerun_line
+from diversevis.run_folder import Claim, RunFolder, Watch, job_id
+
+LOG = logging.getLogger("diversevis")
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is wanted.
+
+    root, where  its versions are in `root/where[0]/where[1]/where[2]`
+    hash         of the scientific config
+    measures     to be taken of it
+    seeds        of which the spread is wanted
+    again        a new version, whatever there is
+    origin       what asks for it: the sweep's or the cluster job's name; the same one asking again,
+                 as a job does that is started anew, means the same version
+    """
+
+    root: Path
+    where: tuple[str, str, str]
+    hash: str
+    measures: Sequence[str]
+    seeds: int
+    again: bool
+    origin: str | None
+
+    @property
+    def place(self) -> Path:
+        """The folder of its versions."""
+        return RunFolder.place(self.root, self.where)
+
+    def version(self) -> RunFolder | None:
+        """The newest version of it, done or not."""
+        for folder in RunFolder.versions(self.place):
+            record = _record(folder)
+            if record.get("config_hash") != self.hash or record.get("n") is None:
+                continue
+            if self.again and (self.origin is None or record.get("origin") != self.origin):
+                continue
+            return folder
+        return None
+
+    def left(self, folder: RunFolder) -> list[str]:
+        """Measures that the version in `folder` lacks."""
+        if not is_optimized(folder):
+            return list(self.measures)
+        try:
+            taken = folder.read_measures()
+        except (OSError, ValueError):
+            return list(self.measures)
+        known = {*taken, *_record(folder).get("not_measured", {})}
+        return [name for name in self.measures if name not in known]
+
+    def lacks_seeds(self, folder: RunFolder) -> bool:
+        """Whether the spread over seeds is wanted, and not there."""
+        return self.seeds > 1 and len(folder.read_seeds()) < self.seeds
+
+    def is_done(self, folder: RunFolder) -> bool:
+        if _record(folder).get("status") != "finished":
+            return False
+        return not self.left(folder) and not self.lacks_seeds(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A version of a work; `claim` is None where there is nothing to do, or another holds it.
+
+    holder  who does, in words
+    fresh   nobody has worked on it before
+    """
+
+    folder: RunFolder
+    claim: Claim | None
+    holder: str | None
+    fresh: bool
+
+
+def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
+    """The work's version, found or made, and claimed if there is something to do.
+
+    record  what a new one begins with
+    wait    until another process that holds it has finished it, or has died; else it is returned
+            without a claim
+
+    Raises `InputError` where a folder cannot be made, `Stopped` where this process is to end.
+    """
+    watch: Watch | None = None
+    while True:
+        stopping.check()
+        folder = work.version()
+        if folder is None:
+            begin = dict(record) | {"origin": work.origin}
+            if (made := _make(work.root, work.where, begin, "run")) is not None:
+                return Opened(folder=made[0], claim=made[1], holder=None, fresh=True)
+            continue  # another process made this version: it may be this very work
+        if work.is_done(folder):
+            return Opened(folder=folder, claim=None, holder=None, fresh=False)
+        if watch is None or watch.folder != folder.path:
+            watch = Watch(folder.path)
+        try:
+            claim = Claim.take(watch)
+        except FileNotFoundError:  # it has just been deleted
+            continue
+        if claim is not None:
+            if work.is_done(folder):  # between the two looks
+                claim.remove()
+                return Opened(folder=folder, claim=None, holder=None, fresh=False)
+            return Opened(folder=folder, claim=claim, holder=None, fresh=False)
+        holder = watch.holder()
+        words = holder.words if holder else "another process"
+        if not wait:
+            return Opened(folder=folder, claim=None, holder=words, fresh=False)
+        if not watch.said:
+            watch.said = True
+            LOG.warning("%s is being made by %s: waiting for it", folder.path, words)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def is_optimized(folder: RunFolder) -> bool:
+    """Whether all its images are there."""
+    record = _record(folder)
+    return bool(record.get("optimized", record.get("status") == "finished"))
+
+
+def origin_here(sweep: str | None) -> str | None:
+    """What asks for work in this process."""
+    return sweep or job_id()
+
+
+def new_version(
+    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str = "run"
+) -> tuple[RunFolder, Claim]:
+    """A new version whatever there is, claimed. Raises `InputError` where it cannot be made."""
+    while True:
+        made = _make(root, where, record, command)
+        if made is not None:
+            return made
+
+
+def _make(
+    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], command: str
+) -> tuple[RunFolder, Claim] | None:
+    """None where another process made this version first."""
+    claims: list[Claim] = []
+
+    def fill(folder: RunFolder, path: Path) -> None:
+        folder.write_record(dict(record) | {"rerun": rerun_line(path, command)})
+        claim = Claim.make(folder.path)
+        assert claim is not None  # noqa: S101  (nobody knows this folder yet)
+        claims.append(claim)
+
+    folder = RunFolder.create(root, where, fill)
+    if folder is None:
+        return None
+    claims[0].folder = folder.path
+    return folder, claims[0]
+
+
+def _record(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = folder.read_record()
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

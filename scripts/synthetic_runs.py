@@ -1,0 +1,214 @@
+"""Writes finished run folders with drawn numbers, some of them damaged, to try `collect` on.
+
+    python scripts/synthetic_runs.py /tmp/many --runs 10000 --units 6 --damaged 100
+    diversevis collect /tmp/many
+
+They have the entries, and the size, of a run with `analysis=all`. Of K units and R runs, D of them
+damaged, the table has K (R - D) rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+LAYERS = ("vgg19/conv1_2", "vgg19/conv1_10", "vgg19/conv3_1", "resnet50/layer1.0")
+DIVERSITIES = (0, 0.1, 0.25, 0.5)
+DELTAS = ("0.25", "0.5", "1", "2", "4")
+SLOT = "<number>"  # where a template has a number to be drawn
+
+
+def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[Path]:
+    """Make `runs` run folders below `root`, spread evenly over `LAYERS`; the damaged ones.
+
+    Run k has seed k; its unit u has response_mean k + u / 1000 and stop "annealed"; what else is
+    drawn by `random.Random(k)`. The damage is `DAMAGES`, one after the other.
+    """
+    one = _split(_unit())
+    every = runs // damaged if damaged else runs + 1
+    broken: list[Path] = []
+    for k in range(runs):
+        model, layer = LAYERS[k % len(LAYERS)].split("/")
+        path = root / model / layer / f"0-{units - 1}" / f"v{k // len(LAYERS) + 1:03d}"
+        path.mkdir(parents=True)
+        generator = random.Random(k)  # noqa: S311
+        rows = [_fill(one, [u, k + u / 1000], generator) for u in range(units)]
+        metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
+        (path / "metrics.json").write_text(metrics)
+        record = json.dumps(record_of(model, layer, k, range(units)), indent=2)
+        (path / "run.json").write_text(record)
+        if (k + 1) % every == 0 and len(broken) < damaged:
+            damages = list(DAMAGES.values())
+            damages[len(broken) % len(damages)](path)
+            broken.append(path)
+    return broken
+
+
+def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
+    """What run.json says, as far as the table asks."""
+    config = config_of(model, layer, seed, units)
+    return {
+        "status": "finished",
+        "command": f"diversevis run model={model} layer={layer} seed={seed} analysis=all",
+        "config_hash": hashlib.sha256(json.dumps(config).encode()).hexdigest(),
+        "model": model,
+        "layer": layer,
+        "response": "relu",
+        "direction": None,
+        "units": list(units),
+        "n": 6,
+        "seed": seed,
+        "norm": 775.9,
+        "distance": "pixels",
+        "diversity": config["objective"]["diversity"],
+        "fraction": None,
+        "front": None,
+        "receptive_field": {"size": [14, 14], "stride": [2, 2], "offset": [-6, -6]},
+        "weights": {"source": f"/weights/{model}.safetensors", "sha256": "0" * 64},
+        "versions": {"python": "3.11.7", "torch": "2.9.0", "diversevis": "0.1.0"},
+        "device": "cuda",
+        "device_name": "NVIDIA H100",
+        "precision": "float32",
+        "batch": 1024,
+        "start": "2026-11-23T12:00:00+00:00",
+        "seconds": 12.345,
+        "config": config,
+    }
+
+
+def config_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
+    """A resolved config; `batch` is a word in every second run and a number in the others."""
+    return {
+        "model": {"kind": "torchvision", "name": model, "default_layer": None,
+                  "weights": "imagenet", "mean": [0.485, 0.456, 0.406], "std": None},
+        "objective": {"diversity": DIVERSITIES[seed // len(LAYERS) % len(DIVERSITIES)],
+                      "distance": "pixels", "response": "max", "direction": None, "scale": "best",
+                      "photographs": None, "restarts": 16, "fraction": None, "front": None},
+        "optimizer": {"kind": "sphere", "learning_rate": 2.0, "momentum": 0.8, "steps": 80,
+                      "search_steps": 20, "tolerance": 1e-4, "emphasis": 8.0, "softness": 0.1},
+        "measure": {"phase": {"orientations": 16, "per_octave": 3, "phases": 32},
+                    "deformation": {"deltas": [0.25, 0.5, 1, 2, 4], "delta": 1, "draws": 16},
+                    "pictures": "all", "sample": None},
+        "layer": layer, "unit": f"0-{len(units) - 1}", "n": 6, "seed": seed, "device": "auto",
+        "batch": 64 if seed % 2 else "auto", "precision": "float32", "root": "outputs",
+        "norm": "contrast", "contrast": 32.0, "precondition": "sqrt", "record": "none",
+        "analysis": "all", "natural": None, "seeds": 1,
+    }  # fmt: skip
+
+
+def _unit() -> dict[str, Any]:
+    """A unit's entry in metrics.json with a slot for every number."""
+
+    def slots(*names: str) -> dict[str, Any]:
+        return dict.fromkeys(names, SLOT)
+
+    def grating(color: Any) -> dict[str, Any]:
+        numbers = slots("f1f0", "f0", "response", "orientation", "frequency")
+        return numbers | {"color": color, "weak": False}
+
+    shift = "mean", "min", "mean_masked", "min_masked"
+    stability = "stability", "stability_strict"
+    return {
+        **slots("unit", "response_mean", "response_min", "response_max"),
+        **slots(*(f"response_{name}_scaled" for name in ("mean", "min", "max")), "response_best"),
+        **slots("distance_min", "distance_mean", "distance_pixels_min", "distance_pixels_mean"),
+        **{"steps": 80, "stop": "annealed", "seconds": 0.029},
+        "gain": slots("distance_min", "distance_min_alone", "distance_mean", "distance_mean_alone",
+                      "response", "response_mean_alone"),
+        "phase": grating("luminance") | {"fitted": grating([0.57, 0.58, 0.58])},
+        "shift": slots(*shift) | {"learned": slots(*shift, "p", "q", "sigma")},
+        "deformation": {
+            **slots(*stability, *(f"{name}_error" for name in stability)),
+            "delta": 1.0,
+            "kept": slots(*DELTAS[:4]) | {DELTAS[4]: None},
+            **{f"{name}_at": slots(*DELTAS[:4]) | {DELTAS[4]: None} for name in stability},
+        },
+        "diversity": slots("index", "distance_mean", "distance_simple", "distance_complex"),
+        "dimension": slots("participation", "path_min", "path_mean") | {"groups": 1},
+    }  # fmt: skip
+
+
+MEASURES = json.dumps(
+    {name: {"settings": {}} for name, own in _unit().items() if isinstance(own, dict)}
+)
+
+
+def _split(template: Any) -> list[str]:
+    """The JSON around the slots, indented as in a run folder: twice as long as without."""
+    return json.dumps(template, indent=2).replace("\n", "\n    ").split(f'"{SLOT}"')
+
+
+def _fill(parts: Sequence[str], first: Sequence[float], generator: random.Random) -> str:
+    drawn = [generator.random() for _ in range(len(parts) - 1 - len(first))]
+    numbers = [*map(repr, (*first, *drawn)), ""]
+    return "".join(part + number for part, number in zip(parts, numbers, strict=True))
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = (path / name).read_bytes()
+        (path / name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def _written(name: str, content: bytes) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        (path / name).write_bytes(content)
+
+    return damage
+
+
+def _changed(name: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = json.loads((path / name).read_text())
+        change(content)
+        (path / name).write_text(json.dumps(content))
+
+    return damage
+
+
+def _is_a_folder(path: Path) -> None:
+    (path / "run.json").unlink()
+    (path / "run.json").mkdir()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "run.json is cut": _cut("run.json"),
+    "run.json is empty": _written("run.json", b""),
+    "run.json is a list": _written("run.json", b"[1, 2]"),
+    "run.json lacks a key": _changed("run.json", lambda record: record.pop("layer")),
+    "run.json is a folder": _is_a_folder,
+    "metrics.json is cut": _cut("metrics.json"),
+    "metrics.json is missing": lambda path: (path / "metrics.json").unlink(),
+    "metrics.json is no text": _written("metrics.json", b'{"measures": {}, "units": ["\xff\xfe"]}'),
+    "metrics.json lacks a unit": _changed("metrics.json", lambda metrics: metrics["units"].pop()),
+    "metrics.json has a word for a number": _changed(
+        "metrics.json", lambda metrics: metrics["units"][-1]["gain"].update(response="oops")
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--units", type=int, default=6)
+    parser.add_argument("--damaged", type=int, default=100)
+    parser.add_argument("--anew", action="store_true", help="delete the folder first")
+    words = parser.parse_args()
+    if words.anew:
+        shutil.rmtree(words.folder, ignore_errors=True)
+    broken = write_runs(words.folder, runs=words.runs, units=words.units, damaged=words.damaged)
+    print(f"{words.runs} runs, {len(broken)} of them damaged: "
+          f"{words.units * (words.runs - len(broken))} rows")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

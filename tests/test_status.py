@@ -1,0 +1,753 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+
+import pytest
+
+from diversevis.errors import InputError
+from diversevis.run_folder import Claim
+from diversevis.sweep import launched as launched_module
+from diversevis.sweep import runs as runs_module
+from diversevis.sweep import status as status_module
+from diversevis.sweep.launched import read_launched, squeue_ids
+from diversevis.sweep.manifest import Planned, Sweep
+from diversevis.sweep.status import natural, state_of_works, states
+from diversevis.sweep.status_command import last_words, plain, progress, status_command
+
+
+@pytest.fixture(autouse=True)
+def without_slurm(monkeypatch):
+    """This machine may have one, with jobs of the same numbers."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+def run(root, where="m/l/0/v001", *, status="finished", hash="h", changed=None, **more):
+    """A run folder with its record."""
+    folder = root / where
+    folder.mkdir(parents=True, exist_ok=True)
+    model, layer = folder.parts[-4:-2]
+    record = {"status": status, "config_hash": hash, "model": model, "layer": layer,
+              "units": [0], "n": 6, "job": None, "sweep": None}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(record | more))
+    if changed is not None:
+        os.utime(folder / "run.json", (changed, changed))
+    return folder
+
+
+def claim_from_elsewhere(folder, age, **more):
+    """Of a process on another machine, its last sign so many seconds ago."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"host": "elsewhere", "pid": 7, "job": "5_1", "token": "t", "sign": 3,
+               "time": time.time() - age, "released": False, "progress": {}}  # fmt: skip
+    (folder / ".claim-0001").write_text(json.dumps(content | more))
+
+
+def planned(hash, where=("m", "l", "0"), units=(0,), **config):
+    return Planned(
+        hash=hash, model=where[0], layer=where[1], units=units, where=where, config=config
+    )
+
+
+def sweep(root, name, works, jobs=None, start="2026-01-01T00:00:00+00:00"):
+    made = Sweep(
+        folder=root / "multirun" / name,
+        command="diversevis run -m",
+        launcher=(),
+        start=start,
+        works=tuple(works),
+        jobs=tuple((place,) for place in range(len(works))) if jobs is None else jobs,
+    )
+    made.write()
+    return made
+
+
+def sent(made, *ids, slurm=True):
+    """What submitit leaves of jobs that it has sent, in this order."""
+    folder = made.folder / ".submitit"
+    folder.mkdir(exist_ok=True)
+    for seconds, name in enumerate(ids):
+        path = folder / f"{name}_submitted.pkl"
+        path.write_bytes(b"pickle")
+        os.utime(path, (1000 + seconds, 1000 + seconds))
+        if slurm:
+            (folder / f"{name.partition('_')[0]}_submission.sh").write_text("")
+
+
+def found(root, **more):
+    """Hash -> state of all below `root`."""
+    return {one.hash: one.state for one in states(root, **more)}
+
+
+def the(root, **more):
+    (one,) = states(root, **more)
+    return one
+
+
+# -- one run --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
+def test_a_record_is_believed_where_nobody_is_at_work(tmp_path, status):
+    folder = run(tmp_path, status=status, units=[3, 4], error="Traceback\nValueError: no")
+    one = the(tmp_path)
+    assert (one.state, one.model, one.layer, one.units) == (status, "m", "l", (3, 4))
+    assert (one.folder, one.hash, one.record["n"], one.holder, one.age) == (
+        folder,
+        "h",
+        6,
+        None,
+        None,
+    )
+    assert one.error == ("Traceback\nValueError: no" if status == "failed" else None)
+    assert (one.planned, one.sweep) == (None, None)
+
+
+def test_a_process_at_work_that_is_then_killed(tmp_path):
+    folder = run(tmp_path, status="running")
+    code = (
+        "import sys, time; from pathlib import Path; from diversevis.run_folder import Claim;"
+        "claim = Claim.make(Path(sys.argv[1])); claim.progress = {'done': 1, 'units': 4};"
+        "claim.sign(); print('ready', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        one = the(tmp_path)
+        assert (one.state, one.holder.progress) == ("running", {"done": 1, "units": 4})
+        assert 0 <= one.age < 60
+        claim = json.loads((folder / ".claim-0001").read_text())
+        (folder / ".claim-0001").write_text(json.dumps(claim | {"time": claim["time"] - 1000}))
+        assert the(tmp_path).state == "running"  # silent, stopped perhaps, but there
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    one = the(tmp_path)
+    assert (one.state, one.error) == ("lost", None)
+    assert one.holder.progress == {"done": 1, "units": 4}
+    assert 1000 <= one.age < 1060
+
+
+@pytest.mark.parametrize(
+    ("age", "state"), [(-30, "running"), (80, "running"), (91, "lost"), (9999, "lost")]
+)
+def test_a_process_elsewhere_is_there_by_its_last_sign(tmp_path, age, state):
+    claim_from_elsewhere(run(tmp_path, status="running"), age)
+    one = the(tmp_path)
+    assert (one.state, one.holder.words) == (state, "process 7 on elsewhere, job 5_1")
+    assert max(0, age) <= one.age < max(0, age) + 5
+
+
+def test_a_released_claim_holds_nothing(tmp_path):
+    claim_from_elsewhere(run(tmp_path, status="running"), 1, released=True)
+    assert the(tmp_path).state == "lost"
+
+
+def test_running_without_a_claim_is_lost(tmp_path):
+    run(tmp_path, status="running")
+    assert the(tmp_path).state == "lost"
+
+
+def test_a_claim_that_says_nothing_yet_goes_by_its_file(tmp_path):
+    folder = run(tmp_path, status="running")
+    path = folder / ".claim-0002"
+    path.write_text("")
+    assert the(tmp_path).state == "running"
+    old = time.time() - 100
+    os.utime(path, (old, old))
+    assert the(tmp_path).state == "lost"
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed"])
+@pytest.mark.parametrize(("age", "still"), [(1, False), (100, True)])
+def test_somebody_goes_on_with_what_had_ended(tmp_path, status, age, still):
+    claim_from_elsewhere(run(tmp_path, status=status), age)
+    assert the(tmp_path).state == (status if still else "running")
+
+
+def test_a_claim_left_on_a_full_disk_by_a_process_that_goes_on(tmp_path):
+    folder = run(tmp_path, status="failed")
+    Claim.make(folder)  # this very process is alive
+    path = folder / ".claim-0001"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time.time() - 91}))
+    assert the(tmp_path).state == "failed"
+
+
+def test_a_run_that_ends_between_two_looks(tmp_path, monkeypatch):
+    folder = run(tmp_path, status="running")
+
+    def look(_):
+        run(tmp_path)  # its record says finished, then the claim goes
+
+    monkeypatch.setattr(status_module, "sign_of", look)
+    one = the(tmp_path)
+    assert (one.state, one.record["status"], one.folder) == ("finished", "finished", folder)
+
+
+# -- several runs ---------------------------------------------------------------------------------
+
+
+def test_only_the_newest_version_of_a_work_counts(tmp_path):
+    run(tmp_path, "m/l/0/v001", status="failed")
+    run(tmp_path, "m/l/0/v999")
+    run(tmp_path, "m/l/0/v1000", status="interrupted")
+    run(tmp_path, "m/l/0/v002-copy")
+    assert the(tmp_path).folder.name == "v1000"
+
+
+def test_what_is_left_to_do_keeps_its_config(tmp_path):
+    """Of finished runs there may be tens of thousands."""
+    more = {"config": {"seed": 3}, "attempts": 2}
+    run(tmp_path, "m/l/0/v001", **more)
+    run(tmp_path, "m/l/1/v001", status="failed", **more)
+    finished, failed = states(tmp_path)
+    assert (finished.record.get("config"), finished.record["attempts"]) == (None, 2)
+    assert failed.record["config"] == {"seed": 3}
+
+
+def test_other_settings_and_other_folders_are_other_work(tmp_path):
+    run(tmp_path, "m/l/0/v001", hash="a", status="failed")
+    run(tmp_path, "m/l/0/v002", hash="b")
+    run(tmp_path, "m/l/1/v001", hash="a")
+    run(tmp_path, "m/l/1/v002", hash=None)  # of an early version, that says no hash
+    run(tmp_path, "m/l/1/v003", hash=None)
+    assert sorted((one.hash or "-", one.state) for one in states(tmp_path)) == [
+        ("-", "finished"), ("-", "finished"), ("a", "failed"), ("a", "finished"), ("b", "finished"),
+    ]  # fmt: skip
+
+
+def test_measures_of_units_without_a_run_are_left_out(tmp_path):
+    run(tmp_path, "m/l/0/v001", n=None)
+    assert states(tmp_path) == []
+
+
+def test_sorted_as_people_count(tmp_path):
+    for layer in ["conv1_10", "conv1_2", "conv10_1"]:
+        run(tmp_path, f"vgg/{layer}/0/v001", hash=layer)
+    run(tmp_path, "vgg/conv1_2/10-11/v001", units=[10, 11])
+    run(tmp_path, "vgg/conv1_2/9/v001", units=[9])
+    assert [(one.layer, one.units) for one in states(tmp_path)] == [
+        ("conv1_2", (0,)), ("conv1_2", (9,)), ("conv1_2", (10, 11)), ("conv1_10", (0,)),
+        ("conv10_1", (0,)),
+    ]  # fmt: skip
+    assert sorted(["b", "a10", "a9", "²", "9" * 5000], key=natural)[1:4] == ["a9", "a10", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"status": "fin', "run.json is damaged"),
+        ("", "run.json is damaged"),
+        ("[" * 10**5, "run.json is damaged"),
+        ("[1, 2]", "holds no record"),
+        ({"status": "strange"}, "status is 'strange'"),
+        ({"units": "all"}, "units is 'all'"),
+        ({"units": [1, "2"]}, "units are no numbers"),
+        ({"layer": None}, "layer is None"),
+    ],
+)
+def test_a_damaged_record_is_named_with_its_reason(tmp_path, content, words):
+    good = run(tmp_path, "m/l/0/v001")
+    bad = run(tmp_path, "vgg/conv/0-3/v002", **(content if isinstance(content, dict) else {}))
+    if isinstance(content, str):
+        (bad / "run.json").write_text(content)
+    first, one = states(tmp_path)
+    assert first.folder == good
+    assert (one.state, one.model, one.layer, one.units) == ("damaged", "vgg", "conv", ())
+    assert (one.folder, one.record) == (bad, None)
+    assert words in one.error
+
+
+def test_a_record_must_say_how_many_images(tmp_path):
+    folder = run(tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    del record["n"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert (the(tmp_path).state, the(tmp_path).error) == ("damaged", "run.json does not say n")
+
+
+def test_a_record_that_cannot_be_read(tmp_path):
+    (tmp_path / "m/l/0/v001/run.json").mkdir(parents=True)
+    assert the(tmp_path).error == "run.json cannot be read (Is a directory)"
+
+
+# -- the walk -------------------------------------------------------------------------------------
+
+
+def test_where_runs_are_looked_for(tmp_path):
+    here = run(tmp_path, "m/l/0/v001")
+    for inside in ["images", "analysis", "checkpoint", ".hydra"]:
+        run(here, inside, hash=inside)
+    run(tmp_path, ".hidden/l/0/v001", hash="hidden")
+    run(tmp_path, "multirun/l/0/v001", hash="multirun")
+    run(tmp_path, "m/images/0/v001", hash="a layer of this name")
+    (tmp_path / "m/l/1").mkdir()  # without a run
+    assert found(tmp_path) == {"h": "finished", "a layer of this name": "finished"}
+    assert found(tmp_path / "m") == found(tmp_path)
+    assert found(here) == {"h": "finished"}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    root, other = tmp_path / "root", tmp_path / "other"
+    run(root, "m/l/0/v001")
+    run(other, "m/l/0/v001", hash="other")
+    (root / "linked").symlink_to(other)
+    (root / "again").symlink_to(root / "m")
+    (other / "up").symlink_to(tmp_path)
+    (other / "loop").symlink_to(other / "loop")
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    run(tmp_path, "third/m/l/0/v001", hash="above the root")
+    assert sorted(str(one.folder.relative_to(root)) for one in states(root)) == [
+        "linked/m/l/0/v001", "m/l/0/v001",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_is_closed_is_told(tmp_path, monkeypatch):
+    run(tmp_path, "m/l/0/v001")
+    (tmp_path / "m/secret").mkdir()
+    scandir = os.scandir
+
+    def closed(path):
+        if path.endswith("secret"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(runs_module.os, "scandir", closed)
+    one = next(one for one in states(tmp_path) if one.state == "damaged")
+    assert (one.folder, one.model) == (tmp_path / "m/secret", "?")
+    assert one.error == "the folder cannot be listed (Permission denied)"
+
+
+# -- sweeps ---------------------------------------------------------------------------------------
+
+
+def test_planned_work_has_the_fate_of_its_sweep(tmp_path):
+    works = [planned("done"), planned("broken", units=(4, 5)), planned("left")]
+    made = sweep(tmp_path, "s", works)
+    run(tmp_path, hash="done")
+    made.write_failure(works[1], "no weights")
+    assert found(tmp_path) == {"done": "finished", "broken": "failed", "left": "missing"}
+    claim_from_elsewhere(made.folder, 1)
+    assert found(tmp_path) == {"done": "finished", "broken": "failed", "left": "waiting"}
+    claim_from_elsewhere(made.folder, 100)
+    assert found(tmp_path)["left"] == "missing"
+    by_hash = {one.hash: one for one in states(tmp_path)}
+    assert (by_hash["broken"].error, by_hash["broken"].units) == ("no weights", (4, 5))
+    assert (by_hash["broken"].folder, by_hash["broken"].record) == (None, None)
+    assert by_hash["left"].planned == works[2]
+    assert by_hash["done"].planned == works[0]
+    assert by_hash["done"].sweep.name == "s"
+    assert found(tmp_path / "m") == {"done": "finished"}  # sweeps are known to the root alone
+
+
+def test_the_launching_process_is_seen(tmp_path):
+    made = sweep(tmp_path, "s", [planned("left")])
+    claim = Claim.make(made.folder)
+    assert found(tmp_path) == {"left": "waiting"}
+    claim.release()
+    assert found(tmp_path) == {"left": "missing"}
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "state"),
+    [
+        ("failed", "dead", "failed"),
+        ("failed", "alive", "waiting"),
+        ("alive", "dead", "waiting"),
+        ("alive", "failed", "failed"),
+        ("dead", "dead", "missing"),
+    ],
+)
+def test_the_newest_sweep_comes_first(tmp_path, older, newer, state):
+    for name, fate in [("2026-01", older), ("2026-02", newer)]:
+        made = sweep(tmp_path, name, [planned("w")])
+        if fate == "failed":
+            made.write_failure(planned("w"), f"error of {name}")
+        if fate == "alive":
+            claim_from_elsewhere(made.folder, 1)
+    one = the(tmp_path)
+    assert (one.state, one.sweep.name) == (state, "2026-02")
+
+
+def test_slurm_knows_better_than_the_launching_process(tmp_path):
+    made = sweep(tmp_path, "s", [planned(str(number)) for number in range(12)])
+    claim_from_elsewhere(made.folder, 1)
+    sent(made, *(f"77_{place}" for place in range(11)))  # the last one is not sent yet
+    states_by_hash = found(tmp_path, queued=lambda: {"77_2", "77_10", "11", "78_0"})
+    waiting = {hash for hash, state in states_by_hash.items() if state == "waiting"}
+    assert waiting == {"2", "10", "11"}
+    assert set(states_by_hash.values()) == {"waiting", "missing"}
+    assert set(found(tmp_path, queued=lambda: None).values()) == {"waiting"}
+
+
+def test_batches_of_a_slurm_sweep_follow_one_another(tmp_path):
+    made = sweep(tmp_path, "s", [planned(name) for name in "abcde"])
+    sent(made, "100", "99_1", "9_0", "9_1", "99_0")  # in this order they were written last
+    assert found(tmp_path, queued=lambda: {"9_1", "100"}) == {
+        "a": "missing", "b": "waiting", "c": "missing", "d": "missing", "e": "waiting",
+    }  # fmt: skip
+
+
+def test_a_job_that_is_queued_again_keeps_its_place(tmp_path):
+    made = sweep(tmp_path, "s", [planned(name) for name in "abc"])
+    sent(made, "5_0", "5_1", "5_2")
+    folder = made.folder / ".submitit"
+    (folder / "5_1_submitted.pkl").unlink()  # while submitit writes it anew
+    (folder / "5_1_0_log.err").write_text("")
+    assert found(tmp_path, queued=lambda: {"5_2"}) == {
+        "a": "missing", "b": "missing", "c": "waiting",
+    }  # fmt: skip
+
+
+def test_local_jobs_are_not_looked_for_in_slurm(tmp_path):
+    made = sweep(tmp_path, "s", [planned("a")])
+    claim_from_elsewhere(made.folder, 1)
+    sent(made, "4711", slurm=False)
+    assert found(tmp_path, queued=set) == {"a": "waiting"}
+
+
+def test_local_jobs_are_in_the_order_in_which_they_began(tmp_path):
+    made = sweep(tmp_path, "s", [planned("a"), planned("b")])
+    sent(made, "32767", "300", slurm=False)
+    assert [read_launched(made).job(name) for name in "ab"] == ["32767", "300"]
+
+
+def test_a_job_goes_on_to_its_other_work(tmp_path):
+    made = sweep(tmp_path, "s", [planned(name) for name in "abc"], jobs=((0, 1), (2,)))
+    claim_from_elsewhere(run(tmp_path, hash="a", status="running"), 1)
+    assert found(tmp_path) == {"a": "running", "b": "waiting", "c": "missing"}
+    claim_from_elsewhere(run(tmp_path, hash="a", status="running"), 100)
+    assert found(tmp_path) == {"a": "lost", "b": "missing", "c": "missing"}
+    assert made.name == "s"
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        ({"status": "interrupted", "ended_by": "SIGUSR2"}, "waiting"),
+        ({"status": "interrupted", "ended_by": "SIGTERM"}, "waiting"),
+        ({"status": "interrupted", "ended_by": "Ctrl-C"}, "interrupted"),
+        ({"status": "interrupted", "ended_by": "SIGTERM", "job": "8"}, "lost"),
+        ({"status": "interrupted", "ended_by": "Ctrl-C", "job": "8"}, "interrupted"),
+        ({"status": "interrupted", "ended_by": "SIGTERM", "job": None}, "interrupted"),
+        ({"status": "running", "sweep": "s"}, "waiting"),
+        ({"status": "running", "sweep": None}, "lost"),  # killed in a shell that goes on
+        ({"status": "failed", "error": "ValueError"}, "failed"),
+    ],
+)
+def test_slurm_starts_the_job_again(tmp_path, record, state):
+    run(tmp_path, **{"job": "7_3"} | record)
+    assert the(tmp_path, queued=lambda: {"7_3"}).state == state
+    assert the(tmp_path, queued=set).state != "waiting"
+
+
+def test_a_later_sweep_comes_to_what_had_ended(tmp_path):
+    start = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
+    made = sweep(tmp_path, "s", [planned("h")])
+    run(tmp_path, status="failed", error="of yesterday", changed=start - 5)
+    assert the(tmp_path).state == "failed"
+    claim_from_elsewhere(made.folder, 1)
+    one = the(tmp_path)
+    assert (one.state, one.error) == ("waiting", None)
+    made.write_failure(planned("h"), "of today")  # before it came to the folder
+    one = the(tmp_path)
+    assert (one.state, one.error) == ("failed", "of today")
+    run(tmp_path, status="failed", error="of now", changed=start + 5)
+    one = the(tmp_path)
+    assert (one.state, one.error) == ("failed", "of now")
+
+
+def test_a_sweep_may_ask_for_new_versions(tmp_path):
+    run(tmp_path, "m/l/0/v001", origin="first")
+    sweep(tmp_path, "first", [planned("h")])
+    assert found(tmp_path) == {"h": "finished"}
+    sweep(tmp_path, "second", [planned("h", again=True)])
+    assert found(tmp_path) == {"h": "missing"}
+    run(tmp_path, "m/l/0/v002", origin="second", status="interrupted")
+    assert the(tmp_path).folder.name == "v002"
+    run(tmp_path, "m/l/0/v003", origin=None)  # made by hand since
+    assert the(tmp_path).folder.name == "v003"
+
+
+def test_a_damaged_sweep_is_left_out(tmp_path):
+    made = sweep(tmp_path, "s", [planned("a")], jobs=((0, 9),), start="yesterday")
+    assert found(tmp_path) == {"a": "missing"}
+    (made.folder / "sweep.json").write_text("{")
+    assert found(tmp_path) == {}
+
+
+# -- the end of a sweep ---------------------------------------------------------------------------
+
+
+def test_the_works_of_a_sweep_alone(tmp_path, monkeypatch):
+    units = [str(unit) for unit in range(4)]
+    works = [planned(f"h{unit}", ("m", "l:1", unit), units=(int(unit),)) for unit in units]
+    made = sweep(tmp_path, "s", works)
+    run(tmp_path, "m/l_1/3/v001", hash="h3", status="failed")
+    run(tmp_path, "m/l_1/3/v002", hash="h3")
+    run(tmp_path, "m/l_1/3/v003", hash="another")
+    made.write_failure(works[1], "no weights")
+    claim = Claim.make(made.folder)  # by this process, which asks what has come of it
+    run(tmp_path, "m/l_1/far/v001", hash="h0")
+    read, real = [], runs_module.read_run
+    monkeypatch.setattr(
+        runs_module, "read_run", lambda folder: (read.append(folder.name), real(folder))[1]
+    )
+    ended = state_of_works(tmp_path, works[::-1], sweep=made)
+    assert [(one.hash, one.state, one.error) for one in ended] == [
+        ("h3", "finished", None), ("h2", "missing", None), ("h1", "failed", "no weights"),
+        ("h0", "missing", None),
+    ]  # fmt: skip
+    assert ended[0].folder == tmp_path / "m/l_1/3/v002"
+    assert sorted(read) == ["v001", "v002", "v003"]  # nothing else was looked at
+    claim.remove()
+    sent(made, "5_0", "5_1", "5_2", "5_3")  # it goes on without us
+    ended = state_of_works(tmp_path, works, sweep=made, queued=lambda: {"5_2"})
+    assert [one.state for one in ended] == ["missing", "failed", "waiting", "finished"]
+    ended = state_of_works(tmp_path, works[:2])  # without the sweep, errors are not known
+    assert [(one.state, one.planned) for one in ended] == [("missing", one) for one in works[:2]]
+
+
+# -- Slurm ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """Puts a program of this text in the place of Slurm's."""
+
+    def put(text):
+        path = tmp_path / "squeue"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return put
+
+
+def test_slurm_is_asked_once_for_all_jobs(squeue, monkeypatch):
+    monkeypatch.setenv("SQUEUE_USERS", "nobody")
+    squeue('[ -z "$SQUEUE_USERS" ] && [ "$*" = "-h -r -o %i" ] && printf "12\\n13_4\\n"')
+    assert squeue_ids() == {"12", "13_4"}
+    squeue("true")
+    assert squeue_ids() == set()
+
+
+def test_a_slurm_that_does_not_answer_is_none(squeue, monkeypatch, tmp_path):
+    squeue("echo 12; exit 1")
+    assert squeue_ids() is None
+    squeue("exec sleep 60")
+    monkeypatch.setattr(launched_module, "PATIENCE", 0.2)
+    began = time.monotonic()
+    assert squeue_ids() is None
+    assert time.monotonic() - began < 30
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert squeue_ids() is None
+
+
+# -- what is said ---------------------------------------------------------------------------------
+
+
+def said(capsys, *words):
+    status_command([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+def test_the_table_counts_units_and_runs(tmp_path, capsys):
+    run(tmp_path, "vgg/conv1_10/0-3/v001", units=[0, 1, 2, 3])
+    run(tmp_path, "vgg/conv1_10/4-5/v001", units=[4, 5], status="interrupted")
+    run(tmp_path, "vgg/conv1_2/7/v001", units=[7])
+    sweep(tmp_path, "s", [planned("w", ("vgg", "conv1_2", "8-9"), units=(8, 9))])
+    assert said(capsys, tmp_path) == [
+        "model  layer     units  runs  finished  interrupted  missing",
+        "vgg    conv1_2     1/3     2         1            -        1",
+        "vgg    conv1_10    4/6     2         1            1        -",
+        "all                5/9     4         2            1        1",
+        "",
+        f"All of these, with their logs: diversevis status {tmp_path} --failed",
+        "",
+        "To do again what is interrupted or missing:",
+        f"  diversevis retry {tmp_path}",
+    ]
+
+
+def test_when_all_is_well_little_is_said(tmp_path, capsys):
+    run(tmp_path)
+    assert said(capsys, tmp_path) == [
+        "model  layer  units  runs  finished", "m      l        1/1     1         1",
+    ]  # fmt: skip
+    assert said(capsys, tmp_path, "--failed")[2:] == [
+        "", "Nothing has failed, was lost, is missing or damaged.",
+    ]  # fmt: skip
+
+
+def test_who_is_at_work(tmp_path, capsys):
+    folder = run(tmp_path, status="running")
+    claim_from_elsewhere(folder, 3, progress={
+        "done": 12, "units": 64, "steps": {"search": 50, "diverse": 80},
+        "phase": "diverse", "step": 40,
+    })  # fmt: skip
+    assert said(capsys, tmp_path)[2:] == [
+        "",
+        "running",
+        f"  {folder}: 12/64 units, diverse step 40/80, sign of life 3 s ago "
+        "(process 7 on elsewhere, job 5_1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, ["beginning"]),
+        ({"done": 3, "units": 64}, ["3/64 units"]),
+        ({"phase": "shift", "done": 3, "units": 64}, ["shift of 3/64 units"]),
+        ({"phase": "search", "step": 7}, ["search step 7"]),
+        ({"done": 0, "units": 2, "steps": {"search": 9}, "phase": "search", "step": 7},
+         ["0/2 units", "search step 7/9"]),
+        ({"done": "x", "units": [], "steps": 4, "phase": "search", "step": 7}, ["search step 7"]),
+        ({"phase": ["x"], "step": {}}, ["beginning"]),
+    ],
+)  # fmt: skip
+def test_progress_in_words(given, words):
+    assert progress(given) == words
+
+
+def test_what_went_wrong_is_named_up_to_twenty(tmp_path, capsys):
+    for unit in range(23):
+        run(tmp_path, f"m/l/{unit}/v001", units=[unit], status="failed", error=f"E: {unit}")
+    lost = run(tmp_path, "m/l/99/v001", units=[99], status="running")
+    claim_from_elsewhere(lost, 7300)
+    damaged = tmp_path / "m/l/100/v001"
+    damaged.mkdir(parents=True)
+    (damaged / "run.json").write_text("[]")
+    lines = said(capsys, tmp_path)
+    failed = lines.index("failed")
+    assert lines[failed + 1] == f"  {tmp_path}/m/l/0/v001: E: 0"
+    assert lines[failed + 20] == f"  {tmp_path}/m/l/19/v001: E: 19"
+    assert lines[failed + 21 : failed + 30] == [
+        "  and 3 more",
+        "",
+        "lost",
+        f"  {lost}: killed without a word (out of memory, or the machine went down), its last "
+        "sign of life 2 h ago",
+        "",
+        "damaged",
+        f"  {damaged}: run.json holds no record",
+        "",
+        f"All of these, with their logs: diversevis status {tmp_path} --failed",
+    ]
+
+
+def test_all_that_went_wrong_with_its_logs(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    works = [planned("a", units=(4, 5, 9)), planned("b"), planned("c")]
+    made = sweep(tmp_path / "outputs", "s", works)
+    sent(made, "5_0", "5_1", "5_2")
+    said_by_launcher = made.folder / ".submitit/5_0_0_log.err"
+    said_by_launcher.write_text("Killed")
+    (made.folder / ".submitit/5_0_0_log.out").write_text("")  # with nothing in it
+    job = tmp_path / "job.err"
+    job.write_text("...")
+    folder = run(tmp_path / "outputs", hash="b", status="failed", attempts=2, job_log=str(job),
+                 error='Traceback:\n  File "x", line 3, in f\n    f()\nValueError: no\n')  # fmt: skip
+    (folder / "run.log").write_text("...")
+    made.write_failure(works[2], "OSError: no weights")
+    lines = said(capsys, "--failed")
+    begin = lines.index("failed m l 0")
+    assert lines[begin - 1 :] == [
+        "",
+        "failed m l 0",
+        "  because   OSError: no weights",
+        "  sweep     outputs/multirun/s",
+        "",
+        "failed outputs/m/l/0/v001",
+        "  because   ValueError: no",
+        "  attempts  2",
+        "  sweep     outputs/multirun/s",
+        "  log       outputs/m/l/0/v001/run.log",
+        f"  log       {job}",
+        "",
+        "missing m l 4-5,9",
+        "  because   its job is gone, and has left nothing",
+        "  sweep     outputs/multirun/s",
+        "  log       outputs/multirun/s/.submitit/5_0_0_log.err",
+        "",
+        "To do again what is failed or missing:",
+        "  diversevis retry outputs",
+    ]
+
+
+def test_a_log_is_named_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = sweep(tmp_path, "s", [planned("h")])
+    sent(made, "5")
+    log = made.folder / ".submitit/5_0_log.err"  # the launcher's, seen from here without tmp_path
+    log.write_text("...")
+    run(tmp_path, status="failed", job_log=str(log))
+    assert [line for line in said(capsys, ".", "--failed") if "  log " in line] == [
+        f"  log       {log}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("", ""),
+        ("one line\n\n", "one line"),
+        ('Traceback (most recent call last):\n  File "a", line 1, in f\n    f()\n    ^^^\n'
+         "RuntimeError: CUDA error: an assert\nCompile with `TORCH_USE_CUDA_DSA`.\n",
+         "RuntimeError: CUDA error: an assert"),
+        ('Traceback:\n  File "a", line 1\nKeyError: 1\n\nDuring handling of the above:\n\n'
+         'Traceback:\n  File "b", line 2\n    g()\nValueError: two\n\tmore\n', "ValueError: two"),
+        ("RuntimeError: no trace\nof where", "of where"),
+    ],
+)  # fmt: skip
+def test_the_exception_of_a_traceback(error, words):
+    assert last_words(error) == words
+
+
+def test_nothing_in_a_file_moves_the_terminal(tmp_path, capsys):
+    evil = "\x1b[31mred\x1b]0;title\x07\x1bc\x9b2J\u202egnp\r\x00"
+    folder = run(tmp_path, "m/l/0/v001", status="failed", model=f"vgg{evil}", layer="a\nb",
+                 error=f"Error: {evil}" + "x" * 300)  # fmt: skip
+    claim_from_elsewhere(run(tmp_path, "m/l/1/v001", hash="r", status="running"), 1, host=evil)
+    lines = said(capsys, tmp_path, "--failed") + said(capsys, tmp_path)
+    assert all(line.isprintable() for line in lines)
+    assert lines[1].split()[:3] == ["m", "l", "0/1"]
+    assert lines[2].split()[:4] == ["vggredgnp", "a", "b", "0/1"]
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert f"  {folder}: Error: redgnp" + "x" * 184 + "..." in lines
+    assert plain("a\x1b]8;;http://x\x1b\\b\ud800é中") == "abé中"
+
+
+def test_a_failure_that_left_no_word(tmp_path, capsys):
+    folder = run(tmp_path, status="failed ".strip())  # marked in place, on a full disk
+    line = f"  {folder}: no error was kept: the disk may have been full"
+    assert line in said(capsys, tmp_path)
+
+
+def test_the_command_to_retry_can_be_pasted(tmp_path, capsys):
+    root = tmp_path / "my runs"
+    run(root, status="interrupted")
+    assert said(capsys, root)[-1] == f"  diversevis retry '{root}'"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere is no folder"),
+        ([], "outputs is no folder"),
+        (["."], r"\.: there is no run and no sweep"),
+        (["a", "b"], "given 2"),
+        (["--all"], "no flag --all"),
+        (["~nobody-at-all/x"], "home folder"),
+    ],
+)
+def test_what_cannot_be_told(here, words, message):
+    with pytest.raises(InputError, match=message):
+        status_command(words)

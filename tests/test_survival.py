@@ -1,0 +1,271 @@
+"""What clusters do to a sweep: kill it, give it twice, warn it, fill its disk, delete its folders."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import COMMAND, QUICK, start  # noqa: F401  (a fixture)
+
+from diversevis.cli import main
+from diversevis.errors import FolderLost
+from diversevis.progress import Progress
+from diversevis.run_folder import Claim, RunFolder, Watch, holder_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))  # its processes, too
+
+import check_survival
+
+LONG = ["optimizer.steps=100000000", "optimizer.search_steps=3", "objective.restarts=2"]
+
+
+SWEEP = [word.replace("seed=0,1,2,3,4,5,6,7", "seed=0,1,2,3") for word in check_survival.SWEEP]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The sweep undisturbed, and how many seconds it takes."""
+    root = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
+    check_survival.undisturbed(root, SWEEP)
+    return root, time.monotonic() - began
+
+
+def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_path):
+    root, seconds = whole
+    found = check_survival.kill(tmp_path, SWEEP, kills=8, seconds=seconds, seed=0)
+    assert found["during_work"] >= 3
+    assert found["resumed"] >= 1
+    check_survival.compare(root, tmp_path)
+
+
+def test_many_processes_given_the_same_work_do_it_once(whole, tmp_path):
+    root, _ = whole
+    assert check_survival.crowd(tmp_path, SWEEP, processes=6) == [0] * 6
+    check_survival.compare(root, tmp_path)
+
+
+def lines(process, word):
+    """Reads what a run says until it says `word`."""
+    while word not in (line := process.stderr.readline()):
+        assert process.poll() is None
+    return line
+
+
+@pytest.mark.parametrize(
+    ("number", "phase"), [(signal.SIGTERM, "search"), (signal.SIGUSR2, "diverse")]
+)
+def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
+    here, capsys, monkeypatch, number, phase
+):
+    words = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "checkpoint=1000",
+             "n=2", "objective.restarts=2", "optimizer.steps=60", "optimizer.search_steps=40", "record=gif"]  # fmt: skip
+    asked = []
+
+    def at_some_step(self, step, *rest):
+        if self._phase == phase and step == 25:
+            asked.append(step)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Progress, "step", at_some_step)
+    assert main(words) == 128 + number
+    assert asked == [25]
+    err = capsys.readouterr().err
+    assert f"ended by {number.name}. The same command goes on." in err
+    (record,) = here.rglob("run.json")
+    found = json.loads(record.read_text())
+    assert (found["status"], found["ended_by"]) == ("interrupted", number.name)
+    assert holder_of(record.parent).released
+    assert not (record.parent / "images.safetensors").exists()
+    assert len(list((record.parent / "checkpoint").iterdir())) == 1
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main(words) == 0
+    assert f"going on from step 25 of the {phase}" in (record.parent / "run.log").read_text()
+    assert main([*words, "root=whole"]) == 0
+    for name in ("images.safetensors", "trace.csv", "optimization_unit0002.gif"):
+        whole, ours = (next(here.glob(f"{root}/*/*/*/*/{name}")) for root in ("whole", "outputs"))
+        assert whole.read_bytes() == ours.read_bytes()
+    assert len(list(here.glob("outputs/*/*/*/v*"))) == 1
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):  # noqa: F811
+    import shutil
+
+    process, record = start("unit=0", "checkpoint=0.1", *LONG)
+    lines(process, "diverse")
+    shutil.rmtree(record.parent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "was deleted or moved while" in err
+    assert "Traceback" not in err
+    assert not record.parent.exists()
+
+
+def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):  # noqa: F811
+    """Stopped, it looks dead from another machine, where another process takes the run over."""
+    process, record = start("unit=0", "checkpoint=0.1", *LONG)
+    lines(process, "diverse")
+    process.send_signal(signal.SIGSTOP)
+    watch = Watch(record.parent, silence=0.3)
+    assert watch.holder() is not None  # on this machine it is known to live
+    monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "elsewhere"})
+    assert Claim.take(watch) is None
+    time.sleep(0.4)
+    claim = Claim.take(watch)
+    assert claim.number == 2
+    before = record.read_text()
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "has taken this run over" in err
+    assert record.read_text() == before
+    claim.confirm()
+
+
+HERE = {"host": "here", "boot": "b", "namespace": "n", "pid": 1, "started": 1, "job": None, "restarts": 0}  # fmt: skip
+
+
+@pytest.fixture
+def claimed(tmp_path, monkeypatch):
+    """A folder claimed by some process, as this process sees it from where `mine` says."""
+
+    def make(theirs, mine):
+        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | theirs)
+        claim = Claim.make(tmp_path)
+        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | mine)
+        return claim
+
+    return make
+
+
+def test_of_many_that_find_a_holder_dead_one_takes_over(tmp_path):
+    make = "import sys, pathlib; from diversevis.run_folder import Claim; Claim.make(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
+    taken, barrier = [], threading.Barrier(16)
+
+    def take():
+        barrier.wait()
+        taken.append(Claim.take(Watch(tmp_path)))
+
+    threads = [threading.Thread(target=take) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [claim for claim in taken if claim is not None]
+    assert winner.number == 2
+    winner.confirm()
+    assert [path.name for path in tmp_path.iterdir()] == [".claim-0002"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "alive"),
+    [
+        ({"pid": 2**22 + 1}, {}, False),  # this machine has no such process
+        ({"pid": os.getpid(), "started": -1}, {}, False),  # another process with its number
+        ({"host": "a"}, {"host": "b"}, None),
+        ({"namespace": "a"}, {"namespace": "b"}, None),  # containers on one machine
+        ({"namespace": None}, {"namespace": None}, None),  # no Linux: nothing to look it up in
+        ({"job": "7", "host": "a"}, {"job": "7", "restarts": 1}, False),  # requeued elsewhere
+        ({"job": "7", "host": "a"}, {"job": "8", "restarts": 1}, None),
+    ],
+)
+def test_what_is_known_about_a_holder(claimed, tmp_path, theirs, mine, alive):
+    claimed(theirs, mine)
+    assert holder_of(tmp_path).is_alive() is alive
+
+
+def test_the_clock_does_not_matter(claimed, tmp_path, monkeypatch):
+    """A holder elsewhere whose clock, or ours, jumps back or ahead is alive as long as it signs."""
+    claim = claimed({"host": "a"}, {"host": "a"})
+    watch = Watch(tmp_path, silence=0.4)
+    for clock in (1e9, 5.0, 4e9, 0.0):
+        monkeypatch.setattr("diversevis.run_folder.claim.time.time", lambda clock=clock: clock)
+        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "a"})
+        claim.sign()
+        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "b"})
+        assert Claim.take(watch) is None
+        time.sleep(0.2)
+    time.sleep(0.3)
+    assert Claim.take(watch) is not None
+
+
+def test_a_claim_says_what_has_become_of_its_folder(tmp_path):
+    folder = tmp_path / "v001"
+    folder.mkdir()
+    claim = Claim.make(folder)
+    claim.confirm()
+    assert Claim.make(folder) is None
+    claim.release()
+    again = Claim.take(Watch(folder))
+    assert again.number == 2
+    with pytest.raises(FolderLost, match="has taken this run over"):
+        claim.confirm()
+    again.remove()
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    with pytest.raises(FolderLost, match="was deleted or moved"):
+        again.confirm()
+    with pytest.raises(FolderLost, match="was deleted"):
+        RunFolder(folder).write_metrics([])
+    assert not folder.exists()
+
+
+def test_the_clock_jumping_back_does_not_confuse_a_run(here, capsys, monkeypatch):
+    real, calls = time.time, []
+
+    def backwards():
+        calls.append(1)
+        return real() - 3600 * len(calls)
+
+    monkeypatch.setattr("time.time", backwards)
+    assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    record = json.loads((path / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert 0 < record["seconds"] < 60
+
+
+def test_a_root_that_cannot_be_written(here, capsys):
+    """Read-only, as a node's mount may be: for root itself only a mount keeps it so."""
+    place = here / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a tmpfs can only be mounted as root")
+    try:
+        for words in (["run"], ["run", "-m", "seed=0,1"]):
+            assert main([*words, "device=cpu", *QUICK, "root=disk"]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert "root=" in err
+            assert "Read-only" in err
+            assert err.count("\n") <= 5
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, monkeypatch):
+    def full(self, *arguments):
+        raise OSError(28, os.strerror(28), "checkpoint")
+
+    monkeypatch.setattr(RunFolder, "write_checkpoint", full)
+    assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
+    err = capsys.readouterr().err
+    assert "no checkpoint at step 1: " in err
+    assert "a batch that is done could not be kept: " in err
+    assert err.count("No space left") >= 3
+    record = json.loads(next(here.rglob("run.json")).read_text())
+    assert record["status"] == "finished"
