@@ -84,9 +84,12 @@ def accounted(
         folder.update_record(status=status, seconds=seconds, **memory, **more)
 
     claim.begin()
+    folder.remove_leftovers()
     finished = False
     try:
         kept = {name: before[name] for name in KEPT if name in before}
+        if record["sweep"] is None:  # typed by hand, it is the sweep's all the same
+            kept["sweep"] = before.get("sweep")
         attempts = before.get("attempts", 0) + 1
         folder.write_record({**record, **kept, "status": "running", "attempts": attempts})
         with logged_to(folder.log_path):
@@ -106,7 +109,7 @@ def accounted(
 
 
 # Of an earlier process's record, what stays.
-KEPT = "rerun", "origin", "sweep", "optimized", "start", "not_measured", "seconds"
+KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds"
 
 
 def _close_badly(folder: RunFolder, error: BaseException, close: Callable[..., None]) -> None:

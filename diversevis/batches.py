@@ -88,8 +88,10 @@ def batches_left(
     units = {one.visualization.unit for one in done}
     left = [row for row in rows if setting.targets.units[row] not in units]
     begun = checkpoints.begun(left) if checkpoints else []
-    known = {row for batch in begun for row in batch}
-    return [*begun, *setting.batches([row for row in left if row not in known], devices)]
+    to_begin = set(left) - {row for batch in begun for row in batch}
+    # All are cut, and of what was cut the rest is taken: the same batches as in one go.
+    cut = [[row for row in batch if row in to_begin] for batch in setting.batches(rows, devices)]
+    return [*begun, *(batch for batch in cut if batch)]
 
 
 def _unless_out_of_memory(

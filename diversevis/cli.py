@@ -217,18 +217,21 @@ What people set:
 COLLECT_HELP = """\
 diversevis collect ROOT [out=FOLDER]
 
-Writes one table with a row for every unit of every finished run below ROOT: what it is, the
-settings it was made with, its responses and distances, and every index measured, by the dotted
-names of the settings and of metrics.json. ROOT/table.parquet and ROOT/table.csv; left_out.csv tells
-which folders were left out, and why. A sweep may be at work meanwhile. In Python:
-diversevis.collect(ROOT), a data frame. Needs pandas and pyarrow: pip install 'diversevis[collect]'.
+Writes every unit of every finished run at or below ROOT as one table, table.parquet and table.csv:
+a row for each unit, with the settings by the names that one types (objective.diversity), facts of
+its run (run.norm, run.seconds) and every number of metrics.json (response_mean, phase.f1f0). Works
+while a sweep runs: what is running, failed or damaged is left out, and left_out.csv says why. The
+last line printed is the path of table.parquet. Needs pip install 'diversevis[collect]'.
 
 Examples:
   diversevis collect outputs
   diversevis collect outputs/vgg19 out=tables
 
 What people set:
-  out          where the table goes (ROOT)
+  out          where the three files go (ROOT)
+
+In Python: diversevis.collect("outputs") is the same table; table[table.latest] keeps the highest
+finished version of each config.
 """
 
 
@@ -352,10 +355,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"diversevis: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("diversevis: interrupted. The same command goes on.", file=sys.stderr)
+        print(f"diversevis: interrupted. {_go_on(words)}", file=sys.stderr)
         return 130
     except Stopped as error:
-        print(f"diversevis: ended by {error}. The same command goes on.", file=sys.stderr)
+        print(f"diversevis: ended by {error}. {_go_on(words)}", file=sys.stderr)
         return 128 + error.number
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -371,6 +374,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
               "make room or choose another folder with root=FOLDER.", file=sys.stderr)  # fmt: skip
         return 1
     return 0
+
+
+def _go_on(words: Sequence[str]) -> str:
+    """How to go on with what was ended."""
+    if words[0] != "run":
+        return ""
+    without = ", without again=true," if "again=true" in words else ""
+    return f"The same command{without} goes on."
 
 
 def _square(pair: tuple[int, int]) -> str:

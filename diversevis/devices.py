@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -102,15 +102,14 @@ def _pool(experiment: Experiment, batch: int, threads: int) -> ProcessPoolExecut
 
 def _patiently(answer: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
     """The answer, unless something else asks for this process meanwhile."""
-    while True:
-        with contextlib.suppress(NoAnswer):
-            given = answer.result(timeout=SECONDS_BETWEEN_LOOKS)
-            if given.stopped:  # the system spoke to the process there first
-                raise Stopped(signal.SIGTERM)
-            return given
+    while not wait([answer], timeout=SECONDS_BETWEEN_LOOKS).done:
         stopping.check()
         if checkpoints and checkpoints.claim:
             checkpoints.claim.check()
+    given = answer.result()
+    if given.stopped:  # the system spoke to the process there first
+        raise Stopped(signal.SIGTERM)
+    return given
 
 
 def _hasten(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,10 +32,10 @@ from diversevis.measuring import (
 )
 from diversevis.prepare import Setting, fixed_paths, pick_devices, prepare, science
 from diversevis.progress import Progress
-from diversevis.run_folder import Claim, RunFolder, Watch, holder_of
+from diversevis.run_folder import Claim, RunFolder, Watch, holder_of, job_id, restarts
 from diversevis.settings import Config, Experiment
 from diversevis.visualize import Visualization
-from diversevis.work import Work, is_optimized, new_version, open_work, origin_here
+from diversevis.work import Work, is_optimized, measuring, new_version, open_work
 
 LOG = logging.getLogger("diversevis")
 
@@ -82,9 +83,11 @@ def run(
     identity = provenance.sha256_of(science(setting))
     if expected not in (None, identity):
         raise InputError(
-            f"The weights of {setting.network.name} here ({setting.network.weights.source}) are "
-            "not those with which the sweep was planned. Give every node the same."
+            f"This is not the work that was planned: the weights of {setting.network.name} here "
+            f"({setting.network.weights.source}), another file it needs, or this program have "
+            "changed since. Give every node the same, or type the sweep's command again."
         )
+    settled = config(fixed_paths(setting))
     work = Work(
         root=Path(experiment.root).expanduser(),
         where=_where(setting),
@@ -92,11 +95,16 @@ def run(
         measures=names,
         seeds=experiment.seeds,
         again=experiment.again,
-        origin=origin_here(sweep),
+        measuring=measuring(settled.content),
+        origin=sweep or job_id(),
+        restarted=sweep is not None or restarts() > 0,
     )
-    settled = config(fixed_paths(setting))
-    record = make_record(setting, command, settled.content) | {"sweep": sweep}
+    record = make_record(setting, command, settled.content)
+    record |= {"sweep": sweep, "measuring": work.measuring}
     opened = open_work(work, record, wait=wait)
+    if not opened.fresh and experiment.batch == "auto":
+        setting = _cut_as_before(setting, opened.folder)
+        record["batch"] = setting.batch
     folder, claim = opened.folder, opened.claim
     if claim is None:
         return Done(folder.path, "held" if opened.holder else "found")
@@ -109,7 +117,12 @@ def run(
         if left := work.left(folder):
             subject = subject_of_folder(setting, folder)
             impossible = measure_folder(subject, folder, left, _pulse(claim))
-            folder.update_record(not_measured=folder.read_record()["not_measured"] | impossible)
+            before = folder.read_record()
+            known = before["not_measured"] if before["measuring"] == work.measuring else {}
+            folder.update_record(not_measured=known | impossible, measuring=work.measuring)
+        if experiment.images == "png":
+            for name in (one for one in folder.read_measures() if folder.lacks_pictures(one)):
+                report.make_measure(folder, name, experiment.measure.pictures)
         if work.lacks_seeds(folder):
             _repeat(setting, folder, claim, identity, names)
     return Done(folder.path, "made" if opened.fresh else "continued")
@@ -147,6 +160,8 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     try:
         with logged_to(folder.log_path):
             measure_folder(subject, folder, names, _pulse(claim))
+        wanted = chosen(record.get("config", {}).get("analysis", []))
+        whole = whole and not {*wanted} - {*folder.read_measures(), "natural"}
         if whole and record["status"] != "finished":
             folder.update_record(status="finished")  # its measures alone were missing
     finally:
@@ -172,6 +187,15 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
         folder.write_metrics([{"unit": unit} for unit in setting.targets.units])
         measure_folder(subject_without_run(setting), folder, names, _pulse(claim))
     return folder.path
+
+
+def _cut_as_before(setting: Setting, folder: RunFolder) -> Setting:
+    """With batches as large as those that the run was begun with, on a device of the same kind."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = folder.read_record()
+        if torch.device(before["device"]).type == setting.device.type and not before["optimized"]:
+            return replace(setting, batch=int(before["batch"]))
+    return setting
 
 
 def _where(setting: Setting) -> tuple[str, str, str]:
@@ -244,7 +268,7 @@ def _repeat(
         found.append(indices_of(subject, metrics, kept, _pulse(claim)))
         LOG.info("seed %d measured", seed)
     seeds = [experiment.seed, *(one.experiment.seed for one in seeds_of(setting))]
-    folder.write_spread(spread(found), seeds)
+    folder.write_spread(spread(found), seeds, kept)
     folder.remove_checkpoints()
 
 

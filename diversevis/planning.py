@@ -17,13 +17,22 @@ import torch
 
 from diversevis import provenance
 from diversevis.analysis import chosen
+from diversevis.errors import InputError
 from diversevis.measuring import possible
-from diversevis.prepare import Preparer, Setting, fixed_paths, recipe, science, units_to_fill
+from diversevis.prepare import (
+    Preparer,
+    Setting,
+    check_precision,
+    fixed_paths,
+    recipe,
+    science,
+    units_to_fill,
+)
 from diversevis.run_folder import RunFolder
 from diversevis.settings import Experiment
 from diversevis.sweep.manifest import Planned
 from diversevis.units import units_list
-from diversevis.work import Work
+from diversevis.work import Work, measuring
 
 UNITS_AT_LEAST = 64  # in a job, so that starting it is not most of its time
 
@@ -47,8 +56,8 @@ class Plan(NamedTuple):
     found: dict[Path, int]
 
 
-def plan(combinations: Sequence[Combination], kind: str) -> Plan:
-    """The work that is left, in jobs for devices of this kind (`cpu` or `cuda`).
+def plan(combinations: Sequence[Combination], kinds: Sequence[str]) -> Plan:
+    """The work that is left, in jobs for devices of these kinds (`cpu` or `cuda`).
 
     Raises `InputError` for whatever cannot be had, before anything is begun.
     """
@@ -57,11 +66,20 @@ def plan(combinations: Sequence[Combination], kind: str) -> Plan:
     jobs: list[list[int]] = []
     network: Any = None
     room = 0
-    for experiment, config in _layer_by_layer(combinations):
+    hashes: set[str] = set()
+    for (experiment, config), kind in _layer_by_layer(combinations, kinds):
+        check_precision(experiment.precision, torch.device(kind))
         wanted = replace(experiment, device="cpu", precision="float32")
         setting = replace(prepare(wanted), experiment=experiment)
         size = _units_per_job(setting, wanted, kind)
         for work in _works(setting, config, size, shelf):
+            if work.hash in hashes:
+                raise InputError(
+                    f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
+                    "change the images (such as measure, natural or device). Sweep it in roots of "
+                    "their own, root=..., or one after the other."
+                )
+            hashes.add(work.hash)
             if work.where[:2] != network or len(work.units) > room:  # a job of its own
                 jobs.append([])
                 network, room = work.where[:2], size
@@ -71,11 +89,13 @@ def plan(combinations: Sequence[Combination], kind: str) -> Plan:
     return Plan(works, jobs, dict(shelf.found))
 
 
-def _layer_by_layer(combinations: Sequence[Combination]) -> list[Combination]:
-    """Those of one network and layer together, else in the order given."""
-    found: dict[tuple[str, str], list[Combination]] = {}
-    for one in combinations:
-        experiment = one.experiment
+def _layer_by_layer(
+    combinations: Sequence[Combination], kinds: Sequence[str]
+) -> list[tuple[Combination, str]]:
+    """Those of one network and layer together, else in the order given; with their devices."""
+    found: dict[tuple[str, str], list[tuple[Combination, str]]] = {}
+    for one in zip(combinations, kinds, strict=True):
+        experiment = one[0].experiment
         found.setdefault((repr(experiment.model), str(experiment.layer)), []).append(one)
     return [one for layer in found.values() for one in layer]
 
@@ -104,7 +124,8 @@ def _works(setting: Setting, config: Mapping[str, Any], size: int, shelf: _Shelf
         work = _planned(setting, config, scientific, part, root)
         wanted = Work(
             root=root, where=work.where, hash=work.hash, measures=names,
-            seeds=experiment.seeds, again=experiment.again, origin=None,
+            seeds=experiment.seeds, again=experiment.again, origin=None, restarted=False,
+            measuring=measuring(config),
         )  # fmt: skip
         if not experiment.again and (version := wanted.version()) is not None:
             if wanted.is_done(version):

@@ -67,7 +67,7 @@ def prepare(experiment: Experiment) -> Setting:
     Raises `InputError` for whatever in `experiment` cannot be had.
     """
     device = pick_devices(experiment.device)[0]
-    _check_precision(experiment.precision, device)
+    check_precision(experiment.precision, device)
     settings = experiment.objective
     traced = models.open_model(experiment.model)
     layer = traced.layer(str(experiment.layer))
@@ -203,7 +203,8 @@ def precision(name: Precision) -> Iterator[None]:
         yield
 
 
-def _check_precision(name: Precision, device: torch.device) -> None:
+def check_precision(name: Precision, device: torch.device) -> None:
+    """Raises `InputError` for a precision that the device does not have."""
     if name == "tf32" and device.type != "cuda":
         raise InputError("precision=tf32 is a setting of CUDA devices. Use precision=float32.")
 

@@ -1,8 +1,8 @@
 """Signals that ask to end: heard at once, heeded where what there is can be kept.
 
-Slurm sends SIGTERM to what it preempts, cancels or ends; launchers send SIGUSR2 (or SIGUSR1) some
-time before a job's time limit. The handlers here only take note. Whoever works calls `check` where
-its state is whole and on disk.
+Slurm sends SIGTERM to what it preempts, cancels or ends; launchers have it send SIGUSR2 (or
+SIGUSR1) some time before a job's time limit, and then queue the job again. The handlers here only
+take note. Whoever works calls `check` where its state is whole and on disk.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def listening() -> Iterator[None]:
 
 def _hear(number: int, frame: FrameType | None) -> None:
     global _asked
-    if _asked is None:  # the first counts: clusters repeat themselves
+    if _asked in (None, signal.SIGTERM):  # the others have a launcher queue the job again
         _asked = number

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from diversevis import stopping
-from diversevis.provenance import rerun_line
-from diversevis.run_folder import Claim, RunFolder, Watch, job_id
+from diversevis.provenance import rerun_line, sha256_of
+from diversevis.run_folder import Claim, RunFolder, Watch
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -30,8 +30,10 @@ class Work:
     measures     to be taken of it
     seeds        of which the spread is wanted
     again        a new version, whatever there is
-    origin       what asks for it: the sweep's or the cluster job's name; the same one asking again,
-                 as a job does that is started anew, means the same version
+    measuring    hash of the measures' settings
+    origin       what asks for it: the sweep's or the cluster job's name
+    restarted    whether it may be the same asking again, as a job does that is started anew: then
+                 it means the version that it made before
     """
 
     root: Path
@@ -40,7 +42,9 @@ class Work:
     measures: Sequence[str]
     seeds: int
     again: bool
+    measuring: str
     origin: str | None
+    restarted: bool
 
     @property
     def place(self) -> Path:
@@ -48,30 +52,39 @@ class Work:
         return RunFolder.place(self.root, self.where)
 
     def version(self) -> RunFolder | None:
-        """The newest version of it, done or not."""
-        for folder in RunFolder.versions(self.place):
-            record = _record(folder)
-            if record.get("config_hash") != self.hash or record.get("n") is None:
-                continue
-            if self.again and (self.origin is None or record.get("origin") != self.origin):
-                continue
-            return folder
-        return None
+        """The newest version of it that is done, else the newest."""
+        return self.look()[0]
+
+    def look(self) -> tuple[RunFolder | None, int]:
+        """The same, and the highest number there is of any version, 0 where there is none."""
+        every = RunFolder.versions(self.place)
+        found = [folder for folder in every if self._is_of(_record(folder))]
+        done = [folder for folder in found if self.is_done(folder)]
+        return next(iter([*done, *found]), None), every[0].number if every else 0
+
+    def _is_of(self, record: Mapping[str, Any]) -> bool:
+        if record.get("config_hash") != self.hash or record.get("n") is None:
+            return False
+        return not self.again or (self.restarted and record.get("origin") == self.origin)
 
     def left(self, folder: RunFolder) -> list[str]:
         """Measures that the version in `folder` lacks."""
-        if not is_optimized(folder):
+        record = _record(folder)
+        if not is_optimized(folder) or record.get("measuring", self.measuring) != self.measuring:
             return list(self.measures)
         try:
             taken = folder.read_measures()
         except (OSError, ValueError):
             return list(self.measures)
-        known = {*taken, *_record(folder).get("not_measured", {})}
+        known = {*taken, *record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
 
     def lacks_seeds(self, folder: RunFolder) -> bool:
         """Whether the spread over seeds is wanted, and not there."""
-        return self.seeds > 1 and len(folder.read_seeds()) < self.seeds
+        seeds, names = folder.read_spread()
+        wanted = {name for name in self.measures if name != "natural"}
+        known = {*names, *_record(folder).get("not_measured", {})}
+        return self.seeds > 1 and (len(seeds) < self.seeds or not wanted <= known)
 
     def is_done(self, folder: RunFolder) -> bool:
         if _record(folder).get("status") != "finished":
@@ -105,10 +118,11 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
     watch: Watch | None = None
     while True:
         stopping.check()
-        folder = work.version()
+        folder, highest = work.look()
         if folder is None:
             begin = dict(record) | {"origin": work.origin}
-            if (made := _make(work.root, work.where, begin, "run")) is not None:
+            made = _make(work.root, work.where, highest + 1, begin, "run")
+            if made is not None:
                 return Opened(folder=made[0], claim=made[1], holder=None, fresh=True)
             continue  # another process made this version: it may be this very work
         if work.is_done(folder):
@@ -140,9 +154,9 @@ def is_optimized(folder: RunFolder) -> bool:
     return bool(record.get("optimized", record.get("status") == "finished"))
 
 
-def origin_here(sweep: str | None) -> str | None:
-    """What asks for work in this process."""
-    return sweep or job_id()
+def measuring(config: Mapping[str, Any]) -> str:
+    """Hash of what of a config decides how measures are taken."""
+    return sha256_of({name: config.get(name) for name in ("measure", "natural")})
 
 
 def new_version(
@@ -150,13 +164,15 @@ def new_version(
 ) -> tuple[RunFolder, Claim]:
     """A new version whatever there is, claimed. Raises `InputError` where it cannot be made."""
     while True:
-        made = _make(root, where, record, command)
+        every = RunFolder.versions(RunFolder.place(root, where))
+        number = every[0].number + 1 if every else 1
+        made = _make(root, where, number, record, command)
         if made is not None:
             return made
 
 
 def _make(
-    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], command: str
+    root: Path, where: tuple[str, str, str], number: int, record: Mapping[str, Any], command: str
 ) -> tuple[RunFolder, Claim] | None:
     """None where another process made this version first."""
     claims: list[Claim] = []
@@ -167,7 +183,7 @@ def _make(
         assert claim is not None  # noqa: S101  (nobody knows this folder yet)
         claims.append(claim)
 
-    folder = RunFolder.create(root, where, fill)
+    folder = RunFolder.create(root, where, number, fill)
     if folder is None:
         return None
     claims[0].folder = folder.path

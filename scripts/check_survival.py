@@ -28,7 +28,7 @@ from diversevis.run_folder import holder_of
 
 PRELOADED = ["diversevis.cli", "diversevis.config", "diversevis.experiment", "diversevis.planning",
              "diversevis.sweep.status"]  # fmt: skip
-SWEEP = ["layer=simple", "unit=0-3", "seed=0,1,2,3,4,5,6,7", "n=3", "units_per_job=4",
+SWEEP = ["layer=simple", "unit=0-4", "seed=0,1,2,3,4,5,6,7", "n=3", "units_per_job=5", "batch=6",
          "optimizer.steps=120", "optimizer.search_steps=40", "objective.restarts=2",
          "checkpoint=0.05", "images=tensor"]  # fmt: skip
 
@@ -71,7 +71,7 @@ def kill(root: Path, words: Sequence[str], kills: int, seconds: float, seed: int
     seconds  that it takes undisturbed
 
     Most moments are after the process has begun to work, and so that the last of the kills comes
-    about when the sweep is done; every fifth is anywhere in what comes before.
+    about before the sweep is done; every fifth is anywhere in what comes before.
     """
     rng = random.Random(seed)  # noqa: S311  (moments, not secrets)
     done, during_work = 0, 0
@@ -80,7 +80,7 @@ def kill(root: Path, words: Sequence[str], kills: int, seconds: float, seed: int
         if done % 5:
             while process.exitcode is None and not at_work(root, process.pid):
                 process.join(0.01)
-            process.join(rng.uniform(0, 1.6 * seconds / kills))
+            process.join(rng.uniform(0, 0.4 * seconds / kills))
         else:
             process.join(rng.uniform(0, 3))
         if process.exitcode is None:
@@ -173,8 +173,11 @@ def _child(typed: list[str], log: str) -> None:
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    import torch
+
     from diversevis.cli import main as diversevis
 
+    torch.set_num_threads(1)  # many processes with several each would wait for one another
     sys.exit(diversevis(typed))
 
 

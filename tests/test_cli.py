@@ -137,6 +137,23 @@ def test_what_is_asked_for_beyond_finished_work_is_added(here, capsys):
     assert not (path / "checkpoint").exists()
 
 
+def test_measures_taken_otherwise_are_taken_again(here, capsys):
+    words = ["unit=3", "analysis=[dimension]"]
+    found = []
+    for points in (8, 8, 16):
+        assert run(*words, f"measure.dimension.points={points}") == 0
+        (record,) = here.rglob("run.json")
+        measures = json.loads((record.parent / "metrics.json").read_text())["measures"]
+        found.append(
+            (json.loads(record.read_text())["attempts"], measures["dimension"]["settings"])
+        )
+    assert [attempts for attempts, _ in found] == [1, 1, 2]
+    assert found[0][1] == found[1][1] != found[2][1]
+    capsys.readouterr()
+    assert run("-m", "unit=4", "measure.dimension.points=8,16") == 2
+    assert "is asked for twice" in capsys.readouterr().err
+
+
 def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
     """Nobody wants to learn tomorrow that one of a thousand jobs had a typing error."""
     for words, said in (

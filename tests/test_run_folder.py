@@ -12,9 +12,13 @@ from diversevis.run_folder import RunFolder, replacing
 def new(root, *where):
     """The next version, or None where another process was first."""
     where = where or ("m", "l", "0")
-    return RunFolder.create(
-        root, where, lambda folder, path: folder.write_record({"at": str(path)})
-    )
+    every = RunFolder.versions(RunFolder.place(root, where))
+    number = every[0].number + 1 if every else 1
+
+    def fill(folder, path):
+        folder.write_record({"at": str(path)})
+
+    return RunFolder.create(root, where, number, fill)
 
 
 def many(root, barrier, count, made):

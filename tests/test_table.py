@@ -355,7 +355,7 @@ def test_a_damaged_record_is_named_and_the_others_are_collected(tmp_path, record
         (METRICS | {"units": [{"unit": 0, "a\n\ud800": "x"}]}, 'a\\n\\ud800 is "x"'),
         (NUMBER % "NaN", "NaN is no number"),
         (NUMBER % "-Infinity", "-Infinity is no number"),
-        (NUMBER % "1e999", "response_mean is Infinity"),
+        (NUMBER % "1e999", "response_mean is too large a number"),
         (NUMBER % ("9" * 400), "response_mean is too large"),
         (NUMBER % "[1, 2]", "response_mean is [1, 2]"),
         (NUMBER % '{"mean": 1}', 'response_mean is {"mean": 1}'),
@@ -649,7 +649,8 @@ def test_a_run_as_the_program_writes_it(here, capsys):
 
 
 def test_the_spread_over_seeds_has_its_index_names(tmp_path):
-    spread = {"phase.f1f0": {"mean": 0.5, "deviation": None, "count": 1}}
+    one = {"mean": 0.5, "deviation": None, "count": 1}
+    spread = {"phase.f1f0": one, "response_mean": one}
     make_run(tmp_path / "v001", metrics=[{"unit": 0, "seeds": spread}], config={"seeds": 3})
     row = collect(tmp_path).iloc[0]
     assert (row["seeds"], row["seeds.phase.f1f0.mean"], row["seeds.phase.f1f0.count"]) == (
@@ -657,6 +658,14 @@ def test_the_spread_over_seeds_has_its_index_names(tmp_path):
         0.5,
         1,
     )
+
+
+def test_a_name_may_be_a_number_of_one_unit_and_a_list_or_an_object_of_another(tmp_path):
+    metrics = [{"unit": 0, "a": [1, 2]}, {"unit": 1, "a": 3}, {"unit": 2, "a": {"b": 4.5}}]
+    make_run(tmp_path / "v001", (0, 1, 2), metrics=metrics)
+    table = collect(tmp_path)
+    assert table.a.fillna(-1).tolist() == [-1, 3, -1]
+    assert table["a.b"].fillna(-1).tolist() == [-1, -1, 4.5]
 
 
 def test_a_front_is_a_table_of_its_own(tmp_path):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diversevis import stopping
 from diversevis.bind import bind
 from diversevis.config.compose import settled
 from diversevis.config.speak import speak
-from diversevis.errors import InputError
+from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.settings import Experiment
 from diversevis.sweep.manifest import Planned, Sweep, read_sweep
 
@@ -28,6 +29,7 @@ class Jobs:
 
     folder: Path
     submitter: int
+    _held: list[Planned] = field(default_factory=list)
 
     def __call__(self, number: int) -> list[str]:
         """Do job `number`; returns what has become of each of its works.
@@ -35,6 +37,23 @@ class Jobs:
         One that fails does not keep the others from being done. Raises `Stopped` after a checkpoint
         where the system asked this process to end.
         """
+        elsewhere = os.getpid() != self.submitter
+        try:
+            fates = self._all(number, elsewhere)
+        except Stopped as error:
+            if not elsewhere:
+                raise
+            LOG.warning("ended by %s; the job, started again, goes on", error)
+            sys.exit(128 + error.number)
+        except Exception:
+            if elsewhere:
+                _end_badly()
+            raise
+        if "failed" in fates and elsewhere:
+            _end_badly()
+        return fates
+
+    def _all(self, number: int, elsewhere: bool) -> list[str]:
         speak()
         from diversevis.prepare import Preparer
 
@@ -42,11 +61,11 @@ class Jobs:
         works = [sweep.works[place] for place in sweep.jobs[number]]
         with stopping.listening():
             fates = [self._do(sweep, work, prepare, wait=False) for work in works]
-            for place, work in enumerate(works):
-                if fates[place] == "held":  # the others first, then see what has become of it
-                    fates[place] = self._do(sweep, work, prepare, wait=True)
-        if "failed" in fates and os.getpid() != self.submitter:
-            _end_badly()
+            held = (work for work, how in zip(works, fates, strict=True) if how == "held")
+            self._held.extend(held)  # frozen: += would assign
+            if elsewhere or number == len(sweep.jobs) - 1:
+                # All others first, which nobody may be at; then see what has become of these.
+                fates += [self._do(sweep, work, prepare, wait=True) for work in self._held]
         return fates
 
     def _do(self, sweep: Sweep, work: Planned, prepare: object, *, wait: bool) -> str:
@@ -64,14 +83,19 @@ class Jobs:
                 wait=wait,
                 prepare=prepare,  # type: ignore[arg-type]
             )
+        except FolderLost as error:  # deleted, or another process goes on with it
+            LOG.warning("%s", error)
+            return "held"
         except Exception as error:
             plain = isinstance(error, InputError)
             LOG.warning("%s failed: %s", "/".join(work.where), error)
-            sweep.write_failure(work, str(error) if plain else traceback.format_exc())
+            with contextlib.suppress(OSError):  # a full disk may be why
+                sweep.write_failure(work, str(error) if plain else traceback.format_exc())
             return "failed"
         if done.how == "held":
             return done.how
-        sweep.forget_failure(work)
+        with contextlib.suppress(OSError):
+            sweep.forget_failure(work)
         if os.getpid() == self.submitter:
             print(shown(done.path), flush=True)
         return done.how

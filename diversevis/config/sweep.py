@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -36,6 +37,8 @@ from diversevis.words import quoted
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 5.0
+PATIENCE = 600.0  # seconds in which Slurm must say once what it has
+BATCH_SIZE = "hydra.sweeper.max_batch_size="
 SHOWN = 20  # jobs that are told one by one
 
 
@@ -61,8 +64,8 @@ def sweep_command(flags: Sequence[str], overrides: Sequence[str], typed: str) ->
     combinations = [
         Combination(experiment_of(config), plain(config)) for config in _combinations(flags, ours)
     ]
-    kind = _kind_of_device(combinations[0].experiment, launcher)
-    planned = plan(combinations, kind)
+    kinds = [_kind_of_device(one.experiment, launcher) for one in combinations]
+    planned = plan(combinations, kinds)
     for folder, units in planned.found.items():
         print(f"{shown(folder)} has {units} of these units, finished: skipped", file=sys.stderr)
     root = Path(combinations[0].experiment.root).expanduser().resolve()
@@ -104,17 +107,23 @@ def launch(
     def one_job(config: DictConfig) -> object:
         return job(config.planned_job)
 
+    size = _most_at_once(launcher) or len(jobs)
     here = [
-        *launcher,
+        *(word for word in launcher if BATCH_SIZE not in word),
         f"hydra.sweep.dir={_quoted(sweep.folder)}",
         "hydra.job.name=diversevis",
-        *_array_limit(launcher),
-        f"+planned_job=range({len(jobs)})" if len(jobs) > 1 else "+planned_job=0",
     ]
     try:
-        _until_its_end(lambda: call_hydra(one_job, ["-m"], here), sweep)
-    except InputError:  # nothing was launched
-        _forget(sweep)
+        for first in range(
+            0, len(jobs), size
+        ):  # a launcher gives up all after a batch with a dead job
+            last = min(first + size, len(jobs))
+            numbers = f"range({first},{last})" if last - first > 1 else str(first)
+            words = [*here, f"+planned_job={numbers}"]
+            _until_its_end(partial(call_hydra, one_job, ["-m"], words), sweep)
+    except InputError:
+        if not (sweep.folder / ".submitit").exists():  # nothing was launched
+            _forget(sweep)
         raise
     finally:
         if claim is not None:
@@ -190,20 +199,25 @@ def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _array_limit(launcher: Sequence[str]) -> list[str]:
-    """Of a cluster's job arrays: more jobs go there one array after the other."""
-    given = any(word.lstrip("+").startswith("hydra.sweeper.max_batch_size=") for word in launcher)
-    if given or "hydra/launcher=slurm" not in launcher or shutil.which("scontrol") is None:
-        return []
+def _most_at_once(launcher: Sequence[str]) -> int | None:
+    """How many jobs are launched at once: as told, or as a cluster's job arrays may be long."""
+    for word in launcher:
+        if BATCH_SIZE in word:
+            value = word.partition("=")[2]
+            if not value.isdecimal() or int(value) < 1:
+                raise InputError(f"{word}: must be a number of jobs, 1 or more.")
+            return int(value)
+    if "hydra/launcher=slurm" not in launcher or shutil.which("scontrol") is None:
+        return None
     try:
         answer = subprocess.run(
             ["scontrol", "show", "config"],  # noqa: S607
             capture_output=True, text=True, timeout=30, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return []
+        return None
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return [f"hydra.sweeper.max_batch_size={max(1, int(found[1]) - 1)}"] if found else []
+    return max(1, int(found[1]) - 1) if found else None
 
 
 def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
@@ -222,7 +236,13 @@ def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
         raise
     except Exception as error:
         LOG.warning("the launcher: %s%s", error, _hint(str(error)))
-        while _queued(sweep):
+        silent_since = time.monotonic()
+        while (queued := _queued(sweep)) is not False:
+            if queued:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > PATIENCE:
+                LOG.warning("Slurm does not say which jobs it has: no longer waited for")
+                return
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -240,12 +260,15 @@ def _forget(sweep: Sweep) -> None:
             empty.rmdir()
 
 
-def _queued(sweep: Sweep) -> bool:
-    """Whether the cluster's queue has jobs of this sweep."""
+def _queued(sweep: Sweep) -> bool | None:
+    """Whether the cluster's queue has jobs of this sweep; None where it does not say."""
     from diversevis.sweep.launched import read_launched, squeue_ids
 
     launched = read_launched(sweep)
-    return launched.slurm and bool(set(launched.ids) & (squeue_ids() or set()))
+    if not launched.slurm:
+        return False
+    queue = squeue_ids()
+    return None if queue is None else bool(set(launched.ids) & queue)
 
 
 def _say_end(sweep: Sweep) -> None:

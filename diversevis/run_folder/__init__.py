@@ -5,13 +5,14 @@ One process at a time is at work in a folder (`Claim`).
 
 from typing import TYPE_CHECKING
 
-from diversevis.run_folder.claim import Claim, Holder, Watch, holder_of, job_id
+from diversevis.run_folder.claim import Claim, Holder, Watch, holder_of, job_id, restarts
 from diversevis.run_folder.files import replacing
 
 if TYPE_CHECKING:
     from diversevis.run_folder.folder import RunFolder
 
-__all__ = ["Claim", "Holder", "RunFolder", "Watch", "holder_of", "job_id", "replacing"]
+__all__ = ["Claim", "Holder", "RunFolder", "Watch", "holder_of", "job_id", "replacing",
+           "restarts"]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

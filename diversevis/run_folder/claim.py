@@ -73,7 +73,10 @@ class Holder:
         pid = self.content.get("pid")
         if not all(same) or mine["namespace"] is None or not isinstance(pid, int):
             return None
-        return _started(pid) == self.content.get("started")
+        started = _started(pid)
+        if started is None and _is_hidden(pid):
+            return None
+        return started == self.content.get("started")
 
 
 def holder_of(folder: Path) -> Holder | None:
@@ -255,10 +258,15 @@ def job_id() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
+def restarts() -> int:
+    """How often a cluster has started this job again."""
+    count = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return int(count) if count.isdigit() else 0
+
+
 def _here() -> dict[str, Any]:
     """What tells this process from every other."""
     pid = os.getpid()
-    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     return {
         "host": socket.gethostname(),
         "boot": _read("/proc/sys/kernel/random/boot_id"),
@@ -266,7 +274,7 @@ def _here() -> dict[str, Any]:
         "pid": pid,
         "started": _started(pid),
         "job": job_id(),
-        "restarts": int(restarts) if restarts.isdigit() else 0,
+        "restarts": restarts(),
     }
 
 
@@ -277,6 +285,17 @@ def _started(pid: int) -> int | None:
         return None
     state, *fields = text.rpartition(")")[2].split()
     return None if state == "Z" else int(fields[18])  # a zombie is dead
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process, of another user, that this machine does not show."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def _read(path: str) -> str | None:

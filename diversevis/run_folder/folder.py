@@ -52,20 +52,20 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, root: Path, where: Sequence[str], fill: Callable[[RunFolder, Path], None]
+        cls, root: Path, where: Sequence[str], number: int, fill: Callable[[RunFolder, Path], None]
     ) -> RunFolder | None:
-        """The next free version below `root/where`, there at once with all that `fill` puts in.
+        """Version `number` below `root/where`, there at once with all that `fill` puts in.
 
         fill  told of a folder to write to, and of the path it will have
 
-        None where another process made this version first: what it made may be the same work.
+        None where there is this version already: another process may have made the same work.
         Raises `InputError` where the folder cannot be made.
         """
         work = cls.place(root, where)
         beside = work / f".new-{secrets.token_hex(8)}"
         try:
             work.mkdir(parents=True, exist_ok=True)
-            path = work / f"v{max(cls._versions(work), default=0) + 1:03d}"
+            path = work / f"v{number:03d}"
             try:
                 beside.mkdir()
                 fill(cls(beside), path)
@@ -93,7 +93,7 @@ class RunFolder:
         """The versions in `work`, newest first."""
         try:
             found = cls._versions(work)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [cls(work / f"v{number:03d}") for number in sorted(found, reverse=True)]
 
@@ -173,18 +173,25 @@ class RunFolder:
         suffix = "" if unit is None else f"_{_unit(unit)}"
         self._write(f"analysis/{name}{suffix}.png", png)
 
-    def write_spread(self, units: Sequence[Mapping[str, Any] | None], seeds: Sequence[int]) -> None:
-        """Mean and spread of every index over seeds, into `metrics.json`."""
+    def write_spread(
+        self,
+        units: Sequence[Mapping[str, Any] | None],
+        seeds: Sequence[int],
+        names: Sequence[str],
+    ) -> None:
+        """Mean and spread over seeds of every index of these measures, into `metrics.json`."""
         content = self._metrics()
         found = [one | {"seeds": own} for one, own in zip(content["units"], units, strict=True)]
-        self._write("metrics.json", _json(content | {"seeds": list(seeds), "units": found}))
+        over = {"seeds": list(seeds), "seeds_of": list(names)}
+        self._write("metrics.json", _json(content | over | {"units": found}))
 
-    def read_seeds(self) -> list[int]:
-        """Over which the indices' spread was taken; none where it was not."""
+    def read_spread(self) -> tuple[list[int], list[str]]:
+        """Seeds over which the indices' spread was taken, and of which measures."""
         try:
-            return self._metrics().get("seeds", [])
+            content = self._metrics()
         except (OSError, ValueError):
-            return []
+            return [], []
+        return content.get("seeds", []), content.get("seeds_of", [])
 
     def _metrics(self) -> dict[str, Any]:
         return json.loads((self.path / "metrics.json").read_text())
@@ -202,6 +209,23 @@ class RunFolder:
     def write_extra(self, name: str, text: str) -> None:
         """A file that others define (Hydra's own record)."""
         self._write(name, text.encode())
+
+    @property
+    def number(self) -> int:
+        """Of its version; 0 for a folder named otherwise."""
+        match = re.fullmatch(r"v(\d{3,})", self.path.name)
+        return int(match[1]) if match else 0
+
+    def lacks_pictures(self, name: str) -> bool:
+        """Whether a measure has none."""
+        return not any((self.path / "analysis").glob(f"{name}*.png"))
+
+    def remove_leftovers(self) -> None:
+        """What processes were writing when they were killed."""
+        for place in (self.path, self.path / "analysis", self.path / "checkpoint"):
+            for path in place.glob(".*"):
+                if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
 
     @property
     def log_path(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diversevis.errors import InputError
-from diversevis.table.columns import Columns
+from diversevis.table.columns import Table
 from diversevis.table.find import AT_ONCE, LeftOut, Place, find_runs, read_runs
 from diversevis.table.flat import legible, one_line
 from diversevis.table.read import FOUND, read_run
@@ -77,7 +77,7 @@ def collect_runs(root: Path) -> Collected:
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
     runs: list[_Known] = []
-    of_runs, of_units = Columns(), Columns()
+    of_runs, of_units = Table(), Table()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         places, left_out = find_runs(root, pool)
         if not places:
@@ -92,10 +92,10 @@ def collect_runs(root: Path) -> Collected:
             except LeftOut as reason:
                 left_out.append((found.place, reason))
                 continue
-            known = run.model, run.layer, run.config_hash, run.images, run.numbers
+            known = run.model, run.layer, run.config_hash, run.images, run.units
             runs.append(_Known(found.place, *known))
-            of_runs.add([run.columns])
-            of_units.add(run.units)
+            of_runs.add(1, {name: [value] for name, value in run.same.items()})
+            of_units.add(len(run.units), run.own)
     return Collected(
         table=_join(runs, of_runs, of_units),
         runs=len(runs),
@@ -119,7 +119,7 @@ def check_libraries() -> None:
         ) from error
 
 
-def _join(runs: Sequence[_Known], of_runs: Columns, of_units: Columns) -> pa.Table:
+def _join(runs: Sequence[_Known], of_runs: Table, of_units: Table) -> pa.Table:
     """Identity, then settings and facts, then numbers; where a name is taken, `metrics.` + name."""
     import numpy as np
     import pyarrow as pa

@@ -1,32 +1,38 @@
-"""Rows of scalars -> columns of one type each, kept small while they are gathered."""
+"""Columns of one type each, kept small while they are gathered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from diversevis.table.flat import Row, Value, legible
+from diversevis.table.flat import Columns, Value, legible
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AT_ONCE = 1024  # rows that are kept as Python has them, ten times as large as packed
+AT_ONCE = 4096  # rows that are kept as Python has them, four times as large as packed
 
 
-class Columns:
-    """Grows row by row; a name that a row lacks is null there.
+class Table:
+    """Grows at its end; where a column is not named, it is null.
 
     A column that is whole numbers and fractions is of floats. One that has words in some rows, and
     numbers or truths in others, is of words: 64 and 64.0 are "64", true is "true".
     """
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows = 0
+        self._columns: Columns = {}
         self._chunks: list[tuple[int, dict[str, pa.Array]]] = []
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: int, columns: Columns) -> None:
+        """So many rows, with a value for each in every column that is named."""
+        for name, values in columns.items():
+            own = self._columns.setdefault(name, [])
+            own += [None] * (self._rows - len(own))
+            own += values
         self._rows += rows
-        if len(self._rows) >= AT_ONCE:
+        if self._rows >= AT_ONCE:
             self._pack()
 
     def take(self, order: pa.Array) -> Iterator[tuple[str, pa.Array]]:
@@ -47,13 +53,11 @@ class Columns:
             yield legible(name), whole.combine_chunks().take(order)
 
     def _pack(self) -> None:
-        names: Row = {}
-        for row in self._rows:
-            names |= row
-        chunk = {name: _array([row.get(name) for row in self._rows]) for name in names}
-        if self._rows:
-            self._chunks.append((len(self._rows), chunk))
-        self._rows = []
+        chunk = {}
+        for name, values in self._columns.items():
+            chunk[name] = _array(values + [None] * (self._rows - len(values)))
+        self._chunks.append((self._rows, chunk))
+        self._rows, self._columns = 0, {}
 
 
 def _array(values: list[Value | None]) -> pa.Array:

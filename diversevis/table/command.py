@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diversevis.errors import InputError, suggest
+from diversevis.run_folder import replacing
 from diversevis.table.collecting import Collected, check_libraries, collect_runs
 from diversevis.table.flat import one_line
 from diversevis.table.read import UNFINISHED
@@ -37,8 +38,6 @@ def write(found: Collected, out: Path) -> None:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
-
-    from diversevis.run_folder import replacing  # and torch: a table without files needs none
 
     paths = [out / name for name in FILES]
     with replacing(paths[0]) as whole, replacing(paths[1]) as plain, replacing(paths[2]) as rest:

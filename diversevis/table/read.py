@@ -11,14 +11,13 @@ from typing import Any
 from diversevis.table.find import Found, LeftOut
 from diversevis.table.flat import (
     LONGEST,
-    MOST,
+    Columns,
     Row,
     flatten_numbers,
     flatten_settings,
     is_number,
     is_whole,
     legible,
-    rubbish,
     shown,
 )
 
@@ -51,18 +50,18 @@ class Run:
     """What a finished run puts into the table.
 
     images   whether it made any, or is of measures alone
-    numbers  of its units
-    columns  what is the same of all its units
-    units    what is each unit's own; null and lists are left out
+    units    their numbers
+    same     what is the same of all its units
+    own      what is each unit's own, in the order of the units
     """
 
     model: str
     layer: str
     config_hash: str
     images: bool
-    numbers: Sequence[int]
-    columns: Row
-    units: Sequence[Row]
+    units: Sequence[int]
+    same: Row
+    own: Columns
 
 
 def read_run(found: Found) -> Run:
@@ -74,15 +73,15 @@ def read_run(found: Found) -> Run:
             raise LeftOut(status)
         if status != "finished":
             raise LeftOut(f"run.json has status {status[:40]!r}")
-        numbers, units = _units(record, _object("metrics.json", found.metrics))
+        units, own = _units(record, _object("metrics.json", found.metrics))
         return Run(
             model=_word(record, "model"),
             layer=_word(record, "layer"),
             config_hash=_word(record, "config_hash"),
             images=record.get("n") is not None,
-            numbers=numbers,
-            columns=_columns(record),
             units=units,
+            same=_settings_and_facts(record),
+            own=own,
         )
     except RecursionError:
         raise LeftOut("its JSON is nested too deeply") from None
@@ -122,7 +121,7 @@ def _word(record: Mapping[str, Any], name: str) -> str:
     return legible(value)
 
 
-def _columns(record: Mapping[str, Any]) -> Row:
+def _settings_and_facts(record: Mapping[str, Any]) -> Row:
     """The settings by the names that users type, then the facts."""
     config = record.get("config")
     if not isinstance(config, dict | None):
@@ -132,17 +131,17 @@ def _columns(record: Mapping[str, Any]) -> Row:
     for name in NUMBERS:
         if not is_number(flat.get(name, 0)):
             raise LeftOut(f"run.json: {name} is {shown(flat[name])}")
-    columns: Row = {}
+    settings: Row = {}
     if config is None:
-        columns = {name: flat[old] for name, old in SETTINGS.items() if old in flat}
+        settings = {name: flat[old] for name, old in SETTINGS.items() if old in flat}
     else:
         flatten_settings(
-            {k: v for k, v in config.items() if k not in ("layer", "unit")}, "", columns
+            {k: v for k, v in config.items() if k not in ("layer", "unit")}, "", settings
         )
     if "n" not in flat:
-        columns.pop("n", None)  # no images: the config's number was not used
+        settings.pop("n", None)  # no images: the config's number was not used
     flat |= _sides(record)
-    return columns | {FOUND + name: flat[name] for name in FACTS if name in flat}
+    return settings | {FOUND + name: flat[name] for name in FACTS if name in flat}
 
 
 def _sides(record: Mapping[str, Any]) -> Row:
@@ -159,7 +158,7 @@ def _sides(record: Mapping[str, Any]) -> Row:
     return found
 
 
-def _units(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[int], list[Row]]:
+def _units(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[int], Columns]:
     """Every unit and what was found of it, by dotted names; they are those that run.json names."""
     asked, rows, measures = record.get("units"), metrics.get("units"), metrics.get("measures", {})
     if not isinstance(asked, list) or not asked or not all(map(is_whole, asked)):
@@ -178,19 +177,11 @@ def _units(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[
         odd = min(set(units) ^ set(asked))
         file = "metrics.json" if odd in asked else "run.json"
         raise LeftOut(f"{file} lacks unit {odd}: the two files name different units")
-    return units, [_unit(row, measures) for row in rows]
-
-
-def _unit(content: Mapping[str, Any], measures: Mapping[str, Any]) -> Row:
     for name in measures:
-        if type(content.get(name)) not in (dict, NoneType):
-            raise rubbish(name, content[name])
-    for name, value in content.items():
-        if type(value) in (dict, list) and name.startswith(("response_", "distance_")):
-            raise rubbish(name, value)
-    row: Row = {}
-    flatten_numbers(content, "", row)
-    del row["unit"]
-    if len(row) > MOST:
-        raise LeftOut(f"metrics.json has more than {MOST} numbers of one unit")
-    return row
+        for row in rows:
+            if type(row.get(name)) not in (dict, NoneType):
+                raise LeftOut(f"metrics.json: {name[:99]} is {shown(row[name])}")
+    columns: Columns = {}
+    flatten_numbers(rows, "", columns)
+    del columns["unit"]
+    return units, columns
