@@ -84,6 +84,11 @@ def test_status_imports_nothing_heavy(tmp_path):
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=60)
 
 
+def test_a_clusters_job_hears_signals_before_it_imports_much():
+    check = "import sys, diversevis.config.jobs; assert not {'torch', 'hydra'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, timeout=60)
+
+
 def test_layers_does_not_load_the_compiler_or_the_plotting():
     check = (
         "import sys; from diversevis.cli import main; main(['layers', 'model=vgg19']);"

@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diversevis import stopping
-from diversevis.bind import bind
-from diversevis.config.compose import settled
 from diversevis.config.speak import speak
 from diversevis.errors import FolderLost, InputError, Stopped
-from diversevis.settings import Experiment
 from diversevis.sweep.manifest import Planned, Sweep, read_sweep
 
 LOG = logging.getLogger("diversevis")
@@ -55,11 +52,11 @@ class Jobs:
 
     def _all(self, number: int, elsewhere: bool) -> list[str]:
         speak()
-        from diversevis.prepare import Preparer
-
-        sweep, prepare = read_sweep(self.folder), Preparer()
-        works = [sweep.works[place] for place in sweep.jobs[number]]
         with stopping.listening():
+            from diversevis.prepare import Preparer  # takes its time
+
+            sweep, prepare = read_sweep(self.folder), Preparer()
+            works = [sweep.works[place] for place in sweep.jobs[number]]
             fates = [self._do(sweep, work, prepare, wait=False) for work in works]
             held = (work for work, how in zip(works, fates, strict=True) if how == "held")
             self._held.extend(held)  # frozen: += would assign
@@ -69,7 +66,10 @@ class Jobs:
         return fates
 
     def _do(self, sweep: Sweep, work: Planned, prepare: object, *, wait: bool) -> str:
+        from diversevis.bind import bind
+        from diversevis.config.compose import settled
         from diversevis.experiment import run
+        from diversevis.settings import Experiment
 
         stopping.check()
         try:

@@ -1,0 +1,136 @@
+"""Sweeps by Hydra's launchers on this machine: joblib, ray and submitit's local one; Slurm has a
+file of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from test_slurm import MARK, marked
+
+PATIENCE = 240  # seconds that a sweep may take at most, on a busy machine
+SMALL = [
+    "device=cpu", "layer=simple", "n=2", "images=tensor", "optimizer.steps=12",
+    "optimizer.search_steps=5", "objective.restarts=2", "units_per_job=1",
+]  # fmt: skip
+CUSTOM = ["model=custom", "model.mean=[0.5,0.5,0.5]", "model.std=[1,1,1]"]
+
+# The analytic network; and one that raises in a job, though not while the sweep is planned.
+NETWORKS = """
+from torch import nn
+from diversevis.models.energy import EnergyNetwork as Whole
+
+def fail(module, images):
+    if images[0].requires_grad:
+        raise RuntimeError("a cosmic ray")
+
+class Broken(Whole):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.AvgPool2d(1)
+        self.first.register_forward_pre_hook(fail)
+
+    def forward(self, image):
+        return super().forward(self.first(image))
+"""
+
+
+@pytest.fixture
+def sweep(here):
+    """Runs a sweep in an empty folder: exit status, folders printed, words said. Nothing that it
+    started is at work afterwards."""
+    (here / "networks.py").write_text(NETWORKS)
+    env = os.environ | {MARK: str(here), "OMP_NUM_THREADS": "1"}
+
+    def run(*words, **more):
+        process = subprocess.run(
+            [sys.executable, "-m", "diversevis", "run", "-m", *SMALL, *words],
+            env=env | more, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        return process.returncode, process.stdout.splitlines(), process.stderr
+
+    yield run
+    deadline = time.monotonic() + 20  # workers may need a moment to see that all is over
+    while (left := marked(here)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, left
+
+
+def needs(plugin):
+    pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"{plugin} is not installed")
+
+
+def check_three(code, out, err):
+    """Three units, a job and a run each."""
+    assert code == 0, err
+    folders = [f"outputs/energy/simple/{unit}/v001" for unit in range(3)]
+    assert [line for line in out if line.startswith("outputs")] == folders
+    assert err.splitlines()[-1] == "diversevis: 3 runs, all finished."
+    for folder in folders:
+        record = read(folder)
+        assert (record["status"], record["attempts"]) == ("finished", 1)
+
+
+def read(folder):
+    return json.loads(Path(folder, "run.json").read_text())
+
+
+def test_joblib(sweep):
+    needs("hydra_joblib_launcher")
+    told = sweep("unit=0-2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    check_three(*told)
+    assert "Joblib.Parallel(n_jobs=2," in told[2]
+
+
+def test_a_job_of_joblib_that_fails(sweep):
+    needs("hydra_joblib_launcher")
+    code, out, err = sweep(
+        *CUSTOM, "model.target=networks.Whole,networks.Broken", "unit=0,1",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+    )  # fmt: skip
+    assert code == 1, err
+    assert out == [f"outputs/networks.Whole/simple/{unit}/v001" for unit in (0, 1)]
+    assert "4 runs: 2 finished, 2 failed" in err.splitlines()[-1]
+    assert "`diversevis retry outputs`" in err.splitlines()[-1]
+    for unit in (0, 1):
+        record = read(f"outputs/networks.Broken/simple/{unit}/v001")
+        assert record["status"] == "failed"
+        assert "RuntimeError: a cosmic ray" in record["error"]
+
+
+def test_submitits_local_launcher(sweep, here):
+    needs("hydra_submitit_launcher")
+    told = sweep("unit=0-2", "hydra/launcher=local")
+    check_three(*told)
+    said = list(here.glob("outputs/multirun/*/.submitit/*_log.out"))
+    assert len(said) == 3
+    assert all("Job completed successfully" in path.read_text() for path in said)
+
+
+def test_ray(sweep):
+    """It starts itself, two workers here, and needs no internet; its files lie in a folder whose
+    name must be short, since its sockets are in there."""
+    needs("hydra_ray_launcher")
+    folder = tempfile.mkdtemp(prefix="ray-")
+    try:
+        told = sweep(
+            "unit=0-2", "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2",
+            "+hydra.launcher.ray.init.include_dashboard=false",
+            f"+hydra.launcher.ray.init._temp_dir={folder}",
+            RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
+        )  # fmt: skip
+        check_three(*told)
+        assert "Ray Launcher is launching 3 jobs" in told[2]
+        assert any(Path(folder).iterdir())
+    finally:
+        shutil.rmtree(folder)
