@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, suggest
 
 FLAGS_WITH_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c",
@@ -71,7 +71,39 @@ def with_home(word: str) -> str:
     key, equals, value = word.partition("=")
     if key != "root" or not value.startswith("~"):
         return word
+    return f"{key}{equals}{named_folder(value)}"
+
+
+def named_folder(word: str) -> Path:
+    """The folder that a word names; raises `InputError` where it names none."""
+    if not word:
+        raise InputError("An empty word names no folder.")
     try:
-        return f"{key}{equals}{Path(value).expanduser()}"
+        return Path(word).expanduser()
     except RuntimeError as error:  # ~nobody
         raise InputError(f"{word}: there is no such home folder ({error}).") from error
+
+
+def folders_and_settings(
+    arguments: Sequence[str], defaults: Mapping[str, str]
+) -> tuple[list[Path], dict[str, str]]:
+    """The words of `diversevis COMMAND FOLDER... [key=value ...]`, for commands without Hydra.
+
+    defaults  of every setting there is
+
+    Raises `InputError` for a flag, a setting that is none, and one without a value.
+    """
+    settings, folders = dict(defaults), []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            raise InputError(f"There is no flag {key}: settings are written key=value.")
+        if not equals or not re.fullmatch(r"\w+", key):
+            folders.append(named_folder(word))
+        elif key not in settings:
+            raise InputError(f"{word}: there is no setting {key}. {suggest(key, settings)}")
+        elif not value:
+            raise InputError(f"{word} says nothing: leave it out, or give it a value.")
+        else:
+            settings[key] = value
+    return folders, settings

@@ -1,6 +1,10 @@
 """Annotated shapes are checked throughout; tests on real weights run where these are."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -39,6 +43,9 @@ from PIL import Image
 
 from diversevis.bind import bind
 from diversevis.models import EnergyModel, TorchvisionModel
+
+COMMAND = [sys.executable, "-m", "diversevis"]
+QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +103,50 @@ def here(tmp_path, monkeypatch, without_weights_folder):
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def start(here):
+    """Starts a run as a process of its own, and makes sure that it ends."""
+    started = []
+
+    def begin(*words):
+        process = subprocess.Popen(
+            [*COMMAND, "run", "device=cpu", *words], cwd=here,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # where the tests run in the background, Ctrl-C is ignored, and would be here too
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while not (found := list(here.rglob("run.json"))):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return process, found[0]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def small_disk(here):
+    """Makes `disk`, a tmpfs with these options, where one can be mounted."""
+    place = here / "disk"
+
+    def make(options):
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            mounted = subprocess.run(mount, capture_output=True).returncode == 0
+        except FileNotFoundError:
+            mounted = False
+        if not mounted:
+            pytest.skip("a tmpfs can only be mounted as root")
+        return place
+
+    yield make
+    if place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)

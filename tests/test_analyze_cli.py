@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
 from PIL import Image
-from test_cli import QUICK
 
 from diversevis.cli import main
 from diversevis.run_folder import RunFolder

@@ -6,20 +6,16 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import COMMAND, QUICK
 from safetensors.torch import load_file
 
 from diversevis import __version__, batches
 from diversevis.cli import main
 from diversevis.run_folder import RunFolder
-
-QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]
-COMMAND = [sys.executable, "-m", "diversevis"]
 
 
 def run(*words):
@@ -336,32 +332,6 @@ def test_any_failure_is_on_record(here, monkeypatch):
     assert "RuntimeError: out of memory" in record["error"]
 
 
-@pytest.fixture
-def start(here):
-    """Starts a run as a process of its own, and makes sure that it ends."""
-    started = []
-
-    def begin(*words):
-        process = subprocess.Popen(
-            [*COMMAND, "run", "device=cpu", *words], cwd=here,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            # where the tests run in the background, Ctrl-C is ignored, and would be here too
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        started.append(process)
-        deadline = time.monotonic() + 60
-        while not (found := list(here.rglob("run.json"))):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        return process, found[0]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def test_ctrl_c_keeps_what_there_is(start):
     process, record = start("unit=0-9", "optimizer.steps=100000000", "optimizer.search_steps=3")
     while "diverse" not in process.stderr.readline():  # the lines that tell how far it has come
@@ -424,36 +394,25 @@ def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
     assert "model is fixed in this config" in capsys.readouterr().err
 
 
-def test_a_really_full_disk(here):
-    """A small tmpfs, where one can be mounted: status failed, nothing truncated."""
-    disk = here / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a tmpfs can only be mounted as root")
-    try:
-        process = subprocess.run(
-            [*COMMAND, "run", "device=cpu", *QUICK, "root=disk"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 1, process.stderr
-        assert "No space left" in process.stderr
-        assert "Traceback" not in process.stderr
-        record = json.loads(next(disk.rglob("run.json")).read_text())
-        assert record["status"] == "failed"
-        for path in disk.rglob("*"):
-            if path.suffix == ".json":
-                json.loads(path.read_text())
-            assert path.name != "images.safetensors"
-            assert not path.name.startswith(".run.json")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def test_a_really_full_disk(here, small_disk):
+    """Status failed, nothing truncated."""
+    disk = small_disk("size=48k")
+    process = subprocess.run(
+        [*COMMAND, "run", "device=cpu", *QUICK, f"root={disk.name}"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1, process.stderr
+    assert "No space left" in process.stderr
+    assert "Traceback" not in process.stderr
+    record = json.loads(next(disk.rglob("run.json")).read_text())
+    assert record["status"] == "failed"
+    for path in disk.rglob("*"):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        assert path.name != "images.safetensors"
+        assert not path.name.startswith(".run.json")
 
 
 def test_norm_and_contrast_exclude_one_another(here, capsys):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import COMMAND, QUICK, start  # noqa: F401  (a fixture)
+from conftest import QUICK
 
 from diversevis.cli import main
 from diversevis.errors import FolderLost
@@ -95,7 +95,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
-def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):  # noqa: F811
+def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):
     import shutil
 
     process, record = start("unit=0", "checkpoint=0.1", *LONG)
@@ -108,7 +108,7 @@ def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, her
     assert not record.parent.exists()
 
 
-def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):  # noqa: F811
+def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
     """Stopped, it looks dead from another machine, where another process takes the run over."""
     process, record = start("unit=0", "checkpoint=0.1", *LONG)
     lines(process, "diverse")
@@ -233,28 +233,17 @@ def test_the_clock_jumping_back_does_not_confuse_a_run(here, capsys, monkeypatch
     assert 0 < record["seconds"] < 60
 
 
-def test_a_root_that_cannot_be_written(here, capsys):
-    """Read-only, as a node's mount may be: for root itself only a mount keeps it so."""
-    place = here / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("a tmpfs can only be mounted as root")
-    try:
-        for words in (["run"], ["run", "-m", "seed=0,1"]):
-            assert main([*words, "device=cpu", *QUICK, "root=disk"]) == 2
-            out, err = capsys.readouterr()
-            assert out == ""
-            assert "root=" in err
-            assert "Read-only" in err
-            assert err.count("\n") <= 5
-        assert list(place.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+def test_a_root_that_cannot_be_written(capsys, small_disk):
+    """Read-only, as a node's mount may be: root himself is kept out by a mount alone."""
+    place = small_disk("ro,size=1m")
+    for words in (["run"], ["run", "-m", "seed=0,1"]):
+        assert main([*words, "device=cpu", *QUICK, "root=disk"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "root=" in err
+        assert "Read-only" in err
+        assert err.count("\n") == 1
+    assert list(place.iterdir()) == []
 
 
 def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, monkeypatch):

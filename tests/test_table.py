@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import QUICK
 from pandas.testing import assert_frame_equal
-from test_cli import QUICK
 
 import diversevis
 from diversevis.cli import main

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from diversevis.compare.comparison import compare
 from diversevis.compare.runs import version_of
-from diversevis.errors import InputError, suggest
+from diversevis.errors import InputError
 from diversevis.report import comparison
 from diversevis.run_folder import replacing
+from diversevis.words import folders_and_settings, named_folder
 
 
 def compare_command(arguments: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def compare_command(arguments: Sequence[str]) -> None:
     for note in result["notes"]:
         print(f"diversevis: {note}", file=sys.stderr)
     default = Path("outputs", "compare", f"{_name(a)}_vs_{_name(b)}")
-    out = _next_version(_folder(settings["out"]) if settings["out"] else default)
+    out = _next_version(named_folder(settings["out"]) if settings["out"] else default)
     for name, content in comparison.files(result).items():
         with replacing(out / name) as beside:
             beside.write_bytes(content)
@@ -37,35 +38,14 @@ def compare_command(arguments: Sequence[str]) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    settings = {"out": "", "resamples": "10000", "seed": "0"}
-    folders = []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if word.startswith("-"):
-            raise InputError(f"There is no flag {key}: settings are written key=value.")
-        if not equals or not re.fullmatch(r"\w+", key):
-            folders.append(_folder(word))
-        elif key not in settings:
-            raise InputError(f"{word}: there is no setting {key}. {suggest(key, settings)}")
-        elif not value:
-            raise InputError(f"{word} says nothing: leave it out, or give it a value.")
-        else:
-            settings[key] = value
+    defaults = {"out": "", "resamples": "10000", "seed": "0"}
+    folders, settings = folders_and_settings(arguments, defaults)
     if len(folders) != 2:
         raise InputError(
             f"compare needs two folders, A and B, and was given {len(folders)}, as in `diversevis "
             "compare outputs/vgg19 outputs/resnet50`; `diversevis compare --help` tells more."
         )
     return folders, settings
-
-
-def _folder(word: str) -> Path:
-    if not word:
-        raise InputError("An empty word names no folder: give two run folders, A and B.")
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise InputError(f"{word}: there is no such home folder ({error}).") from error
 
 
 def _whole(key: str, text: str, least: int, most: int) -> int:

@@ -19,7 +19,7 @@ from diversevis.sweep.manifest import Planned, Sweep, read_sweep
 LOG = logging.getLogger("diversevis")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Jobs:
     """The jobs of the sweep whose record is in `folder`; `submitter` is the process that launched
     them."""
@@ -58,8 +58,7 @@ class Jobs:
             sweep, prepare = read_sweep(self.folder), Preparer()
             works = [sweep.works[place] for place in sweep.jobs[number]]
             fates = [self._do(sweep, work, prepare, wait=False) for work in works]
-            held = (work for work, how in zip(works, fates, strict=True) if how == "held")
-            self._held.extend(held)  # frozen: += would assign
+            self._held += [work for work, how in zip(works, fates, strict=True) if how == "held"]
             if elsewhere or number == len(sweep.jobs) - 1:
                 # All others first, which nobody may be at; then see what has become of these.
                 fates += [self._do(sweep, work, prepare, wait=True) for work in self._held]

@@ -17,7 +17,7 @@ from diversevis.config.speak import speak
 from diversevis.config.sweep import apart, launch
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.sweep.manifest import Planned
-from diversevis.words import check_words, split_flags
+from diversevis.words import check_words, named_folder, split_flags
 
 if TYPE_CHECKING:
     from diversevis.sweep.status import State
@@ -44,7 +44,7 @@ def retry_command(arguments: Sequence[str]) -> None:
     speak()
     from diversevis.sweep.status import states
 
-    root = Path(folders[0] if folders else "outputs").expanduser()
+    root = named_folder(*folders or ["outputs"])
     every = states(root)
     if not every:
         raise InputError(

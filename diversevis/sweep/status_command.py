@@ -14,6 +14,7 @@ from diversevis.errors import InputError
 from diversevis.sweep.launched import Launched, read_launched
 from diversevis.sweep.status import STATES, UNDONE, State, states
 from diversevis.units import units_text
+from diversevis.words import named_folder
 
 DEFAULT = "outputs"
 NAMED = 20  # runs of a kind that are named; --failed names all
@@ -244,7 +245,4 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, bool]:
             f"status takes one folder, above the runs, and was given {len(folders)}, as in "
             f"`diversevis status {DEFAULT}`."
         )
-    try:
-        return Path(*folders or [DEFAULT]).expanduser(), "--failed" in arguments
-    except RuntimeError as error:  # ~nobody
-        raise InputError(f"{folders[0]}: there is no such home folder ({error}).") from error
+    return named_folder(*folders or [DEFAULT]), "--failed" in arguments

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from diversevis.errors import InputError, suggest
+from diversevis.errors import InputError
 from diversevis.run_folder import replacing
 from diversevis.table.collecting import Collected, check_libraries, collect_runs
 from diversevis.table.flat import one_line
 from diversevis.table.read import UNFINISHED
+from diversevis.words import folders_and_settings, named_folder
 
 NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
@@ -69,34 +70,13 @@ def _say(found: Collected, out: Path) -> None:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, Path]:
-    settings = {"out": ""}
-    folders: list[str] = []
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if word.startswith("-"):
-            raise InputError(f"There is no flag {key}: settings are written key=value.")
-        if not equals or not key.isidentifier():
-            folders.append(word)
-        elif key not in settings:
-            raise InputError(f"{word}: there is no setting {key}. {suggest(key, settings)}")
-        elif not value:
-            raise InputError(f"{word} says nothing: leave it out, or give it a value.")
-        else:
-            settings[key] = value
-    if len(folders) != 1 or not folders[0]:
+    folders, settings = folders_and_settings(arguments, {"out": ""})
+    if len(folders) != 1:
         raise InputError(
             f"collect needs one folder, above the runs, and was given {len(folders)}, as in "
             "`diversevis collect outputs`; `diversevis collect --help` tells more."
         )
-    root = _folder(folders[0])
-    return root, _folder(settings["out"]) if settings["out"] else root
-
-
-def _folder(word: str) -> Path:
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise InputError(f"{word}: there is no such home folder ({error}).") from error
+    return folders[0], named_folder(settings["out"]) if settings["out"] else folders[0]
 
 
 def _make(out: Path) -> None:
