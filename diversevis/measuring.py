@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from diversevis import machine, natural, report
+from diversevis import machine, natural, report, stopping
 from diversevis.analysis import Measured, Subject, measure
 from diversevis.errors import InputError
 from diversevis.prepare import Setting
 from diversevis.progress import MeasureProgress
-from diversevis.run_folder import RunFolder
+from diversevis.run_folder import Claim, RunFolder
 from diversevis.visualize import Visualization
 
 LOG = logging.getLogger("diversevis")
@@ -42,6 +42,17 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
         return [name for name in names if name != "natural"]
     natural.names_and_sizes(Path(folder).expanduser(), "natural")
     return list(names)
+
+
+def pulse_of(claim: Claim) -> Callable[[str, int, int], None]:
+    """Between two batches of a measure: a sign, and a way out where one is asked."""
+
+    def pulse(name: str, done: int, total: int) -> None:
+        claim.progress = {"phase": name, "done": done, "units": total}
+        claim.check()
+        stopping.check()
+
+    return pulse
 
 
 def subject_of_folder(setting: Setting, folder: RunFolder) -> Subject:

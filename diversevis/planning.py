@@ -28,7 +28,7 @@ from diversevis.prepare import (
     science,
     units_to_fill,
 )
-from diversevis.run_folder import RunFolder
+from diversevis.run_folder import RunFolder, versions_in
 from diversevis.settings import Experiment
 from diversevis.sweep.manifest import Planned
 from diversevis.units import units_list
@@ -76,8 +76,8 @@ def plan(combinations: Sequence[Combination], kinds: Sequence[str]) -> Plan:
             if work.hash in hashes:
                 raise InputError(
                     f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
-                    "change the images (such as measure, natural or device). Sweep it in roots of "
-                    "their own, root=..., or one after the other."
+                    "change the images (such as measure, natural or device). Type one command "
+                    "after the other, each with a root=... of its own."
                 )
             hashes.add(work.hash)
             if work.where[:2] != network or len(work.units) > room:  # a job of its own
@@ -157,8 +157,9 @@ def _left(
 def _finished_in(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
     """Finished runs of a layer that say which settings they had."""
     found = []
-    for place in sorted(layer.iterdir()) if layer.is_dir() else []:
-        for folder in RunFolder.versions(place) if place.is_dir() else []:
+    for work in sorted(layer.iterdir()) if layer.is_dir() else []:
+        for _, path in versions_in(work):
+            folder = RunFolder(path)
             try:
                 record = folder.read_record()
                 if record["status"] == "finished" and record["n"] and record["recipe_hash"]:
@@ -182,7 +183,7 @@ def _planned(
         model=setting.network.name,
         layer=setting.network.layer.name,
         units=tuple(units),
-        where=(setting.network.name, setting.network.layer.name, targets.text),
+        where=(*setting.where[:2], targets.text),
         config=_with(config, fixed),
     )
 

@@ -51,6 +51,11 @@ class Setting:
     channel_gain: Float[Tensor, " channel"] | None
     feature_gain: Float[Tensor, " feature"] | None
 
+    @property
+    def where(self) -> tuple[str, str, str]:
+        """The names below the root of the folder of its versions: network, layer and units."""
+        return self.network.name, self.network.layer.name, self.targets.text
+
     def batches(self, rows: Sequence[int], devices: int = 1) -> list[Sequence[int]]:
         """`rows` in batches of units of about one size, as many for each of the devices."""
         experiment = self.experiment

@@ -55,15 +55,18 @@ def check_words(
 
 def quoted(word: str) -> str:
     """An override that names a path, quoted where Hydra's grammar would stumble over it."""
-    match = re.fullmatch(
-        r"(root|natural|model\.weights|objective\.(?:direction|photographs))=(.+)", word
-    )
+    match = re.fullmatch(rf"({PATHS})=(.+)", word)
     if match is None or re.fullmatch(r"[\w./:${}\-+%@,\[\]]+", match[2], re.ASCII):
         return word
     if match[2][0] in "\"'":
         return word
-    escaped = match[2].replace("\\", "\\\\").replace('"', '\\"')
-    return f'{match[1]}="{escaped}"'
+    return f"{match[1]}={in_quotes(match[2])}"
+
+
+def in_quotes(value: str) -> str:
+    """As Hydra's grammar takes any value for a single string."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def with_home(word: str) -> str:
@@ -77,7 +80,7 @@ def with_home(word: str) -> str:
 def named_folder(word: str) -> Path:
     """The folder that a word names; raises `InputError` where it names none."""
     if not word:
-        raise InputError("An empty word names no folder.")
+        raise InputError("An empty word names no folder: name one, or leave it out.")
     try:
         return Path(word).expanduser()
     except RuntimeError as error:  # ~nobody

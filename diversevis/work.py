@@ -15,7 +15,7 @@ from typing import Any
 
 from diversevis import stopping
 from diversevis.provenance import rerun_line, sha256_of
-from diversevis.run_folder import Claim, RunFolder, Watch
+from diversevis.run_folder import Claim, RunFolder, Watch, create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -49,7 +49,7 @@ class Work:
     @property
     def place(self) -> Path:
         """The folder of its versions."""
-        return RunFolder.place(self.root, self.where)
+        return work_folder(self.root, self.where)
 
     def version(self) -> RunFolder | None:
         """The newest version of it that is done, else the newest."""
@@ -57,10 +57,11 @@ class Work:
 
     def look(self) -> tuple[RunFolder | None, int]:
         """The same, and the highest number there is of any version, 0 where there is none."""
-        every = RunFolder.versions(self.place)
-        found = [folder for folder in every if self._is_of(_record(folder))]
+        every = versions_in(self.place)
+        folders = [RunFolder(path) for _, path in every]
+        found = [folder for folder in folders if self._is_of(_record(folder))]
         done = [folder for folder in found if self.is_done(folder)]
-        return next(iter([*done, *found]), None), every[0].number if every else 0
+        return next(iter([*done, *found]), None), every[0][0] if every else 0
 
     def _is_of(self, record: Mapping[str, Any]) -> bool:
         if record.get("config_hash") != self.hash or record.get("n") is None:
@@ -121,7 +122,7 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
         folder, highest = work.look()
         if folder is None:
             begin = dict(record) | {"origin": work.origin}
-            made = _make(work.root, work.where, highest + 1, begin, "run")
+            made = _make(work.place, highest + 1, begin, "run")
             if made is not None:
                 return Opened(folder=made[0], claim=made[1], holder=None, fresh=True)
             continue  # another process made this version: it may be this very work
@@ -163,31 +164,31 @@ def new_version(
     root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str = "run"
 ) -> tuple[RunFolder, Claim]:
     """A new version whatever there is, claimed. Raises `InputError` where it cannot be made."""
+    work = work_folder(root, where)
     while True:
-        every = RunFolder.versions(RunFolder.place(root, where))
-        number = every[0].number + 1 if every else 1
-        made = _make(root, where, number, record, command)
+        every = versions_in(work)
+        made = _make(work, every[0][0] + 1 if every else 1, record, command)
         if made is not None:
             return made
 
 
 def _make(
-    root: Path, where: tuple[str, str, str], number: int, record: Mapping[str, Any], command: str
+    work: Path, number: int, record: Mapping[str, Any], command: str
 ) -> tuple[RunFolder, Claim] | None:
     """None where another process made this version first."""
     claims: list[Claim] = []
 
-    def fill(folder: RunFolder, path: Path) -> None:
-        folder.write_record(dict(record) | {"rerun": rerun_line(path, command)})
-        claim = Claim.make(folder.path)
+    def fill(folder: Path, path: Path) -> None:
+        RunFolder(folder).write_record(dict(record) | {"rerun": rerun_line(path, command)})
+        claim = Claim.make(folder)
         assert claim is not None  # noqa: S101  (nobody knows this folder yet)
         claims.append(claim)
 
-    folder = RunFolder.create(root, where, number, fill)
-    if folder is None:
+    path = create_version(work, number, fill)
+    if path is None:
         return None
-    claims[0].folder = folder.path
-    return folder, claims[0]
+    claims[0].folder = path
+    return RunFolder(path), claims[0]
 
 
 def _record(folder: RunFolder) -> dict[str, Any]:

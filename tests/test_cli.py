@@ -148,6 +148,9 @@ def test_measures_taken_otherwise_are_taken_again(here, capsys):
     capsys.readouterr()
     assert run("-m", "unit=4", "measure.dimension.points=8,16") == 2
     assert "is asked for twice" in capsys.readouterr().err
+    assert run("-m", "unit=4", "measure.dimension.points=8", "root=one,other") == 2
+    assert "a sweep has one root" in capsys.readouterr().err
+    assert not (here / "one").exists()
 
 
 def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
@@ -247,6 +250,22 @@ def test_tensors_alone_are_few_files(here, capsys):
         "analysis/diversity.safetensors", ".hydra/config.yaml", ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
     }  # fmt: skip
+
+
+def test_pictures_are_added_to_what_was_made_without(here, capsys):
+    words = "unit=0-1", "analysis=[diversity]"
+    assert run(*words, "images=tensor") == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    before = (path / "images.safetensors").read_bytes()
+    assert run(*words, "record=gif") == 0
+    found = capsys.readouterr()
+    assert "was made without a film: again=true makes one" in found.err
+    assert found.out.splitlines()[-1] == str(path)
+    assert {p.name for p in path.glob("*.png")} > {"sheet_unit0000.png", "sheet_unit0001.png"}
+    assert len(list(path.glob("images/unit*/*.png"))) == 2 * 6
+    assert (path / "analysis/diversity_unit0001.png").exists()
+    assert (path / "images.safetensors").read_bytes() == before
+    assert not list(path.glob("*.gif"))
 
 
 @pytest.mark.parametrize(

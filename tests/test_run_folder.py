@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from diversevis.errors import InputError
-from diversevis.run_folder import RunFolder, replacing
+from diversevis.run_folder import RunFolder, create_version, replacing, versions_in, work_folder
 
 
 def new(root, *where):
     """The next version, or None where another process was first."""
     where = where or ("m", "l", "0")
-    every = RunFolder.versions(RunFolder.place(root, where))
-    number = every[0].number + 1 if every else 1
+    work = work_folder(root, where)
+    every = versions_in(work)
 
     def fill(folder, path):
-        folder.write_record({"at": str(path)})
+        RunFolder(folder).write_record({"at": str(path)})
 
-    return RunFolder.create(root, where, number, fill)
+    made = create_version(work, every[0][0] + 1 if every else 1, fill)
+    return None if made is None else RunFolder(made)
 
 
 def many(root, barrier, count, made):

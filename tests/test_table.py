@@ -519,7 +519,7 @@ def test_without_any_run_it_says_what_to_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "needs one folder"), (["a", "b"], "was given 2"), ([""], "needs one folder"),
+    [([], "needs one folder"), (["a", "b"], "was given 2"), ([""], "empty word names no folder"),
      (["a", "out="], "says nothing"), (["a", "root=b"], "no setting root"),
      (["a", "--force"], "no flag --force"), (["~nobody-of-that-name"], "no such home folder")],
 )  # fmt: skip

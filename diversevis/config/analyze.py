@@ -50,7 +50,7 @@ def analyze_command(arguments: Sequence[str]) -> None:
     runs = [_finished_run(Path(folder)) for folder in folders]
     experiments = [_with_todays(run, today) for run in runs]  # all checked before any is begun
     speak()
-    from diversevis.experiment import analyze_run
+    from diversevis.analyzing import analyze_run
 
     for run, experiment in zip(runs, experiments, strict=True):
         analyze_run(run, experiment)
@@ -60,7 +60,7 @@ def analyze_command(arguments: Sequence[str]) -> None:
 def _analyze_units(settings: Sequence[str], typed: str) -> Path:
     config = compose_config(settings)
     speak()
-    from diversevis.experiment import analyze_units
+    from diversevis.analyzing import analyze_units
 
     return analyze_units(experiment_of(config), command=typed, config=settled(plain(config)))
 

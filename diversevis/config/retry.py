@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from diversevis.config.compose import plain
+from diversevis.config.launch import launch
 from diversevis.config.speak import speak
-from diversevis.config.sweep import apart, launch
+from diversevis.config.sweep import apart
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.sweep.manifest import Planned
 from diversevis.words import check_words, named_folder, split_flags

@@ -1,21 +1,11 @@
-"""`diversevis run -m`: a sweep planned here, and launched by whichever launcher Hydra has."""
+"""`diversevis run -m`: the combinations of a sweep's settings, planned before any is launched."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
-import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timezone
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -25,21 +15,13 @@ from omegaconf import DictConfig
 
 from diversevis.config.compose import experiment_of, plain
 from diversevis.config.explain import plain_errors
-from diversevis.config.hydra_call import call_hydra
-from diversevis.config.jobs import Jobs, shown
+from diversevis.config.jobs import shown
+from diversevis.config.launch import launch
 from diversevis.config.place import config_folder
 from diversevis.config.speak import speak
-from diversevis.errors import InputError, SweepUnfinished
-from diversevis.run_folder import Claim
+from diversevis.errors import InputError
 from diversevis.settings import Experiment
-from diversevis.sweep.manifest import SWEEPS, Planned, Sweep
-from diversevis.words import quoted
-
-LOG = logging.getLogger("diversevis")
-SECONDS_BETWEEN_LOOKS = 5.0
-PATIENCE = 600.0  # seconds in which Slurm must say once what it has
-BATCH_SIZE = "hydra.sweeper.max_batch_size="
-SHOWN = 20  # jobs that are told one by one
+from diversevis.words import in_quotes, quoted
 
 
 def is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
@@ -64,71 +46,22 @@ def sweep_command(flags: Sequence[str], overrides: Sequence[str], typed: str) ->
     combinations = [
         Combination(experiment_of(config), plain(config)) for config in _combinations(flags, ours)
     ]
+    roots = {Path(one.experiment.root).expanduser().resolve() for one in combinations}
+    if len(roots) > 1:
+        raise InputError(
+            f"root={','.join(map(str, sorted(roots)))}: a sweep has one root. Type one command "
+            "after the other."
+        )
     kinds = [_kind_of_device(one.experiment, launcher) for one in combinations]
     planned = plan(combinations, kinds)
     for folder, units in planned.found.items():
         print(f"{shown(folder)} has {units} of these units, finished: skipped", file=sys.stderr)
-    root = Path(combinations[0].experiment.root).expanduser().resolve()
     if planned.works:
-        launch(root, planned.works, planned.jobs, launcher, typed)
+        launch(roots.pop(), planned.works, planned.jobs, launcher, typed)
     else:
         print("diversevis: all of it is finished. again=true makes new versions.", file=sys.stderr)
     for folder in planned.found:
         print(shown(folder), flush=True)
-
-
-def launch(
-    root: Path,
-    works: Sequence[Planned],
-    jobs: Sequence[Sequence[int]],
-    launcher: Sequence[str],
-    typed: str,
-) -> None:
-    """Have Hydra's launcher do the jobs; returns when all is finished.
-
-    Raises `SweepUnfinished` where it is not.
-    """
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
-    sweep = Sweep(
-        folder=root / SWEEPS / name,
-        command=typed,
-        launcher=tuple(launcher),
-        start=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        works=tuple(works),
-        jobs=tuple(tuple(job) for job in jobs),
-    )
-    sweep.write()
-    _say_plan(sweep)
-    claim = Claim.make(sweep.folder)
-    if claim is not None:
-        claim.begin()
-    job = Jobs(folder=sweep.folder, submitter=os.getpid())
-
-    def one_job(config: DictConfig) -> object:
-        return job(config.planned_job)
-
-    size = _most_at_once(launcher) or len(jobs)
-    here = [
-        *(word for word in launcher if BATCH_SIZE not in word),
-        f"hydra.sweep.dir={_quoted(sweep.folder)}",
-        "hydra.job.name=diversevis",
-    ]
-    try:
-        for first in range(
-            0, len(jobs), size
-        ):  # a launcher gives up all after a batch with a dead job
-            last = min(first + size, len(jobs))
-            numbers = f"range({first},{last})" if last - first > 1 else str(first)
-            words = [*here, f"+planned_job={numbers}"]
-            _until_its_end(partial(call_hydra, one_job, ["-m"], words), sweep)
-    except InputError:
-        if not (sweep.folder / ".submitit").exists():  # nothing was launched
-            _forget(sweep)
-        raise
-    finally:
-        if claim is not None:
-            claim.remove()
-    _say_end(sweep)
 
 
 def _combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[DictConfig]:
@@ -141,7 +74,7 @@ def _combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[Di
         key = override.get_key_element()
         axes[key] = [f"{key}={value}" for value in _values(override)]
     folder, name = _config_flags(flags)
-    extra = [f"hydra.searchpath=[{_quoted(folder)}]"] if folder else []
+    extra = [f"hydra.searchpath=[{in_quotes(str(folder))}]"] if folder else []
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
         for words in itertools.product(*axes.values()):
             yield compose(name, overrides=[*words, *extra])
@@ -169,11 +102,6 @@ def apart(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return [word for word in overrides if word not in hydras], hydras
 
 
-def _quoted(path: Path) -> str:
-    """For Hydra's grammar."""
-    return quoted(f"root={path}").removeprefix("root=")
-
-
 def _config_flags(flags: Sequence[str]) -> tuple[Path | None, str]:
     """The folder and name of a config given instead of ours."""
     folder, name = None, "run"
@@ -197,110 +125,3 @@ def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _most_at_once(launcher: Sequence[str]) -> int | None:
-    """How many jobs are launched at once: as told, or as a cluster's job arrays may be long."""
-    for word in launcher:
-        if BATCH_SIZE in word:
-            value = word.partition("=")[2]
-            if not value.isdecimal() or int(value) < 1:
-                raise InputError(f"{word}: must be a number of jobs, 1 or more.")
-            return int(value)
-    if "hydra/launcher=slurm" not in launcher or shutil.which("scontrol") is None:
-        return None
-    try:
-        answer = subprocess.run(
-            ["scontrol", "show", "config"],  # noqa: S607
-            capture_output=True, text=True, timeout=30, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return max(1, int(found[1]) - 1) if found else None
-
-
-def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
-    """The launcher's part; it gives up at the first job that died, and the others go on."""
-    try:
-        launched()
-    except InputError:
-        raise
-    except KeyboardInterrupt:
-        if _queued(sweep):
-            print(
-                "diversevis: the jobs in the cluster's queue go on; scancel ends them, "
-                f"`diversevis status {shown(sweep.folder.parents[1])}` tells how they stand.",
-                file=sys.stderr,
-            )
-        raise
-    except Exception as error:
-        LOG.warning("the launcher: %s%s", error, _hint(str(error)))
-        silent_since = time.monotonic()
-        while (queued := _queued(sweep)) is not False:
-            if queued:
-                silent_since = time.monotonic()
-            elif time.monotonic() - silent_since > PATIENCE:
-                LOG.warning("Slurm does not say which jobs it has: no longer waited for")
-                return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _hint(said: str) -> str:
-    if "node configuration" in said:
-        return "\nA cluster's nodes without GPUs need hydra.launcher.gpus_per_node=0."
-    return ""
-
-
-def _forget(sweep: Sweep) -> None:
-    """The record of a sweep that came to nothing, and the folders made for it."""
-    shutil.rmtree(sweep.folder, ignore_errors=True)
-    for empty in (sweep.folder.parent, sweep.folder.parents[1]):
-        with contextlib.suppress(OSError):
-            empty.rmdir()
-
-
-def _queued(sweep: Sweep) -> bool | None:
-    """Whether the cluster's queue has jobs of this sweep; None where it does not say."""
-    from diversevis.sweep.launched import read_launched, squeue_ids
-
-    launched = read_launched(sweep)
-    if not launched.slurm:
-        return False
-    queue = squeue_ids()
-    return None if queue is None else bool(set(launched.ids) & queue)
-
-
-def _say_end(sweep: Sweep) -> None:
-    """Folders, counts, and what to do about the rest."""
-    from diversevis.sweep.status import state_of_works
-
-    root = sweep.folder.parents[1]
-    states = state_of_works(root, sweep.works, sweep=sweep)
-    here = any(word.startswith("hydra/launcher=") for word in sweep.launcher)
-    for one in states:
-        if here and one.state == "finished" and one.folder is not None:
-            print(shown(one.folder), flush=True)
-    counts = Counter(one.state for one in states)
-    words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    if set(counts) <= {"finished"}:
-        print(f"diversevis: {len(states)} runs, all finished.", file=sys.stderr)
-        return
-    where = shlex.quote(shown(root))
-    raise SweepUnfinished(
-        f"{len(states)} runs: {words}. `diversevis status {where} --failed` tells why; "
-        f"`diversevis retry {where}` does what is left."
-    )
-
-
-def _say_plan(sweep: Sweep) -> None:
-    units = sum(len(work.units) for work in sweep.works)
-    print(
-        f"diversevis: {units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs",
-        file=sys.stderr,
-    )
-    for number, job in enumerate(sweep.jobs[:SHOWN]):
-        words = ", ".join("/".join(sweep.works[place].where) for place in job)
-        print(f"  job {number}: {words}", file=sys.stderr)
-    if len(sweep.jobs) > SHOWN:
-        print(f"  and {len(sweep.jobs) - SHOWN} more", file=sys.stderr)

@@ -18,30 +18,27 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import io
 import json
 import logging
 import math
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diversevis.errors import FolderLost, InputError
+from diversevis.errors import FolderLost
+from diversevis.run_folder import tensor_file
 from diversevis.run_folder.files import replacing
 
 LOG = logging.getLogger("diversevis")
-LONGEST_NAME = 100  # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -49,57 +46,6 @@ class RunFolder:
     """One version of one piece of work, on disk."""
 
     path: Path
-
-    @classmethod
-    def create(
-        cls, root: Path, where: Sequence[str], number: int, fill: Callable[[RunFolder, Path], None]
-    ) -> RunFolder | None:
-        """Version `number` below `root/where`, there at once with all that `fill` puts in.
-
-        fill  told of a folder to write to, and of the path it will have
-
-        None where there is this version already: another process may have made the same work.
-        Raises `InputError` where the folder cannot be made.
-        """
-        work = cls.place(root, where)
-        beside = work / f".new-{secrets.token_hex(8)}"
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            path = work / f"v{number:03d}"
-            try:
-                beside.mkdir()
-                fill(cls(beside), path)
-                beside.rename(path)  # fails where there is such a folder: it has files
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return None
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"root={root}: the run folder {work} cannot be made ({error.strerror}). "
-                "Choose a folder that can be written, root=/some/where."
-            ) from error
-        return cls(path)
-
-    @staticmethod
-    def place(root: Path, where: Sequence[str]) -> Path:
-        """The folder of a work's versions: network, layer and units as folders below `root`."""
-        return root.joinpath(*map(_file_safe, where))
-
-    @classmethod
-    def versions(cls, work: Path) -> list[RunFolder]:
-        """The versions in `work`, newest first."""
-        try:
-            found = cls._versions(work)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return [cls(work / f"v{number:03d}") for number in sorted(found, reverse=True)]
-
-    @staticmethod
-    def _versions(work: Path) -> list[int]:
-        return [int(p.name[1:]) for p in work.iterdir() if re.fullmatch(r"v\d{3,}", p.name)]
 
     # -- text ---------------------------------------------------------------------------------
 
@@ -210,15 +156,14 @@ class RunFolder:
         """A file that others define (Hydra's own record)."""
         self._write(name, text.encode())
 
-    @property
-    def number(self) -> int:
-        """Of its version; 0 for a folder named otherwise."""
-        match = re.fullmatch(r"v(\d{3,})", self.path.name)
-        return int(match[1]) if match else 0
+    def lacks_pictures(self, measure: str | None = None) -> bool:
+        """Whether a measure has none, or the images if none is named."""
+        shown = "sheet_*.png" if measure is None else f"analysis/{measure}*.png"
+        return not any(self.path.glob(shown))
 
-    def lacks_pictures(self, name: str) -> bool:
-        """Whether a measure has none."""
-        return not any((self.path / "analysis").glob(f"{name}*.png"))
+    def lacks_film(self) -> bool:
+        """Whether the optimization of none of its units was filmed."""
+        return not any(self.path.glob("optimization_*"))
 
     def remove_leftovers(self) -> None:
         """What processes were writing when they were killed."""
@@ -294,39 +239,27 @@ class RunFolder:
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
         """`checkpoint/<name>.safetensors`: what a run has come to, to go on from."""
-        copies = {key: _contiguous_copy(value) for key, value in tensors.items()}
-        strides = {key: list(value.stride()) for key, value in tensors.items()}
-        metadata = {"facts": json.dumps(facts), "strides": json.dumps(strides)}
-        self._write(f"checkpoint/{name}.safetensors", save(copies, metadata))
+        self._write(f"checkpoint/{name}.safetensors", tensor_file.content(tensors, facts))
 
     def read_checkpoint(
         self, name: str, device: torch.device
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors, laid out in memory as they were (sums are rounded by that), and facts; None
-        where there is none that can be read."""
+        """Tensors, laid out in memory as they were, and facts; None where there is none that can be
+        read."""
         path = self.path / "checkpoint" / f"{name}.safetensors"
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                facts, strides = (json.loads(metadata[key]) for key in ("facts", "strides"))
-                tensors = {
-                    key: _laid_out(file.get_tensor(key), strides[key], device)
-                    for key in file.keys()  # noqa: SIM118  (it is no dictionary)
-                }
+            return tensor_file.read(path, device)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except ValueError as error:
             LOG.warning("%s cannot be read (%s): this part begins anew", path, error)
             return None
-        return tensors, facts
 
     def checkpoint_facts(self, name: str) -> dict[str, Any] | None:
         """Without the tensors; None where there are none that can be read."""
-        path = self.path / "checkpoint" / f"{name}.safetensors"
         try:
-            with safe_open(path, framework="pt") as file:
-                return json.loads(file.metadata()["facts"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return tensor_file.read_facts(self.path / "checkpoint" / f"{name}.safetensors")
+        except (FileNotFoundError, ValueError):
             return None
 
     def checkpoints(self) -> list[str]:
@@ -359,24 +292,8 @@ class RunFolder:
             ) from error
 
 
-def _contiguous_copy(value: Tensor) -> Tensor:
-    return torch.empty(value.shape, dtype=value.dtype).copy_(value)
-
-
-def _laid_out(value: Tensor, strides: Sequence[int], device: torch.device) -> Tensor:
-    """A copy in aligned memory of its own with these strides, unless they share elements."""
-    if any(step == 0 and size > 1 for size, step in zip(value.shape, strides, strict=True)):
-        return value.to(device, copy=True)
-    empty = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)
-    return empty.copy_(value)
-
-
 def _unit(unit: int) -> str:
     return f"unit{unit:04d}"
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] or "_"
 
 
 def _json(content: Any) -> bytes:

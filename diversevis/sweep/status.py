@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.run_folder.claim import Holder
+from diversevis.run_folder.versions import work_folder
 from diversevis.sweep.launched import Launched, Sign, read_launched, sign_of, squeue_ids
 from diversevis.sweep.manifest import Planned, Sweep, sweeps
 from diversevis.sweep.runs import Run, find_runs, newest, read_run
@@ -87,11 +88,9 @@ def state_of_works(
     sweep  that planned them; the process that launched it is the one that asks, so that nothing is
            to come from there any more
     """
-    from diversevis.run_folder import RunFolder  # and with it torch
-
     launched = [replace(read_launched(sweep), alive=False)] if sweep else []
     plans = _Plans(launched, queued)
-    places = dict.fromkeys(RunFolder.place(root, work.where) for work in works)
+    places = dict.fromkeys(work_folder(root, work.where) for work in works)
     found = {
         state.hash: state
         for state in _settled(find_runs(places), plans, works)
