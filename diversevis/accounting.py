@@ -80,8 +80,8 @@ def accounted(
         claim.confirm()
         seconds = round(took + time.perf_counter() - began, 3)
         memory = provenance.peak_memory(device)
-        LOG.info("%s after %.1f s", status, seconds)
         folder.update_record(status=status, seconds=seconds, **memory, **more)
+        LOG.info("%s after %.1f s", status, seconds)  # now that it is true
 
     claim.begin()
     folder.remove_leftovers()

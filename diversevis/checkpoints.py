@@ -125,7 +125,7 @@ class Keeper:
             self._loop = State(_under("loop", tensors), facts["loop"])
             self._remembered = _under("kept", tensors)
             companion.restore(State(_under("companion", tensors), facts["companion"]))
-            LOG.info("going on from step %d of the %s", facts["loop"]["step"], self._phase)
+            LOG.info("going on from step %d of the %s phase", facts["loop"]["step"], self._phase)
         self._began = time.monotonic() - before
         self._written, self._cost = time.monotonic(), 0.0
 

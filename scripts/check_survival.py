@@ -49,10 +49,10 @@ def main() -> None:
         found = kill(root / "killed", given.words, given.kills, seconds, given.seed)
         print(f"killed {found['kills']} times, {found['during_work']} of them during work, "
               f"{found['resumed']} batches went on from a checkpoint")  # fmt: skip
-        compare(root / "whole", root / "killed")
+        compare(root / "whole", root / "killed", killed=True)
         print("same images to the bit, no run done twice")
         statuses = crowd(root / "crowd", given.words, given.processes)
-        compare(root / "whole", root / "crowd")
+        compare(root / "whole", root / "crowd", killed=False)
         print(f"{given.processes} processes at once: statuses {set(statuses)}, "
               f"{len(runs(root / 'crowd'))} runs, the same images")  # fmt: skip
 
@@ -106,7 +106,7 @@ def crowd(root: Path, words: Sequence[str], processes: int) -> list[int | None]:
     return [process.exitcode for process in started]
 
 
-def compare(whole: Path, other: Path) -> None:
+def compare(whole: Path, other: Path, *, killed: bool) -> None:
     """Raises `AssertionError` where there is a difference, or something was done twice."""
     from safetensors.numpy import load_file
 
@@ -121,7 +121,8 @@ def compare(whole: Path, other: Path) -> None:
         for key, array in arrays.items():
             assert array.tobytes() == others[key].tobytes(), (name, key)
         log = (mine / "run.log").read_text()
-        assert log.count("INFO finished after") == 1, (name, "finished more than once")
+        times = log.count("INFO finished after")  # a kill may come just before it is said
+        assert times == 1 or (killed and times == 0), (name, f"finished {times} times")
         left = {p.name for p in mine.iterdir()} - {p.name for p in place.iterdir()}
         assert not left, (name, left)
 

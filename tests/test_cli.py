@@ -339,6 +339,20 @@ def test_a_full_disk_is_a_failed_run_and_no_truncated_file(here, capsys, monkeyp
     assert "No space left" in record["error"]
 
 
+def test_what_is_not_on_record_is_not_said_to_be_finished(here, monkeypatch):
+    update = RunFolder.update_record
+
+    def full(self, **changes):
+        if changes.get("status") == "finished":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run.json")
+        update(self, **changes)
+
+    monkeypatch.setattr(RunFolder, "update_record", full)
+    assert run() == 1
+    assert json.loads(next(here.rglob("run.json")).read_text())["status"] == "failed"
+    assert "finished after" not in next(here.rglob("run.log")).read_text()
+
+
 def test_any_failure_is_on_record(here, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")

@@ -41,13 +41,13 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_
     found = check_survival.kill(tmp_path, SWEEP, kills=8, seconds=seconds, seed=0)
     assert found["during_work"] >= 3
     assert found["resumed"] >= 1
-    check_survival.compare(root, tmp_path)
+    check_survival.compare(root, tmp_path, killed=True)
 
 
 def test_many_processes_given_the_same_work_do_it_once(whole, tmp_path):
     root, _ = whole
     assert check_survival.crowd(tmp_path, SWEEP, processes=6) == [0] * 6
-    check_survival.compare(root, tmp_path)
+    check_survival.compare(root, tmp_path, killed=False)
 
 
 def lines(process, word):
