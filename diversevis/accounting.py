@@ -76,16 +76,19 @@ def accounted(
     before = folder.read_record()
     took = before.get("seconds") or 0.0  # of earlier processes that could tell
 
+    state = "running"
+
     def close(status: str, **more: Any) -> None:
+        nonlocal state
         claim.confirm()
         seconds = round(took + time.perf_counter() - began, 3)
         memory = provenance.peak_memory(device)
         folder.update_record(status=status, seconds=seconds, **memory, **more)
+        state = status
         LOG.info("%s after %.1f s", status, seconds)  # now that it is true
 
     claim.begin()
     folder.remove_leftovers()
-    finished = False
     try:
         kept = {name: before[name] for name in KEPT if name in before}
         if record["sweep"] is None:  # typed by hand, it is the sweep's all the same
@@ -97,19 +100,19 @@ def accounted(
                 LOG.info("%s", record["command"])
                 yield
                 close("finished")
-                finished = True
             except FolderLost:
                 raise
             except BaseException as error:
-                _close_badly(folder, error, close)
+                if state != "finished":
+                    _close_badly(folder, error, close)
                 raise
     finally:
         with contextlib.suppress(OSError):
-            (claim.remove if finished else claim.release)()
+            (claim.remove if state == "finished" else claim.release)()
 
 
 # Of an earlier process's record, what stays.
-KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds"
+KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds", "drawn"
 
 
 def _close_badly(folder: RunFolder, error: BaseException, close: Callable[..., None]) -> None:

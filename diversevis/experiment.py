@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from diversevis import machine, provenance, report, results
+from diversevis import machine, pictures, provenance, report, results
 from diversevis.accounting import accounted, make_record
 from diversevis.analysis import chosen
 from diversevis.batches import visualize_in_batches
@@ -32,7 +32,7 @@ from diversevis.measuring import (
 )
 from diversevis.prepare import Setting, fixed_paths, pick_devices, prepare, science
 from diversevis.progress import Progress
-from diversevis.run_folder import Claim, RunFolder, job_id, restarts
+from diversevis.run_folder import Claim, RunFolder, Watch, job_id, restarts
 from diversevis.settings import Config, Experiment, Settled
 from diversevis.visualize import Visualization
 from diversevis.work import Work, is_optimized, measuring, open_work
@@ -106,8 +106,8 @@ def run(
             for name, text in extras.items():
                 folder.write_extra(name, text)
             _make_images(setting, folder, claim, work)
+        _draw(setting, folder, claim)
         _measure(setting, folder, claim, work)
-        _draw(setting, folder)
         if work.lacks_seeds(folder):
             _repeat(setting, folder, claim, work)
     return Done(folder.path, "made" if opened.fresh else "continued")
@@ -149,6 +149,8 @@ def _make_images(setting: Setting, folder: RunFolder, claim: Claim, work: Work) 
         with undisturbed(), contextlib.suppress(OSError, FolderLost):
             claim.confirm()
             results.write(setting, folder, done)
+            if done and setting.experiment.images == "png":
+                pictures.draw(folder, pictures.IMAGES, "all", _no_pulse)
         LOG.warning("ended early; %d of %d units are kept in %s",
                     len(done), len(setting.targets.units), folder.path)  # fmt: skip
         raise
@@ -196,24 +198,39 @@ def _measure(setting: Setting, folder: RunFolder, claim: Claim, work: Work) -> N
     folder.update_record(not_measured=known | impossible, measuring=work.measuring)
 
 
-def _draw(setting: Setting, folder: RunFolder) -> None:
-    """The pictures that there are none of yet, if they are wanted."""
+def _draw(setting: Setting, folder: RunFolder, claim: Claim) -> None:
+    """The pictures that the folder lacks, if any are wanted."""
     experiment = setting.experiment
-    if experiment.images != "png":
-        return
-    if folder.lacks_pictures():
-        report.make(folder)
-    for name in (one for one in folder.read_measures() if folder.lacks_pictures(one)):
-        report.make_measure(folder, name, experiment.measure.pictures)
+    if experiment.images == "png":
+        for name in pictures.lacking(folder):
+            pictures.draw(folder, name, experiment.measure.pictures, pulse_of(claim))
+
+
+def _no_pulse(name: str, done: int, total: int) -> None:
+    """What is drawn on the way out is not disturbed."""
 
 
 def _add_pictures(setting: Setting, folder: RunFolder) -> None:
-    """To a finished run, which was perhaps made without; it need not be ours to write to."""
+    """To a finished run that was made without. It may be damaged, or not ours to write to: it is
+    finished all the same."""
+    experiment = setting.experiment
     try:
-        _draw(setting, folder)
-    except OSError as error:
-        LOG.warning("%s: no pictures can be drawn there (%s)", folder.path, error)
-    if setting.experiment.record != "none" and folder.lacks_film():
+        record = folder.read_record()
+        if experiment.images == "png" and pictures.lacking(folder):
+            claim = Claim.take(Watch(folder.path))
+            if claim is None:  # another process is at it, and may be drawing
+                return
+            claim.begin()
+            try:
+                _draw(setting, folder, claim)
+            finally:
+                claim.remove()
+    except FolderLost:
+        raise
+    except Exception as error:
+        LOG.warning("%s: no pictures of it (%s: %s)", folder.path, type(error).__name__, error)
+        return
+    if experiment.record != "none" and record.get("config", {}).get("record") == "none":
         LOG.warning("%s was made without a film: again=true makes one", folder.path)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from diversevis import machine, natural, report, stopping
+from diversevis import machine, natural, pictures, stopping
 from diversevis.analysis import Measured, Subject, measure
 from diversevis.errors import InputError
 from diversevis.prepare import Setting
@@ -133,9 +133,10 @@ def measure_folder(
                 impossible[name] = str(error)
                 continue
         with undisturbed():
+            pictures.forget(folder, name)
             folder.write_measure(name, found.settings, found.numbers, found.arrays)
         if subject.setting.experiment.images == "png":
-            report.make_measure(folder, name, subject.setting.experiment.measure.pictures)
+            pictures.draw(folder, name, subject.setting.experiment.measure.pictures, pulse)
         left_out = sum(one is None for one in found.numbers)
         LOG.info("measured %s of %d units", name, len(found.numbers) - left_out)
     return impossible

@@ -7,6 +7,7 @@ have already are left out, whichever others these runs were of.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diversevis import provenance
+from diversevis import pictures, provenance
 from diversevis.analysis import chosen
 from diversevis.errors import InputError
 from diversevis.measuring import possible
@@ -128,7 +129,7 @@ def _works(setting: Setting, config: Mapping[str, Any], size: int, shelf: _Shelf
             measuring=measuring(config),
         )  # fmt: skip
         if not experiment.again and (version := wanted.version()) is not None:
-            if wanted.is_done(version):
+            if wanted.is_done(version) and not _lacks_pictures(experiment, version):
                 shelf.found[version.path] += len(part)
             else:
                 works.append(work)
@@ -137,6 +138,12 @@ def _works(setting: Setting, config: Mapping[str, Any], size: int, shelf: _Shelf
         if left:
             works.append(_planned(setting, config, scientific, left, root))
     return works
+
+
+def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
+    with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: it has what it has
+        return experiment.images == "png" and bool(pictures.lacking(folder))
+    return False
 
 
 def _left(

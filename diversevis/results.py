@@ -1,4 +1,4 @@
-"""What a run says of the units that are done, and the arrays and numbers it writes."""
+"""What a run says and writes of the units that are done: arrays and numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from diversevis import report
+from diversevis import pictures
 from diversevis.prepare import Setting
 from diversevis.run_folder import RunFolder
 from diversevis.visualize import Visualization
@@ -44,10 +44,11 @@ def in_order(setting: Setting, done: Sequence[Visualization]) -> list[Visualizat
 
 
 def write(setting: Setting, folder: RunFolder, done: Sequence[Visualization]) -> None:
-    """Arrays, numbers and pictures of the units that are done; nothing where none is."""
+    """Arrays and numbers of the units that are done; nothing where none is."""
     if not done:
         return
     done = in_order(setting, done)
+    pictures.forget(folder, pictures.IMAGES)
     folder.write_images(
         torch.stack([one.images for one in done]),
         torch.stack([one.responses for one in done]),
@@ -56,8 +57,6 @@ def write(setting: Setting, folder: RunFolder, done: Sequence[Visualization]) ->
     folder.write_metrics([one.metrics for one in done])
     _write_front(folder, [one for one in done if one.front is not None])
     _write_trace(folder, done)
-    if setting.experiment.images == "png":
-        report.make(folder)
 
 
 def _write_trace(folder: RunFolder, done: Sequence[Visualization]) -> None:

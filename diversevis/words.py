@@ -64,8 +64,11 @@ def quoted(word: str) -> str:
 
 
 def in_quotes(value: str) -> str:
-    """As Hydra's grammar takes any value for a single string."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    """As Hydra's grammar takes any value for a single string.
+
+    It reads a backslash as one unless a quote or the end follows.
+    """
+    escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", value).replace('"', '\\"')
     return f'"{escaped}"'
 
 
@@ -80,7 +83,7 @@ def with_home(word: str) -> str:
 def named_folder(word: str) -> Path:
     """The folder that a word names; raises `InputError` where it names none."""
     if not word:
-        raise InputError("An empty word names no folder: name one, or leave it out.")
+        raise InputError("An empty word names no folder: write its name.")
     try:
         return Path(word).expanduser()
     except RuntimeError as error:  # ~nobody

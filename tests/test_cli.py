@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diversevis import __version__, batches
 from diversevis.cli import main
-from diversevis.run_folder import RunFolder
+from diversevis.run_folder import Claim, RunFolder
 
 
 def run(*words):
@@ -266,6 +266,71 @@ def test_pictures_are_added_to_what_was_made_without(here, capsys):
     assert (path / "analysis/diversity_unit0001.png").exists()
     assert (path / "images.safetensors").read_bytes() == before
     assert not list(path.glob("*.gif"))
+
+
+def test_pictures_that_were_cut_off_are_drawn_to_the_last(here, capsys, monkeypatch):
+    words = "unit=0-2", "analysis=[diversity]"
+    assert run(*words, "images=tensor") == 0
+    (record,) = here.rglob("run.json")
+    for which, status in (("write_sheet", 0), ("write_measure_picture", 128 + signal.SIGTERM)):
+        write, drawn = getattr(RunFolder, which), []
+
+        def cut(self, *rest, write=write, drawn=drawn, status=status):
+            drawn.append(rest)
+            if len(drawn) == 2:
+                if status == 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                signal.raise_signal(signal.SIGTERM)
+            write(self, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, which, cut)
+            assert run(*words) == status
+        assert json.loads(record.read_text())["status"] == "finished"
+        assert not list(record.parent.glob(".claim*"))
+    assert "no pictures of it (OSError: [Errno 28]" in capsys.readouterr().err
+    assert len(list(record.parent.glob("analysis/diversity_unit*.png"))) == 2
+    assert run(*words) == 0
+    assert len(list(record.parent.glob("sheet_*.png"))) == 3
+    assert len(list(record.parent.glob("analysis/diversity*.png"))) == 3 + 1
+    assert (record.parent / "trace.png").exists()
+    sheet = record.parent / "sheet_unit0000.png"
+    sheet.unlink()  # somebody does not want it
+    assert run(*words) == 0
+    assert not sheet.exists()
+
+
+def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
+    assert run("unit=0-1", "images=tensor") == 0
+    (record,) = here.rglob("run.json")
+    before = record.read_bytes()
+    claim = Claim.make(record.parent)
+    claim.begin()
+    try:
+        assert run("unit=0-1") == 0  # another process may be drawing them
+    finally:
+        claim.remove()
+    assert not list(record.parent.glob("*.png"))
+    arrays = record.parent / "images.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    capsys.readouterr()
+    assert run("unit=0-1") == 0
+    found = capsys.readouterr()
+    assert "no pictures of it (SafetensorError" in found.err
+    assert found.out == f"{record.parent.relative_to(here)}\n"
+    assert record.read_bytes() == before
+
+
+def test_a_sweep_adds_pictures_too(here, capsys):
+    sweep = "-m", "unit=0-3", "seed=0,1", "units_per_job=2"
+    assert run(*sweep, "images=tensor") == 0
+    assert not list(here.rglob("*.png"))
+    assert run(*sweep) == 0
+    assert len(list(here.rglob("sheet_*.png"))) == 2 * 4
+    assert len(list(here.rglob("run.json"))) == 4
+    capsys.readouterr()
+    assert run(*sweep) == 0
+    assert "all of it is finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diversevis.bind import bind
 from diversevis.config import compose_config, config_folder, experiment_of, plain
 from diversevis.errors import InputError
 from diversevis.settings import Experiment
-from diversevis.words import check_words, quoted, split_flags
+from diversevis.words import check_words, in_quotes, quoted, split_flags
 
 CONF = Path(config_folder())
 EXAMPLES = {  # what each model's file needs beside itself
@@ -154,6 +155,15 @@ def test_flags_that_are_none_are_refused():
         with pytest.raises(InputError, match=said):
             check_words(flags, [])
     check_words(["-m", "--cfg", "job"], ["+a.b=1", "~c", "hydra/launcher=x", "unit=0,1"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a b", "a\\b", "a\\\\b", 'a\\"b', 'a"', "a\\", "\\\\server\\one", "a,b", "[a]", "a=b", "'a'"],
+)
+def test_any_value_in_quotes_is_that_value(value):
+    (override,) = OverridesParser.create().parse_overrides([f"root={in_quotes(value)}"])
+    assert override.value() == value
 
 
 def test_paths_are_quoted_for_hydras_grammar():

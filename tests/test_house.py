@@ -16,7 +16,7 @@ FLOORS = [  # a module may import from lower floors only; those on one floor do 
      "provenance", "progress", "models", "bind", "words", "machine",
      "tuning", "analyze", "stopping"},
     {"target", "settings", "report", "readout", "checkpoints", "work", "sweep", "table"},
-    {"prepare", "compare"},
+    {"prepare", "compare", "pictures"},
     {"looking", "accounting"},
     {"visualize"},
     {"finished", "analysis"},

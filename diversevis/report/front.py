@@ -30,14 +30,15 @@ ROWS = 6  # so many of the weights have their images shown
 
 
 def make_front_figures(folder: RunFolder) -> None:
-    """`front_unit0012.png` of every unit whose front was traced."""
+    """`front_unit0012.png` of every unit whose front was traced, and is of finite numbers."""
     found = folder.read_front()
     if found is None:
         return
     record = folder.read_record()
     metrics = {one["unit"]: one for one in folder.read_metrics()}
     for unit, images in zip(found["units"].tolist(), found["images"], strict=True):
-        folder.write_front_figure(unit, front_picture(record, metrics[unit], images))
+        if all(value is not None for row in metrics[unit]["front"] for value in row.values()):
+            folder.write_front_figure(unit, front_picture(record, metrics[unit], images))
 
 
 def front_picture(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,22 @@ MARGIN, GAP, TITLE, SUBTITLE, CAPTION = 24, 14, 20, 14, 14
 INK, FAINT, PAPER = (24, 24, 24), (105, 105, 105), (255, 255, 255)
 
 
-def make_sheets(folder: RunFolder) -> None:
-    """Native images and a sheet for every unit of a run."""
+def make_sheets(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
+    """Native images and a sheet for every unit of a run.
+
+    tell  told of how many of how many units are drawn; may raise
+    """
     record, arrays = folder.read_record(), folder.read_images()
-    for unit, metrics, images, responses in zip(
-        arrays["units"].tolist(),
+    units = arrays["units"].tolist()
+    rows = zip(
+        units,
         folder.read_metrics(),
         arrays["images"],
         arrays["responses"].tolist(),
         strict=True,
-    ):
+    )
+    for done, (unit, metrics, images, responses) in enumerate(rows):
+        tell(done, len(units))
         pixels = display(images, tuple(record["weights"]["mean"]))
         for index, image in enumerate(pixels):
             folder.write_image(unit, index, png(image))

@@ -156,15 +156,6 @@ class RunFolder:
         """A file that others define (Hydra's own record)."""
         self._write(name, text.encode())
 
-    def lacks_pictures(self, measure: str | None = None) -> bool:
-        """Whether a measure has none, or the images if none is named."""
-        shown = "sheet_*.png" if measure is None else f"analysis/{measure}*.png"
-        return not any(self.path.glob(shown))
-
-    def lacks_film(self) -> bool:
-        """Whether the optimization of none of its units was filmed."""
-        return not any(self.path.glob("optimization_*"))
-
     def remove_leftovers(self) -> None:
         """What processes were writing when they were killed."""
         for place in (self.path, self.path / "analysis", self.path / "checkpoint"):
