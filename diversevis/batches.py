@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diversevis import images, machine, report
+from diversevis import images, machine, report, stopping
 from diversevis.checkpoints import Checkpoints, Keeper
 from diversevis.finished import Finished, Frame, pack, unpack
 from diversevis.optimize import State
@@ -44,6 +45,7 @@ def visualize_in_batches(
     if progress:
         progress.skip(len(done))
     while pending:
+        stopping.check_interrupted()
         batch, *pending = pending
         if progress:
             units = tuple(setting.targets.units[row] for row in batch)
@@ -66,6 +68,7 @@ def visualize_in_batches(
         if checkpoints and checkpoints.seconds is not None and not interrupted:
             checkpoints.write_done(batch, pack(finished))
         yield from finished
+        stopping.check_interrupted()
         if interrupted:
             raise KeyboardInterrupt
 
@@ -102,8 +105,10 @@ def _unless_out_of_memory(
     keeper: Keeper | None,
 ) -> list[Visualization] | None:
     listener = films if films.wanted else None
+    patience = stopping.patient() if keeper else contextlib.nullcontext()
     try:
-        return visualize(setting, batch, progress=progress, listener=listener, keeper=keeper)
+        with patience:
+            return visualize(setting, batch, progress=progress, listener=listener, keeper=keeper)
     except (RuntimeError, MemoryError) as error:
         if not machine.is_out_of_memory(error) or setting.batch == 1:
             raise

@@ -151,7 +151,7 @@ class Keeper:
 
     def step(self, phase: str, step: int, snapshot: Callable[[], State]) -> None:
         """Between two steps: a sign, a state where it is time, and a way out where one is asked."""
-        checkpoints, asked = self._checkpoints, stopping.asked()
+        checkpoints, asked = self._checkpoints, stopping.asked() or stopping.interrupted()
         self._loop = None  # its memory is not needed twice
         if (claim := checkpoints.claim) is not None:
             claim.check()
@@ -162,6 +162,7 @@ class Keeper:
         ):
             self._write(phase, snapshot())
         stopping.check()
+        stopping.check_interrupted()
 
     def _write(self, phase: str, loop: State) -> None:
         began = time.monotonic()

@@ -174,7 +174,7 @@ and layer. A run is
   failed       with an error, whose last line is shown
   lost         killed: out of memory, a node gone, a job cancelled; nobody is at it
   missing      planned, never begun, and nothing is to come
-  damaged      its run.json cannot be read
+  damaged      its run.json cannot be read, or what it had finished is cut off or gone
 
 Units are counted as finished/all. Only the newest version of the same work counts; other settings
 are other work. Then it names who is at work, and what went wrong: the first 20 of each kind.
@@ -190,8 +190,8 @@ What people set:
 RETRY_HELP = """\
 diversevis retry [ROOT] [hydra/launcher=...] [hydra.launcher.KEY=...]
 
-Does again what `diversevis status` shows as failed, lost, interrupted or missing, with the config
-it had: from its last checkpoint where there is one. Jobs go where they went before, or where
+Does again what `diversevis status` shows as failed, lost, interrupted, missing or damaged, with the
+config it had: from its last checkpoint where there is one. Jobs go where they went before, or where
 hydra/launcher=... says.
 
 Examples:
@@ -210,8 +210,8 @@ diversevis collect ROOT [out=FOLDER]
 Writes every unit of every finished run at or below ROOT as one table, table.parquet and table.csv:
 a row for each unit, with the settings by the names that one types (objective.diversity), facts of
 its run (run.norm, run.seconds) and every number of metrics.json (response_mean, phase.f1f0). Works
-while a sweep runs: what is running, failed or damaged is left out, and left_out.csv says why. The
-last line printed is the path of table.parquet. Needs pip install 'diversevis[collect]'.
+while a sweep runs: what is running, lost, failed or damaged is left out, and left_out.csv says why.
+The last line printed is the path of table.parquet. Needs pip install 'diversevis[collect]'.
 
 Examples:
   diversevis collect outputs

@@ -18,6 +18,7 @@ from diversevis.errors import Stopped
 SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
 
 _asked: int | None = None
+_interrupted = False
 
 
 def asked() -> int | None:
@@ -59,3 +60,41 @@ def _hear(number: int, frame: FrameType | None) -> None:
     global _asked
     if _asked in (None, signal.SIGTERM):  # the others have a launcher queue the job again
         _asked = number
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C waits to be heeded."""
+    return _interrupted
+
+
+def check_interrupted() -> None:
+    """Raises `KeyboardInterrupt` where Ctrl-C waits to be heeded."""
+    global _interrupted
+    if _interrupted:
+        _interrupted = False
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Ctrl-C waits until `check_interrupted`, where the state is whole; a second one does not.
+
+    Only in the main thread, and not where Ctrl-C is ignored.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        global _interrupted
+        if _interrupted:
+            _interrupted = False
+            before(number, frame)
+        _interrupted = True
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

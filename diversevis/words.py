@@ -90,6 +90,14 @@ def named_folder(word: str) -> Path:
         raise InputError(f"{word}: there is no such home folder ({error}).") from error
 
 
+def is_folder(word: str) -> bool:
+    """Whether a word of a command line names a folder, which may have `=` in its name or begin with
+    a dash; of two meanings it is the folder that is there."""
+    if word.startswith("-") or re.match(r"[+~]*[\w.@/]+=", word):
+        return Path(word).is_dir()
+    return True
+
+
 def folders_and_settings(
     arguments: Sequence[str], defaults: Mapping[str, str]
 ) -> tuple[list[Path], dict[str, str]]:
@@ -101,11 +109,11 @@ def folders_and_settings(
     """
     settings, folders = dict(defaults), []
     for word in arguments:
-        key, equals, value = word.partition("=")
-        if word.startswith("-"):
-            raise InputError(f"There is no flag {key}: settings are written key=value.")
-        if not equals or not re.fullmatch(r"\w+", key):
+        key, _, value = word.partition("=")
+        if key not in settings and is_folder(word):
             folders.append(named_folder(word))
+        elif word.startswith("-"):
+            raise InputError(f"There is no flag {key}: settings are written key=value.")
         elif key not in settings:
             raise InputError(f"{word}: there is no setting {key}. {suggest(key, settings)}")
         elif not value:

@@ -15,7 +15,15 @@ from typing import Any
 
 from diversevis import stopping
 from diversevis.provenance import rerun_line, sha256_of
-from diversevis.run_folder import Claim, RunFolder, Watch, create_version, versions_in, work_folder
+from diversevis.run_folder import (
+    Claim,
+    RunFolder,
+    Watch,
+    create_version,
+    flaw_of,
+    versions_in,
+    work_folder,
+)
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -88,7 +96,8 @@ class Work:
         return self.seeds > 1 and (len(seeds) < self.seeds or not wanted <= known)
 
     def is_done(self, folder: RunFolder) -> bool:
-        if _record(folder).get("status") != "finished":
+        record = _record(folder)
+        if record.get("status") != "finished" or not is_optimized(folder):
             return False
         return not self.left(folder) and not self.lacks_seeds(folder)
 
@@ -150,9 +159,10 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
 
 
 def is_optimized(folder: RunFolder) -> bool:
-    """Whether all its images are there."""
+    """Whether all its images are there, and whole."""
     record = _record(folder)
-    return bool(record.get("optimized", record.get("status") == "finished"))
+    optimized = record.get("optimized", record.get("status") == "finished")
+    return bool(optimized) and (record.get("n") is None or flaw_of(folder.path) is None)
 
 
 def measuring(config: Mapping[str, Any]) -> str:

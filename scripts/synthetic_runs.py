@@ -24,6 +24,9 @@ DELTAS = ("0.25", "0.5", "1", "2", "4")
 SLOT = "<number>"  # where a template has a number to be drawn
 
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
 def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[Path]:
     """Make `runs` run folders below `root`, spread evenly over `LAYERS`; the damaged ones.
 
@@ -43,6 +46,7 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
         (path / "metrics.json").write_text(metrics)
         record = json.dumps(record_of(model, layer, k, range(units)), indent=2)
         (path / "run.json").write_text(record)
+        (path / "images.safetensors").write_bytes(NO_TENSORS)
         if (k + 1) % every == 0 and len(broken) < damaged:
             damages = list(DAMAGES.values())
             damages[len(broken) % len(damages)](path)

@@ -233,7 +233,12 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch
     [(["retry", "n=3"], "takes one folder"), (["retry", "nowhere"], "nowhere"),
      (["status", "nowhere"], "nowhere"), (["collect", "nowhere"], "nowhere"),
      (["run", "checkpoint=-1"], "checkpoint=-1"), (["run", "units_per_job=0"], "units_per_job=0"),
-     (["run", "images=jpeg"], "images='jpeg'")],
+     (["run", "images=jpeg"], "images='jpeg'"),
+     (["run", "hydra/launcher=slurm"], "Launchers are for sweeps"),
+     (["run", "-m", "hydra.launcher.partition=gpu"], "none is chosen: add hydra/launcher=slurm"),
+     (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.njobs=2"], "joblib has no setting njobs"),
+     (["run", "seed=0,1"], "seed=0,1 has commas: for a sweep"),
+     (["run", "unit=0,1"], "For one run over the list write unit=[0,1]")],
 )  # fmt: skip
 def test_bad_input_of_sweeps_and_their_commands(here, capsys, words, said):
     assert main(words) == 2
@@ -311,14 +316,40 @@ def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
     finally:
         claim.remove()
     assert not list(record.parent.glob("*.png"))
-    arrays = record.parent / "images.safetensors"
-    arrays.write_bytes(arrays.read_bytes()[:-1])
+    (record.parent / "trace.csv").write_text("")
     capsys.readouterr()
     assert run("unit=0-1") == 0
     found = capsys.readouterr()
-    assert "no pictures of it (SafetensorError" in found.err
+    assert "no pictures of it (ValueError" in found.err
     assert found.out == f"{record.parent.relative_to(here)}\n"
     assert record.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "images.safetensors"])
+@pytest.mark.parametrize("how", ["gone", "empty", "cut off"])
+def test_a_finished_run_that_is_damaged_is_told_and_made_whole(here, capsys, name, how):
+    words = "unit=0-1", "images=tensor", "analysis=[diversity]"
+    assert run(*words) == 0
+    (record,) = here.rglob("run.json")
+    whole = (record.parent / "images.safetensors").read_bytes()
+    damaged = record.parent / name
+    if how == "gone":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(damaged.read_bytes()[:-3] if how == "cut off" else b"")
+    capsys.readouterr()
+    assert main(["status", "outputs"]) == 0
+    said = capsys.readouterr().out
+    assert f"{name} is " in said
+    assert "To do again what is damaged:" in said
+    if how == "gone":
+        assert main(["analyze", str(record.parent), "analysis=dimension"]) == 2
+        assert f"{name} is not there" in capsys.readouterr().err
+    assert (main(["retry", "outputs"]) if how == "empty" else run(*words)) == 0
+    assert (record.parent / "images.safetensors").read_bytes() == whole
+    assert "diversity" in json.loads((record.parent / "metrics.json").read_text())["measures"]
+    assert json.loads(record.read_text())["status"] == "finished"
+    assert len(list(here.rglob("run.json"))) == 1
 
 
 def test_a_sweep_adds_pictures_too(here, capsys):

@@ -33,6 +33,8 @@ def run(root, where="m/l/0/v001", *, status="finished", hash="h", changed=None, 
     record = {"status": status, "config_hash": hash, "model": model, "layer": layer,
               "units": [0], "n": 6, "job": None, "sweep": None}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record | more))
+    (folder / "metrics.json").write_text("{}\n")
+    (folder / "images.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     if changed is not None:
         os.utime(folder / "run.json", (changed, changed))
     return folder
@@ -751,3 +753,27 @@ def test_the_command_to_retry_can_be_pasted(tmp_path, capsys):
 def test_what_cannot_be_told(here, words, message):
     with pytest.raises(InputError, match=message):
         status_command(words)
+
+
+def test_a_launchers_end_is_why(tmp_path, capsys):
+    made = sweep(tmp_path, "s", [planned("h"), planned("i", where=("m", "l", "1"))])
+    assert made.read_end() is None
+    made.write_end("n_jobs == 0\x1b[2J has no meaning")
+    run(tmp_path, status="running", hash="h", sweep="s")
+    status_command([str(tmp_path), "--failed"])
+    said = capsys.readouterr().out
+    assert "its launcher ended: n_jobs == 0 has no meaning" in said
+    assert "killed without a word" in said
+    made.write_end("Ctrl-C")
+    status_command([str(tmp_path), "--failed"])
+    assert "killed when its sweep was ended by Ctrl-C" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a=b", "-dash", "--failed=yes"])
+def test_a_folder_that_is_there_is_no_flag_and_no_setting(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / name)
+    status_command([name])
+    assert "m      l        1/1     1         1" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no flag -other"):
+        status_command(["-other"])

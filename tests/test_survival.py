@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
+from diversevis import stopping
 from diversevis.cli import main
 from diversevis.errors import FolderLost
 from diversevis.progress import Progress
@@ -58,11 +59,14 @@ def lines(process, word):
 
 
 @pytest.mark.parametrize(
-    ("number", "phase"), [(signal.SIGTERM, "search"), (signal.SIGUSR2, "diverse")]
-)
+    ("number", "phase"),
+    [(signal.SIGTERM, "search"), (signal.SIGUSR2, "diverse"), (signal.SIGINT, "search"),
+     (signal.SIGINT, "diverse")],
+)  # fmt: skip
 def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     here, capsys, monkeypatch, number, phase
 ):
+    before = signal.getsignal(number)
     words = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "checkpoint=1000",
              "n=2", "objective.restarts=2", "optimizer.steps=60", "optimizer.search_steps=40", "record=gif"]  # fmt: skip
     asked = []
@@ -76,12 +80,15 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     assert main(words) == 128 + number
     assert asked == [25]
     err = capsys.readouterr().err
-    assert f"ended by {number.name}. The same command goes on." in err
+    by = "Ctrl-C" if number == signal.SIGINT else number.name
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert f"{said}. The same command goes on." in err
     (record,) = here.rglob("run.json")
     found = json.loads(record.read_text())
-    assert (found["status"], found["ended_by"]) == ("interrupted", number.name)
+    assert (found["status"], found["ended_by"]) == ("interrupted", by)
     assert holder_of(record.parent).released
-    assert not (record.parent / "images.safetensors").exists()
+    kept = number == signal.SIGINT and phase == "diverse"  # a person may want to see them
+    assert (record.parent / "images.safetensors").exists() == kept
     assert len(list((record.parent / "checkpoint").iterdir())) == 1
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -92,7 +99,24 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
         whole, ours = (next(here.glob(f"{root}/*/*/*/*/{name}")) for root in ("whole", "outputs"))
         assert whole.read_bytes() == ours.read_bytes()
     assert len(list(here.glob("outputs/*/*/*/v*"))) == 1
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    heard = []
+    with stopping.patient():
+        signal.raise_signal(signal.SIGINT)
+        heard.append("waits")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert not stopping.interrupted()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stopping.check_interrupted()
+        stopping.check_interrupted()
+    assert heard == ["waits"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):

@@ -23,6 +23,7 @@ import diversevis
 from diversevis.cli import main
 from diversevis.errors import InputError
 from diversevis.measuring import flat
+from diversevis.run_folder import Claim
 from diversevis.table import collect, collect_command, columns, find
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -248,16 +249,21 @@ def test_unfinished_runs_are_counted_and_not_named(tmp_path, capsys):
     make_run(tmp_path / "v001")
     for version, status in enumerate(["running", "running", "interrupted", "failed"], start=2):
         (make_run(tmp_path / f"v{version:03d}", status=status) / "metrics.json").unlink()
-    collect_command([str(tmp_path)])
+    claim = Claim.make(tmp_path / "v002")  # at work; whoever was at v003 has died
+    claim.begin()
+    try:
+        collect_command([str(tmp_path)])
+    finally:
+        claim.remove()
     said = capsys.readouterr()
     assert said.out.splitlines()[:2] == [
         "1 unit of 1 run, 9 columns (vgg19: 1 layer)",
-        "left out: 2 running, 1 interrupted, 1 failed",
+        "left out: 1 running, 1 interrupted, 1 failed, 1 lost",
     ]
     assert not said.err
     with (tmp_path / "left_out.csv").open() as file:
         assert list(csv.reader(file)) == [
-            ["folder", "reason"], ["v002", "running"], ["v003", "running"],
+            ["folder", "reason"], ["v002", "running"], ["v003", "lost"],
             ["v004", "interrupted"], ["v005", "failed"],
         ]  # fmt: skip
 
@@ -272,7 +278,7 @@ def test_at_most_twenty_damaged_runs_are_named_and_the_file_has_all(tmp_path, ca
     assert len(lines) == 21
     assert lines[0] == "diversevis: v001: run.json lacks layer"
     assert lines[20] == f"diversevis: and 5 more: {tmp_path / 'left_out.csv'} names all"
-    assert "left out: 1 running, 25 damaged" in said.out
+    assert "left out: 1 lost, 25 damaged" in said.out
     assert len((tmp_path / "left_out.csv").read_text().splitlines()) == 27
     assert pd.read_parquet(tmp_path / "table.parquet").empty
 
@@ -285,7 +291,7 @@ def test_of_an_unfinished_sweep_the_table_has_its_columns_and_no_row(tmp_path):
         "version": "Int64", "latest": "boolean", "config_hash": "string",
     }  # fmt: skip
     assert len(table) == 0
-    assert table.attrs["left_out"] == [("v001", "running")]
+    assert table.attrs["left_out"] == [("v001", "lost")]
 
 
 RUN = {"status": "finished", "model": "m", "layer": "l", "config_hash": "a", "units": [0]}

@@ -14,7 +14,7 @@ from diversevis.bind import bind
 from diversevis.config.compose import compose_config, experiment_of, plain, settled
 from diversevis.config.speak import speak
 from diversevis.errors import InputError
-from diversevis.run_folder import RunFolder
+from diversevis.run_folder import RunFolder, flaw_of
 from diversevis.settings import Experiment
 from diversevis.words import split_flags
 
@@ -70,8 +70,10 @@ def _finished_run(path: Path) -> RunFolder:
     folder = RunFolder(path)
     try:
         record = folder.read_record()
+        status, made = record["status"], record["n"] is not None
+        if status == "finished" and made and (flaw := flaw_of(path)):
+            raise InputError(f"{path}: {flaw}. Its command, typed again, makes it whole.")
         folder.read_metrics()
-        status = record["status"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{path} is no folder of a run that is done ({error}). Name run folders, such as "

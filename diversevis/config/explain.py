@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from diversevis.config.place import config_folder
 from diversevis.errors import InputError, suggest
 
+LISTS = "unit", "analysis", "device", "objective.front"  # settings that may be lists
+
 
 @contextlib.contextmanager
 def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
@@ -48,6 +50,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             return f"{key} is fixed in this config and cannot be chosen anew: set {key}.name=..."
         if legal:
             return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
+        if key.startswith("hydra.launcher."):
+            return _unknown_of_launcher(key, overrides)
     if missing := re.search(
         r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text
     ):
@@ -66,9 +70,17 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if "Ambiguous value for argument" in text:
         word = re.search(r"argument '([^']+)'", text)
         key, _, value = (word[1] if word else "unit=0,1,2").partition("=")
-        return (
-            f"{key}={value} can mean two things. For one run over the list write {key}=[{value}]; "
+        sweep = (
             f"for a sweep with one run for each put -m before it: diversevis run -m {key}={value}."
+        )
+        if key in LISTS:
+            return (
+                f"{key}={value} can mean two things. For one run over the list write "
+                f"{key}=[{value}]; {sweep}"
+            )
+        return (
+            f"{key}={value} has commas: {sweep} A single value with commas is quoted twice: "
+            f"'{key}=\"{value}\"'."
         )
     return text
 
@@ -81,6 +93,20 @@ def _missing_launcher(name: str) -> str:
             f"pip install 'diversevis[{extras[name]}]'."
         )
     return f"hydra/launcher={name} is unknown. {suggest(name, ['basic', *extras])}"
+
+
+def _unknown_of_launcher(key: str, overrides: Sequence[str]) -> str:
+    """Hydra would have it added, where it does nothing or breaks the launcher."""
+    chosen = [word.partition("=")[2] for word in overrides if word.startswith("hydra/launcher=")]
+    if not chosen or chosen[-1] == "basic":
+        return (
+            f"{key} is a setting of a launcher, and none is chosen: add hydra/launcher=slurm (or "
+            "local, joblib, ray)."
+        )
+    return (
+        f"hydra/launcher={chosen[-1]} has no setting {key.removeprefix('hydra.launcher.')}. "
+        f"Those it has: `diversevis run hydra/launcher={chosen[-1]} --cfg hydra -p hydra.launcher`."
+    )
 
 
 def _torchvision_hint(name: str) -> str:

@@ -114,7 +114,9 @@ def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
     except InputError:
         raise
     except KeyboardInterrupt:
-        if _queued(sweep):
+        if not _queued(sweep):
+            sweep.write_end("Ctrl-C")
+        else:
             print(
                 "diversevis: the jobs in the cluster's queue go on; scancel ends them, "
                 f"`diversevis status {shown(sweep.folder.parents[1])}` tells how they stand.",
@@ -123,6 +125,7 @@ def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
         raise
     except Exception as error:
         LOG.warning("the launcher: %s%s", error, _hint(str(error)))
+        sweep.write_end(str(error))
         silent_since = time.monotonic()
         while (queued := _queued(sweep)) is not False:
             if queued:
@@ -164,9 +167,10 @@ def _say_end(sweep: Sweep) -> None:
 
     root = sweep.folder.parents[1]
     states = state_of_works(root, sweep.works, sweep=sweep)
-    here = any(word.startswith("hydra/launcher=") for word in sweep.launcher)
+    chosen = [word for word in sweep.launcher if word.startswith("hydra/launcher=")]
+    elsewhere = bool(chosen) and chosen[-1] != "hydra/launcher=basic"
     for one in states:
-        if here and one.state == "finished" and one.folder is not None:
+        if elsewhere and one.state == "finished" and one.folder is not None:
             print(shown(one.folder), flush=True)
     counts = Counter(one.state for one in states)
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())

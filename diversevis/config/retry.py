@@ -18,12 +18,12 @@ from diversevis.config.speak import speak
 from diversevis.config.sweep import apart
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.sweep.manifest import Planned
-from diversevis.words import check_words, named_folder, split_flags
+from diversevis.words import check_words, is_folder, named_folder, split_flags
 
 if TYPE_CHECKING:
     from diversevis.sweep.status import State
 
-UNFINISHED = "failed", "lost", "interrupted", "missing"
+UNFINISHED = "failed", "lost", "interrupted", "missing", "damaged"
 UNITS_AT_LEAST = 64  # small works of one layer share a job up to so many units
 
 
@@ -33,7 +33,7 @@ def retry_command(arguments: Sequence[str]) -> None:
     Raises `InputError` where there is nothing of the kind, `SweepUnfinished` where some of it is
     unfinished again.
     """
-    folders = [word for word in arguments if "=" not in word and not word.startswith("-")]
+    folders = [word for word in arguments if is_folder(word)]
     flags, words = split_flags([word for word in arguments if word not in folders])
     check_words(flags, words, known=())
     others, launcher = apart(words)
@@ -57,8 +57,16 @@ def retry_command(arguments: Sequence[str]) -> None:
         place = one.folder.resolve().parents[3] if one.folder else root.resolve()
         own = tuple(launcher) or (one.sweep.launcher if one.sweep else ())
         groups[place, own].append(_as_planned(one, place))
+    unknown = [one for one in every if one.state == "damaged" and one.hash is None]
+    for one in unknown:
+        print(
+            f"diversevis: {one.folder} does not say what it was ({one.error}): remove it, and type "
+            "its command again.",
+            file=sys.stderr,
+        )
     if not groups:
-        print(f"diversevis: nothing to retry in {root}.", file=sys.stderr)
+        rest = " else" if unknown else ""
+        print(f"diversevis: nothing{rest} to retry in {root}.", file=sys.stderr)
     typed = shlex.join(["diversevis", "retry", *arguments])
     unfinished = []
     for (place, own), works in groups.items():

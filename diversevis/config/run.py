@@ -15,7 +15,7 @@ from diversevis import stopping
 from diversevis.config.compose import experiment_of, plain, settled
 from diversevis.config.hydra_call import call_hydra
 from diversevis.config.speak import speak
-from diversevis.config.sweep import is_sweep, sweep_command
+from diversevis.config.sweep import apart, is_sweep, sweep_command
 from diversevis.errors import InputError
 from diversevis.sweep.manifest import SWEEPS
 from diversevis.words import check_words, split_flags, with_home
@@ -31,6 +31,11 @@ def run_command(arguments: Sequence[str]) -> None:
         sweep_command(flags, overrides, typed)
         return
 
+    if not flags and (launcher := [one for one in apart(overrides)[1] if "launcher" in one]):
+        raise InputError(
+            f"{' '.join(launcher)}: one run is made here, in this process. Launchers are for "
+            "sweeps: put -m before it, as in `diversevis run -m ... hydra/launcher=slurm`."
+        )
     here = os.getpid()
     failures: list[Exception] = []
 

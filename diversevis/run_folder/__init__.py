@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from diversevis.run_folder.claim import Claim, Holder, Watch, holder_of, job_id, restarts
 from diversevis.run_folder.files import replacing
 from diversevis.run_folder.versions import create_version, versions_in, work_folder
+from diversevis.run_folder.whole import flaw_of
 
 if TYPE_CHECKING:
     from diversevis.run_folder.folder import RunFolder
 
-__all__ = ["Claim", "Holder", "RunFolder", "Watch", "create_version", "holder_of", "job_id",
-           "replacing", "restarts", "versions_in", "work_folder"]  # fmt: skip
+__all__ = [
+    "Claim", "Holder", "RunFolder", "Watch", "create_version", "flaw_of", "holder_of", "job_id",
+    "replacing", "restarts", "versions_in", "work_folder",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

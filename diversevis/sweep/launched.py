@@ -12,56 +12,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from diversevis.run_folder.claim import NAME, SILENCE, Holder, holder_of
+from diversevis.run_folder.sign import sign_of
 from diversevis.sweep.manifest import Planned, Sweep
 
 PATIENCE = 10.0  # seconds in which Slurm must have answered
 OF_A_JOB = re.compile(r"((\d+)(?:_(\d+))?)_(?:submitted\.pkl|0_log\.(?:err|out)|0_result\.pkl)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sign:
-    """The last sign of life in a folder.
-
-    age    seconds since then, None where nothing tells
-    alive  whether the process that gave it may be at work
-    """
-
-    holder: Holder
-    age: float | None
-    alive: bool
-
-    @property
-    def fresh(self) -> bool:
-        return self.alive and self.age is not None and self.age < SILENCE
-
-
-def sign_of(folder: Path) -> Sign | None:
-    """At one look: unlike `Watch`, it goes by the clock of the machine that the holder is on, which
-    may differ a little from ours."""
-    holder = holder_of(folder)
-    if holder is None:
-        return None
-    at = _written(folder) if holder.time is None else holder.time
-    age = None if at is None else max(0.0, time.time() - at)
-    alive = holder.is_alive()
-    if alive is None:
-        alive = age is not None and age < SILENCE
-    return Sign(holder=holder, age=age, alive=alive)
-
-
-def _written(folder: Path) -> float | None:
-    """When the newest claim was, by the disk's clock: one just made says nothing yet."""
-    try:
-        return max(path.stat().st_mtime for path in folder.iterdir() if NAME.fullmatch(path.name))
-    except (OSError, ValueError):
-        return None
 
 
 def squeue_ids() -> set[str] | None:

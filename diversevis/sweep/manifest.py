@@ -9,6 +9,7 @@ root/multirun/<name>/
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -91,6 +92,18 @@ class Sweep:
         """The error, None where there was none."""
         try:
             return str(json.loads(self._failure(work.hash).read_text())["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_end(self, why: str) -> None:
+        """Why its launcher has ended before its jobs did."""
+        with contextlib.suppress(OSError), replacing(self.folder / "ended.json") as beside:
+            beside.write_text(json.dumps({"ended": why}))
+
+    def read_end(self) -> str | None:
+        """None where it has not, or does not say."""
+        try:
+            return str(json.loads((self.folder / "ended.json").read_text())["ended"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

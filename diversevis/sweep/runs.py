@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from diversevis.run_folder.whole import flaw_of
 from diversevis.sweep.manifest import SWEEPS
 
 AT_ONCE = 8  # threads that ask at the same time
@@ -33,7 +34,7 @@ class Run:
 
     record   None where it cannot be used; of a finished run without its config and versions, for
              there may be very many
-    reason   why not
+    reason   why it cannot, or why what a finished run made cannot
     changed  when the record was last written, seconds since the epoch
     """
 
@@ -98,6 +99,8 @@ def read_run(folder: Path) -> Run | None:
         reason = _flaw(record)
     if reason is not None:
         record = None
+    elif record["status"] == "finished" and record["n"] is not None and (flaw := flaw_of(folder)):
+        reason = flaw
     elif record["status"] == "finished":
         record = {name: value for name, value in record.items() if not isinstance(value, dict)}
     return Run(folder=folder, record=record, reason=reason, changed=changed)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.run_folder.claim import Holder
+from diversevis.run_folder.sign import Sign, sign_of
 from diversevis.run_folder.versions import work_folder
-from diversevis.sweep.launched import Launched, Sign, read_launched, sign_of, squeue_ids
+from diversevis.sweep.launched import Launched, read_launched, squeue_ids
 from diversevis.sweep.manifest import Planned, Sweep, sweeps
 from diversevis.sweep.runs import Run, find_runs, newest, read_run
 
@@ -182,7 +183,7 @@ def _network(run: Run) -> tuple[str, str]:
 
 def _look(run: Run) -> tuple[Run, str, Sign | None]:
     """Its state by its record, and by the sign of life of whoever is at work there."""
-    if run.record is None:
+    if run.record is None or run.reason is not None:
         return run, "damaged", None
     if run.record["status"] == "finished":
         return run, "finished", None
@@ -199,7 +200,7 @@ def _look(run: Run) -> tuple[Run, str, Sign | None]:
 
 
 def _error(run: Run) -> str | None:
-    found = run.record.get("error") if run.record else run.reason
+    found = run.reason or (run.record or {}).get("error")
     return found if isinstance(found, str) else None
 
 

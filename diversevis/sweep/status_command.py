@@ -14,7 +14,7 @@ from diversevis.errors import InputError
 from diversevis.sweep.launched import Launched, read_launched
 from diversevis.sweep.status import STATES, UNDONE, State, states
 from diversevis.units import units_text
-from diversevis.words import named_folder
+from diversevis.words import is_folder, named_folder
 
 DEFAULT = "outputs"
 NAMED = 20  # runs of a kind that are named; --failed names all
@@ -73,8 +73,9 @@ def report(found: Sequence[State], root: Path, *, every: bool) -> Iterator[str]:
         if wrong:
             where = shlex.quote(str(root))
             yield from ("", f"All of these, with their logs: diversevis status {where} --failed")
-    if any(by_state[state] for state in UNDONE):
-        undone = [state for state in UNDONE if by_state[state]]
+    undone = [state for state in UNDONE if by_state[state]]
+    undone += ["damaged"] if any(one.hash for one in by_state["damaged"]) else []
+    if undone:
         yield from ("", f"To do again what is {_or(undone)}:")
         yield f"  diversevis retry {shlex.quote(str(root))}"
 
@@ -169,12 +170,16 @@ def name(state: State) -> str:
 
 def reason(state: State) -> str:
     """Why it is not there, in one line."""
+    ended = state.sweep.read_end() if state.sweep else None
     if state.state == "missing":
-        return "its job is gone, and has left nothing"
+        nothing = "its job is gone, and has left nothing"
+        return nothing if ended is None else plain(f"{nothing}; its launcher ended: {ended}")
     if state.state == "lost" and (state.record or {}).get("status") == "interrupted":
         return f"ended by {(state.record or {}).get('ended_by')}, and its job is gone: cancelled"
     if state.state == "lost":
         last = "" if state.age is None else f", its last sign of life {_ago(state.age)}"
+        if ended == "Ctrl-C":
+            return f"killed when its sweep was ended by Ctrl-C{last}"
         return f"killed without a word (out of memory, or the machine went down){last}"
     found = plain(last_words(state.error or ""))
     if len(found) > LONGEST:
@@ -238,7 +243,7 @@ def plain(text: str) -> str:
 def _parse(arguments: Sequence[str]) -> tuple[Path, bool]:
     folders = [word for word in arguments if word != "--failed"]
     for word in folders:
-        if word.startswith("-"):
+        if not is_folder(word) and word.startswith("-"):
             raise InputError(f"There is no flag {word}: `diversevis status ROOT --failed`.")
     if len(folders) > 1:
         raise InputError(

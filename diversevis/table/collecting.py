@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diversevis.errors import InputError
+from diversevis.run_folder.sign import sign_of
 from diversevis.table.columns import Table
 from diversevis.table.find import AT_ONCE, LeftOut, Place, find_runs, read_runs
 from diversevis.table.flat import legible, one_line
@@ -90,7 +91,7 @@ def collect_runs(root: Path) -> Collected:
             try:
                 run = read_run(found)
             except LeftOut as reason:
-                left_out.append((found.place, reason))
+                left_out.append((found.place, _of_today(found.place, reason)))
                 continue
             known = run.model, run.layer, run.config_hash, run.images, run.units
             runs.append(_Known(found.place, *known))
@@ -105,6 +106,17 @@ def collect_runs(root: Path) -> Collected:
             key=_natural,
         ),
     )
+
+
+def _of_today(place: Place, reason: LeftOut) -> LeftOut:
+    """A run whose process has died is lost, though its record says that it runs."""
+    if str(reason) != "running":
+        return reason
+    try:
+        sign = sign_of(Path(place.path))
+    except OSError:
+        return reason
+    return reason if sign is not None and sign.alive else LeftOut("lost")
 
 
 def check_libraries() -> None:

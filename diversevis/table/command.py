@@ -12,11 +12,12 @@ from diversevis.errors import InputError
 from diversevis.run_folder import replacing
 from diversevis.table.collecting import Collected, check_libraries, collect_runs
 from diversevis.table.flat import one_line
-from diversevis.table.read import UNFINISHED
+from diversevis.table.read import UNFINISHED as ON_RECORD
 from diversevis.words import folders_and_settings, named_folder
 
 NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
+UNFINISHED = (*ON_RECORD, "lost")
 
 
 def collect_command(arguments: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from diversevis.table.flat import (
     shown,
 )
 
-UNFINISHED = ("running", "interrupted", "failed")
+UNFINISHED = ("running", "interrupted", "failed")  # what run.json says of a run that is not done
 
 # Folders of before run.json had the config say some of it otherwise.
 SETTINGS = {
