@@ -24,7 +24,7 @@ from diversevis.cli import main
 from diversevis.errors import InputError
 from diversevis.measuring import flat
 from diversevis.run_folder import Claim
-from diversevis.table import collect, collect_command, columns, find
+from diversevis.table import collect, collect_command, collecting, columns, find
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 synthetic = importlib.import_module("synthetic_runs")
@@ -622,7 +622,7 @@ def test_while_a_sweep_runs_rows_only_grow(tmp_path):
         table = collect(tmp_path)
         counts.append(len(table))
         assert set(dict(table.attrs["left_out"]).values()) <= {
-            "running", "run.json is not there", "the folder cannot be listed (No such file or directory)",
+            "running", "lost", "run.json is not there", "the folder cannot be listed (No such file or directory)",
             "run.json is empty", "run.json is not JSON (Expecting value: line 1 column 1 (char 0))",
             "run.json changed while it was read",
         }  # fmt: skip
@@ -679,3 +679,15 @@ def test_a_front_is_a_table_of_its_own(tmp_path):
     metrics = [{"unit": 0, "response_mean": 0.5, "knee": 0.5, "front": front}]
     make_run(tmp_path / "v001", metrics=metrics)
     assert list(collect(tmp_path))[-2:] == ["knee", "response_mean"]
+
+
+def test_a_run_that_ends_between_two_looks_is_not_lost(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "v001", status="running")
+
+    def ends_now(folder):
+        make_run(path)
+
+    monkeypatch.setattr(collecting, "sign_of", ends_now)
+    table = collect(tmp_path)
+    assert table.attrs["left_out"] == [("v001", "running")]
+    assert len(collect(tmp_path)) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,7 +91,7 @@ def collect_runs(root: Path) -> Collected:
             try:
                 run = read_run(found)
             except LeftOut as reason:
-                left_out.append((found.place, _of_today(found.place, reason)))
+                left_out.append((found.place, _of_today(found.place, reason, pool)))
                 continue
             known = run.model, run.layer, run.config_hash, run.images, run.units
             runs.append(_Known(found.place, *known))
@@ -108,7 +108,7 @@ def collect_runs(root: Path) -> Collected:
     )
 
 
-def _of_today(place: Place, reason: LeftOut) -> LeftOut:
+def _of_today(place: Place, reason: LeftOut, pool: Executor) -> LeftOut:
     """A run whose process has died is lost, though its record says that it runs."""
     if str(reason) != "running":
         return reason
@@ -116,7 +116,14 @@ def _of_today(place: Place, reason: LeftOut) -> LeftOut:
         sign = sign_of(Path(place.path))
     except OSError:
         return reason
-    return reason if sign is not None and sign.alive else LeftOut("lost")
+    if sign is not None and sign.alive:
+        return reason
+    (again,) = read_runs([place], pool)  # it may have ended between the two looks
+    try:
+        read_run(again)
+    except LeftOut as now:
+        return LeftOut("lost") if str(now) == "running" else now
+    return reason  # finished: in the next table
 
 
 def check_libraries() -> None:
