@@ -1,5 +1,6 @@
 """Annotated shapes are checked throughout; tests on real weights run where these are."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -52,6 +53,17 @@ QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2
 def seeded():
     """Noise in tests is the same every time."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    """A command run in a test has the program's log speak; the next test finds it as it was."""
+    log = logging.getLogger("diversevis")
+    before = log.level, log.propagate, [*log.handlers]
+    yield
+    log.setLevel(before[0])
+    log.propagate = before[1]
+    log.handlers[:] = before[2]
 
 
 def torchvision_model(name, **changes):
