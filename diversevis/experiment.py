@@ -140,6 +140,7 @@ def _cut_as_before(setting: Setting, folder: RunFolder) -> Setting:
 def _make_images(setting: Setting, folder: RunFolder, claim: Claim, work: Work) -> None:
     """All units' images, into the folder; those of some if it ends early."""
     done: list[Visualization] = []
+    folder.update_record(optimized=False)  # a damaged run had been
     checkpoints = _checkpoints(setting, folder, claim, "images", work.hash)
     try:
         _visualize_all(setting, folder, checkpoints, done)

@@ -352,6 +352,30 @@ def test_a_finished_run_that_is_damaged_is_told_and_made_whole(here, capsys, nam
     assert len(list(here.rglob("run.json"))) == 1
 
 
+def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
+    words = "unit=0-1", "images=tensor", "batch=6"
+    assert run(*words) == 0
+    (record,) = here.rglob("run.json")
+    images = record.parent / "images.safetensors"
+    whole = images.read_bytes()
+    images.unlink()
+    visualize, seen = batches.visualize, []
+
+    def cut(setting, rows, **others):
+        seen.append(rows)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return visualize(setting, rows, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "visualize", cut)
+        assert run(*words) == 130
+    assert load_file(images)["units"].tolist() == [0]
+    assert json.loads(record.read_text())["status"] == "interrupted"
+    assert run(*words) == 0
+    assert images.read_bytes() == whole
+
+
 def test_a_sweep_adds_pictures_too(here, capsys):
     sweep = "-m", "unit=0-3", "seed=0,1", "units_per_job=2"
     assert run(*sweep, "images=tensor") == 0
