@@ -26,10 +26,10 @@ def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
     failed, or what is wrong with its files.
 
     >>> table = diversevis.collect("outputs")
-    >>> table[table.latest].groupby(["model", "layer"])["phase.f1f0"].median()
+    >>> table[latest].groupby(["model", "layer"])["phase.f1f0"].median()
 
     Raises `InputError` where there is no run, and without `pip install 'diversevis[collect]'`.
     """
-    from diversevis import table
+    from diversevis.table.collecting import collect
 
-    return table.collect(root)
+    return collect(root)

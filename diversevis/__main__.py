@@ -2,7 +2,7 @@
 
 import sys
 
-from diversevis.cli import main
+from diversevis.cli.main import main
 
 if __name__ == "__main__":  # a worker process imports this module too
     sys.exit(main())

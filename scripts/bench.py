@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diversevis import models
-from diversevis.batches import visualize_in_batches
-from diversevis.config import compose_config, experiment_of
-from diversevis.prepare import Setting, pick_device, precision, prepare
-from diversevis.receptive_field import unpad
-from diversevis.tuning import FirstConvolution
+from diversevis.config.compose import compose_config, experiment_of
+from diversevis.experiment.batches import visualize_in_batches
+from diversevis.method.device import pick_device, precision
+from diversevis.method.setup import Setup, prepare
+from diversevis.models.cpu import FirstConvolution
+from diversevis.models.network import load, open_model
+from diversevis.models.receptive_field import unpad
 
 # Input and output channels and side of the input: the 3 x 3 convolutions of conv3_1's field.
 CONVOLUTIONS = ((64, 64, 22), (64, 128, 10), (128, 128, 8))
@@ -45,7 +46,7 @@ class Bench:
         print(f"| {part} | {what} | {middle:.4g} {unit} | {min(values):.4g} to {max(values):.4g} |",
               flush=True)  # fmt: skip
 
-    def setting(self, *words: str) -> Setting:
+    def setup(self, *words: str) -> Setup:
         return prepare(experiment_of(compose_config([*self.words, *words])))
 
     def seconds(self, work: Callable[[], Any]) -> float:
@@ -130,39 +131,39 @@ def operations_per_image(model: str, layer: str, more: Sequence[str] = ()) -> fl
     """Of the unpadded, truncated network's convolutions, forward and backward to the input; of the
     target layer nothing is counted, since an image meets only one of its filters."""
     words = [f"model={model}", f"layer={layer}", "unit=0", "device=cpu", *more]
-    setting = prepare(experiment_of(compose_config(words)))
+    setup = prepare(experiment_of(compose_config(words)))
     found: list[float] = []
 
     def count(module: nn.Conv2d | FirstConvolution, _: Any, output: Tensor) -> None:
         found.append(2.0 * output[0].numel() * module.weight[0].numel())
 
-    for module in setting.readout.modules():
+    for module in setup.readout.modules():
         if isinstance(module, (nn.Conv2d, FirstConvolution)):
             module.register_forward_hook(count)
-    z = torch.zeros(1, 3, *setting.field.size)
-    setting.readout(z, torch.tensor([0]))
+    z = torch.zeros(1, 3, *setup.field.size)
+    setup.readout(z, torch.tensor([0]))
     return 2 * sum(found)
 
 
-def whole_network(setting: Setting) -> nn.Module:
+def whole_network(setup: Setup) -> nn.Module:
     """The truncated network with every channel of the target, as a plain program has it."""
-    traced = models.open_model(setting.experiment.model)
-    layer = traced.layer(str(setting.experiment.layer))
-    return unpad(models.load(setting.experiment.model, traced, layer).module)
+    traced = open_model(setup.experiment.model)
+    layer = traced.layer(str(setup.experiment.layer))
+    return unpad(load(setup.experiment.model, traced, layer).module)
 
 
 def seconds_per_step(bench: Bench, words: Sequence[str], units: int) -> float:
     """Of the diverse optimization as it runs, by the difference of a long and a short run."""
     few, many = 3, 13
     settings = [
-        bench.setting(*words, f"unit=0-{units - 1}", "optimizer.search_steps=1",
+        bench.setup(*words, f"unit=0-{units - 1}", "optimizer.search_steps=1",
                       "objective.restarts=1", f"optimizer.steps={steps}")
         for steps in (few, many)
     ]  # fmt: skip
-    short, long = (bench.seconds(partial(_exhaust, setting, range(units))) for setting in settings)
+    short, long = (bench.seconds(partial(_exhaust, setup, range(units))) for setup in settings)
     return (long - short) / (many - few)
 
 
-def _exhaust(setting: Setting, rows: Sequence[int]) -> None:
-    for _ in visualize_in_batches(setting, rows):
+def _exhaust(setup: Setup, rows: Sequence[int]) -> None:
+    for _ in visualize_in_batches(setup, rows):
         pass

@@ -38,12 +38,14 @@ from peers import Work, run_peers
 from published import published
 from torch import Tensor
 
-from diversevis import images, machine, provenance
-from diversevis.batches import visualize_in_batches
+from diversevis.experiment.batches import visualize_in_batches
+from diversevis.method import images
+from diversevis.method.device import keep_pages
+from diversevis.method.objective import Objective, pairwise_distances
+from diversevis.method.setup import Setup
+from diversevis.method.visualize import Visualization, visualize
 from diversevis.models.architectures import import_torchvision_models
-from diversevis.objective import Objective, pairwise_distances
-from diversevis.prepare import Setting
-from diversevis.visualize import Visualization, visualize
+from diversevis.runs import provenance
 
 LAYERS = (("vgg19", "conv2_2"), ("vgg19", "conv3_1"), ("vgg19", "conv3_3"),
           ("resnet50", "layer1.2"))  # fmt: skip
@@ -54,8 +56,8 @@ QUALITY = (("vgg19", "conv1_2", 64), ("vgg19", "conv2_2", 128), ("vgg19", "conv3
 FIELDS = ("conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4")
 
 
-def collect(setting: Setting, rows: Sequence[int]) -> list[Visualization]:
-    return [one.visualization for one in visualize_in_batches(setting, rows)]
+def collect(setup: Setup, rows: Sequence[int]) -> list[Visualization]:
+    return [one.visualization for one in visualize_in_batches(setup, rows)]
 
 
 def share(bench: Bench, measure: Callable[[], float]) -> None:
@@ -76,13 +78,13 @@ def share(bench: Bench, measure: Callable[[], float]) -> None:
 def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
     """The distance term, forward and backward, against a whole step."""
     words = ["model=vgg19", "layer=conv3_1"]
-    setting = bench.setting(*words, f"unit=0-{units - 1}", f"n={n}")
+    setup = bench.setup(*words, f"unit=0-{units - 1}", f"n={n}")
     one = torch.ones(units, device=bench.device)
     with_distance = Objective(
         diversity=0.1 * one, response_scale=one, distance_scale=one, enough=None
     )
-    raw = torch.randn(units, n, 3, *setting.field.size, device=bench.device)
-    x = images.render(raw, setting.norm)
+    raw = torch.randn(units, n, 3, *setup.field.size, device=bench.device)
+    x = images.render(raw, setup.norm)
     responses = torch.randn(units, n, device=bench.device)
 
     def term() -> None:
@@ -101,24 +103,24 @@ def against_published(bench: Bench) -> None:
     """All units of conv2_2 against the published protocol on a sample of them, one at a time."""
     layer, units, count = "conv2_2", 128, bench.options.published_units
     words = ["model=vgg19", f"layer={layer}", f"unit=0-{units - 1}"]
-    setting = bench.setting(*words)
-    visualize(setting, range(8))
-    seconds = [bench.seconds(partial(collect, setting, range(units))) for _ in bench.repeats()]
+    setup = bench.setup(*words)
+    visualize(setup, range(8))
+    seconds = [bench.seconds(partial(collect, setup, range(units))) for _ in bench.repeats()]
     sample = [units * place // count for place in range(count)]
-    found = collect(setting, range(units))
-    network = whole_network(setting).to(bench.device)
+    found = collect(setup, range(units))
+    network = whole_network(setup).to(bench.device)
     theirs = []
     for unit in sample:
         generator = torch.Generator().manual_seed(unit)
-        raw = images.noise((6, 3, *setting.field.size), generator).to(bench.device)
-        noise = images.render(raw[None], setting.norm).flatten(2)
+        raw = images.noise((6, 3, *setup.field.size), generator).to(bench.device)
+        noise = images.render(raw[None], setup.norm).flatten(2)
         noise_distance = pairwise_distances(noise).mean().item()
         theirs.append(
             published(
-                network, raw, unit, norm=setting.norm, std=setting.network.weights.std,
+                network, raw, unit, norm=setup.norm, std=setup.network.weights.std,
                 response_scale=abs(found[unit].metrics["response_best"]),
                 distance_scale=noise_distance,
-                diversity=setting.experiment.objective.diversity,
+                diversity=setup.experiment.objective.diversity,
             )
         )  # fmt: skip
     mine, plain = (
@@ -155,13 +157,13 @@ def sooner(
     """The fewest steps that reach what the plain protocol reaches, and the time they take."""
     what = "conv2_2: times faster to the same response and distance"
     for steps in (20, 30, 40, 60, 80):
-        setting = bench.setting(*words, f"optimizer.steps={steps}")
-        found = [one.metrics for one in collect(setting, sample)]
+        setup = bench.setup(*words, f"optimizer.steps={steps}")
+        found = [one.metrics for one in collect(setup, sample)]
         response = statistics.mean(one["response_mean"] for one in found)
         distance = statistics.mean(one["distance_min"] for one in found)
         if response < plain[0] or distance < plain[1]:
             continue
-        work = partial(collect, setting, sample)
+        work = partial(collect, setup, sample)
         faster = [seconds * len(sample) / bench.seconds(work) for _ in bench.repeats()]
         bench.row("published", f"{what} ({steps} steps)", faster, "x", response=response,
                   distance=distance)  # fmt: skip
@@ -177,9 +179,9 @@ def quality(bench: Bench) -> None:
         words = [f"model={model}", f"layer={layer}", f"unit=[{chosen}]"]
         found, seconds = dict[str, list[Visualization]](), dict[str, float]()
         for name in ("sphere", "paper"):
-            setting = bench.setting(*words, f"optimizer={name}")
+            setup = bench.setup(*words, f"optimizer={name}")
             began = time.perf_counter()
-            found[name] = collect(setting, range(count))
+            found[name] = collect(setup, range(count))
             seconds[name] = time.perf_counter() - began
         for key, what in (("response_mean", "mean response"), ("distance_min", "distance")):
             ours, theirs = ([one.metrics[key] for one in found[n]] for n in ("sphere", "paper"))
@@ -194,11 +196,11 @@ def quality(bench: Bench) -> None:
 def whole_layer(bench: Bench, measure: Callable[[], float]) -> None:
     """All 256 units of conv3_1, six images each, at the default quality; minutes on a CPU."""
     words = ["model=vgg19", "layer=conv3_1", "unit=all"]
-    collect(bench.setting(*words, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
-    setting = bench.setting(*words)
-    experiment = setting.experiment
+    collect(bench.setup(*words, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
+    setup = bench.setup(*words)
+    experiment = setup.experiment
     optimizer = experiment.optimizer
-    seconds = [bench.seconds(partial(collect, setting, range(256))) for _ in bench.repeats()]
+    seconds = [bench.seconds(partial(collect, setup, range(256))) for _ in bench.repeats()]
     image_steps = 256 * (
         experiment.n * optimizer.steps + experiment.objective.restarts * optimizer.search_steps
     )
@@ -221,11 +223,11 @@ def growth(bench: Bench) -> None:
     short = ["model=vgg19", "optimizer.steps=8", "optimizer.search_steps=4"]
 
     def measured(units: int, *words: str) -> tuple[float, float]:
-        setting = bench.setting(*short, *words, f"unit=0-{units - 1}")
-        work = partial(collect, setting, range(units))
+        setup = bench.setup(*short, *words, f"unit=0-{units - 1}")
+        work = partial(collect, setup, range(units))
         work()
         seconds = statistics.median(bench.seconds(work) for _ in bench.repeats())
-        return seconds, setting.field.size[0]
+        return seconds, setup.field.size[0]
 
     kinds = {
         "units (K)": [(k, measured(k, "layer=conv3_1")[0]) for k in (1, 4, 16, 64, 256)],
@@ -245,10 +247,10 @@ def published_setting(bench: Bench) -> None:
     """The paper's example over five seeds."""
     found, steps = [], 0.0
     for seed in range(5):
-        setting = bench.setting("experiment=cadena2018", f"seed={seed}")
-        (one,) = visualize(setting, [0])
+        setup = bench.setup("experiment=cadena2018", f"seed={seed}")
+        (one,) = visualize(setup, [0])
         found.append(one.metrics["response_mean"])
-        experiment = setting.experiment
+        experiment = setup.experiment
         searched = experiment.objective.restarts * experiment.optimizer.search_steps
         # Beside the steps: each start is looked at once for its gradient.
         each = one.metrics["steps"] + 1 + (searched + experiment.objective.restarts) / experiment.n
@@ -260,15 +262,15 @@ def published_setting(bench: Bench) -> None:
 def peers(bench: Bench) -> None:
     """One unit of conv3_1, six images, by everyone."""
     words = ["model=vgg19", "layer=conv3_1", "unit=21", "norm=paper"]
-    setting = bench.setting(*words)
-    visualize(setting, [0])
+    setup = bench.setup(*words)
+    visualize(setup, [0])
     ours: list[Any] = []
-    seconds = [bench.seconds(lambda: ours.append(visualize(setting, [0]))) for _ in bench.repeats()]
+    seconds = [bench.seconds(lambda: ours.append(visualize(setup, [0]))) for _ in bench.repeats()]
     metrics = ours[0][0].metrics
     bench.row("peers", "diversevis, 24 px, search and 80 steps", seconds, "s",
               response=metrics["response_mean"], distance=metrics["distance_min"])  # fmt: skip
-    network = whole_network(setting).to(bench.device)
-    std = setting.network.weights.std
+    network = whole_network(setup).to(bench.device)
+    std = setup.network.weights.std
 
     def response(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -279,7 +281,7 @@ def peers(bench: Bench) -> None:
     features.load_state_dict({k.removeprefix("features."): v for k, v in state.items()})
     work = Work(
         features.to(bench.device), unit=21, steps=bench.options.peer_steps, response=response,
-        mean=torch.tensor(setting.network.weights.mean, device=bench.device),
+        mean=torch.tensor(setup.network.weights.mean, device=bench.device),
         std=torch.tensor(std, device=bench.device),
         budget=bench.options.peer_budget,
     )  # fmt: skip
@@ -308,7 +310,7 @@ def main() -> None:
     parts = bench.options.parts.split(",")
     if unknown := set(parts) - {*PARTS.split(","), "layer"}:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}. Choose from: {PARTS},layer")
-    machine.keep_pages()
+    keep_pages()
     facts = provenance.device_facts(bench.device) | provenance.versions()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {facts['torch']}, {now}")

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from diversevis import provenance
-from diversevis.config import compose_config, experiment_of
-from diversevis.prepare import pick_device, prepare
-from diversevis.visualize import Visualization, visualize
+from diversevis.config.compose import compose_config, experiment_of
+from diversevis.method.device import pick_device
+from diversevis.method.setup import prepare
+from diversevis.method.visualize import Visualization, visualize
+from diversevis.runs import provenance
 
 UNITS = (
     ["model=energy", "layer=complex", "unit=0"],
@@ -37,9 +38,9 @@ END_TOLERANCE = 0.05  # relative, of the mean response at the end
 
 
 def timed(words: list[str], device: str) -> tuple[Visualization, float]:
-    setting = prepare(experiment_of(compose_config([*words, f"device={device}"])))
+    setup = prepare(experiment_of(compose_config([*words, f"device={device}"])))
     begin = time.perf_counter()
-    (found,) = visualize(setting, [0])
+    (found,) = visualize(setup, [0])
     return found, time.perf_counter() - begin
 
 
@@ -71,10 +72,10 @@ def rounded(device: str) -> dict[str, Any]:
     means, seconds = {}, {}
     for name in ("float32", "tf32"):
         words = ["model=vgg19", "layer=conv3_1", "unit=0-31", f"device={device}"]
-        setting = prepare(experiment_of(compose_config([*words, f"precision={name}"])))
-        visualize(setting, range(32))  # warm
+        setup = prepare(experiment_of(compose_config([*words, f"precision={name}"])))
+        visualize(setup, range(32))  # warm
         begin = time.perf_counter()
-        found = visualize(setting, range(32))
+        found = visualize(setup, range(32))
         seconds[name] = time.perf_counter() - begin
         means[name] = sum(one.metrics["response_mean"] for one in found) / len(found)
     return {

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from diversevis.run_folder import holder_of
+from diversevis.runs.lease import holder_of
 
-PRELOADED = ["diversevis.cli", "diversevis.config", "diversevis.experiment", "diversevis.planning",
-             "diversevis.sweep.status"]  # fmt: skip
+PRELOADED = ["diversevis.cli.run", "diversevis.experiment.run", "diversevis.sweep.plan",
+             "diversevis.sweep.jobs", "diversevis.sweep.status"]  # fmt: skip
 SWEEP = ["layer=simple", "unit=0-4", "seed=0,1,2,3,4,5,6,7", "n=3", "units_per_job=5", "batch=6",
          "optimizer.steps=120", "optimizer.search_steps=40", "objective.restarts=2",
          "checkpoint=0.05", "images=tensor"]  # fmt: skip
@@ -176,7 +176,7 @@ def _child(typed: list[str], log: str) -> None:
         os.dup2(file.fileno(), 2)
     import torch
 
-    from diversevis.cli import main as diversevis
+    from diversevis.cli.main import main as diversevis
 
     torch.set_num_threads(1)  # many processes with several each would wait for one another
     sys.exit(diversevis(typed))

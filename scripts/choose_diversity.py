@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import argparse
 
-from diversevis.config import compose_config, experiment_of
-from diversevis.prepare import prepare
-from diversevis.visualize import visualize
+from diversevis.config.compose import compose_config, experiment_of
+from diversevis.method.setup import prepare
+from diversevis.method.visualize import visualize
 
 UNITS = (
     ("vgg19", "conv3_1", 21),

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from bench import operations_per_image
 
-from diversevis import models
-from diversevis.batches import visualize_in_batches
-from diversevis.config import compose_config, experiment_of
+from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
-from diversevis.prepare import prepare
-from diversevis.receptive_field import receptive_field
+from diversevis.experiment.batches import visualize_in_batches
+from diversevis.method.setup import prepare
+from diversevis.models.network import open_model
+from diversevis.models.receptive_field import receptive_field
 
 NETWORKS = "vgg19", "resnet50"
 RATE = 20e12  # of an H100 in TF32 at a batch's shapes: a twenty-fifth of its 495 TFLOP/s
@@ -73,7 +73,7 @@ def image_steps(layer: str, model: str) -> int:
 def costs_of(name: str) -> list[Cost]:
     """Every convolution's, in order; with random weights, which cost the same."""
     words = [f"model={name}", "model.weights=random", "layer=conv1"]
-    traced = models.open_model(experiment_of(compose_config(words)).model)
+    traced = open_model(experiment_of(compose_config(words)).model)
     found = []
     for layer in traced.layers:
         if not layer.response.startswith("convolution"):
@@ -90,13 +90,13 @@ def costs_of(name: str) -> list[Cost]:
 
 def measured(layer: str, units: int = 16) -> str:
     """Seconds per unit of a layer of VGG-19 on this machine, one batch after the other."""
-    setting = prepare(experiment_of(compose_config(
+    setup = prepare(experiment_of(compose_config(
         ["model=vgg19", f"layer={layer}", f"unit=0-{units - 1}", "device=cpu"])))  # fmt: skip
     times: list[float] = []
     for _ in range(3):
         began = time.perf_counter()
         rows: Sequence[int] = range(units)
-        for _one in visualize_in_batches(setting, rows):
+        for _one in visualize_in_batches(setup, rows):
             pass
         times.append((time.perf_counter() - began) / units)
     return f"vgg19 {layer}: {statistics.median(times):.3g} s per unit here"

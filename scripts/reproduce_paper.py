@@ -27,9 +27,9 @@ from paper.figures import pictures_of
 from paper.page import page
 from paper.runs import Plan, Run, made, plans
 
-from diversevis import provenance
-from diversevis.prepare import pick_device
-from diversevis.run_folder import replacing
+from diversevis.method.device import pick_device
+from diversevis.runs import provenance
+from diversevis.runs.files import replacing
 
 KEPT = "device", "device_name", "threads", "precision"  # of a run's record, for `made`
 

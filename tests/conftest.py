@@ -10,31 +10,25 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-CHECKED = [
-    "prepare",
-    "receptive_field",
-    "images",
-    "natural",
-    "objective",
-    "optimize",
-    "report",
-    "run_folder",
-    "target",
-    "visualize",
-    "finished",
-    "checkpoints",
-    "looking",
-    "analyze",
-    "analysis",
-    "measuring",
-    "readout",
-    "batches",
-    "tuning",
-    "machine",
-    "devices",
-    "compare",
-]
-install_import_hook([f"diversevis.{name}" for name in CHECKED], "beartype.beartype")
+PACKAGE = Path(__file__).parents[1] / "diversevis"
+UNCHECKED = {  # modules whose annotations are not checked when they run
+    "__init__",
+    "__main__",
+    "cli",  # OmegaConf annotates DictConfig in a way that beartype refuses
+    "config",
+    "sweep",
+    "models/energy",  # torch.fx traces it with stand-ins for tensors
+}
+MODULES = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]
+install_import_hook(
+    [
+        "diversevis." + module.replace("/", ".")
+        for module in MODULES
+        if not {module, module.split("/")[0]} & UNCHECKED and not module.endswith("__init__")
+    ],
+    "beartype.beartype",
+)
+
 
 import numpy as np
 import pytest
@@ -42,8 +36,8 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 
-from diversevis.bind import bind
-from diversevis.models import EnergyModel, TorchvisionModel
+from diversevis.config.bind import bind
+from diversevis.models.architectures import EnergyModel, TorchvisionModel
 
 COMMAND = [sys.executable, "-m", "diversevis"]
 QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]

@@ -7,21 +7,21 @@ import math
 import pytest
 import torch
 from PIL import Image
-from test_visualize import setting_of
+from test_visualize import setup_of
 
-from diversevis import measuring
-from diversevis.analysis import MEASURES, Subject, chosen, measure
 from diversevis.errors import InputError
-from diversevis.measuring import possible, spread, subject_of, subject_without_run
-from diversevis.visualize import visualize
+from diversevis.experiment.measure import flat, possible, spread, subject_of, subject_without_run
+from diversevis.measures.catalogue import MEASURES, chosen, measure
+from diversevis.measures.subject import Subject
+from diversevis.method.visualize import visualize
 
 QUICK = ("measure.shift.steps=30", "measure.shift.crops=32", "measure.deformation.draws=6")
 
 
 def measured(names, *words, rows=None):
-    setting = setting_of(*QUICK, *words)
-    found = visualize(setting, rows if rows is not None else range(len(setting.targets.units)))
-    subject = subject_of(setting, found)
+    setup = setup_of(*QUICK, *words)
+    found = visualize(setup, rows if rows is not None else range(len(setup.targets.units)))
+    subject = subject_of(setup, found)
     return subject, {name: measure(subject, name) for name in names}
 
 
@@ -55,14 +55,14 @@ def test_phase(ends):
 
 @pytest.mark.parametrize(("layer", "low", "high"), [("simple", 1.5, 1.65), ("complex", 0, 0.02)])
 def test_phase_of_a_whole_layer(layer, low, high):
-    subject = subject_without_run(setting_of(f"layer={layer}", "unit=all"))
+    subject = subject_without_run(setup_of(f"layer={layer}", "unit=all"))
     found = [one["f1f0"] for one in measure(subject, "phase").numbers]
     assert low <= min(found) <= max(found) <= high
 
 
 def test_phase_of_linear_filters_with_a_bias(real_weights):
     """VGG-19's conv1_1: a linear filter and a small bias before the ReLU."""
-    subject = subject_without_run(setting_of("model=vgg19", "layer=conv1_1", "unit=all"))
+    subject = subject_without_run(setup_of("model=vgg19", "layer=conv1_1", "unit=all"))
     found = [one["f1f0"] for one in measure(subject, "phase").numbers]
     assert len(found) == 64
     assert all(abs(one / (math.pi / 2) - 1) < 0.02 for one in found)
@@ -129,7 +129,7 @@ def test_a_unit_has_the_same_numbers_alone_and_among_others():
 
 
 def flat_numbers(one):
-    return dict(measuring.flat("", one))
+    return dict(flat("", one))
 
 
 def test_a_dead_unit_has_no_number(tmp_path):
@@ -147,7 +147,7 @@ def test_a_dead_unit_has_no_number(tmp_path):
             if name in ("shift", "gain", "natural") and key not in ("units", "mask_fixed"):
                 assert values[0].isnan().all(), (name, key)
     for name in ("phase", "natural"):  # a constant response is no invariance
-        without = measure(subject_without_run(subject.setting), name)
+        without = measure(subject_without_run(subject.setup), name)
         assert without.numbers[0] is None
         assert without.numbers[1] is not None
 
@@ -172,7 +172,7 @@ def test_natural_exemplars(tmp_path):
     subject, found = measured(["natural"], *words)
     one = found["natural"].numbers[1]
     best = found["natural"].arrays["images"][1, 0]
-    assert torch.linalg.vector_norm(best).item() == pytest.approx(subject.setting.norm, rel=1e-4)
+    assert torch.linalg.vector_norm(best).item() == pytest.approx(subject.setup.norm, rel=1e-4)
     response = subject.respond([1])(best[None, None]).item()
     assert one["response_max"] == pytest.approx(response, rel=1e-4)
     assert one["photographs"] == 3
@@ -210,7 +210,7 @@ def test_spread_over_seeds():
 
 def test_the_threshold_objective_keeps_the_fraction_and_spreads():
     """Closed form for a linear unit: images at the angle whose cosine is the fraction."""
-    (found,) = visualize(setting_of("layer=simple", "unit=10", "objective=threshold"), [0])
+    (found,) = visualize(setup_of("layer=simple", "unit=10", "objective=threshold"), [0])
     kept = found.responses / found.metrics["response_best"]
     assert kept.min().item() > 0.84
     assert kept.mean().item() == pytest.approx(0.85, abs=0.02)
@@ -222,7 +222,7 @@ def test_the_threshold_objective_keeps_the_fraction_and_spreads():
 def test_the_thresholds_weight_matters_little(weight):
     """A linear unit keeps it for weights below tan(arccos(fraction)) / sqrt(n / (n - 1)): 0.44."""
     words = ["layer=simple", "unit=10", "objective=threshold", "objective.fraction=0.9"]
-    (found,) = visualize(setting_of(*words, f"objective.diversity={weight}"), [0])
+    (found,) = visualize(setup_of(*words, f"objective.diversity={weight}"), [0])
     assert found.metrics["response_mean"] / found.metrics["response_best"] == pytest.approx(
         0.9, abs=0.02
     )
@@ -231,8 +231,8 @@ def test_the_thresholds_weight_matters_little(weight):
 def test_the_front_and_its_knee():
     """A complex unit gives the circle's distance, 32 grey levels, away for nothing; more costs."""
     words = ["layer=complex", "unit=[3,13]", "objective=path", "n=6"]
-    setting = setting_of(*words, "objective.front=[0,0.05,0.2,0.6,1.2]")
-    found = visualize(setting, [0, 1])
+    setup = setup_of(*words, "objective.front=[0,0.05,0.2,0.6,1.2]")
+    found = visualize(setup, [0, 1])
     for one in found:
         table = one.metrics["front"]
         assert [row["diversity"] for row in table] == [0, 0.05, 0.2, 0.6, 1.2]
@@ -251,8 +251,8 @@ def test_the_front_and_its_knee():
 
 
 def test_a_subject_knows_its_batches():
-    setting = setting_of("layer=simple", "unit=0-4", "batch=6")
-    subject = Subject(setting=setting, rows=(0, 1, 2, 3, 4), alive=(True, False, True, True, True),
+    setup = setup_of("layer=simple", "unit=0-4", "batch=6")
+    subject = Subject(setup=setup, rows=(0, 1, 2, 3, 4), alive=(True, False, True, True, True),
                       images=None, responses=None, best=None)  # fmt: skip
     assert list(subject.parts(3)) == [[0, 2], [3, 4]]
     assert list(subject.parts(100)) == [[0], [2], [3], [4]]

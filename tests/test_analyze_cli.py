@@ -8,8 +8,8 @@ import torch
 from conftest import QUICK
 from PIL import Image
 
-from diversevis.cli import main
-from diversevis.run_folder import RunFolder
+from diversevis.cli.main import main
+from diversevis.runs.folder import RunFolder
 
 FAST = ["measure.shift.steps=2", "measure.shift.crops=4", "measure.deformation.draws=2",
         "measure.phase.orientations=4", "measure.phase.per_octave=1"]  # fmt: skip

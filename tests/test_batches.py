@@ -13,16 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from diversevis import batches, machine
-from diversevis.batches import visualize_in_batches
-from diversevis.config import compose_config, experiment_of
-from diversevis.devices import visualize_on_devices
+from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
-from diversevis.prepare import pick_devices, prepare
-from diversevis.visualize import visualize
+from diversevis.experiment import batches
+from diversevis.experiment.batches import visualize_in_batches
+from diversevis.experiment.workers import visualize_on_devices
+from diversevis.method import device as device_module
+from diversevis.method.device import (
+    BACKWARD,
+    MOST_IMAGES,
+    bytes_per_image,
+    choose_batch,
+    free_memory,
+    pick_devices,
+)
+from diversevis.method.setup import prepare
+from diversevis.method.visualize import visualize
 
 
-def setting_of(*overrides):
+def setup_of(*overrides):
     return prepare(experiment_of(compose_config(["device=cpu", *overrides])))
 
 
@@ -49,12 +58,12 @@ def test_a_unit_among_others_is_the_unit_alone(name, request):
     if name != "energy":
         request.getfixturevalue("real_weights")
     some = range(0, 20, 3)
-    early = setting_of(*LAYERS[name], "optimizer.steps=20", "optimizer.search_steps=20")
+    early = setup_of(*LAYERS[name], "optimizer.steps=20", "optimizer.search_steps=20")
     for row, among in zip(some, visualize(early, range(20))[::3], strict=True):
         (alone,) = visualize(early, [row])
         close = {"rtol": 0, "atol": 1e-4 * alone.responses.abs().max().item()}
         assert torch.allclose(alone.responses, among.responses, **close)
-    late = setting_of(*LAYERS[name])
+    late = setup_of(*LAYERS[name])
     together = visualize(late, range(20))[::3]
     alone = [visualize(late, [row])[0] for row in some]
     for key in ("response_mean", "distance_min"):
@@ -69,11 +78,11 @@ def test_a_unit_among_others_is_the_unit_alone(name, request):
 def test_the_batch_size_changes_nothing(distance, response):
     """From everything at once down to images of one unit in several parts."""
     words = [*QUICK, "unit=0-4", f"objective.distance={distance}", f"objective.response={response}"]
-    setting = setting_of(*words)
-    whole = visualize(setting, range(5))
-    assert setting.batch >= 15
+    setup = setup_of(*words)
+    whole = visualize(setup, range(5))
+    assert setup.batch >= 15
     for batch in (6, 2, 1):
-        small = dataclasses.replace(setting, batch=batch)
+        small = dataclasses.replace(setup, batch=batch)
         assert len(small.batches(range(5))) == (3 if batch == 6 else 5)
         parts = [one.visualization for one in visualize_in_batches(small, range(5))]
         assert [one.unit for one in parts] == list(range(5))
@@ -85,11 +94,11 @@ def test_the_batch_size_changes_nothing(distance, response):
 def test_units_in_one_batch_may_be_dead_or_not():
     words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv", "unit=all",
              "model.mean=[0.5,0.5,0.5]", "model.std=[1,1,1]", *QUICK[1:]]  # fmt: skip
-    setting = setting_of(*words)
-    together = visualize(setting, range(3))
+    setup = setup_of(*words)
+    together = visualize(setup, range(3))
     assert [one.metrics["stop"] for one in together] == ["dead", "annealed", "annealed"]
     for row, one in enumerate(together):
-        (alone,) = visualize(setting, [row])
+        (alone,) = visualize(setup, [row])
         assert torch.allclose(alone.responses, one.responses, rtol=1e-4)
 
 
@@ -103,19 +112,19 @@ def test_units_in_one_batch_may_be_dead_or_not():
     ],
 )
 def test_running_out_of_memory_halves_the_batch(monkeypatch, caplog, error):
-    setting = setting_of(*QUICK, "unit=0-7")
-    expected = visualize(setting, range(8))
+    setup = setup_of(*QUICK, "unit=0-7")
+    expected = visualize(setup, range(8))
     sizes = []
 
-    def tight(setting, rows, **others):
+    def tight(setup, rows, **others):
         sizes.append(len(rows))
         if len(rows) > 3:
             raise error
-        return visualize(setting, rows, **others)
+        return visualize(setup, rows, **others)
 
     monkeypatch.setattr(batches, "visualize", tight)
     with caplog.at_level(logging.WARNING):
-        found = [one.visualization for one in visualize_in_batches(setting, range(8))]
+        found = [one.visualization for one in visualize_in_batches(setup, range(8))]
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert [record.message for record in caplog.records] == [
         "out of memory: going on with batch=12 images at once",
@@ -127,47 +136,47 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch, caplog, error):
 
 
 def test_what_fits_nowhere_and_other_errors_are_raised(monkeypatch):
-    def never(setting, rows, **others):
+    def never(setup, rows, **others):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(batches, "visualize", never)
     with pytest.raises(torch.OutOfMemoryError):
-        list(visualize_in_batches(setting_of(*QUICK), [0]))
+        list(visualize_in_batches(setup_of(*QUICK), [0]))
 
-    def broken(setting, rows, **others):
+    def broken(setup, rows, **others):
         raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(batches, "visualize", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(visualize_in_batches(setting_of(*QUICK), [0]))
+        list(visualize_in_batches(setup_of(*QUICK), [0]))
 
 
 def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
     words = ["model=vgg19", "model.weights=random", "layer=conv1_2"]
     cpu = torch.device("cpu")
-    each = machine.bytes_per_image(setting_of(*words).readout, (5, 5), torch.tensor([0]))
+    each = bytes_per_image(setup_of(*words).readout, (5, 5), torch.tensor([0]))
     maps = 64 * 3 * 3 * 2 + 1 + 1  # conv1_1, its ReLU, the one filter's response (by image, unit)
-    assert each == pytest.approx(machine.BACKWARD * 4 * maps, rel=0.01)
-    assert machine.choose_batch(each, cpu, 8) == machine.MOST_IMAGES["cpu"]
-    assert machine.choose_batch(2**20, cpu, 8) == 256
-    assert machine.choose_batch(2**27, cpu, 8) == 8
-    monkeypatch.setattr(machine, "free_memory", lambda device: 20 * 2**20)
-    assert machine.choose_batch(2**20, cpu, 8) == 10
-    assert machine.choose_batch(2**30, cpu, 8) == 1
-    assert setting_of(*words, "batch=7").batch == 7
+    assert each == pytest.approx(BACKWARD * 4 * maps, rel=0.01)
+    assert choose_batch(each, cpu, 8) == MOST_IMAGES["cpu"]
+    assert choose_batch(2**20, cpu, 8) == 256
+    assert choose_batch(2**27, cpu, 8) == 8
+    monkeypatch.setattr(device_module, "free_memory", lambda device: 20 * 2**20)
+    assert choose_batch(2**20, cpu, 8) == 10
+    assert choose_batch(2**30, cpu, 8) == 1
+    assert setup_of(*words, "batch=7").batch == 7
 
 
 def test_free_memory_is_what_the_control_group_leaves(monkeypatch, tmp_path):
-    free = machine.free_memory(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     assert 2**20 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name, value in (("max", "1000000"), ("current", "400000"), ("unlimited", "max")):
         (tmp_path / name).write_text(value)
     pairs = ((tmp_path / "max", tmp_path / "current"),)
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", pairs)
-    assert machine.free_memory(torch.device("cpu")) == 600000
+    monkeypatch.setattr(device_module, "CONTROL_GROUPS", pairs)
+    assert free_memory(torch.device("cpu")) == 600000
     pairs = ((tmp_path / "unlimited", tmp_path / "current"), (tmp_path / "none", tmp_path / "max"))
-    monkeypatch.setattr(machine, "CONTROL_GROUPS", pairs)
-    assert machine.free_memory(torch.device("cpu")) > 600000
+    monkeypatch.setattr(device_module, "CONTROL_GROUPS", pairs)
+    assert free_memory(torch.device("cpu")) > 600000
 
 
 def test_names_of_devices():
@@ -182,8 +191,8 @@ def test_names_of_devices():
 def test_several_devices_share_the_units():
     """Two processes on the CPU stand in for two GPUs: the batches are the same, and the results."""
     words = [*QUICK, "unit=0-5", "record=gif"]
-    one = list(visualize_in_batches(setting_of(*words), range(6)))
-    both = list(visualize_on_devices(setting_of(*words, "device=[cpu,cpu]")))
+    one = list(visualize_in_batches(setup_of(*words), range(6)))
+    both = list(visualize_on_devices(setup_of(*words, "device=[cpu,cpu]")))
     assert [found.visualization.unit for found in both] == list(range(6))
     for alone, shared in zip(one, both, strict=True):
         assert len(alone.frames) == len(shared.frames) == 13
@@ -246,10 +255,10 @@ def test_no_process_outlives_a_killed_run(two_processes):
 
 
 def test_a_process_that_fails_ends_them_all(monkeypatch):
-    setting = setting_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
-    broken = dataclasses.replace(setting.experiment, layer="nonsense")
+    setup = setup_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
+    broken = dataclasses.replace(setup.experiment, layer="nonsense")
     with pytest.raises(Exception, match="process"):
-        list(visualize_on_devices(dataclasses.replace(setting, experiment=broken)))
+        list(visualize_on_devices(dataclasses.replace(setup, experiment=broken)))
 
 
 @pytest.mark.parametrize(
@@ -264,9 +273,9 @@ def test_it_fits_in_four_gigabytes(words, tmp_path):
     more = ["model.weights=random", "optimizer.steps=1", "optimizer.search_steps=1",
             "objective.restarts=2", "device=cpu"]  # fmt: skip
     code = (
-        "import resource, sys; from diversevis import machine; machine.keep_pages();"
-        "from diversevis.config import compose_config, experiment_of;"
-        "from diversevis.prepare import prepare; from diversevis.batches import visualize_in_batches;"
+        "import resource, sys; from diversevis.method.device import keep_pages; keep_pages();"
+        "from diversevis.config.compose import compose_config, experiment_of;"
+        "from diversevis.method.setup import prepare; from diversevis.experiment.batches import visualize_in_batches;"
         "s = prepare(experiment_of(compose_config(sys.argv[1:])));"
         "n = len(s.targets.units);"
         "assert len(list(visualize_in_batches(s, range(n)))) == n;"
@@ -280,4 +289,4 @@ def test_it_fits_in_four_gigabytes(words, tmp_path):
 
 def test_tf32_is_for_cuda():
     with pytest.raises(InputError, match="precision=tf32"):
-        setting_of("precision=tf32")
+        setup_of("precision=tf32")

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from diversevis.config import compose_config, experiment_of
-from diversevis.images import noise, precondition, render, to_network_input
-from diversevis.objective import Objective
-from diversevis.optimize import Problem
-from diversevis.prepare import prepare
-from diversevis.visualize import visualize
+from diversevis.config.compose import compose_config, experiment_of
+from diversevis.method.images import noise, precondition, render, to_network_input
+from diversevis.method.objective import Objective
+from diversevis.method.optimize.loop import Problem
+from diversevis.method.setup import prepare
+from diversevis.method.visualize import visualize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from bench import operations_per_image, whole_network
@@ -37,26 +37,24 @@ def test_the_exponent_of_a_power():
 def test_the_plain_protocol_is_the_papers_optimizer():
     """Two routes to the published protocol: plainly written, and ours."""
     words = [*RANDOM, "layer=conv2_1", "optimizer=paper", "optimizer.steps=40"]
-    setting = prepare(experiment_of(compose_config(words)))
-    raw = noise((6, 3, *setting.field.size), torch.Generator().manual_seed(1))
+    setup = prepare(experiment_of(compose_config(words)))
+    raw = noise((6, 3, *setup.field.size), torch.Generator().manual_seed(1))
     scales = {"response_scale": 2.0, "distance_scale": 30.0, "diversity": 0.3}
-    std = setting.network.weights.std
-    plain = published(
-        whole_network(setting), raw, 3, norm=setting.norm, std=std, steps=40, **scales
-    )
+    std = setup.network.weights.std
+    plain = published(whole_network(setup), raw, 3, norm=setup.norm, std=std, steps=40, **scales)
     objective = Objective(diversity=torch.tensor([0.3]), response_scale=torch.tensor([2.0]),
                           distance_scale=torch.tensor([30.0]), enough=None)  # fmt: skip
 
     def evaluate(x, rows, *, emphasis, softness):
         z = to_network_input(x.flatten(0, 1), std)
-        return objective(setting.readout(z, rows)[0], x.flatten(2), emphasis, softness)
+        return objective(setup.readout(z, rows)[0], x.flatten(2), emphasis, softness)
 
     problem = Problem(
         evaluate=evaluate,
-        render=lambda raw: render(raw, setting.norm),
+        render=lambda raw: render(raw, setup.norm),
         precondition=lambda gradient: precondition(gradient, "sqrt"),
     )
-    ours = setting.experiment.optimizer(problem, raw[None])
+    ours = setup.experiment.optimizer(problem, raw[None])
     best = ours.trace["loss"][:, 0].argmin()
     assert plain.steps == ours.steps[0] == 40
     assert plain.response == pytest.approx(2 * ours.trace["response"][best, 0].item(), rel=2e-3)

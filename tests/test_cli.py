@@ -13,9 +13,11 @@ import torch
 from conftest import COMMAND, QUICK
 from safetensors.torch import load_file
 
-from diversevis import __version__, batches
-from diversevis.cli import main
-from diversevis.run_folder import Claim, RunFolder
+from diversevis import __version__
+from diversevis.cli.main import main
+from diversevis.experiment import batches
+from diversevis.runs.folder import RunFolder
+from diversevis.runs.lease import Claim
 
 
 def run(*words):
@@ -201,10 +203,10 @@ def test_small_works_of_a_layer_share_a_job(here, capsys):
 def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch):
     whole = batches.visualize
 
-    def broken(setting, rows, **options):
-        if setting.experiment.seed == 1:
+    def broken(setup, rows, **options):
+        if setup.experiment.seed == 1:
             raise RuntimeError("a cosmic ray")
-        return whole(setting, rows, **options)
+        return whole(setup, rows, **options)
 
     monkeypatch.setattr(batches, "visualize", broken)
     assert run("-m", "seed=0,1,2") == 1
@@ -361,11 +363,11 @@ def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
     images.unlink()
     visualize, seen = batches.visualize, []
 
-    def cut(setting, rows, **others):
+    def cut(setup, rows, **others):
         seen.append(rows)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return visualize(setting, rows, **others)
+        return visualize(setup, rows, **others)
 
     with monkeypatch.context() as patch:
         patch.setattr(batches, "visualize", cut)

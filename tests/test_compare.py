@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from diversevis.compare import (
-    Index,
-    check_pair,
-    compare,
-    compare_command,
-    compare_pair,
-    find_runs,
-    indices_of,
-    pair_runs,
-    read_run,
-    values_of,
-)
+from diversevis.cli.compare import compare_command
+from diversevis.compare import figures as figures_module
+from diversevis.compare import files
+from diversevis.compare.comparison import compare, compare_pair
+from diversevis.compare.indices import Index, indices_of, values_of
+from diversevis.compare.pairs import check_pair, pair_runs
+from diversevis.compare.runs import find_runs, read_run
 from diversevis.compare.statistics import (
     bootstrap,
     cliffs_delta,
@@ -30,9 +25,7 @@ from diversevis.compare.statistics import (
     rank_test,
 )
 from diversevis.errors import InputError
-from diversevis.report import comparison
-from diversevis.report.comparison import figures as figures_module
-from diversevis.run_folder import RunFolder
+from diversevis.runs.folder import RunFolder
 
 DELTAS = ("0.25", "0.5", "1", "2", "4")
 MEASURES = {
@@ -272,8 +265,8 @@ def test_a_layer_of_dead_units_has_no_numbers(tmp_path):
         assert one["reason"] == "A has 0 of the 3 values needed"
         assert one["a"]["left_out"] == {"dead": 4, "weak": 0, "null": 0}
         assert one["p"] is one["p_holm"] is one["a"]["median"] is None
-    assert "A has 0 of the 3 values needed" in comparison.table(pair)
-    assert comparison.pair_figure(pair).startswith(b"\x89PNG")
+    assert "A has 0 of the 3 values needed" in files.table(pair)
+    assert files.pair_figure(pair).startswith(b"\x89PNG")
 
 
 # -- runs -----------------------------------------------------------------------------------------
@@ -473,8 +466,8 @@ def test_no_text_overlaps(tmp_path, monkeypatch, count):
             tmp_path / "b", "resnet50", f"l{size}", (size, size + 1), 12, 2.0, measures=measures
         )
     result = compare(tmp_path / "a", tmp_path / "b", resamples=100, seed=0)
-    comparison.pair_figure(result["pairs"][0])
-    comparison.overview_figure(result)
+    files.pair_figure(result["pairs"][0])
+    files.overview_figure(result)
     for figure in figures:
         assert texts_that_clash(figure) == []
 
@@ -488,7 +481,7 @@ def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkey
         units = [{"unit": k, "gain": {"response": gain}} for k, gain in enumerate(gains)]
         path = make_run(tmp_path / name, units=units, measures={"gain": {"settings": {}}})
         runs.append(read_run(path))
-    comparison.pair_figure(compare_pair(*runs, resamples=100, seed=0))
+    files.pair_figure(compare_pair(*runs, resamples=100, seed=0))
     axis = figures[0].axes[0]
     assert -5 < axis.get_ylim()[0] < 1 < 2 < axis.get_ylim()[1] < 8
     assert {text.get_text() for text in axis.texts} >= {"4 beyond", "2 beyond"}

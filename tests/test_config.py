@@ -5,11 +5,12 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diversevis.bind import bind
-from diversevis.config import compose_config, config_folder, experiment_of, plain
+from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
+from diversevis.config.bind import bind
+from diversevis.config.compose import compose_config, experiment_of, plain
+from diversevis.config.conf_dir import config_folder
 from diversevis.errors import InputError
-from diversevis.settings import Experiment
-from diversevis.words import check_words, in_quotes, quoted, split_flags
+from diversevis.method.settings import Experiment
 
 CONF = Path(config_folder())
 EXAMPLES = {  # what each model's file needs beside itself

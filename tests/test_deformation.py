@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diversevis.analyze import deformation
-from diversevis.analyze.deformation import Deformation, deform, displacements, ratio_and_error
+from diversevis.measures import deformation
+from diversevis.measures.deformation import Deformation, deform, displacements, ratio_and_error
 
 
 def settings(**changes):

@@ -6,14 +6,9 @@ import math
 import pytest
 import torch
 
-from diversevis.analyze import diversity
-from diversevis.analyze.dimension import (
-    Dimension,
-    great_circle,
-    participation,
-    smallest_along,
-)
-from diversevis.analyze.front import knee, undominated
+from diversevis.measures import diversity
+from diversevis.measures.dimension import Dimension, great_circle, participation, smallest_along
+from diversevis.method.front import knee, undominated
 
 SETTINGS = Dimension(points=7, connected=0.8)
 

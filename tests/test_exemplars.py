@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageOps
 
 from diversevis.errors import InputError
-from diversevis.natural import Exemplars, names_and_sizes
-from diversevis.natural import photographs as reading
-from diversevis.natural.crops import Scissors
+from diversevis.measures.natural import Exemplars
+from diversevis.photographs import files as reading
+from diversevis.photographs.crops import Scissors
+from diversevis.photographs.files import names_and_sizes
 
 LOG = logging.getLogger("diversevis")
 MEAN = (128 / 255,) * 3  # lies on a grey level, so that crops are whole numbers

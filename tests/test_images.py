@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diversevis import images
 from diversevis.errors import InputError
+from diversevis.method import images
 
 VGG19_SIZES = [3, 5, 10, 14, 24, 32, 40, 48, 68, 84, 100, 116, 156, 188, 220, 252]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diversevis.report.measures import layer_picture, picture
-from diversevis.report.measures.page import CAPTION, fitted, font, shortened, wrapped
-from diversevis.report.measures.phase import verdict
-from diversevis.report.measures.view import Layer, number
+from diversevis.pictures.measures.catalogue import layer_picture, picture
+from diversevis.pictures.measures.phase import verdict
+from diversevis.pictures.measures.view import Layer, number
+from diversevis.pictures.page import CAPTION, fitted, font, shortened, wrapped
 
 RECORD = {
     "model": "vgg19", "layer": "conv2_1", "direction": None, "distance": "pixels",

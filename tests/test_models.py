@@ -11,10 +11,11 @@ import torchvision
 from conftest import torchvision_model
 from safetensors.torch import load_file, save_file
 
-from diversevis import models
 from diversevis.errors import InputError
-from diversevis.models import CustomModel, weights
-from diversevis.receptive_field import unpad
+from diversevis.models import weights
+from diversevis.models.architectures import CustomModel, TorchvisionModel
+from diversevis.models.network import check_weights, load, open_model
+from diversevis.models.receptive_field import unpad
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +27,10 @@ def alexnet():
     return {k: v.clone() for k, v in state.items() if k.startswith("features")}
 
 
-def load(layer="features.3", **changes):
+def load_alexnet(layer="features.3", **changes):
     model = torchvision_model("alexnet", **changes)
-    traced = models.open_model(model)
-    return models.load(model, traced, traced.layer(layer))
+    traced = open_model(model)
+    return load(model, traced, traced.layer(layer))
 
 
 def response(network, size=51):
@@ -41,45 +42,45 @@ def response(network, size=51):
 
 
 def test_layers_have_the_fields_names_and_say_what_the_response_is():
-    vgg = models.open_model(torchvision_model("vgg19"))
+    vgg = open_model(torchvision_model("vgg19"))
     assert vgg.layer("conv3_1").channels == 256
     assert vgg.layer("conv3_1").response == "convolution, before its ReLU"
     assert vgg.layer("features.10").name == "conv3_1"
     assert vgg.layer("features.11").name == "conv3_1"  # a ReLU's response is before it
     assert vgg.layer("pool2").response == "max pool"
-    resnet = models.open_model(torchvision_model("resnet50"))
+    resnet = open_model(torchvision_model("resnet50"))
     assert resnet.layer("layer1.0").response == "sum of branches, before its ReLU"
     assert resnet.layer("layer1.0.conv2").response == "convolution + batch norm, before its ReLU"
     assert resnet.layer("layer1.0.bn2").name == "layer1.0.conv2"
     assert resnet.layer("layer1").name == "layer1.2"
-    google = models.open_model(torchvision_model("googlenet"))
+    google = open_model(torchvision_model("googlenet"))
     assert google.layer("inception3a").response == "branches side by side, before its ReLU"
 
 
 def test_names_that_are_no_layers_are_answered_with_the_nearest():
-    resnet = models.open_model(torchvision_model("resnet50"))
+    resnet = open_model(torchvision_model("resnet50"))
     with pytest.raises(InputError, match=r"layer=layer1\.9 .*Did you mean .*layer1\.0"):
         resnet.layer("layer1.9")
     with pytest.raises(InputError, match="called several times"):
         resnet.layer("layer1.0.relu")
     with pytest.raises(InputError, match="vgg18 is not a classifier.*vgg19"):
-        models.open_model(torchvision_model("vgg18"))
+        open_model(torchvision_model("vgg18"))
 
 
 def test_networks_of_every_family_open():
-    regnet = models.open_model(torchvision_model("regnet_x_400mf"))
+    regnet = open_model(torchvision_model("regnet_x_400mf"))
     assert regnet.layer("trunk_output.block1.block1-0.f.b").channels == 32
     assert regnet.layers[-1].name == "trunk_output.block4.block4-11"
     assert regnet.layer("trunk_output.block4.block4-11.activation") == regnet.layers[-1]
     with pytest.raises(InputError, match="has no layer"):
-        models.open_model(torchvision_model("vit_b_16"))
+        open_model(torchvision_model("vit_b_16"))
 
 
 def test_only_what_the_target_needs_is_kept_frozen_and_folded():
     model = torchvision_model("resnet50")
-    traced = models.open_model(model)
+    traced = open_model(model)
     assert all(p.is_meta for p in traced.root.parameters())
-    network = models.load(model, traced, traced.layer("layer1.0.conv2"))
+    network = load(model, traced, traced.layer("layer1.0.conv2"))
     names = {name for name, _ in network.module.named_parameters()}
     assert names == {
         "conv1.weight", "conv1.bias", "layer1.0.conv1.weight", "layer1.0.conv1.bias",
@@ -91,9 +92,9 @@ def test_only_what_the_target_needs_is_kept_frozen_and_folded():
 
 def test_features_of_an_earlier_layer_are_after_its_relu():
     model = torchvision_model("resnet50")
-    traced = models.open_model(model)
+    traced = open_model(model)
     target, earlier = traced.layer("layer1.1"), traced.layer("layer1.0")
-    network = models.load(model, traced, target, [earlier])
+    network = load(model, traced, target, [earlier])
     response, features = unpad(network.module)(torch.randn(2, 3, 27, 27))
     assert response.shape == (2, 256, 1, 1)
     assert features.shape == (2, 256, 3, 3)
@@ -101,7 +102,7 @@ def test_features_of_an_earlier_layer_are_after_its_relu():
     assert response.min() < 0
     for late in ("layer1.1", "layer1.2", "layer1.1.downsample"):
         with pytest.raises(InputError, match="before layer=layer1.1|is not a layer"):
-            models.load(model, traced, target, [traced.layer(late)])
+            load(model, traced, target, [traced.layer(late)])
 
 
 # -- where weights come from ------------------------------------------------------------------
@@ -109,11 +110,11 @@ def test_features_of_an_earlier_layer_are_after_its_relu():
 
 def test_random_weights_are_seeded_and_leave_global_state_alone():
     state = torch.random.get_rng_state()
-    first, again, other = (response(load(seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (response(load_alexnet(seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert load(seed=1).weights.source == "random, seed 1"
+    assert load_alexnet(seed=1).weights.source == "random, seed 1"
 
 
 def test_both_kinds_of_file_give_the_same_network(alexnet, tmp_path):
@@ -121,7 +122,7 @@ def test_both_kinds_of_file_give_the_same_network(alexnet, tmp_path):
     torch.save(alexnet, tmp_path / "a.pth")
     torch.save({"state_dict": alexnet}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     files = ("a.safetensors", "a.pth", "old.pt")
-    safe, plain, old = (load(weights=str(tmp_path / file)) for file in files)
+    safe, plain, old = (load_alexnet(weights=str(tmp_path / file)) for file in files)
     assert torch.equal(response(safe), response(plain))
     assert torch.equal(response(safe), response(old))
     assert safe.weights.mean == (0.1, 0.2, 0.3)
@@ -130,7 +131,7 @@ def test_both_kinds_of_file_give_the_same_network(alexnet, tmp_path):
     assert plain.weights.mean_std_source == "torchvision"
     digest = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
     assert safe.weights.sha256 == digest
-    said = load(weights=str(tmp_path / "a.safetensors"), mean=[0, 0, 0], std=[1, 1, 2])
+    said = load_alexnet(weights=str(tmp_path / "a.safetensors"), mean=[0, 0, 0], std=[1, 1, 2])
     assert (said.weights.std, said.weights.mean_std_source) == ((1, 1, 2), "config")
 
 
@@ -138,11 +139,11 @@ def test_a_partial_file_names_what_is_missing_and_how_deep_it_reaches(alexnet, t
     partial = {k: v for k, v in alexnet.items() if not k.startswith(("features.8", "features.10"))}
     save_file(partial, tmp_path / "part.safetensors")
     file = str(tmp_path / "part.safetensors")
-    assert response(load("features.6", weights=file), 99).shape[1] == 384
+    assert response(load_alexnet("features.6", weights=file), 99).shape[1] == 384
     with pytest.raises(InputError, match=r"needs features\.8\.weight.*serves is features\.6"):
-        load("features.10", weights=file)
+        load_alexnet("features.10", weights=file)
     checked_model = torchvision_model("alexnet", weights=file)
-    checked = models.check_weights(checked_model, models.open_model(checked_model))
+    checked = check_weights(checked_model, open_model(checked_model))
     assert (checked.deepest, checked.tensors) == ("features.6", 6)
 
 
@@ -158,16 +159,16 @@ def test_tensors_that_cannot_be_right_are_refused_by_name(alexnet, tmp_path, spo
     spoiled["features.0.bias"] = spoil(spoiled["features.0.bias"]).contiguous()
     save_file(spoiled, tmp_path / "spoiled.safetensors")
     with pytest.raises(InputError, match=words):
-        load(weights=str(tmp_path / "spoiled.safetensors"))
+        load_alexnet(weights=str(tmp_path / "spoiled.safetensors"))
 
 
 def test_foreign_damaged_and_missing_files(alexnet, tmp_path):
     save_file(alexnet, tmp_path / "vgg.safetensors", {"architecture": "torchvision.models.vgg19"})
     with pytest.raises(InputError, match="vgg19, not of alexnet"):
-        load(weights=str(tmp_path / "vgg.safetensors"))
+        load_alexnet(weights=str(tmp_path / "vgg.safetensors"))
     save_file({"some.thing": torch.ones(3)}, tmp_path / "foreign.safetensors")
     with pytest.raises(InputError, match="not a weights file of alexnet.*some.thing"):
-        load(weights=str(tmp_path / "foreign.safetensors"))
+        load_alexnet(weights=str(tmp_path / "foreign.safetensors"))
     whole = (tmp_path / "vgg.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     torch.save(alexnet, tmp_path / "whole.pth")
@@ -179,7 +180,7 @@ def test_foreign_damaged_and_missing_files(alexnet, tmp_path):
         ("words.pth", "words.pth"), ("none.pth", "is not a file"), ("a.h5", "end in .safetensors"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=words):
-            load(weights=str(tmp_path / name))
+            load_alexnet(weights=str(tmp_path / name))
 
 
 class Malice:
@@ -201,7 +202,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, zipped):
     else:
         file.write_bytes(pickle.dumps({"features.0.weight": Malice(proof)}))
     with pytest.raises(InputError, match=r"malice\.pth is refused"):
-        load(weights=str(file))
+        load_alexnet(weights=str(file))
     assert not proof.exists()
 
 
@@ -209,13 +210,13 @@ def test_the_weights_folder_is_searched_before_a_download(alexnet, tmp_path, mon
     monkeypatch.setenv("DIVERSEVIS_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(weights, "download", lambda model: pytest.fail("downloaded"))
     save_file(alexnet, tmp_path / "alexnet-mine.safetensors")
-    assert load(weights="imagenet").weights.source.endswith("alexnet-mine.safetensors")
+    assert load_alexnet(weights="imagenet").weights.source.endswith("alexnet-mine.safetensors")
     save_file(alexnet, tmp_path / "alexnet-other.safetensors")
     with pytest.raises(InputError, match="several files for alexnet: alexnet-mine"):
-        load(weights="imagenet")
+        load_alexnet(weights="imagenet")
     monkeypatch.setenv("DIVERSEVIS_WEIGHTS", str(tmp_path / "absent"))
     with pytest.raises(InputError, match="absent is not a folder"):
-        load(weights="imagenet")
+        load_alexnet(weights="imagenet")
 
 
 def test_a_network_whose_name_only_begins_alike_is_not_taken(tmp_path, monkeypatch):
@@ -251,7 +252,7 @@ def server(alexnet, tmp_path, monkeypatch, without_weights_folder):
         thread.start()
         url = f"http://127.0.0.1:{running.server_port}/{name}"
         monkeypatch.setattr(
-            models.TorchvisionModel, "published_weights", lambda self: SimpleNamespace(url=url)
+            TorchvisionModel, "published_weights", lambda self: SimpleNamespace(url=url)
         )
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
         yield SimpleNamespace(
@@ -265,7 +266,7 @@ def server(alexnet, tmp_path, monkeypatch, without_weights_folder):
 
 
 def test_weights_are_downloaded_once_into_torchvisions_cache(server, alexnet, capsys):
-    first, again = load(weights="imagenet"), load(weights="imagenet")
+    first, again = load_alexnet(weights="imagenet"), load_alexnet(weights="imagenet")
     assert len(server.requests) == 1
     assert server.cached.is_file()
     assert first.weights.url == server.url
@@ -278,24 +279,24 @@ def test_weights_are_downloaded_once_into_torchvisions_cache(server, alexnet, ca
 def test_a_download_that_is_not_what_its_name_promises_is_refused(server):
     server.file.write_bytes(server.file.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="not the file it should be"):
-        load(weights="imagenet")
+        load_alexnet(weights="imagenet")
     assert not server.cached.exists()
 
 
 def test_a_cached_file_that_has_gone_bad_is_refused(server):
-    load(weights="imagenet")
+    load_alexnet(weights="imagenet")
     server.cached.write_bytes(server.cached.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"damaged .*Delete that file"):
-        load(weights="imagenet")
+        load_alexnet(weights="imagenet")
 
 
 def test_without_internet_three_ways_out_are_named(server, monkeypatch):
     url = "http://127.0.0.1:1/alexnet-00000000.pth"  # nobody listens there
     monkeypatch.setattr(
-        models.TorchvisionModel, "published_weights", lambda self: SimpleNamespace(url=url)
+        TorchvisionModel, "published_weights", lambda self: SimpleNamespace(url=url)
     )
     with pytest.raises(InputError) as error:
-        load(weights="imagenet")
+        load_alexnet(weights="imagenet")
     for way in (
         "diversevis weights model=torchvision model.name=alexnet",
         "model.weights=FILE",
@@ -332,11 +333,11 @@ def test_custom_networks_are_checked_at_the_door():
         ("test_models.branching", "could not be traced"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=words):
-            models.open_model(custom(target))
+            open_model(custom(target))
     model = custom("test_receptive_field:strange", mean=None, std=None)
-    traced = models.open_model(model)
+    traced = open_model(model)
     with pytest.raises(InputError, match="needs the mean and std"):
-        models.load(model, traced, traced.layer("first"))
+        load(model, traced, traced.layer("first"))
 
 
 def custom_number():
@@ -349,8 +350,8 @@ def custom_number():
 def test_published_images_give_the_published_responses(real_weights, golden):
     """METHOD.md section 10: proportional, coefficient of variation under 0.5 %."""
     model = torchvision_model("vgg19", weights="imagenet")
-    traced = models.open_model(model)
-    network = models.load(model, traced, traced.layer("conv3_1"))
+    traced = open_model(model)
+    network = load(model, traced, traced.layer("conv3_1"))
     x = torch.from_numpy(golden["images"]).float().permute(0, 3, 1, 2) - 128
     x = x * (2651.66 / 2 / x.flatten(1).norm(dim=1))[:, None, None, None]
     z = x / (255 * torch.tensor(network.weights.std)[:, None, None])
@@ -364,12 +365,12 @@ def test_published_images_give_the_published_responses(real_weights, golden):
 def test_real_files_are_loaded_in_part(real_weights):
     file = next(real_weights.glob("vgg19*.safetensors"))
     model = torchvision_model("vgg19", weights="imagenet")
-    traced = models.open_model(model)
-    network = models.load(model, traced, traced.layer("conv1_2"))
+    traced = open_model(model)
+    network = load(model, traced, traced.layer("conv1_2"))
     stored = load_file(file)
     assert torch.equal(
         network.module.get_submodule("features.2").weight, stored["features.2.weight"]
     )
     assert len(network.module.state_dict()) == 4
     with pytest.raises(InputError, match=r"layer=conv4_1 needs features\.19\.weight.*pool3"):
-        models.load(model, traced, traced.layer("conv4_1"))
+        load(model, traced, traced.layer("conv4_1"))

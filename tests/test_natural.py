@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diversevis import natural
 from diversevis.errors import InputError
+from diversevis.photographs.means import mean_activations
 
 LOG = logging.getLogger("diversevis")
 
@@ -28,7 +28,7 @@ def means(folder, activations, **changes):
         "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "size": (10, 10), "stride": (4, 4),
         "device": torch.device("cpu"),
     }  # fmt: skip
-    return natural.mean_activations(activations, folder, **(settings | changes))
+    return mean_activations(activations, folder, **(settings | changes))
 
 
 def test_means_over_photographs_and_positions(folder, caplog):

@@ -4,12 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diversevis.objective import (
-    Objective,
-    Target,
-    pairwise_distances,
-    smallest_distance,
-)
+from diversevis.method.objective import Objective, Target, pairwise_distances, smallest_distance
 
 
 def brute_force(features):

@@ -4,8 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diversevis.images import render
-from diversevis.optimize import Adam, Problem, Sphere, live_start
+from diversevis.method.images import render
+from diversevis.method.optimize.adam import Adam
+from diversevis.method.optimize.loop import Problem
+from diversevis.method.optimize.sphere import Sphere
+from diversevis.method.optimize.start import live_start
 
 ADAM = Adam(
     kind="adam", learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, steps=500,
@@ -59,7 +62,7 @@ def test_it_finds_the_best_image_of_each_unit(optimizer):
 def test_what_is_at_rest(optimizer, kind):
     """The published order comes to rest where the filtered gradient is along the image, the
     sphere's where the gradient itself is: a bias of the one, none of the other."""
-    from diversevis.images import precondition
+    from diversevis.method.images import precondition
 
     goal = noise(1, 1, seed=1)[:, 0]
     weighted = problem(towards(goal), lambda gradient: precondition(gradient, kind))

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from diversevis.analyze import phase
-from diversevis.analyze.phase import Phase
-from diversevis.analyze.stimuli import COLOR_AXES, gratings, phases, soft_mask
+from diversevis.measures import phase
+from diversevis.measures.phase import Phase
+from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
 
 CPU = torch.device("cpu")
 SETTINGS = Phase(orientations=16, per_octave=3, phases=32)

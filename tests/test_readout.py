@@ -5,18 +5,18 @@ import torch
 from conftest import torchvision_model
 from torch import nn
 
-from diversevis import models
-from diversevis.models import CustomModel, EnergyModel
-from diversevis.readout import read_out
-from diversevis.receptive_field import receptive_field, unpad
+from diversevis.models.architectures import CustomModel, EnergyModel
+from diversevis.models.network import load, open_model
+from diversevis.models.readout import read_out
+from diversevis.models.receptive_field import receptive_field, unpad
 
 
 def unpadded(model, layer, features=()):
-    traced = models.open_model(model)
+    traced = open_model(model)
     target = traced.layer(layer)
     before = [traced.layer(name) for name in features]
     field = receptive_field(traced.root, traced.graph, target.node)
-    return unpad(models.load(model, traced, target, before).module), target.channels, field.size
+    return unpad(load(model, traced, target, before).module), target.channels, field.size
 
 
 def both_routes(module, channels, size, vectors):

@@ -6,11 +6,11 @@ from conftest import torchvision_model
 from torch import fx, nn
 from torch.nn import functional
 
-from diversevis import models
 from diversevis.errors import InputError
-from diversevis.models import CustomModel
+from diversevis.models.architectures import CustomModel
+from diversevis.models.network import load, open_model
+from diversevis.models.receptive_field import receptive_field, unpad
 from diversevis.models.weights import WeightsFile
-from diversevis.receptive_field import receptive_field, unpad
 
 VGG19 = {  # METHOD.md section 1
     "conv1_1": 3, "conv1_2": 5, "conv2_1": 10, "conv2_2": 14, "conv3_1": 24, "conv3_2": 32,
@@ -28,13 +28,13 @@ def field_of(traced, name):
 
 @pytest.mark.parametrize(("model", "sizes"), [("vgg19", VGG19), ("resnet50", RESNET50)])
 def test_published_sizes(model, sizes):
-    traced = models.open_model(torchvision_model(model))
+    traced = open_model(torchvision_model(model))
     for name, size in sizes.items():
         assert field_of(traced, name).size == (size, size), name
 
 
 def test_all_convolutions_of_vgg19_have_field_names():
-    traced = models.open_model(torchvision_model("vgg19"))
+    traced = open_model(torchvision_model("vgg19"))
     convolutions = [layer.name for layer in traced.layers if layer.name.startswith("conv")]
     assert convolutions == list(VGG19)
 
@@ -107,7 +107,7 @@ def test_unpadded_response_is_the_interior_response(name, last, weights, photogr
         torch.save(network.state_dict(), path)
         source = str(path)
     model = torchvision_model(name, weights=source)
-    traced = models.open_model(model)
+    traced = open_model(model)
     layers = layers_before(traced, last)
     if weights == "real":  # as deep as the file goes
         layers = [one for one in layers if file.names >= set(traced.tensors(one.node))]
@@ -120,7 +120,7 @@ def test_unpadded_response_is_the_interior_response(name, last, weights, photogr
     )
     padded = untouched_outputs(network, z, hooked)
     for one in hooked:
-        loaded = models.load(model, traced, one.layer)
+        loaded = load(model, traced, one.layer)
         field = receptive_field(traced.root, traced.graph, one.layer.node)
         size, stride, offset = field.size[0], field.stride[0], field.offset[0]
         first, last_unit = -(offset // stride), (512 - size - offset) // stride
@@ -144,10 +144,10 @@ def test_unpadded_response_is_the_interior_response(name, last, weights, photogr
 )  # fmt: skip
 def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
     model = torchvision_model(name)
-    traced = models.open_model(model)
+    traced = open_model(model)
     target = traced.layer(layer)
     field = receptive_field(traced.root, traced.graph, target.node)
-    network = models.load(model, traced, target).module.double()
+    network = load(model, traced, target).module.double()
     side, stride = 2 * field.size[0] + 16, field.stride[0]
     unit = (side // 2 - field.size[0] // 2 - field.offset[0]) // stride
     image = torch.randn(12, 3, side, side, dtype=torch.float64, requires_grad=True)
@@ -171,10 +171,10 @@ def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
 def test_parallel_branches_agree_with_the_padded_network(name, layer):
     """Any torchvision network: the unpadded dense map is the padded map's interior."""
     model = torchvision_model(name)
-    traced = models.open_model(model)
+    traced = open_model(model)
     target = traced.layer(layer)
     field = receptive_field(traced.root, traced.graph, target.node)
-    padded = models.load(model, traced, target).module
+    padded = load(model, traced, target).module
     (size, stride, offset), count = (field.size[0], field.stride[0], field.offset[0]), 3
     first = -(-max(0, -offset) // stride)
     start = offset + first * stride
@@ -226,13 +226,13 @@ CUSTOM = CustomModel(
 
 
 def test_a_custom_network_of_every_kind_of_step():
-    traced = models.open_model(CUSTOM)
+    traced = open_model(CUSTOM)
     # first: 1 + 2*2; pool: +2; wide: +4 columns; norm of down + skip: 3x3 at stride 1 before it.
     assert field_of(traced, "first").size == (5, 5)
     assert field_of(traced, "wide").size == (7, 11)
     assert field_of(traced, "norm").size == (9, 13)
     assert field_of(traced, "norm").stride == (2, 2)
-    network = models.load(CUSTOM, traced, traced.layer("norm")).module
+    network = load(CUSTOM, traced, traced.layer("norm")).module
     image = torch.randn(2, 3, 41, 41)
     with torch.no_grad():
         (whole,), (ours,) = network(image), unpad(network)(image[:, :, 12:21, 10:23])
@@ -242,7 +242,7 @@ def test_a_custom_network_of_every_kind_of_step():
 
 
 def test_the_function_steps_of_a_whole_graph():
-    traced = models.open_model(CUSTOM)
+    traced = open_model(CUSTOM)
     pool = next(node for node in traced.graph.nodes if node.target is functional.avg_pool2d)
     field = receptive_field(traced.root, traced.graph, pool)
     # from `norm` (9 x 13, stride 2): a 3x3 convolution adds 4, average pooling of 2 adds 2 more.
@@ -267,19 +267,19 @@ def test_the_function_steps_of_a_whole_graph():
 
 
 def test_units_that_see_everything_are_refused():
-    traced = models.open_model(torchvision_model("resnet18"))
+    traced = open_model(torchvision_model("resnet18"))
     with pytest.raises(InputError, match="looks at the whole image"):
         field_of(traced, "avgpool")
-    squeezed = models.open_model(torchvision_model("efficientnet_b0"))
+    squeezed = open_model(torchvision_model("efficientnet_b0"))
     with pytest.raises(InputError, match="looks at the whole image"):
         field_of(squeezed, "features.2.0.block.0.0")
 
 
 def test_images_of_the_receptive_field_give_one_value_everywhere():
     model = torchvision_model("resnet50")
-    traced = models.open_model(model)
+    traced = open_model(model)
     for name in ("layer1.1.conv1", "layer1.1.conv3", "layer2.0.downsample.0", "layer2.0"):
         field = field_of(traced, name)
-        network = unpad(models.load(model, traced, traced.layer(name)).module)
+        network = unpad(load(model, traced, traced.layer(name)).module)
         assert network(torch.zeros(1, 3, *field.size))[0].shape[2:] == (1, 1)
     assert np.prod(field.size) == 43 * 43

@@ -6,10 +6,9 @@ import pytest
 from PIL import Image
 
 from diversevis.errors import InputError
-from diversevis.report import check_film, is_film_step, write_film
-from diversevis.report.film import FRAMES_PER_SECOND
-from diversevis.report.sheet import enlarge, sheet
-from diversevis.run_folder import RunFolder
+from diversevis.pictures.film import FRAMES_PER_SECOND, check_film, is_film_step, write_film
+from diversevis.pictures.sheet import enlarge, sheet
+from diversevis.runs.folder import RunFolder
 
 RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2", "direction": None}
 METRICS = {

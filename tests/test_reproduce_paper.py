@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diversevis.run_folder import RunFolder
+from diversevis.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -371,7 +371,7 @@ def test_a_finished_run_of_the_same_words_is_used_again(tmp_path, capsys):
 
 def test_a_run_that_fails_ends_the_script_with_its_status(tmp_path, monkeypatch):
     plan = Plan(name="x", command="run", words=("analysis=[gain]",), root="runs")
-    monkeypatch.setattr(runs.cli, "main", lambda words: 130)
+    monkeypatch.setattr(runs, "main", lambda words: 130)
     with pytest.raises(SystemExit) as ended:
         runs.made(plan, tmp_path)
     assert ended.value.code == 130

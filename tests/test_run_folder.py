@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from diversevis.errors import InputError
-from diversevis.run_folder import RunFolder, create_version, replacing, versions_in, work_folder
+from diversevis.runs.files import replacing
+from diversevis.runs.folder import RunFolder
+from diversevis.runs.versions import create_version, versions_in, work_folder
 
 
 def new(root, *where):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from diversevis.analyze.shift import Shift, _Work
-from diversevis.analyze.stimuli import soft_mask
+from diversevis.measures.shift import Shift, _Work
+from diversevis.measures.stimuli import soft_mask
 
 SIDE, NORM = 9, 10.0
 PLAIN = {"optimizer": "sphere", "steps": 80, "minimum": 0.5, "softness": 1.0, "crops": None}

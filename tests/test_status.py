@@ -8,15 +8,15 @@ from datetime import datetime, timezone
 
 import pytest
 
+from diversevis.cli.status import last_words, plain, progress, status_command
 from diversevis.errors import InputError
-from diversevis.run_folder import Claim
-from diversevis.sweep import launched as launched_module
-from diversevis.sweep import runs as runs_module
+from diversevis.runs import find as runs_module
+from diversevis.runs.lease import Claim
+from diversevis.sweep import queue as launched_module
 from diversevis.sweep import status as status_module
-from diversevis.sweep.launched import read_launched, squeue_ids
-from diversevis.sweep.manifest import Planned, Sweep
+from diversevis.sweep.queue import read_launched, squeue_ids
+from diversevis.sweep.record import Planned, Sweep
 from diversevis.sweep.status import natural, state_of_works, states
-from diversevis.sweep.status_command import last_words, plain, progress, status_command
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_a_record_is_believed_where_nobody_is_at_work(tmp_path, status):
 def test_a_process_at_work_that_is_then_killed(tmp_path):
     folder = run(tmp_path, status="running")
     code = (
-        "import sys, time; from pathlib import Path; from diversevis.run_folder import Claim;"
+        "import sys, time; from pathlib import Path; from diversevis.runs.lease import Claim;"
         "claim = Claim.make(Path(sys.argv[1])); claim.progress = {'done': 1, 'units': 4};"
         "claim.sign(); print('ready', flush=True); time.sleep(600)"
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from diversevis import stopping
-from diversevis.cli import main
+from diversevis.cli.main import main
 from diversevis.errors import FolderLost
-from diversevis.progress import Progress
-from diversevis.run_folder import Claim, RunFolder, Watch, holder_of
+from diversevis.experiment.progress import Progress
+from diversevis.runs import signals
+from diversevis.runs.folder import RunFolder
+from diversevis.runs.lease import Claim, Watch, holder_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))  # its processes, too
 
@@ -104,16 +105,16 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
 
 def test_a_second_ctrl_c_does_not_wait():
     heard = []
-    with stopping.patient():
+    with signals.patient():
         signal.raise_signal(signal.SIGINT)
         heard.append("waits")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        assert not stopping.interrupted()
+        assert not signals.interrupted()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            stopping.check_interrupted()
-        stopping.check_interrupted()
+            signals.check_interrupted()
+        signals.check_interrupted()
     assert heard == ["waits"]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -140,7 +141,7 @@ def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
     process.send_signal(signal.SIGSTOP)
     watch = Watch(record.parent, silence=0.3)
     assert watch.holder() is not None  # on this machine it is known to live
-    monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "elsewhere"})
+    monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "elsewhere"})
     assert Claim.take(watch) is None
     time.sleep(0.4)
     claim = Claim.take(watch)
@@ -162,16 +163,16 @@ def claimed(tmp_path, monkeypatch):
     """A folder claimed by some process, as this process sees it from where `mine` says."""
 
     def make(theirs, mine):
-        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | theirs)
+        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | theirs)
         claim = Claim.make(tmp_path)
-        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | mine)
+        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | mine)
         return claim
 
     return make
 
 
 def test_of_many_that_find_a_holder_dead_one_takes_over(tmp_path):
-    make = "import sys, pathlib; from diversevis.run_folder import Claim; Claim.make(pathlib.Path(sys.argv[1]))"
+    make = "import sys, pathlib; from diversevis.runs.lease import Claim; Claim.make(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
     taken, barrier = [], threading.Barrier(16)
 
@@ -212,10 +213,10 @@ def test_the_clock_does_not_matter(claimed, tmp_path, monkeypatch):
     claim = claimed({"host": "a"}, {"host": "a"})
     watch = Watch(tmp_path, silence=0.4)
     for clock in (1e9, 5.0, 4e9, 0.0):
-        monkeypatch.setattr("diversevis.run_folder.claim.time.time", lambda clock=clock: clock)
-        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "a"})
+        monkeypatch.setattr("diversevis.runs.lease.time.time", lambda clock=clock: clock)
+        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "a"})
         claim.sign()
-        monkeypatch.setattr("diversevis.run_folder.claim._here", lambda: HERE | {"host": "b"})
+        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "b"})
         assert Claim.take(watch) is None
         time.sleep(0.2)
     time.sleep(0.3)

@@ -20,11 +20,13 @@ from conftest import QUICK
 from pandas.testing import assert_frame_equal
 
 import diversevis
-from diversevis.cli import main
+from diversevis.cli.collect import collect_command
+from diversevis.cli.main import main
 from diversevis.errors import InputError
-from diversevis.measuring import flat
-from diversevis.run_folder import Claim
-from diversevis.table import collect, collect_command, collecting, columns, find
+from diversevis.experiment.measure import flat
+from diversevis.runs.lease import Claim
+from diversevis.table import collecting, columns, find
+from diversevis.table.collecting import collect
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 synthetic = importlib.import_module("synthetic_runs")

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from diversevis.errors import InputError
-from diversevis.target import channel_targets, direction_targets
+from diversevis.models.targets import channel_targets, direction_targets
 
 
 def test_channels_are_one_hot():

@@ -5,9 +5,9 @@ import torch
 from conftest import torchvision_model
 from torch import nn
 
-from diversevis import models
-from diversevis.receptive_field import receptive_field, unpad
-from diversevis.tuning import FirstConvolution, tune_for_cpu
+from diversevis.models.cpu import FirstConvolution, tune_for_cpu
+from diversevis.models.network import load, open_model
+from diversevis.models.receptive_field import receptive_field, unpad
 
 
 @pytest.mark.parametrize(("kernel", "stride", "height", "width"),
@@ -33,10 +33,10 @@ def test_the_first_convolutions_gradient(kernel, stride, height, width, bias):
      "features.conv0")],
 )  # fmt: skip
 def test_a_tuned_network_is_the_same_network(model, layer, features):
-    traced = models.open_model(torchvision_model(model))
+    traced = open_model(torchvision_model(model))
     target, before = traced.layer(layer), [traced.layer(features)]
     size = receptive_field(traced.root, traced.graph, target.node).size
-    module = unpad(models.load(torchvision_model(model), traced, target, before).module).double()
+    module = unpad(load(torchvision_model(model), traced, target, before).module).double()
     tuned = tune_for_cpu(module)
     z = torch.randn(3, 3, *size, dtype=torch.float64)
     ours, theirs = (z.clone().requires_grad_(True) for _ in range(2))

@@ -6,34 +6,35 @@ import numpy as np
 import pytest
 import torch
 
-from diversevis.config import compose_config, experiment_of
+from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
+from diversevis.method.objective import pairwise_distances
+from diversevis.method.setup import prepare
+from diversevis.method.visualize import visualize
 from diversevis.models.energy import gabor_pairs
-from diversevis.objective import pairwise_distances
-from diversevis.prepare import prepare, science
-from diversevis.provenance import sha256_of
-from diversevis.visualize import visualize
+from diversevis.runs.identity import science
+from diversevis.runs.provenance import sha256_of
 
 
-def setting_of(*overrides):
+def setup_of(*overrides):
     return prepare(experiment_of(compose_config(["device=cpu", *overrides])))
 
 
-def alone(setting, row):
-    (found,) = visualize(setting, [row])
+def alone(setup, row):
+    (found,) = visualize(setup, [row])
     return found
 
 
 @pytest.mark.parametrize(("unit", "n"), [(0, 6), (13, 6), (35, 4), (70, 9)])
 def test_a_complex_unit_shows_all_phases_evenly_spaced(unit, n):
     """Closed form: its best images fill a circle, so n of them lie 2 rho sin(pi/n) apart."""
-    setting = setting_of("layer=complex", f"unit={unit}", f"n={n}", "objective.diversity=0.05")
-    found = alone(setting, 0)
+    setup = setup_of("layer=complex", f"unit={unit}", f"n={n}", "objective.diversity=0.05")
+    found = alone(setup, 0)
     responses = found.responses
     assert ((responses.max() - responses.min()) / responses.mean()).item() < 0.02
-    spaced = 2 * setting.norm * math.sin(math.pi / n) / math.sqrt(3 * 21**2)
+    spaced = 2 * setup.norm * math.sin(math.pi / n) / math.sqrt(3 * 21**2)
     assert found.metrics["distance_min"] == pytest.approx(spaced, rel=0.03)
-    best = (setting.norm / 255) ** 2  # the energy of an image that lies in the pair's plane
+    best = (setup.norm / 255) ** 2  # the energy of an image that lies in the pair's plane
     # No image does better; the published optimizer ends within 3 % of it.
     assert 0.97 * best < found.metrics["response_mean"] < 1.0001 * best
     assert 0.97 * best < found.metrics["response_best"] < 1.0001 * best
@@ -45,18 +46,18 @@ def test_a_complex_unit_shows_all_phases_evenly_spaced(unit, n):
 
 def test_a_simple_unit_collapses_to_one_image():
     """Closed form: the one best image is the filter itself, at norm rho."""
-    setting = setting_of("layer=simple", "unit=10", "objective.diversity=0.02")
-    found = alone(setting, 0)
+    setup = setup_of("layer=simple", "unit=10", "objective.diversity=0.02")
+    found = alone(setup, 0)
     template = gabor_pairs()[10]
     cosines = torch.cosine_similarity(found.images.flatten(1), template.flatten()[None])
     assert cosines.min().item() > 0.985
     assert found.metrics["distance_mean"] < 0.1 * 32 * math.sqrt(2)  # a tenth of noise's
-    assert 0.985 < found.metrics["response_best"] / (setting.norm / 255) < 1.0001
+    assert 0.985 < found.metrics["response_best"] / (setup.norm / 255) < 1.0001
 
 
 def test_more_weight_spreads_the_images_and_costs_response():
     found = [
-        alone(setting_of("layer=simple", "unit=4", f"objective.diversity={weight}"), 0).metrics
+        alone(setup_of("layer=simple", "unit=4", f"objective.diversity={weight}"), 0).metrics
         for weight in (0, 0.2, 0.5)
     ]
     distances = [one["distance_min"] for one in found]
@@ -77,28 +78,28 @@ def test_other_targets_and_scales(tmp_path, monkeypatch):
     direction[[8, 9]] = 3, 4
     np.save(tmp_path / "d.npy", direction)
     base = ["layer=simple", f"objective.direction={tmp_path / 'd.npy'}", "objective.diversity=0.02"]
-    projected = alone(setting_of(*base), 0).metrics
+    projected = alone(setup_of(*base), 0).metrics
     # Even and odd are orthonormal: along (3, 4) / 5 the best image reaches rho / 255 as well.
     assert 0.985 < projected["response_best"] / (32 * math.sqrt(3) * 21 / 255) < 1.0001
-    cosine = alone(setting_of(*base, "objective.response=cos"), 0).metrics
+    cosine = alone(setup_of(*base, "objective.response=cos"), 0).metrics
     assert 0.9 < cosine["response_mean"] < 1
-    near = alone(setting_of(*base, "objective.response=mse", "objective.diversity=0"), 0).metrics
+    near = alone(setup_of(*base, "objective.response=mse", "objective.diversity=0"), 0).metrics
     assert near["response_mean"] > -np.mean(direction**2)
-    natural = setting_of("layer=simple", "unit=8", "objective.diversity=0.02",
+    natural = setup_of("layer=simple", "unit=8", "objective.diversity=0.02",
                          "objective.scale=natural", f"objective.photographs={tmp_path}")  # fmt: skip
     scaled = alone(natural, 0).metrics
     mean = 1 / natural.channel_gain[8].item()
     assert scaled["response_mean_scaled"] == pytest.approx(scaled["response_mean"] / mean, rel=1e-4)
-    plain = setting_of("layer=simple", "unit=8", "objective.diversity=0.02")
+    plain = setup_of("layer=simple", "unit=8", "objective.diversity=0.02")
     assert sha256_of(science(natural)) != sha256_of(science(plain))
 
 
 def test_distances_in_an_earlier_layer():
-    setting = setting_of("layer=shift", "unit=3", "objective.distance=simple", "n=3",
+    setup = setup_of("layer=shift", "unit=3", "objective.distance=simple", "n=3",
                          "optimizer.steps=40", "optimizer.search_steps=20")  # fmt: skip
-    found = alone(setting, 0)
+    found = alone(setup, 0)
     with torch.no_grad():
-        features = setting.readout(found.images / 255, torch.tensor([0]))[1]
+        features = setup.readout(found.images / 255, torch.tensor([0]))[1]
     assert features.shape == (3, 144, 9, 9)
     assert features.min() < 0  # the energy is of the linear responses: no ReLU on its way
     pairs = pairwise_distances(features.flatten(1)[None])[0]
@@ -126,19 +127,17 @@ def dead_network():
 
 
 def test_dead_units_are_reported_and_get_no_numbers():
-    setting = setting_of(
+    setup = setup_of(
         "model=custom", "model.target=test_visualize.dead_network", "model.mean=[0.5,0.5,0.5]",
         "model.std=[1,1,1]", "layer=conv", "unit=all", "optimizer.search_steps=30",
         "optimizer.steps=30",
     )  # fmt: skip
-    found = [alone(setting, row) for row in range(3)]
+    found = [alone(setup, row) for row in range(3)]
     assert [one.metrics["stop"] for one in found] == ["dead", "annealed", "annealed"]
     dead, below, plain = found
     for name, value in dead.metrics.items():
         assert value is None or name in ("unit", "steps", "stop", "seconds")
-    assert dead.images.flatten(1).norm(dim=1).tolist() == pytest.approx(
-        [setting.norm] * 6, rel=1e-5
-    )
+    assert dead.images.flatten(1).norm(dim=1).tolist() == pytest.approx([setup.norm] * 6, rel=1e-5)
     assert dead.responses.tolist() == [1.0] * 6
     assert plain.metrics["response_mean"] > 0
     # Never past its ReLU, but not dead: it has a best image, and negative numbers are its own.
@@ -148,7 +147,7 @@ def test_dead_units_are_reported_and_get_no_numbers():
 
 def test_the_config_hash_is_of_the_science_alone(tmp_path):
     def digest(*overrides):
-        return sha256_of(science(setting_of(*overrides)))
+        return sha256_of(science(setup_of(*overrides)))
 
     assert digest() == digest("root=elsewhere", "record=gif")
     assert len({digest(), digest("n=7"), digest("seed=1"), digest("contrast=31"), digest("unit=1"),
@@ -158,31 +157,31 @@ def test_the_config_hash_is_of_the_science_alone(tmp_path):
 
 def test_norm_paper_is_for_vgg19():
     assert (
-        setting_of("model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper").norm
+        setup_of("model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper").norm
         == 160.72
     )
     with pytest.raises(InputError, match="norm=contrast"):
-        setting_of("model=resnet50", "model.weights=random", "layer=conv1", "norm=paper")
+        setup_of("model=resnet50", "model.weights=random", "layer=conv1", "norm=paper")
 
 
 def test_the_papers_published_setting(real_weights):
     """METHOD.md section 4; the published batch's mean response is 7665, after up to 2000 steps."""
     responses = []
     for seed in range(5):
-        setting = setting_of("experiment=cadena2018", f"seed={seed}")
-        found = alone(setting, 0)
-        assert setting.norm == pytest.approx(1325.83)
+        setup = setup_of("experiment=cadena2018", f"seed={seed}")
+        found = alone(setup, 0)
+        assert setup.norm == pytest.approx(1325.83)
         norms = found.images.flatten(1).norm(dim=1)
         assert norms.tolist() == pytest.approx([1325.83] * 6, rel=1e-5)
         responses.append(found.metrics["response_mean"])
     assert np.mean(responses) >= 7550
-    optimizer, restarts = setting.experiment.optimizer, setting.experiment.objective.restarts
+    optimizer, restarts = setup.experiment.optimizer, setup.experiment.objective.restarts
     assert optimizer.steps + restarts * optimizer.search_steps / 6 <= 150
 
 
 def test_the_papers_published_optimizer(real_weights):
-    setting = setting_of("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000")
-    assert alone(setting, 0).metrics["response_mean"] >= 7300
+    setup = setup_of("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000")
+    assert alone(setup, 0).metrics["response_mean"] >= 7300
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_the_papers_published_optimizer(real_weights):
 )
 def test_the_default_weight_keeps_the_response(real_weights, words):
     """Nine tenths of the response of the batch with weight 0, with images more distinct."""
-    free = alone(setting_of(*words, "objective.diversity=0"), 0).metrics
-    diverse = alone(setting_of(*words), 0).metrics
+    free = alone(setup_of(*words, "objective.diversity=0"), 0).metrics
+    diverse = alone(setup_of(*words), 0).metrics
     assert diverse["response_mean"] >= 0.9 * free["response_mean"]
     assert diverse["distance_min"] > 1.2 * free["distance_min"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from diversevis import provenance
 from diversevis.compare.indices import indices_of, values_of
 from diversevis.compare.pairs import FARTHEST, check_pair, pair_runs
 from diversevis.compare.runs import Run, find_runs
 from diversevis.compare.statistics import LEVEL, describe, difference, holm
 from diversevis.errors import InputError
+from diversevis.runs import provenance
 
 
 def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:

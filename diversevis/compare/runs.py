@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.run_folder import RunFolder
+from diversevis.runs.folder import RunFolder
 
 SAME = "n", "diversity", "distance", "fraction", "front"  # of run.json: what a pair must share
 

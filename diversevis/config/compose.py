@@ -8,11 +8,11 @@ from typing import Any, get_type_hints
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from diversevis.bind import bind
-from diversevis.config.explain import plain_errors
-from diversevis.config.place import config_folder
-from diversevis.settings import Config, Experiment, Settled
-from diversevis.words import check_words, quoted, split_flags
+from diversevis.config.arguments import check_words, quoted, split_flags
+from diversevis.config.bind import bind
+from diversevis.config.conf_dir import config_folder
+from diversevis.config.messages import plain_errors
+from diversevis.method.settings import Config, Experiment, Settled
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

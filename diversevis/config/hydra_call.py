@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hydra import main as hydra_main
 from omegaconf import DictConfig
 
-from diversevis.config.explain import plain_errors
-from diversevis.config.place import config_folder
-from diversevis.words import quoted
+from diversevis.config.arguments import quoted
+from diversevis.config.conf_dir import config_folder
+from diversevis.config.messages import plain_errors
 
 # Hydra itself writes nothing where the user stands: its record goes into the run folder.
 HYDRA_SETTINGS = (

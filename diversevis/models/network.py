@@ -13,13 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diversevis.errors import InputError
-from diversevis.models.architectures import (
-    Color,
-    CustomModel,
-    EnergyModel,
-    Model,
-    TorchvisionModel,
-)
+from diversevis.models.architectures import Color, CustomModel, EnergyModel, Model, TorchvisionModel
 from diversevis.models.trace import Layer, TracedModel, module_of, trace
 from diversevis.models.weights import (
     WeightsFile,

@@ -170,7 +170,7 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
         layers=ordered,
         paths=paths,
         called_often=often,
-        seeing_all=frozenset(tracer.outputs) - often - paths.keys(),
+        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
     )
 
 

@@ -1,1 +1,1 @@
-"""Sweeps: what was planned, and what has become of it. Needs no network, and no torch."""
+"""Many runs: planned, launched, followed to their end."""

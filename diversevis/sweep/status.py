@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diversevis.run_folder.claim import Holder
-from diversevis.run_folder.sign import Sign, sign_of
-from diversevis.run_folder.versions import work_folder
-from diversevis.sweep.launched import Launched, read_launched, squeue_ids
-from diversevis.sweep.manifest import Planned, Sweep, sweeps
-from diversevis.sweep.runs import Run, find_runs, newest, read_run
+from diversevis.runs.find import Run, find_runs, newest, read_run
+from diversevis.runs.lease import Holder
+from diversevis.runs.sign import Sign, sign_of
+from diversevis.runs.versions import work_folder
+from diversevis.sweep.queue import Launched, read_launched, squeue_ids
+from diversevis.sweep.record import Planned, Sweep, sweeps
 
 STATES = (
     "finished", "running", "waiting", "interrupted", "failed", "lost", "missing", "damaged",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diversevis.errors import InputError
-from diversevis.run_folder.sign import sign_of
+from diversevis.runs.sign import sign_of
 from diversevis.table.columns import Table
 from diversevis.table.find import AT_ONCE, LeftOut, Place, find_runs, read_runs
 from diversevis.table.flat import legible, one_line

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
-from diversevis.analyze.dimension import participation
 from diversevis.compare.statistics import holm
+from diversevis.measures.dimension import participation
 from paper.deformation import deformation_claim
 from paper.differences import difference_claim
 from paper.example import example

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diversevis.compare import check_pair, compare_pair, read_run
+from diversevis.compare.comparison import compare_pair
+from diversevis.compare.pairs import check_pair
+from diversevis.compare.runs import read_run
 from paper.runs import Run
 
 # Nearest receptive fields: 5 and 7, 14 and 19, 24 and 27 pixels

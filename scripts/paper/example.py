@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diversevis.analyze.phase import fit_grating
-from diversevis.analyze.stimuli import soft_mask
+from diversevis.measures.phase import fit_grating
+from diversevis.measures.stimuli import soft_mask
 from paper.runs import Run, number_at
 
 Numbers = dict[str, Any]

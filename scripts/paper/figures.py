@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diversevis.images import display
-from diversevis.report.measures import picture
-from diversevis.report.sheet import enlarge, png, sheet
+from diversevis.method.images import display
+from diversevis.pictures.measures.catalogue import picture
+from diversevis.pictures.sheet import enlarge, png, sheet
 from paper.graphs import (
     deformation_figure,
     difference_figure,
@@ -146,7 +146,7 @@ def _deformation(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[P
 
 
 def _difference(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
-    from diversevis.report.comparison import pair_figure
+    from diversevis.compare.figures import pair_figure
     from paper.differences import OTHER_SIDE, PAIRS, compared
 
     found = [_wide("claim4", difference_figure(numbers), "Effect size of every index (Cliff's "

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.report.comparison.panels import as_png
-from diversevis.report.curves import BLUE, FAINT, ORANGE
+from diversevis.compare.panels import as_png
+from diversevis.pictures.trace import BLUE, FAINT, ORANGE
 from paper.runs import EXAMPLE, Run
 
 COLORS = {"vgg19": BLUE, "resnet50": ORANGE}

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from diversevis import cli
-from diversevis.run_folder import RunFolder
+from diversevis.cli.main import main
+from diversevis.runs.folder import RunFolder
 
 # Layers whose units are all taken, and how many units they have
 LAYERS = (
@@ -178,7 +178,7 @@ def made(plan: Plan, out: Path, *, anew: bool = True) -> Run | None:
         print(f"{plan.name}: not there, left out", flush=True)
         return None
     print(f"{plan.name}: {plan.line}", flush=True)
-    status = cli.main([plan.command, *plan.words, f"root={out / plan.root}"])
+    status = main([plan.command, *plan.words, f"root={out / plan.root}"])
     if status:
         raise SystemExit(status)
     found = find(plan, out)

@@ -1,0 +1,1 @@
+"""Measures of invariance, one file each: images and callables in, numbers out."""

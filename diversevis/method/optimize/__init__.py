@@ -1,0 +1,1 @@
+"""Gradient ascent on the images of a batch of units."""

@@ -1,0 +1,327 @@
+"""Size, stride and offset of a unit's receptive field, and the network cut down to it.
+
+Both come from one walk back through the traced graph: which outputs of each step does one unit at
+the top need? What reaches the image is the receptive field. Residual sums and parallel branches
+need what their widest branch needs; narrower branches are cropped to match. METHOD.md section 1.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from diversevis.errors import InputError
+
+Span = tuple[int, int]  # first and last index along one axis, both included
+Box = tuple[Span, Span]  # rows, columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveField:
+    """What the unit at map position (0, 0) sees of the image, in pixels, as (rows, columns).
+
+    size    extent
+    stride  distance between the fields of neighbouring units
+    offset  first pixel; negative where the padded network looks beyond the image
+    """
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    offset: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a step looks at its input along one axis; the default is a pointwise step."""
+
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def reach(self, span: Span) -> Span:
+        """The inputs that the outputs `span` are computed from."""
+        first = span[0] * self.stride - self.padding
+        last = span[1] * self.stride - self.padding + self.dilation * (self.kernel - 1)
+        return first, last
+
+
+Windows = tuple[Window, Window]
+POINTWISE: Windows = (Window(), Window())
+
+POINTWISE_MODULES = (
+    nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh,
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.LocalResponseNorm, nn.ChannelShuffle,
+)  # fmt: skip
+POINTWISE_FUNCTIONS = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow,
+    torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.abs, torch.square,
+    torch.sqrt, torch.exp, torch.log, torch.clamp, torch.relu, torch.sigmoid, torch.tanh,
+    torch.maximum, torch.minimum,
+    functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu,
+    functional.silu, functional.mish, functional.softplus, functional.hardswish,
+    functional.hardsigmoid, functional.hardtanh, functional.dropout, functional.dropout2d,
+}  # fmt: skip
+POINTWISE_METHODS = {
+    "relu", "sigmoid", "tanh", "add", "sub", "mul", "div", "abs", "square", "sqrt", "pow", "exp",
+    "clamp", "neg", "contiguous", "clone", "float",
+}  # fmt: skip
+WHOLE_IMAGE = (
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, nn.GroupNorm,
+    nn.InstanceNorm2d,
+)  # fmt: skip
+
+
+def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> ReceptiveField:
+    """Receptive field of the units of `node` in `graph`, whose modules live in `root`.
+
+    Raises `InputError` where there is none of fixed size: a step before the node looks at the
+    whole image (global pooling, attention), or is of a kind not known here.
+    """
+    image = next(n for n in graph.nodes if n.op == "placeholder")
+    first, second = (_needed(root, graph, node, index).get(image) for index in (0, 1))
+    if first is None or second is None:
+        raise InputError(f"{node.name} does not depend on the image: it has no receptive field.")
+    return ReceptiveField(
+        size=(_extent(first[0]), _extent(first[1])),
+        stride=(second[0][0] - first[0][0], second[1][0] - first[1][0]),
+        offset=(first[0][0], first[1][0]),
+    )
+
+
+def unpad(network: fx.GraphModule) -> fx.GraphModule:
+    """The network without padding: an image of the receptive field's size gives one value.
+
+    network  its output is a tuple of nodes; the receptive field is that of the first, the others
+             lie on the way to it and give what of their maps the first depends on
+
+    On an image larger by a multiple of the stride it gives the dense map of responses. Parameters
+    are shared with `network`, which stays as it was.
+    """
+    tail = next(node for node in reversed(network.graph.nodes) if node.op == "output")
+    outputs: tuple[fx.Node, ...] = tail.args[0]
+    needed = _needed(network, network.graph, outputs[0], 0)
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    parts: dict[str, Any] = {}
+
+    for node in network.graph.nodes:
+        if node.op == "output":
+            continue
+        if node.op == "get_attr":
+            parts[node.target] = operator.attrgetter(node.target)(network)
+        if node not in needed:
+            if not _sees_image(node):  # a constant of the network
+                copied[node] = graph.node_copy(node, copied.__getitem__)
+            continue
+        if node.op == "placeholder":
+            copied[node] = graph.placeholder(node.name)
+            continue
+        windows = _windows(network, node)
+        box = _reach(windows, needed[node])
+        cropped = {
+            source: _crop(graph, copied[source], needed.get(source, box), box)
+            for source in node.all_input_nodes
+        }
+        copied[node] = _copy_unpadded(network, graph, node, cropped, parts)
+    graph.output(tuple(copied[node] for node in outputs))
+    return fx.GraphModule(parts, graph)
+
+
+def _extent(span: Span) -> int:
+    return span[1] - span[0] + 1
+
+
+def _reach(windows: Windows, box: Box) -> Box:
+    return windows[0].reach(box[0]), windows[1].reach(box[1])
+
+
+def _hull(a: Box, b: Box | None) -> Box:
+    if b is None:
+        return a
+    rows, columns = ((min(p[0], q[0]), max(p[1], q[1])) for p, q in zip(a, b, strict=True))
+    return rows, columns
+
+
+def _needed(root: nn.Module, graph: fx.Graph, target: fx.Node, index: int) -> dict[fx.Node, Box]:
+    """For every node on the way to unit (index, index) of `target`: the outputs it must give."""
+    needed: dict[fx.Node, Box] = {target: ((index, index), (index, index))}
+    for node in reversed(graph.nodes):
+        if node not in needed or node.op in ("placeholder", "get_attr"):
+            continue
+        box = _reach(_windows(root, node), needed[node])
+        for source in node.all_input_nodes:
+            if _sees_image(source):
+                needed[source] = _hull(box, needed.get(source))
+    return needed
+
+
+def _sees_image(node: fx.Node) -> bool:
+    """Whether the value of `node` depends on the image (remembered on the node)."""
+    if "sees_image" not in node.meta:
+        node.meta["sees_image"] = node.op == "placeholder" or any(
+            _sees_image(source) for source in node.all_input_nodes
+        )
+    return node.meta["sees_image"]
+
+
+def _crop(graph: fx.Graph, source: fx.Node, has: Box, wants: Box) -> fx.Node:
+    """`source`, which gives the box `has`, cut down to `wants`; counted from both ends, so that
+    larger images are cut alike."""
+    cuts = [slice(None), slice(None)]
+    for (first, last), (wanted_first, wanted_last) in zip(has, wants, strict=True):
+        cuts.append(slice(wanted_first - first or None, wanted_last - last or None))
+    if cuts[2] == cuts[3] == slice(None):
+        return source
+    return graph.call_function(operator.getitem, (source, tuple(cuts)))
+
+
+def _copy_unpadded(
+    network: fx.GraphModule,
+    graph: fx.Graph,
+    node: fx.Node,
+    sources: dict[fx.Node, fx.Node],
+    parts: dict[str, Any],
+) -> fx.Node:
+    if _is_padding(network, node):
+        return sources[node.all_input_nodes[0]]
+    new = graph.node_copy(node, sources.__getitem__)
+    if node.op == "call_module":
+        module = network.get_submodule(node.target)  # type: ignore[arg-type]
+        if hasattr(module, "padding"):
+            module = copy.copy(module)  # shares the parameters
+            module.padding = (0, 0)  # type: ignore[assignment]
+            for setup, plain in (("padding_mode", "zeros"), ("ceil_mode", False)):
+                if hasattr(module, setup):
+                    setattr(module, setup, plain)
+        parts[node.target] = module  # type: ignore[index]
+    elif node.target in WINDOWED_FUNCTIONS:
+        names = WINDOWED_FUNCTIONS[node.target]
+        arguments = dict(zip(names, new.args, strict=False)) | new.kwargs
+        new.args = (arguments.pop(names[0]),)
+        new.kwargs = arguments | {"padding": 0}
+        if "ceil_mode" in new.kwargs:
+            new.kwargs = new.kwargs | {"ceil_mode": False}
+    return new
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def _windows_of(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Windows:
+    kernels, dilations = _pair(kernel), _pair(dilation)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        padding = [d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True)]
+    strides, paddings = _pair(kernel if stride in (None, []) else stride), _pair(padding)
+    rows, columns = (
+        Window(kernels[axis], strides[axis], paddings[axis], dilations[axis]) for axis in (0, 1)
+    )
+    return rows, columns
+
+
+# Functions that look at a window, with the names of their leading arguments.
+WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
+    functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    functional.max_pool2d: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    functional.avg_pool2d: ("input", "kernel_size", "stride", "padding", "ceil_mode"),
+}
+
+
+def _is_padding(root: nn.Module, node: fx.Node) -> bool:
+    return node.target is functional.pad or (
+        node.op == "call_module"
+        and isinstance(
+            root.get_submodule(node.target),  # type: ignore[arg-type]
+            (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
+        )
+    )
+
+
+def _windows(root: nn.Module, node: fx.Node) -> Windows:
+    """How `node` looks at its input (remembered on the node).
+
+    Raises `InputError` for a step without a window of known size.
+    """
+    if "windows" not in node.meta:
+        node.meta["windows"] = _find_windows(root, node)
+    return node.meta["windows"]
+
+
+def _find_windows(root: nn.Module, node: fx.Node) -> Windows:
+    found: Windows | None = None
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if module is not None:
+        found = _module_windows(module)
+    elif node.op == "call_function":
+        found = _function_windows(root, node)
+    elif node.op == "call_method" and node.target in POINTWISE_METHODS:
+        found = POINTWISE
+    if found is not None:
+        return found
+    name = type(module).__name__ if module is not None else None
+    name = name or getattr(node.target, "__name__", str(node.target))
+    sees_all = isinstance(module, WHOLE_IMAGE)
+    why = "looks at the whole image" if sees_all else "has no window of known size"
+    raise InputError(
+        f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
+        "Choose a layer before it; `diversevis layers` lists them."
+    )
+
+
+def _module_windows(module: nn.Module) -> Windows | None:
+    if isinstance(module, nn.Conv2d):
+        return _windows_of(module.kernel_size, module.stride, module.padding, module.dilation)
+    if isinstance(module, nn.MaxPool2d):
+        return _windows_of(module.kernel_size, module.stride, module.padding, module.dilation)
+    if isinstance(module, nn.AvgPool2d):
+        return _windows_of(module.kernel_size, module.stride, module.padding)
+    if isinstance(
+        module, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
+    ):
+        left, _, top, _ = module.padding
+        return Window(padding=top), Window(padding=left)
+    return POINTWISE if isinstance(module, POINTWISE_MODULES) else None
+
+
+def _function_windows(root: nn.Module, node: fx.Node) -> Windows | None:
+    function: Callable[..., Any] = node.target  # type: ignore[assignment]
+    if function in WINDOWED_FUNCTIONS:
+        names = WINDOWED_FUNCTIONS[function]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        if "weight" in given:
+            weight: fx.Node = given["weight"]  # type: ignore[assignment]
+            if weight.op != "get_attr":
+                return None
+            kernel: Any = tuple(operator.attrgetter(str(weight.target))(root).shape[2:])
+            stride = given.get("stride", 1)
+        else:
+            kernel, stride = given["kernel_size"], given.get("stride")
+        return _windows_of(kernel, stride, given.get("padding", 0), given.get("dilation", 1))
+    if function is functional.pad:
+        pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
+        if len(pads) != 4:
+            return None
+        return Window(padding=pads[2]), Window(padding=pads[0])
+    if function in (torch.cat, torch.concat):
+        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        return POINTWISE if axis in (1, -3) else None
+    if function is operator.getitem:  # a choice of channels
+        index = node.args[1]
+        keeps_space = (
+            isinstance(index, tuple)
+            and len(index) <= 2
+            and not any(isinstance(part, int) for part in index)
+        )
+        return POINTWISE if keeps_space else None
+    return POINTWISE if function in POINTWISE_FUNCTIONS else None

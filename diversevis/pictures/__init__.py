@@ -1,0 +1,1 @@
+"""Run folders -> pictures. Needs no network."""

@@ -1,0 +1,70 @@
+"""The optimization as a film: GIF, or MP4 where PyAV is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from diversevis.errors import InputError
+from diversevis.pictures.sheet import enlarge
+from diversevis.runs.folder import RunFolder
+
+TILE = 120  # pixels
+FRAMES_PER_SECOND = 12
+EVERY_STEP_UNTIL = 24  # most happens at the start; later frames are spaced evenly in log steps
+STEPS_PER_DOUBLING = 12
+
+
+def check_film(record: str) -> None:
+    """Raises `InputError` where films of this kind cannot be made here."""
+    if record == "mp4" and importlib.util.find_spec("av") is None:
+        raise InputError(
+            "record=mp4 needs PyAV, which is not installed: pip install 'diversevis[video]', "
+            "or use record=gif."
+        )
+
+
+def is_film_step(step: int) -> bool:
+    """Whether a frame is kept of this step: all early ones, then ever fewer."""
+    if step <= EVERY_STEP_UNTIL:
+        return True
+    at, before = (math.floor(STEPS_PER_DOUBLING * math.log2(s)) for s in (step, step - 1))
+    return at != before
+
+
+def write_film(
+    folder: RunFolder,
+    unit: int,
+    kind: str,
+    frames: Sequence[UInt8[np.ndarray, "image height width 3"]],
+) -> None:
+    """One row of images per frame; the last frame stays for a second and a half."""
+    import imageio.v3 as iio
+
+    film = np.stack([_row(images) for images in frames])
+    film = np.concatenate([film, np.repeat(film[-1:], 18, axis=0)])
+    if kind == "gif":
+        content = iio.imwrite(
+            "<bytes>", film, extension=".gif", plugin="pillow",
+            duration=1000 / FRAMES_PER_SECOND, loop=0,
+        )  # fmt: skip
+    else:
+        content = iio.imwrite(
+            "<bytes>", film, extension=".mp4", plugin="pyav",
+            codec="libx264", fps=FRAMES_PER_SECOND,
+        )  # fmt: skip
+    folder.write_animation(unit, kind, content)
+
+
+def _row(images: UInt8[np.ndarray, "image height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """All images in a row on white, enlarged; even sizes, as video codecs ask."""
+    zoom = max(1, round(TILE / max(images.shape[1:3])))
+    large = enlarge(images, zoom)
+    padded = np.pad(large, ((0, 0), (8, 8), (4, 4), (0, 0)), constant_values=255)
+    row = np.concatenate(list(padded), axis=1)
+    odd_h, odd_w = row.shape[0] % 2, row.shape[1] % 2
+    return np.pad(row, ((0, odd_h), (0, odd_w), (0, 0)), constant_values=255)

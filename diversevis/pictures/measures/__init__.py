@@ -1,0 +1,1 @@
+"""The pictures of each measure, one file each."""

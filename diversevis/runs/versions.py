@@ -1,0 +1,68 @@
+"""The versions of a piece of work, v001, v002, ...: where they are, which there are, a new one."""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diversevis.errors import InputError
+
+SWEEPS = "multirun"  # folder below the root with the records of sweeps
+LONGEST_NAME = 100  # characters of a folder's name
+
+
+def work_folder(root: Path, where: Sequence[str]) -> Path:
+    """The folder of a work's versions: network, layer and units as folders below `root`."""
+    return root.joinpath(*map(_file_safe, where))
+
+
+def versions_in(work: Path) -> list[tuple[int, Path]]:
+    """The versions in `work` with their numbers, newest first."""
+    try:
+        names = [path.name for path in work.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = [int(name[1:]) for name in names if re.fullmatch(r"v\d{3,}", name)]
+    return [(number, _version(work, number)) for number in sorted(numbers, reverse=True)]
+
+
+def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) -> Path | None:
+    """Version `number` in `work`, there at once with all that `fill` puts in.
+
+    fill  told of a folder to write to, and of the path it will have
+
+    None where there is this version already: another process may have made the same work.
+    Raises `InputError` where the folder cannot be made.
+    """
+    beside = work / f".new-{secrets.token_hex(8)}"
+    path = _version(work, number)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.mkdir()
+            fill(beside, path)
+            beside.rename(path)  # fails where there is such a folder: it has files
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"root={work.parents[2]}: the run folder {work} cannot be made ({error.strerror}). "
+            "Choose a folder that can be written, root=/some/where."
+        ) from error
+    return path
+
+
+def _version(work: Path, number: int) -> Path:
+    return work / f"v{number:03d}"
+
+
+def _file_safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] or "_"
