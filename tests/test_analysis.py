@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from test_visualize import setup_of
 from diversevis.errors import InputError
 from diversevis.experiment.measure import flat, possible, spread, subject_of, subject_without_run
 from diversevis.measures.catalogue import MEASURES, chosen, measure
-from diversevis.measures.subject import Subject
+from diversevis.measures.subject import in_batches
 from diversevis.method.visualize import visualize
 
 QUICK = ("measure.shift.steps=30", "measure.shift.crops=32", "measure.deformation.draws=6")
@@ -22,7 +23,7 @@ def measured(names, *words, rows=None):
     setup = setup_of(*QUICK, *words)
     found = visualize(setup, rows if rows is not None else range(len(setup.targets.units)))
     subject = subject_of(setup, found)
-    return subject, {name: measure(subject, name) for name in names}
+    return setup, subject, {name: measure(subject, name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def ends():
     """Every measure of units whose invariances are known."""
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
     return {
-        layer: measured(names, f"layer={layer}", "unit=13")[1]
+        layer: measured(names, f"layer={layer}", "unit=13")[-1]
         for layer in ("simple", "complex", "shift")
     }
 
@@ -120,8 +121,8 @@ def test_diversity_dimension_and_gain(ends):
 def test_a_unit_has_the_same_numbers_alone_and_among_others():
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
     words = ["layer=complex", "optimizer.steps=20", "measure.shift.steps=5"]
-    _, alone = measured(names, *words, "unit=5")
-    _, among = measured(names, *words, "unit=[2,5,40]")
+    *_, alone = measured(names, *words, "unit=5")
+    *_, among = measured(names, *words, "unit=[2,5,40]")
     for name in names:
         assert flat_numbers(among[name].numbers[1]) == pytest.approx(
             flat_numbers(alone[name].numbers[0]), rel=2e-4, abs=1e-6
@@ -138,7 +139,7 @@ def test_a_dead_unit_has_no_number(tmp_path):
     pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
     names = list(MEASURES)
-    subject, found = measured(names, *words, "unit=[0,2]", f"natural={tmp_path}")
+    setup, subject, found = measured(names, *words, "unit=[0,2]", f"natural={tmp_path}")
     assert subject.alive == (False, True)
     for name in names:
         assert found[name].numbers[0] is None, name
@@ -147,7 +148,7 @@ def test_a_dead_unit_has_no_number(tmp_path):
             if name in ("shift", "gain", "natural") and key not in ("units", "mask_fixed"):
                 assert values[0].isnan().all(), (name, key)
     for name in ("phase", "natural"):  # a constant response is no invariance
-        without = measure(subject_without_run(subject.setup), name)
+        without = measure(subject_without_run(setup), name)
         assert without.numbers[0] is None
         assert without.numbers[1] is not None
 
@@ -155,7 +156,7 @@ def test_a_dead_unit_has_no_number(tmp_path):
 def test_a_sample_of_units_takes_the_slow_measures():
     words = ["layer=simple", "unit=0-9", "measure.sample=3", "optimizer.steps=5",
              "measure.shift.steps=2"]  # fmt: skip
-    _, found = measured(["shift", "deformation", "diversity"], *words)
+    *_, found = measured(["shift", "deformation", "diversity"], *words)
     taken = [[one is not None for one in found[name].numbers] for name in ("shift", "deformation")]
     assert taken[0] == taken[1]
     assert sum(taken[0]) == 3
@@ -169,11 +170,11 @@ def test_natural_exemplars(tmp_path):
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
     words = ["layer=simple", "unit=[3,8]", f"natural={tmp_path}", "optimizer.steps=10",
              "measure.natural.crops=20", "measure.natural.top=2"]  # fmt: skip
-    subject, found = measured(["natural"], *words)
+    _, subject, found = measured(["natural"], *words)
     one = found["natural"].numbers[1]
     best = found["natural"].arrays["images"][1, 0]
-    assert torch.linalg.vector_norm(best).item() == pytest.approx(subject.setup.norm, rel=1e-4)
-    response = subject.respond([1])(best[None, None]).item()
+    assert torch.linalg.vector_norm(best).item() == pytest.approx(subject.norm, rel=1e-4)
+    response = subject.take([1]).respond_own()(best[None, None]).item()
     assert one["response_max"] == pytest.approx(response, rel=1e-4)
     assert one["photographs"] == 3
     assert one["of_synthetic"] == pytest.approx(
@@ -251,8 +252,26 @@ def test_the_front_and_its_knee():
 
 
 def test_a_subject_knows_its_batches():
-    setup = setup_of("layer=simple", "unit=0-4", "batch=6")
-    subject = Subject(setup=setup, rows=(0, 1, 2, 3, 4), alive=(True, False, True, True, True),
-                      images=None, responses=None, best=None)  # fmt: skip
-    assert list(subject.parts(3)) == [[0, 2], [3, 4]]
-    assert list(subject.parts(100)) == [[0], [2], [3], [4]]
+    subject = subject_without_run(setup_of("layer=simple", "unit=0-4", "batch=6"))
+    subject = replace(subject, alive=(True, False, True, True, True))
+
+    def batches(images_per_unit):
+        units, calls = [], []
+
+        def measure_batch(batch):
+            units.append(list(batch.units))
+            numbers = [{"unit": unit} for unit in batch.units]
+            return numbers, {"x": torch.tensor(batch.rows)[:, None].expand(-1, 2).float()}
+
+        numbers, arrays = in_batches(
+            subject, subject.living, images_per_unit, {"x": (2,)}, measure_batch,
+            lambda *done: calls.append(done),
+        )  # fmt: skip
+        assert numbers == [None if unit == 1 else {"unit": unit} for unit in range(5)]
+        assert arrays["x"][1].isnan().all()
+        assert arrays["x"][[0, 2, 3, 4]].tolist() == [[0, 0], [2, 2], [3, 3], [4, 4]]
+        assert calls[-1] == (4, 4)
+        return units
+
+    assert batches(3) == [[0, 2], [3, 4]]
+    assert batches(100) == [[0], [2], [3], [4]]

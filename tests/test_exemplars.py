@@ -60,7 +60,9 @@ def exemplars(**changes):
     return Exemplars(**(settings | changes))
 
 
-def search(folder, respond, *, units, batch=64, seed=0, size=SIZE, progress=None, **changes):
+def search(
+    folder, respond, *, units, batch=64, seed=0, size=SIZE, progress=lambda *_: None, **changes
+):
     return exemplars(**changes)(
         respond, folder, mean=MEAN, size=size, norm=NORM, seed=seed, batch=batch, units=units,
         progress=progress,
@@ -102,8 +104,8 @@ def test_a_planted_pattern_is_found_where_it_is(folder):
     plant(pixels, second / 2, 0, 41)  # in the corner
     save(folder, "deep/er/5.PNG", pixels)
     found = search(folder, filters(first, second), units=2, crops=ALL)
-    assert found.places[0][0] == ("3.png", 17, 30)
-    assert found.places[1][0] == ("deep/er/5.PNG", 0, 41)
+    assert found.positions[0][0] == ("3.png", 17, 30)
+    assert found.positions[1][0] == ("deep/er/5.PNG", 0, 41)
     assert found.responses[:, 0].tolist() == pytest.approx([NORM, NORM], rel=1e-5)
     assert found.responses[:, 1].max() < 0.8 * NORM
     expected = first * NORM / np.linalg.norm(first)
@@ -121,7 +123,7 @@ def test_the_best_of_each_photograph_at_equal_norm(folder):
         answers = np.einsum("rcihw,ihw->rc", every_crop(folder / name), what / np.linalg.norm(what))
         best[name] = (answers.max(), *np.unravel_index(answers.argmax(), answers.shape))
     order = sorted(names, key=lambda name: -best[name][0])
-    assert found.places[0] == tuple((name, *best[name][1:]) for name in order)
+    assert found.positions[0] == tuple((name, *best[name][1:]) for name in order)
     assert found.responses[0, :6].tolist() == pytest.approx([best[n][0] for n in order], rel=1e-5)
     assert found.images[0, :6].flatten(1).norm(dim=1).tolist() == pytest.approx([NORM] * 6)
     assert found.images[0, 6:].isnan().all()
@@ -132,7 +134,7 @@ def same(first, second):
     return (
         torch.equal(first.images, second.images)
         and torch.equal(first.responses, second.responses)
-        and first.places == second.places
+        and first.positions == second.positions
         and (first.photographs, first.crops) == (second.photographs, second.crops)
     )
 
@@ -159,7 +161,9 @@ def test_another_photograph_leaves_the_others_crops_alone(folder):
     before = search(folder, respond, units=1, top=10)
     save(folder, "1a.png", noise(77))
     after = search(folder, respond, units=1, top=10)
-    assert [place for place in after.places[0] if place[0] != "1a.png"] == list(before.places[0])
+    assert [place for place in after.positions[0] if place[0] != "1a.png"] == list(
+        before.positions[0]
+    )
 
 
 def test_refined_to_the_best_position_nearby(folder):
@@ -169,17 +173,17 @@ def test_refined_to_the_best_position_nearby(folder):
     rough = search(folder, respond, units=1, top=6, crops=4)
     fine = search(folder, respond, units=1, top=6, crops=4, refine=3)
     expected = {}
-    for name, row, column in rough.places[0]:
+    for name, row, column in rough.positions[0]:
         answers = np.einsum("rcihw,ihw->rc", every_crop(folder / name), what / np.linalg.norm(what))
         near = np.full_like(answers, -np.inf)
         near_by = (slice(max(0, row - 3), row + 4), slice(max(0, column - 3), column + 4))
         near[near_by] = answers[near_by]
         expected[name] = (near.max(), *np.unravel_index(near.argmax(), near.shape))
     order = sorted(expected, key=lambda name: -expected[name][0])
-    assert fine.places[0] == tuple((name, *expected[name][1:]) for name in order)
+    assert fine.positions[0] == tuple((name, *expected[name][1:]) for name in order)
     assert fine.responses[0].tolist() == pytest.approx([expected[n][0] for n in order], rel=1e-5)
     assert any(
-        row < 3 or row > 29 or column < 3 or column > 38 for _, row, column in rough.places[0]
+        row < 3 or row > 29 or column < 3 or column > 38 for _, row, column in rough.positions[0]
     )
     assert fine.crops == rough.crops == 6 * 4
 
@@ -199,12 +203,12 @@ def test_what_is_not_finite_never_wins(folder):
         return answers
 
     found = search(folder, respond, units=3)
-    assert found.places[0] == ()
+    assert found.positions[0] == ()
     assert found.responses[0].isnan().all()
     assert found.images[0].isnan().all()
     assert found.responses[1].isfinite().all()
     assert (found.images[1, :, 0, 0, 0] <= 0).all()
-    assert [name for name, *_ in found.places[2]] == [
+    assert [name for name, *_ in found.positions[2]] == [
         "0.png",
         "1.png",
         "2.png",
@@ -251,11 +255,11 @@ def test_whatever_mode_an_image_has(tmp_path, warned):
     Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257).save(tmp_path / "16.png")
     found = search(tmp_path, filters(pattern(0)), units=1, top=20)
     assert found.photographs == 8
-    assert len(found.places[0]) == 8
+    assert len(found.positions[0]) == 8
     assert not warned.records
     Image.new("RGB", (1, 1), (128, 128, 128)).save(tmp_path / "dot.png")
     found = search(tmp_path, filters(pattern(0)), units=1, top=20)
-    assert (found.photographs, len(found.places[0])) == (9, 8)  # read, but without contrast
+    assert (found.photographs, len(found.positions[0])) == (9, 8)  # read, but without contrast
 
 
 def scissors(folder, side=40):
@@ -310,7 +314,7 @@ def test_a_large_jpeg_is_decoded_smaller_to_the_same_picture(tmp_path):
 def test_small_photographs_are_scaled_up_to_the_field(tmp_path):
     save(tmp_path, "a.png", noise(0, (5, 7)))
     found = search(tmp_path, filters(pattern(0, (50, 20))), units=1, size=(50, 20), side=40)
-    assert found.places[0][0][0] == "a.png"
+    assert found.positions[0][0][0] == "a.png"
     assert found.images.shape == (1, 3, 3, 50, 20)
     assert found.crops == 30  # of 1 x 51 positions
 
@@ -321,7 +325,7 @@ def test_flat_crops_are_left_out(tmp_path):
     pixels[:, :25] = 132  # 4 grey levels from the mean
     save(tmp_path, "a.png", pixels)
     found = search(tmp_path, lambda x: -x.var((1, 2, 3))[:, None], units=1, crops=ALL)
-    assert found.places[0][0][2] > 25 - SIZE[1]
+    assert found.positions[0][0][2] > 25 - SIZE[1]
     assert found.crops < 33 * 42
     pixels[:] = 132
     save(tmp_path, "a.png", pixels)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diversevis.measures.shift import Shift, _Work
+from diversevis.measures.shift import Shift, TextureSearch
 from diversevis.measures.stimuli import soft_mask
 
 SIDE, NORM = 9, 10.0
@@ -125,13 +125,13 @@ def test_ours_is_no_worse_than_the_published_optimizer():
 
 
 def test_crops_drawn_at_random_are_so_many_each_step():
-    work = _Work(Shift(**PLAIN | {"crops": 10}), energy, gabor_pair()[:1], NORM)
+    work = TextureSearch(Shift(**PLAIN | {"crops": 10}), energy, gabor_pair()[:1], NORM)
     generator = torch.Generator().manual_seed(0)
-    first, second = work._chosen(generator), work._chosen(generator)
+    first, second = work.draw_corners(generator), work.draw_corners(generator)
     assert len(first) == len({tuple(place) for place in first.tolist()}) == 10
     assert not torch.equal(first, second)
-    large = _Work(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), NORM)
-    assert len(large._chosen(generator)) == 1024
+    large = TextureSearch(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), NORM)
+    assert len(large.draw_corners(generator)) == 1024
 
 
 @pytest.mark.parametrize(("p", "q"), [(2.0, 1.0), (20.0, 4.0), (64.0, 64.0)])

@@ -1,8 +1,10 @@
-"""`diversevis analyze`: measures of runs that are done, and of units that have no run."""
+"""`diversevis analyze`: measures of finished runs, and of units without a run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diversevis.errors import InputError
 from diversevis.experiment.measure import (
@@ -15,7 +17,7 @@ from diversevis.experiment.measure import (
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
-from diversevis.method.setup import prepare
+from diversevis.method.setup import Setup, prepare
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import fixed_paths, is_optimized, new_version
 from diversevis.runs.lease import Claim, Watch, holder_of
@@ -23,50 +25,38 @@ from diversevis.runs.record import accounted, logged_to, make_record
 
 
 def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
-    """Take the measures of a run that is done; those taken before, and not now, stay.
+    """Take the measures of a finished run; those taken before, and not now, stay.
 
-    experiment  the run's own, with the measures, their settings and the device of today
+    experiment  of the run, with today's measures, settings of measures and device
 
-    Raises `InputError` where the folder's weights are not those of today.
+    Raises `InputError` where the weights have changed since the run, or another process holds it.
     """
     names = possible(chosen(experiment.analysis), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
     record = folder.read_record()
-    if record["weights"]["sha256"] != setup.network.weights.sha256:
-        raise InputError(
-            f"{folder.path}: its images were made with other weights "
-            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
-            "the same weights."
-        )
-    subject = (
-        subject_of_folder(setup, folder) if record["n"] is not None else subject_without_run(setup)
-    )
-    claim = Claim.take(Watch(folder.path))
-    if claim is None:
-        holder = holder_of(folder.path)
-        words = holder.words if holder else "another process"
-        raise InputError(f"{folder.path}: {words} is at work there. Wait for it, then measure.")
-    claim.begin()
-    whole = is_optimized(folder)
+    _refuse_other_weights(setup, folder, record)
+    has_images = record["n"] is not None
+    subject = subject_of_folder(setup, folder) if has_images else subject_without_run(setup)
+    claim = _take_claim(folder)
+    complete = is_optimized(folder)
     try:
         with logged_to(folder.log_path):
             measure_folder(subject, folder, names, pulse_of(claim))
-        wanted = chosen(record.get("config", {}).get("analysis", []))
-        whole = whole and not {*wanted} - {*folder.read_measures(), "natural"}
-        if whole and record["status"] != "finished":
-            folder.update_record(status="finished")  # its measures alone were missing
+        complete = complete and _has_its_measures(folder, record)
+        if complete and record["status"] != "finished":
+            folder.update_record(status="finished")  # only its measures were missing
     finally:
-        (claim.remove if whole else claim.release)()
+        # A claim that is released, not removed, marks the run as one to be continued.
+        (claim.remove if complete else claim.release)()
 
 
 def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Path:
-    """The measures that need no images, of units without a run; their folder.
+    """Take the measures that need no images, of units without a run; returns their new folder.
 
     Raises `InputError` before anything is written.
     """
-    asked = chosen(experiment.analysis, with_images=False)
-    names = possible(asked, experiment.natural)
+    names = possible(chosen(experiment.analysis, with_images=False), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
     settled = config(fixed_paths(setup))
@@ -79,3 +69,29 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
         measure_folder(subject_without_run(setup), folder, names, pulse_of(claim))
     return folder.path
+
+
+def _refuse_other_weights(setup: Setup, folder: RunFolder, record: Mapping[str, Any]) -> None:
+    if record["weights"]["sha256"] != setup.network.weights.sha256:
+        raise InputError(
+            f"{folder.path}: its images were made with other weights "
+            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
+            "the same weights."
+        )
+
+
+def _take_claim(folder: RunFolder) -> Claim:
+    claim = Claim.take(Watch(folder.path))
+    if claim is None:
+        holder = holder_of(folder.path)
+        words = holder.words if holder else "another process"
+        raise InputError(f"{folder.path}: {words} is at work there. Wait for it, then measure.")
+    claim.begin()
+    return claim
+
+
+def _has_its_measures(folder: RunFolder, record: Mapping[str, Any]) -> bool:
+    """Whether the run has all measures that it was started with; natural exemplars may be missing,
+    where there were no photographs."""
+    wanted = chosen(record["config"]["analysis"])
+    return not {*wanted} - {*folder.read_measures(), "natural"}

@@ -1,4 +1,4 @@
-"""The measures of a run: its folder read, its units measured, numbers and pictures written back."""
+"""Take the measures of a run, and write their numbers, arrays and pictures to its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 
 from diversevis.errors import InputError
 from diversevis.experiment.progress import MeasureProgress
+from diversevis.experiment.subject import make_subject
 from diversevis.measures.catalogue import measure
-from diversevis.measures.subject import Measured, Subject
-from diversevis.method.device import is_out_of_memory
+from diversevis.measures.subject import Measured, Progress, Subject
+from diversevis.method.device import is_out_of_memory, precision
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import Visualization
 from diversevis.photographs.files import names_and_sizes
@@ -30,15 +31,46 @@ from diversevis.runs.lease import Claim
 
 LOG = logging.getLogger("diversevis")
 
-# Beside the measures, what a seed may change of a unit.
+# Numbers that depend on the seed, beside those of the measures.
 RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "distance_mean",
              "distance_pixels_min", "distance_pixels_mean")  # fmt: skip
 
 
-def possible(names: Sequence[str], folder: str | None) -> list[str]:
-    """Those of the measures that can be taken: natural exemplars need photographs.
+def subject_of_folder(setup: Setup, folder: RunFolder) -> Subject:
+    """The units of a finished run."""
+    arrays = folder.read_images()
+    return make_subject(
+        setup, arrays["units"].tolist(), folder.read_metrics(), arrays["images"],
+        arrays["responses"], setup.experiment.seed,
+    )  # fmt: skip
 
-    Raises `InputError` where there is such a folder, but without photographs.
+
+def subject_of(
+    setup: Setup, done: Sequence[Visualization], sample_seed: int | None = None
+) -> Subject:
+    """The units of a run that is not written to a folder.
+
+    sample_seed  draws the sample of units; the setup's seed unless given
+    """
+    return make_subject(
+        setup,
+        [result.unit for result in done],
+        [result.metrics for result in done],
+        torch.stack([result.images for result in done]),
+        torch.stack([result.responses for result in done]),
+        setup.experiment.seed if sample_seed is None else sample_seed,
+    )
+
+
+def subject_without_run(setup: Setup) -> Subject:
+    """All units of a setup, without images."""
+    return make_subject(setup, setup.targets.units, None, None, None, setup.experiment.seed)
+
+
+def possible(names: Sequence[str], folder: str | None) -> list[str]:
+    """The measures of `names` without natural exemplars where there is no folder of photographs.
+
+    Raises `InputError` where the folder holds no photographs.
     """
     if "natural" not in names:
         return list(names)
@@ -49,8 +81,9 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
     return list(names)
 
 
-def pulse_of(claim: Claim) -> Callable[[str, int, int], None]:
-    """Between two batches of a measure: a sign, and a way out where one is asked."""
+def pulse_of(claim: Claim) -> Progress:
+    """A function to call between batches: it renews the claim, and raises where the run must stop
+    (`Stopped`, `KeyboardInterrupt`, `FolderLost`)."""
 
     def pulse(name: str, done: int, total: int) -> None:
         claim.progress = {"phase": name, "done": done, "units": total}
@@ -60,112 +93,60 @@ def pulse_of(claim: Claim) -> Callable[[str, int, int], None]:
     return pulse
 
 
-def subject_of_folder(setup: Setup, folder: RunFolder) -> Subject:
-    """The units of a run that is done."""
-    arrays, metrics = folder.read_images(), folder.read_metrics()
-    known = {unit: row for row, unit in enumerate(setup.targets.units)}
-    best = [one["response_best"] for one in metrics]
-    return Subject(
-        setup=setup,
-        rows=tuple(known[unit] for unit in arrays["units"].tolist()),
-        alive=tuple(_is_alive(one) for one in metrics),
-        images=arrays["images"],
-        responses=arrays["responses"],
-        best=torch.tensor([math.nan if value is None else value for value in best]),
-        knees=_knees(setup, metrics),
-    )
-
-
-def subject_of(
-    setup: Setup, done: Sequence[Visualization], sample_seed: int | None = None
-) -> Subject:
-    """The units of a run that was not written.
-
-    sample_seed  of the run whose sample of units is taken, if it had another seed
-    """
-    known = {unit: row for row, unit in enumerate(setup.targets.units)}
-    best = [one.metrics["response_best"] for one in done]
-    return Subject(
-        setup=setup,
-        rows=tuple(known[one.unit] for one in done),
-        alive=tuple(_is_alive(one.metrics) for one in done),
-        images=torch.stack([one.images for one in done]),
-        responses=torch.stack([one.responses for one in done]),
-        best=torch.tensor([math.nan if value is None else value for value in best]),
-        knees=_knees(setup, [one.metrics for one in done]),
-        sample_seed=sample_seed,
-    )
-
-
-def subject_without_run(setup: Setup) -> Subject:
-    """All units of a setting, of which nothing is known."""
-    count = len(setup.targets.units)
-    return Subject(
-        setup=setup,
-        rows=tuple(range(count)),
-        alive=(True,) * count,
-        images=None,
-        responses=None,
-        best=None,
-    )
-
-
 def measure_folder(
-    subject: Subject,
-    folder: RunFolder,
-    names: Sequence[str],
-    pulse: Callable[[str, int, int], None],
+    subject: Subject, folder: RunFolder, names: Sequence[str], pulse: Progress
 ) -> dict[str, str]:
-    """Take the measures one after the other; each is written when it is done.
+    """Take the measures one after the other, and write each when it is done.
 
-    pulse  told of a measure, and how many of how many units it has done; may raise
+    pulse  called before and between batches; may raise
 
-    A measure that cannot be taken says so, and the rest goes on. Returns why, by its name.
+    Returns the reasons, by measure, for those that cannot be taken; the others are not affected.
     """
     impossible: dict[str, str] = {}
     for name in names:
-        pulse(name, 0, len(subject.rows))
-        with contextlib.closing(MeasureProgress()) as progress:
-
-            def tell(name: str, done: int, total: int) -> None:
-                pulse(name, done, total)
-                progress(name, done, total)
-
-            try:
-                found = _measure(subject, name, tell)
-            except InputError as error:
-                LOG.warning("no measure %s: %s", name, error)
-                impossible[name] = str(error)
-                continue
+        try:
+            measured = _measure(subject, name, pulse)
+        except InputError as error:
+            LOG.warning("no measure %s: %s", name, error)
+            impossible[name] = str(error)
+            continue
         with undisturbed():
             draw.forget(folder, name)
-            folder.write_measure(name, found.settings, found.numbers, found.arrays)
-        if subject.setup.experiment.images == "png":
-            draw.draw(folder, name, subject.setup.experiment.measure.pictures, pulse)
-        left_out = sum(one is None for one in found.numbers)
-        LOG.info("measured %s of %d units", name, len(found.numbers) - left_out)
+            folder.write_measure(name, measured.settings, measured.numbers, measured.arrays)
+        if subject.pictures is not None:
+            draw.draw(folder, name, subject.pictures, pulse)
+        count = sum(numbers is not None for numbers in measured.numbers)
+        LOG.info("measured %s of %d units", name, count)
     return impossible
 
 
-def _measure(subject: Subject, name: str, progress: Callable[[str, int, int], None]) -> Measured:
-    """With fewer images at once where they do not fit in memory."""
-    while True:
-        try:
-            return measure(subject, name, progress)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or subject.setup.batch == 1:
-                raise
-        gc.collect()
-        if subject.setup.device.type == "cuda":
-            torch.cuda.empty_cache()
-        half = dataclasses.replace(subject.setup, batch=subject.setup.batch // 2)
-        LOG.warning("out of memory: %s goes on with batch=%d images at once", name, half.batch)
-        subject = dataclasses.replace(subject, setup=half)
+def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
+    """A measure, in plain float32; repeated with half the batch when out of memory."""
+    pulse(name, 0, len(subject.rows))
+    with contextlib.closing(MeasureProgress()) as progress, precision("float32"):
+
+        def report(name: str, done: int, total: int) -> None:
+            pulse(name, done, total)
+            progress(name, done, total)
+
+        while True:
+            try:
+                return measure(subject, name, report)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or subject.batch == 1:
+                    raise
+            # Outside of the except clause: the error holds on to the failed attempt's tensors.
+            gc.collect()
+            if subject.device.type == "cuda":
+                torch.cuda.empty_cache()
+            subject = dataclasses.replace(subject, batch=subject.batch // 2)
+            LOG.warning("out of memory: %s goes on with batch=%d images at once",
+                        name, subject.batch)  # fmt: skip
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until what there is has been written."""
+    """Ignore Ctrl-C while files are written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -180,24 +161,23 @@ def indices_of(
     subject: Subject,
     metrics: Sequence[Mapping[str, Any]],
     names: Sequence[str],
-    pulse: Callable[[str, int, int], None],
+    pulse: Progress,
 ) -> list[dict[str, float]]:
     """Every number of every unit by its dotted name, measured without a folder."""
-    found = [indices_in(one, ()) for one in metrics]
+    indices = [indices_in(unit, ()) for unit in metrics]
     for name in names:
-        pulse(name, 0, len(subject.rows))
-        with contextlib.closing(MeasureProgress()) as progress:
-            for own, numbers in zip(found, _measure(subject, name, progress).numbers, strict=True):
-                own |= dict(flat(name, numbers))
-    return found
+        measured = _measure(subject, name, pulse)
+        for unit_indices, numbers in zip(indices, measured.numbers, strict=True):
+            unit_indices |= dict(flat(name, numbers))
+    return indices
 
 
 def indices_in(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     """Every number of a unit's entry in `metrics.json` by its dotted name."""
-    found = {name: metrics[name] for name in RESPONSES if metrics.get(name) is not None}
+    indices = {name: metrics[name] for name in RESPONSES if metrics.get(name) is not None}
     for name in names:
-        found |= flat(name, metrics.get(name))
-    return found
+        indices |= flat(name, metrics.get(name))
+    return indices
 
 
 def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:
@@ -210,27 +190,31 @@ def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:
 
 
 def spread(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any] | None]:
-    """Of every unit: mean, standard deviation and count over seeds of every index.
+    """Mean, standard deviation and count over seeds of every index of every unit.
 
-    seeds  for every seed, for every unit, its indices by name; an index that some seeds lack is the
-           others', and its count says so. None for a unit without any.
+    seeds  of every seed, for every unit, its indices by name; the count says how many seeds have
+           an index
+
+    None for a unit without any index.
     """
-    found: list[dict[str, Any] | None] = []
+    table: list[dict[str, Any] | None] = []
     for unit in zip(*seeds, strict=True):
-        names = dict.fromkeys(name for one in unit for name in one)
-        table = {}
+        names = dict.fromkeys(name for indices in unit for name in indices)
+        entry = {}
         for name in names:
-            values = torch.tensor([one[name] for one in unit if name in one], dtype=torch.float64)
+            values = torch.tensor(
+                [indices[name] for indices in unit if name in indices], dtype=torch.float64
+            )
             deviation = values.std().item() if len(values) > 1 else None
-            table[name] = {
+            entry[name] = {
                 "mean": values.mean().item(), "deviation": deviation, "count": len(values)
             }  # fmt: skip
-        found.append(table or None)
-    return found
+        table.append(entry or None)
+    return table
 
 
 def seeds_of(setup: Setup) -> list[Setup]:
-    """The same work with the further seeds that `seeds=` asks for."""
+    """The same setup with the further seeds that `seeds=` asks for."""
     experiment = setup.experiment
     return [
         dataclasses.replace(
@@ -238,13 +222,3 @@ def seeds_of(setup: Setup) -> list[Setup]:
         )
         for k in range(1, experiment.seeds)
     ]
-
-
-def _knees(setup: Setup, metrics: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...] | None:
-    if setup.experiment.objective.front is None:
-        return None
-    return tuple(one.get("knee") for one in metrics)
-
-
-def _is_alive(metrics: Mapping[str, Any]) -> bool:
-    return metrics["stop"] != "dead" and metrics["response_mean"] is not None

@@ -1,8 +1,4 @@
-"""Measures of invariance of all units of a run: the leaves of `analyze` joined to its network.
-
-Units are measured side by side in batches; what is drawn for a unit depends on the seed and the
-unit alone, so that its numbers do not depend on the others. METHOD.md sections 6 to 8.
-"""
+"""The measures by their names, as `analysis=` takes them."""
 
 from __future__ import annotations
 
@@ -11,17 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from diversevis.errors import InputError, suggest
+from diversevis.measures.deformation import measure_deformation
+from diversevis.measures.dimension import measure_dimension
+from diversevis.measures.diversity import measure_diversity
 from diversevis.measures.gain import measure_gain
-from diversevis.measures.run_deformation import measure_deformation
-from diversevis.measures.run_dimension import measure_dimension
-from diversevis.measures.run_diversity import measure_diversity
-from diversevis.measures.run_natural import measure_natural
-from diversevis.measures.run_phase import measure_phase
-from diversevis.measures.run_shift import measure_shift
+from diversevis.measures.natural import measure_natural
+from diversevis.measures.phase import measure_phase
+from diversevis.measures.shift import measure_shift
 from diversevis.measures.subject import Measured, Progress, Subject
-from diversevis.method.device import precision
-
-__all__ = ["MEASURES", "Measured", "Subject", "chosen", "measure"]
 
 MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "gain": measure_gain,
@@ -36,9 +29,11 @@ WITHOUT_IMAGES = ("phase", "natural")
 
 
 def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]:
-    """The measures that `analysis=` names, in the order of METHOD.md.
+    """The measures that `analysis=` names, in the order of docs/method.md, section 8.
 
-    Raises `InputError` for a name that is none, and for one that needs a run's images without them.
+    with_images  whether there are a run's images to measure
+
+    Raises `InputError` for an unknown name, and for a measure whose images are missing.
     """
     possible = [name for name in MEASURES if with_images or name in WITHOUT_IMAGES]
     words = [names] if isinstance(names, str) else list(names)
@@ -56,8 +51,7 @@ def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]
 
 
 def measure(subject: Subject, name: str, progress: Progress = lambda *_: None) -> Measured:
-    """One measure of all units, in plain float32."""
-    with precision("float32"):
-        found = MEASURES[name](subject, progress)
+    """The measure `name` of all units; its arrays, if any, also say which units these are."""
+    measured = MEASURES[name](subject, progress)
     units = {"units": torch.tensor(subject.units)}
-    return found._replace(arrays=units | found.arrays) if found.arrays else found
+    return measured._replace(arrays=units | measured.arrays) if measured.arrays else measured

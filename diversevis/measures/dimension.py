@@ -1,21 +1,34 @@
-"""Dimension: how many directions a batch fills, and whether it hangs together.
+"""Dimension: how many directions a batch of images fills, and whether its images are connected.
 
-METHOD.md section 8.
+Participation ratio `(sum l)^2 / sum l^2` over the eigenvalues l of the batch's uncentred second
+moment. Paths: the response along the great circle between two images, relative to the smaller
+response at its two ends. docs/method.md, section 8.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-RespondOwn = Callable[[Tensor], Tensor]
+from diversevis.errors import InputError
+from diversevis.measures.subject import (
+    Measured,
+    Numbers,
+    Progress,
+    RespondOwn,
+    Subject,
+    check_least,
+    in_batches,
+)
 
-ONE_WAY = math.radians(175)  # images further apart than this have no one great circle between them
+# Between images further apart than this, rounding would choose the great circle.
+UNIQUE_PATH = math.radians(175)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +36,8 @@ class Paths:
     """Responses along the great circle between every pair of images, relative to the smaller end.
 
     pairs      [pair, 2] numbers of the images
-    responses  [unit, pair, point], the ends left out; NaN for opposite images, and where an end
-               does not drive the unit
+    responses  [unit, pair, point], without the ends; NaN for opposite images, and where an end does
+               not drive the unit
     """
 
     pairs: Int[Tensor, "pair 2"]
@@ -33,58 +46,65 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """Participation ratio, and paths between images.
+    """Settings of the paths between images.
 
-    points     on each path, its ends not counted
-    connected  two images hang together if the response between them keeps this share
+    points     on a path, without its ends
+    connected  two images are connected if the relative response between them stays at least this
     """
 
     points: int
     connected: float
 
+    def __post_init__(self) -> None:
+        check_least("measure.dimension", self, points=1)
+        if not 0 < self.connected <= 1:
+            raise InputError(
+                f"measure.dimension.connected={self.connected} must be above 0, at most 1."
+            )
+
     def paths(
         self, respond: RespondOwn, images: Float[Tensor, "unit image 3 height width"]
     ) -> Paths:
-        """Shows every unit the images between its images, at the same norm.
-
-        respond  images [unit, image, 3, h, w] -> responses [unit, image]
-        """
+        """Responses of every unit along the paths between its images, at the same norm."""
         n = images.shape[1]
         pairs = torch.triu_indices(n, n, 1).T
         ends = respond(images).cpu()
         floor = torch.minimum(ends[:, pairs[:, 0]], ends[:, pairs[:, 1]])
         responses = torch.full((len(images), len(pairs), self.points), torch.nan)
-        for place, (first, second) in enumerate(pairs.tolist()):
-            between, defined = great_circle(images[:, first], images[:, second], self.points)
-            relative = respond(between).cpu() / floor[:, place, None]
-            usable = (defined.cpu() & (floor[:, place] > 0))[:, None]
-            responses[:, place] = torch.where(usable, relative, torch.nan)
+        for pair, (first, second) in enumerate(pairs.tolist()):
+            between, unique = great_circle(images[:, first], images[:, second], self.points)
+            relative = respond(between).cpu() / floor[:, pair, None]
+            usable = (unique.cpu() & (floor[:, pair] > 0))[:, None]
+            responses[:, pair] = torch.where(usable, relative, torch.nan)
         return Paths(pairs=pairs, responses=responses)
 
     def groups(self, paths: Paths, row: int, n: int) -> int:
-        """How many sets of images hang together, for one unit."""
+        """Number of groups of images that are connected, directly or through others."""
         smallest = smallest_along(paths)[row]
         group = list(range(n))
-        for (first, second), share in zip(paths.pairs.tolist(), smallest.tolist(), strict=True):
-            if share >= self.connected:
+        for (first, second), response in zip(paths.pairs.tolist(), smallest.tolist(), strict=True):
+            if response >= self.connected:
                 old, new = group[second], group[first]
-                group = [new if one == old else one for one in group]
+                group = [new if number == old else number for number in group]
         return len(set(group))
 
 
 def participation(
     images: Float[Tensor, "unit image 3 height width"],
 ) -> tuple[Float[Tensor, " unit"], Float[Tensor, "unit share"]]:
-    """`(sum l)^2 / sum l^2` over the eigenvalues of the uncentred second moment of each unit's
-    images, and their shares, descending: 1 for one image, 2 for images that fill a plane."""
+    """Participation ratio of the images of every unit, and their eigenvalues as descending shares.
+
+    The ratio is 1 for equal images, 2 for images that fill a plane evenly.
+    """
     flat = images.flatten(2).double()
+    # The Gram matrix [image, image] has the second moment's eigenvalues, and is much smaller.
     values = torch.linalg.eigvalsh(flat @ flat.mT).flip(1).clamp(min=0)
     ratio = values.sum(1).square() / values.square().sum(1)
     return ratio.float(), (values / values.sum(1, keepdim=True)).float()
 
 
 def smallest_along(paths: Paths) -> Float[Tensor, "unit pair"]:
-    """Smallest relative response on each path; NaN where there is no path."""
+    """Smallest relative response on every path; NaN where there is no path."""
     return paths.responses.amin(2)
 
 
@@ -92,17 +112,53 @@ def great_circle(
     first: Float[Tensor, "unit 3 height width"],
     second: Float[Tensor, "unit 3 height width"],
     points: int,
-) -> tuple[Float[Tensor, "unit point 3 height width"], Tensor]:
-    """Equally spaced images between two of the same norm, and whether the way is unique [unit]."""
+) -> tuple[Float[Tensor, "unit point 3 height width"], Bool[Tensor, " unit"]]:
+    """Equally spaced images between two of the same norm, and whether the path is unique."""
     norm = torch.linalg.vector_norm(first, dim=(1, 2, 3), keepdim=True)
-    other = torch.linalg.vector_norm(second, dim=(1, 2, 3), keepdim=True)
-    cosine = ((first * second).sum((1, 2, 3), keepdim=True) / (norm * other)).clamp(-1, 1)
-    aside = second * (norm / other) - cosine * first
+    norm_second = torch.linalg.vector_norm(second, dim=(1, 2, 3), keepdim=True)
+    cosine = ((first * second).sum((1, 2, 3), keepdim=True) / (norm * norm_second)).clamp(-1, 1)
+    aside = second * (norm / norm_second) - cosine * first
     length = torch.linalg.vector_norm(aside, dim=(1, 2, 3), keepdim=True)
     aside = aside * (norm / length.clamp(min=torch.finfo(first.dtype).tiny))
-    # From sine and cosine, which is exact for images that are nearly one.
+    # From sine and cosine: the arc cosine alone is inexact for images that are nearly equal.
     angle = torch.atan2(length / norm, cosine)[:, None]
     at = torch.arange(1, points + 1, device=first.device, dtype=first.dtype) / (points + 1)
     turns = angle * at[:, None, None, None]
     between = torch.cos(turns) * first[:, None] + torch.sin(turns) * aside[:, None]
-    return between, angle.flatten() < ONE_WAY
+    return between, angle.flatten() < UNIQUE_PATH
+
+
+def measure_dimension(subject: Subject, progress: Progress) -> Measured:
+    """Participation ratio, and the paths between the images of every unit."""
+    settings: Dimension = subject.settings["dimension"]
+    n = subject.of_run()[0].shape[1]
+
+    def measure_batch(batch: Subject) -> tuple[list[Numbers], dict[str, Tensor]]:
+        images, _ = batch.of_run()
+        with torch.no_grad():
+            paths = settings.paths(batch.respond_own(), images.to(batch.device))
+        numbers, spectra = [], []
+        for row, smallest in enumerate(smallest_along(paths)):
+            ratio, spectrum = participation(images[row : row + 1])
+            spectra.append(spectrum[0])
+            known = smallest[~smallest.isnan()]
+            numbers.append(
+                {
+                    "participation": ratio.item(),
+                    "path_min": known.min().item() if len(known) else None,
+                    "path_mean": known.mean().item() if len(known) else None,
+                    "groups": settings.groups(paths, row, n) if len(known) or n == 1 else None,
+                }
+            )
+        return numbers, {"paths": paths.responses, "spectrum": torch.stack(spectra)}
+
+    pairs = torch.triu_indices(n, n, 1).T
+    numbers, arrays = in_batches(
+        subject,
+        subject.living,
+        settings.points,
+        {"paths": (len(pairs), settings.points), "spectrum": (n,)},
+        measure_batch,
+        partial(progress, "dimension"),
+    )
+    return Measured(numbers, arrays | {"pairs": pairs}, dataclasses.asdict(settings))

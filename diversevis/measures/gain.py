@@ -1,62 +1,78 @@
-"""Against images each made alone. METHOD.md section 8."""
+"""Gain: what optimizing images together adds to images that are optimized without diversity.
+
+`gain = distance of the batch - distance of n images alone` (smallest and mean over pairs, RMS grey
+levels), and the ratio of the mean responses. The images alone start from other noise and have the
+same steps and norm. docs/method.md, section 8.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from diversevis.measures import diversity
+from diversevis.measures.diversity import distance_matrix
 from diversevis.measures.subject import (
     Measured,
     Numbers,
     Progress,
     Subject,
-    finite,
-    no_numbers,
-    share,
+    finite_or_none,
+    in_batches,
+    ratio_or_none,
 )
-from diversevis.method.visualize import images_alone
 
 
 def measure_gain(subject: Subject, progress: Progress) -> Measured:
-    """Against images each made alone, from random starts, with the same steps and norm."""
-    setup, (together, responses) = subject.setup, subject.of_run()
-    numbers, count = no_numbers(subject), len(subject.living)
-    apart, alone_responses = torch.full_like(together, torch.nan), responses * torch.nan
-    done = 0
-    for places in subject.parts(setup.experiment.n):
-        found = images_alone(setup, [subject.rows[place] for place in places])
-        for place, one in zip(places, found, strict=True):
-            if one is not None:
-                apart[place], alone_responses[place] = one
-                numbers[place] = _gain_numbers(
-                    (together[place], responses[place]), (apart[place], alone_responses[place])
-                )
-        done += len(places)
-        progress("gain", done, count)
-    experiment = setup.experiment
-    made_with = {
-        "optimizer": dataclasses.asdict(experiment.optimizer),
-        "precondition": experiment.precondition,
-        "response": experiment.objective.response,
+    """Images without diversity of every unit, and the batch compared with them."""
+    images, responses = subject.of_run()
+
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        together = list(zip(*batch.of_run(), strict=True))
+        alone = batch.images_alone(batch.rows, batch.batch)
+        numbers = [
+            None if unit_alone is None else gain_numbers(*unit_together, *unit_alone)
+            for unit_together, unit_alone in zip(together, alone, strict=True)
+        ]
+        # A unit may lose its gradient from the other noise alone: it has no images, that is NaN.
+        nothing = torch.full_like(images[0], torch.nan), torch.full_like(responses[0], torch.nan)
+        images_alone, responses_alone = zip(*(pair or nothing for pair in alone), strict=True)
+        arrays = {"images": torch.stack(images_alone), "responses": torch.stack(responses_alone)}
+        return numbers, arrays
+
+    shapes = {"images": images.shape[1:], "responses": responses.shape[1:]}
+    numbers, arrays = in_batches(
+        subject, subject.living, images.shape[1], shapes, measure_batch, partial(progress, "gain")
+    )
+    return Measured(numbers, arrays, dict(subject.settings["gain"]))
+
+
+def gain_numbers(
+    images: Float[Tensor, "image 3 height width"],
+    responses: Float[Tensor, " image"],
+    images_alone: Float[Tensor, "image 3 height width"],
+    responses_alone: Float[Tensor, " image"],
+) -> Numbers:
+    """Distances and response of a unit's batch beside those of its images alone."""
+    pairs, pairs_alone = pair_distances(images), pair_distances(images_alone)
+    mean, mean_alone = responses.mean().item(), responses_alone.mean().item()
+    numbers: Numbers = {}
+    for name, reduce in (("min", torch.amin), ("mean", torch.mean)):
+        distance, distance_alone = (
+            reduce(values).item() if len(values) else math.nan for values in (pairs, pairs_alone)
+        )
+        numbers[f"distance_{name}"] = finite_or_none(distance - distance_alone)
+        numbers[f"distance_{name}_alone"] = finite_or_none(distance_alone)
+    return numbers | {
+        "response": ratio_or_none(mean, mean_alone),
+        "response_mean_alone": mean_alone,
     }
-    return Measured(numbers, {"images": apart, "responses": alone_responses}, made_with)
 
 
-def _gain_numbers(together: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor]) -> Numbers:
-    pairs = []
-    for images, _ in (together, alone):
-        distances = diversity.distance_matrix(images[None])[0]
-        above = torch.triu_indices(len(images), len(images), 1)
-        pairs.append(distances[above[0], above[1]])
-    ours, theirs = together[1].mean().item(), alone[1].mean().item()
-    several = len(pairs[0]) > 0
-    found: Numbers = {}
-    for name, value in (("min", torch.amin), ("mean", torch.mean)):
-        batch, apart = (value(one).item() if several else math.nan for one in pairs)
-        found[f"distance_{name}"] = finite(batch - apart)
-        found[f"distance_{name}_alone"] = finite(apart)
-    return found | {"response": share(ours, theirs), "response_mean_alone": theirs}
+def pair_distances(images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, " pair"]:
+    """RMS difference in grey levels of every pair of images."""
+    first, second = torch.triu_indices(len(images), len(images), 1)
+    return distance_matrix(images[None])[0][first, second]

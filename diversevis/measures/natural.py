@@ -1,10 +1,11 @@
-"""Natural exemplars: the crops of photographs that drive each unit most, at equal norm.
+"""Natural exemplars: the crops of photographs that drive every unit most, at equal norm.
 
-METHOD.md section 8.
+docs/method.md, section 8.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,44 +18,63 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
-from diversevis.photographs.files import photographs, read_ahead
+from diversevis.measures.subject import (
+    Measured,
+    Numbers,
+    Progress,
+    RespondAll,
+    Subject,
+    check_least,
+    ratio_or_none,
+    varies,
+)
+from diversevis.photographs.crops import Answered, Crops, Key, Scissors, Sheet, responses
+from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
 
-# Told how many photographs are done, and of how many.
-Listener = Callable[[int, int], None]
-Place = tuple[str, int, int]
+Position = tuple[str, int, int]  # file, row, column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """Of every unit its best crops, best first; NaN, and no place, where there are fewer.
+class BestCrops:
+    """Best crops of every unit, best first; NaN, and no position, where there are fewer than `top`.
 
     images       grey levels around the network's mean, all of one norm
-    places       file (relative to the folder), row and column of the crop's upper left corner, in
-                 pixels of the photograph as it was looked at: upright, and scaled
-    photographs  that could be read
-    crops        with enough contrast, which the units were shown (before the best were moved)
+    positions    file (relative to the folder), row and column of the crop's upper left corner, in
+                 pixels of the photograph when upright and scaled
+    photographs  number that could be read
+    crops        number with enough contrast that the units were shown, without those of `refine`
     """
 
     images: Float[Tensor, "unit top 3 height width"]
     responses: Float[Tensor, "unit top"]
-    places: tuple[tuple[Place, ...], ...]
+    positions: tuple[tuple[Position, ...], ...]
     photographs: int
     crops: int
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A crop, and the response of one unit to it."""
+
+    response: float
+    file: str
+    row: int
+    column: int
+    x: Float[Tensor, "3 height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exemplars:
     """Searches a folder of photographs for the crops that drive units most, one per photograph.
 
-    top             crops kept of each unit
-    crops           positions looked at in each photograph, at random
+    top             best crops of a unit that are reported
+    crops           random positions in a photograph
     side            shorter side that photographs are scaled to, in pixels; the receptive field's
                     where that is larger
     least_contrast  RMS grey levels around the network's mean: flatter crops are left out, since
                     bringing them to the norm would amplify the noise of their compression
     refine          pixels by which the best crops may move, in the end, to where the response is
-                    highest: all positions that near are looked at; 0: none
+                    highest: all positions in reach are tried; 0: none
     """
 
     top: int
@@ -63,9 +83,12 @@ class Exemplars:
     least_contrast: float
     refine: int
 
+    def __post_init__(self) -> None:
+        check_least("measure.natural", self, top=1, crops=1, side=1, least_contrast=0, refine=0)
+
     def __call__(
         self,
-        respond: Respond,
+        respond: RespondAll,
         folder: Path,
         *,
         mean: tuple[float, float, float],
@@ -74,18 +97,18 @@ class Exemplars:
         seed: int,
         batch: int,
         units: int,
-        progress: Listener | None = None,
-    ) -> Found:
-        """The best crops of every unit. A photograph's crops depend on it and the seed alone.
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> BestCrops:
+        """Best crops of every unit. A photograph's crops depend on its name and the seed alone.
 
-        respond   images [image, 3, h, w], on the CPU, of Euclidean norm `norm` -> responses
-                  [image, unit], on any device; what is not finite never wins
+        respond   takes images on the CPU; responses that are not finite never win
         mean      of the network's input, in [0, 1]
         size      rows and columns of the receptive field
-        batch     at most so many crops go through the network at once
-        units     how many responses an image has
-        progress  called after each photograph with how many are done and of how many; where the
-                  best crops are moved, the photograph of each comes on top in the end
+        norm      Euclidean, of every crop
+        batch     upper bound on the crops that go through the network at once
+        units     number of responses to an image
+        progress  called after every photograph with how many are done and of how many; refining
+                  adds one photograph per exemplar to the total
 
         Unreadable files are named in a warning and left out. Raises `InputError` where all are,
         and where no crop has the contrast.
@@ -95,22 +118,28 @@ class Exemplars:
             least_contrast=self.least_contrast,
         )  # fmt: skip
         files = [p.relative_to(folder).as_posix() for p in photographs(folder, "natural")]
-        best: list[list[_Exemplar]] = [[] for _ in range(units)]
-        seen = _Seen(progress, len(files))
+        best: list[list[Exemplar]] = [[] for _ in range(units)]
+        cut = _CutAndCount(scissors, progress, len(files))
         drawn = read_ahead(files, lambda file: self._draw(scissors, seed, file))
-        for file, crops, answers in responses(respond, seen(drawn, scissors), batch):
-            _keep_best(best, file, crops, answers, self.top)
-        _refuse_none(folder, seen, self.least_contrast, size)
-        read, shown = seen.read, seen.crops
+        for file, crops, answers in responses(respond, cut(drawn), batch):
+            _update_best(best, file, crops, answers, self.top)
+        _refuse_none(folder, cut, self.least_contrast, size)
+        count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
             jobs = [(unit, exemplar) for unit, row in enumerate(best) for exemplar in row]
-            seen.total += len(jobs)
+            cut.total += len(jobs)
             near = read_ahead(jobs, lambda job: self._neighbours(scissors, job[1]))
-            best = _moved(best, responses(respond, seen(near, scissors), batch))
-        return _found(best, self.top, size, read, shown)
+            best = _refined(best, responses(respond, cut(near), batch))
+        images = torch.full((units, self.top, 3, *size), torch.nan)
+        answers_to_best = torch.full((units, self.top), torch.nan)
+        for unit, row in enumerate(best):
+            for rank, exemplar in enumerate(row):
+                images[unit, rank], answers_to_best[unit, rank] = exemplar.x, exemplar.response
+        positions = tuple(tuple((e.file, e.row, e.column) for e in row) for row in best)
+        return BestCrops(images=images, responses=answers_to_best, positions=positions, **count)
 
     def _draw(self, scissors: Scissors, seed: int, file: str) -> Sheet:
-        """A photograph and random places in it, each at most once."""
+        """A photograph and random positions in it, all different."""
         pixels = scissors.photograph(file)
         rows, columns = scissors.positions(pixels)
         name = f"{seed}/{file}".encode("utf-8", "surrogateescape")
@@ -118,107 +147,152 @@ class Exemplars:
         drawn = generator.choice(rows * columns, min(self.crops, rows * columns), replace=False)
         return Sheet(pixels, np.stack(np.divmod(drawn, columns), axis=1))
 
-    def _neighbours(self, scissors: Scissors, exemplar: _Exemplar) -> Sheet:
-        """Its photograph and all places at most `refine` pixels from its own."""
+    def _neighbours(self, scissors: Scissors, exemplar: Exemplar) -> Sheet:
+        """The exemplar's photograph, and all positions at most `refine` pixels away from it."""
         pixels = scissors.photograph(exemplar.file)
         shifts = np.arange(-self.refine, self.refine + 1)
         near = np.stack(np.meshgrid(shifts, shifts, indexing="ij"), axis=-1).reshape(-1, 2)
-        places = near + np.array([exemplar.row, exemplar.column])
-        inside = (places >= 0) & (places < scissors.positions(pixels))
-        return Sheet(pixels, places[inside.all(1)])
+        corners = near + np.array([exemplar.row, exemplar.column])
+        inside = (corners >= 0) & (corners < scissors.positions(pixels))
+        return Sheet(pixels, corners[inside.all(1)])
 
 
-@dataclass(frozen=True)
-class _Exemplar:
-    response: float
-    file: str
-    row: int
-    column: int
-    x: Float[Tensor, "3 height width"]
+class _CutAndCount:
+    """Cuts crops out of photographs as they are read, counts both, and reports progress."""
 
+    def __init__(
+        self, scissors: Scissors, progress: Callable[[int, int], None], total: int
+    ) -> None:
+        self.scissors, self.progress, self.total = scissors, progress, total
+        self.done = self.photographs = self.crops = 0
 
-class _Seen:
-    """Cuts up what is read, counts it, and says so."""
-
-    def __init__(self, progress: Listener | None, total: int) -> None:
-        self.progress, self.total = progress, total
-        self.done = self.read = self.crops = 0
-
-    def __call__(
-        self, sheets: Iterable[tuple[Key, Sheet | None]], scissors: Scissors
-    ) -> Iterator[tuple[Key, Crops]]:
+    def __call__(self, sheets: Iterable[tuple[Key, Sheet | None]]) -> Iterator[tuple[Key, Crops]]:
         for key, sheet in sheets:
             if sheet is not None:
-                crops = scissors(sheet)
-                self.read, self.crops = self.read + 1, self.crops + len(crops.x)
+                crops = self.scissors(sheet)
+                self.photographs += 1
+                self.crops += len(crops.x)
                 yield key, crops
             self.done += 1
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            self.progress(self.done, self.total)
 
 
-def _exemplar(
-    file: str, crops: Crops, answers: Float[np.ndarray, " crop"], index: int
-) -> _Exemplar:
-    row, column = crops.places[index].tolist()
-    return _Exemplar(float(answers[index]), file, row, column, crops.x[index].clone())
+def _exemplar(file: str, crops: Crops, answers: Float[np.ndarray, " crop"], index: int) -> Exemplar:
+    row, column = crops.corners[index].tolist()
+    # A copy, which does not hold all crops of the photograph in memory.
+    return Exemplar(float(answers[index]), file, row, column, crops.x[index].clone())
 
 
-def _falling(exemplar: _Exemplar) -> float:
+def _descending(exemplar: Exemplar) -> float:
     return -exemplar.response
 
 
-def _keep_best(
-    best: list[list[_Exemplar]],
+def _update_best(
+    best: list[list[Exemplar]],
     file: str,
     crops: Crops,
     answers: Float[np.ndarray, "crop unit"],
     top: int,
 ) -> None:
-    """Takes a photograph's best crop for each unit in among its `top`; of equals the first stays,
-    so that the result does not depend on chance."""
+    """Add a photograph's best crop for every unit to its `top`, if it is good enough.
+
+    Of equal responses the earlier photograph stays: the result does not depend on chance.
+    """
     least = np.array([row[-1].response if len(row) == top else -np.inf for row in best])
     winners = answers.argmax(0)
     for unit in np.flatnonzero(answers.max(0) > least).tolist():
-        found = _exemplar(file, crops, answers[:, unit], int(winners[unit]))
-        insort(best[unit], found, key=_falling)
+        exemplar = _exemplar(file, crops, answers[:, unit], int(winners[unit]))
+        insort(best[unit], exemplar, key=_descending)
         del best[unit][top:]
 
 
-def _moved(
-    best: list[list[_Exemplar]], neighbours: Iterable[Answered[tuple[int, _Exemplar]]]
-) -> list[list[_Exemplar]]:
-    """`best` with each exemplar where the response is highest, and in order again."""
-    better: dict[tuple[int, str], _Exemplar] = {}
+def _refined(
+    best: list[list[Exemplar]], neighbours: Iterable[Answered[tuple[int, Exemplar]]]
+) -> list[list[Exemplar]]:
+    """`best` with every exemplar moved to where the response is highest, and sorted again."""
+    better: dict[tuple[int, str], Exemplar] = {}
     for (unit, exemplar), crops, answers in neighbours:
-        own = answers[:, unit]
-        if own.max() > exemplar.response:
-            better[unit, exemplar.file] = _exemplar(exemplar.file, crops, own, int(own.argmax()))
+        of_unit = answers[:, unit]
+        if of_unit.max() > exemplar.response:
+            moved = _exemplar(exemplar.file, crops, of_unit, int(of_unit.argmax()))
+            better[unit, exemplar.file] = moved
     return [
-        sorted((better.get((unit, kept.file), kept) for kept in row), key=_falling)
+        sorted((better.get((unit, old.file), old) for old in row), key=_descending)
         for unit, row in enumerate(best)
     ]
 
 
-def _refuse_none(folder: Path, seen: _Seen, least_contrast: float, size: tuple[int, int]) -> None:
-    if not seen.read:
+def _refuse_none(
+    folder: Path, cut: _CutAndCount, least_contrast: float, size: tuple[int, int]
+) -> None:
+    if not cut.photographs:
         raise InputError(f"natural={folder}: none of its files could be read.")
-    if not seen.crops:
+    if not cut.crops:
         raise InputError(
             f"natural={folder}: no crop of {size[0]} x {size[1]} pixels has an RMS contrast of "
-            f"least_contrast={least_contrast:g} grey levels or more, in {seen.read} photographs. "
-            "Give others, or a lower least_contrast."
+            f"least_contrast={least_contrast:g} grey levels or more, in {cut.photographs} "
+            "photographs. Give others, or a lower least_contrast."
         )
 
 
-def _found(
-    best: Sequence[Sequence[_Exemplar]], top: int, size: tuple[int, int], read: int, shown: int
-) -> Found:
-    images = torch.full((len(best), top, 3, *size), torch.nan)
-    answers = torch.full((len(best), top), torch.nan)
-    for unit, row in enumerate(best):
-        for rank, exemplar in enumerate(row):
-            images[unit, rank] = exemplar.x
-            answers[unit, rank] = exemplar.response
-    places = tuple(tuple((e.file, e.row, e.column) for e in row) for row in best)
-    return Found(images=images, responses=answers, places=places, photographs=read, crops=shown)
+def measure_natural(subject: Subject, progress: Progress) -> Measured:
+    """Best crops of every unit, and how their response compares with that to the run's images.
+
+    Not in batches of units: every photograph is read once, and shown to all units.
+    Raises `InputError` without a folder of photographs.
+    """
+    settings: Exemplars = subject.settings["natural"]
+    if (folder := subject.photographs) is None:
+        raise InputError("analysis=natural needs a folder of photographs: natural=FOLDER.")
+    respond = _WithBounds(subject.respond_all(subject.batch), subject.rows)
+    best = settings(
+        respond,
+        folder,
+        mean=subject.mean,
+        size=subject.size,
+        norm=subject.norm,
+        seed=subject.seed,
+        batch=subject.batch,
+        units=len(subject.rows),
+        progress=lambda done, total: progress("natural", done, total),
+    )
+    silent = ~(torch.tensor(subject.alive) & varies(respond.lowest, respond.highest))
+    best.images[silent], best.responses[silent] = torch.nan, torch.nan
+    numbers = [_unit(subject, best, row) for row in range(len(subject.rows))]
+    made_with = dataclasses.asdict(settings) | {"photographs": names_and_sizes(folder, "natural")}
+    return Measured(numbers, {"images": best.images, "responses": best.responses}, made_with)
+
+
+class _WithBounds:
+    """Responses of some units to images; remembers the lowest and highest of every unit."""
+
+    def __init__(self, respond: RespondAll, rows: Sequence[int]) -> None:
+        self.respond, self.rows = respond, list(rows)
+        self.lowest = torch.full((len(rows),), torch.inf)
+        self.highest = -self.lowest
+
+    def __call__(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
+        answers = self.respond(x)[:, self.rows].cpu()
+        self.lowest = torch.fmin(self.lowest, answers.amin(0))
+        self.highest = torch.fmax(self.highest, answers.amax(0))
+        return answers
+
+
+def _unit(subject: Subject, best: BestCrops, row: int) -> Numbers | None:
+    """Numbers of the unit at `row`; None without any crop."""
+    answers = best.responses[row][~best.responses[row].isnan()]
+    if not len(answers):
+        return None
+    largest = answers.max().item()
+    synthetic = None if subject.responses is None else subject.responses[row].mean().item()
+    return {
+        "response_max": largest,
+        "response_mean": answers.mean().item(),
+        "of_synthetic": None if synthetic is None else ratio_or_none(largest, synthetic),
+        "photographs": best.photographs,
+        "crops": best.crops,
+        "exemplars": [
+            {"file": file, "row": y, "column": x, "response": response}
+            for (file, y, x), response in zip(best.positions[row], answers.tolist(), strict=True)
+        ],
+    }

@@ -1,13 +1,17 @@
 """Shift invariance: one texture of which every crop, seen through a soft mask, drives the unit.
 
-METHOD.md section 6.
+The texture maximizes `(1-w) mean(a) + w min(a)` over the responses a to all crops. The indices are
+mean and minimum over the best single image's response, and over the best response under the same
+mask, which alone costs a unit part of its response. docs/method.md, sections 6 and 8.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,30 +19,47 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from diversevis.errors import InputError
 from diversevis.measures.stimuli import SIGMA, soft_mask
+from diversevis.measures.subject import (
+    Measured,
+    Numbers,
+    Progress,
+    RespondOwn,
+    Subject,
+    check_least,
+    in_batches,
+    ratio_or_none,
+)
 
-# images [unit, image, 3, h, w] -> responses of every unit to its own, [unit, image]; differentiable
-RespondOwn = Callable[[Tensor], Tensor]
+# Arguments: count and (rows, columns); standard normal images [unit, count, 3, rows, columns].
+Noise = Callable[[int, tuple[int, int]], Tensor]
 
-MOMENTUM = 0.8  # of textures' and masked images' moves, as of the images' (optimizer=sphere)
+MOMENTUM = 0.8  # of textures' and masked images' steps, as of the images' (optimizer=sphere)
 FIRST_STEP = 2.0  # likewise
-ALL_CROPS_UP_TO = 64  # pixels of receptive field; for larger ones every step draws some of them
+ALL_CROPS_UP_TO = 64  # pixels of receptive field; larger ones have too many crops for every step
 SOME_CROPS = 1024
 SINGLE_STEPS = 60  # of the search for the best single image under a mask
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
+TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
 ADAM = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the denominator
 MASK_RATE = 0.05  # learning rate of a learned mask's parameters
+KINDS = "fixed", "learned"  # of masks
+ARRAYS = {  # name of the array -> field of `Texture`
+    "texture": "texture", "map": "responses", "mask": "mask", "masked": "masked",
+    "best_masked": "masked_response",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Texture:
-    """What one kind of mask came to, for every unit.
+    """The best texture of every unit under one kind of mask.
 
-    texture      grey levels; the last row and column are in no crop, and 0
-    mask         one per unit; p, q, sigma: its parameters, sigma in sides of the image
-    responses    to the crop at every shift
-    masked       the best single image under the same mask, and the response to it
+    texture    grey levels; the last row and column are in no crop, and 0
+    p, q       exponents of the mask; sigma: its width, in sides of the image
+    responses  to the crop at every shift
+    masked     the best single image under the same mask, and the response to it
     """
 
     texture: Float[Tensor, "unit 3 rows columns"]
@@ -61,8 +82,8 @@ class Shift:
     minimum    w in `(1-w) mean(a) + w min(a)` over the crops
     softness   of the minimum's gradient at the beginning, in units of the distance between mean and
                smallest response
-    crops      drawn at random for each step; null: all, unless the receptive field is larger
-               than 64 pixels, for which it is 1024. In the end all are looked at.
+    crops      drawn at random for every step; null: all, or 1024 where the receptive field is
+               larger than 64 pixels. The responses in the end are to all crops.
     """
 
     optimizer: Literal["sphere", "adam"]
@@ -71,11 +92,16 @@ class Shift:
     softness: float
     crops: int | None
 
+    def __post_init__(self) -> None:
+        check_least("measure.shift", self, steps=1, softness=0, crops=1)
+        if not 0 <= self.minimum <= 1:
+            raise InputError(f"measure.shift.minimum={self.minimum} must be from 0 to 1.")
+
     def __call__(
         self,
         respond: RespondOwn,
         best: Float[Tensor, "unit 3 height width"],
-        noise: Callable[[int, tuple[int, int]], Float[Tensor, "unit count 3 rows columns"]],
+        noise: Noise,
         norm: float,
         generator: torch.Generator,
         *,
@@ -83,22 +109,21 @@ class Shift:
     ) -> Texture:
         """The best texture of every unit, all units side by side.
 
-        best       each unit's best image, from which the search under the mask starts
-        noise      (count, (rows, columns)) -> standard normal images, drawn for each unit apart
+        best       image of each unit, from which the search under the mask starts
         norm       root-mean-square Euclidean norm of the masked crops
-        generator  chooses crops; on the CPU
-        learned    also learn the mask (p >= 2, q >= 1, sigma) of each unit
+        generator  draws crops; on the CPU
+        learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
         """
-        work = _Work(self, respond, best, norm)
-        texture, shape = work.optimize(noise, generator, learned)
-        masks = _mask(shape, work.size, best.device)
+        search = TextureSearch(self, respond, best, norm)
+        texture, shape = search.optimize(noise, generator, learned)
+        masks = _mask(shape, search.size, best.device)
         with torch.no_grad():
-            responses = work.responses(texture, masks)
-            crop = work.best_crop(texture, masks, responses)
+            responses = search.responses(texture, masks)
+            crop = search.best_crop(texture, masks, responses)
         masked, masked_response = best_masked(respond, masks, best, crop, noise, norm)
         p, q, sigma = (value.cpu() for value in _parameters(shape))
         return Texture(
-            texture=functional.pad(work.scaled(texture, masks), (0, 1, 0, 1)).cpu(),
+            texture=functional.pad(search.scaled(texture, masks), (0, 1, 0, 1)).cpu(),
             mask=masks.cpu(),
             p=p,
             q=q,
@@ -109,30 +134,27 @@ class Shift:
         )
 
 
-class _Work:
-    """Textures [unit, 3, 2h-2, 2w-2]: what the (h-1)(w-1) crops reach."""
+class TextureSearch:
+    """Optimizes textures [unit, 3, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops."""
 
     def __init__(self, settings: Shift, respond: RespondOwn, best: Tensor, norm: float) -> None:
         self.settings, self.respond, self.norm = settings, respond, norm
         self.units, self.device = len(best), best.device
         self.size = best.shape[2], best.shape[3]
         down, right = (torch.arange(side - 1) for side in self.size)
-        self.places = torch.cartesian_prod(down, right)
+        self.corners = torch.cartesian_prod(down, right)  # upper left, of all crops
 
     def optimize(
-        self,
-        noise: Callable[[int, tuple[int, int]], Tensor],
-        generator: torch.Generator,
-        learned: bool,
+        self, noise: Noise, generator: torch.Generator, learned: bool
     ) -> tuple[Tensor, Tensor]:
-        """Textures of the right scale, and the masks' free parameters [unit, 3]."""
+        """Textures of the right scale, and the logarithms of the masks' parameters [unit, 3]."""
         settings = self.settings
         rows, columns = (2 * side - 2 for side in self.size)
         texture = noise(1, (rows, columns))[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
         masks = _mask(shape, self.size, self.device)
-        move = _Momentum() if settings.optimizer == "sphere" else _Adam(0.1)
+        move = _Momentum() if settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
         move_shape = _Adam(MASK_RATE)
         for step in range(settings.steps):
             done = step / settings.steps
@@ -140,8 +162,8 @@ class _Work:
             shape = shape.detach().requires_grad_(learned)
             if learned:
                 masks = _mask(shape, self.size, self.device)
-            chosen = self._chosen(generator)
-            responses = self._to_crops(self.scaled(texture, masks), masks, chosen)
+            corners = self.draw_corners(generator)
+            responses = self._to_crops(self.scaled(texture, masks), masks, corners)
             loss = -self._objective(responses, done).sum()
             gradients = torch.autograd.grad(loss, [texture, shape] if learned else [texture])
             texture = move(texture.detach(), gradients[0], done)
@@ -154,52 +176,55 @@ class _Work:
 
     def scaled(self, texture: Tensor, masks: Tensor) -> Tensor:
         """`texture` at the scale at which its masked crops have the RMS norm."""
-        weights = masks.square()[:, None]  # how much of each pixel all crops see: a sum over a box
+        # How much of a pixel all crops see together is a sum of the squared mask over a box.
+        weights = masks.square()[:, None]
         for axis, side in enumerate(self.size):
             box = [1, 1, 1, 1]
             box[2 + axis] = side - 1
             weights = functional.conv_transpose2d(weights, torch.ones(box, device=self.device))
-        mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.places)
+        mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.corners)
         return texture * (self.norm / mean_square.sqrt())
 
     def responses(self, texture: Tensor, masks: Tensor) -> Float[Tensor, "unit down right"]:
         """To the crop at every shift."""
-        found = [
-            self._to_crops(texture, masks, some) for some in torch.split(self.places, SOME_CROPS)
+        parts = [
+            self._to_crops(texture, masks, part) for part in torch.split(self.corners, SOME_CROPS)
         ]
-        return torch.unflatten(torch.cat(found, dim=1), 1, [side - 1 for side in self.size])
+        return torch.unflatten(torch.cat(parts, dim=1), 1, [side - 1 for side in self.size])
 
     def best_crop(
         self, texture: Tensor, masks: Tensor, responses: Float[Tensor, "unit down right"]
     ) -> Float[Tensor, "unit 3 height width"]:
         """The masked crop that drives each unit most."""
         height, width = self.size
-        places = self.places[responses.flatten(1).argmax(1).cpu()]
+        corners = self.corners[responses.flatten(1).argmax(1).cpu()]
         crops = [
-            one[:, down : down + height, right : right + width]
-            for one, (down, right) in zip(texture, places.tolist(), strict=True)
+            unit_texture[:, down : down + height, right : right + width]
+            for unit_texture, (down, right) in zip(texture, corners.tolist(), strict=True)
         ]
         return torch.stack(crops) * masks[:, None]
 
     def _to_crops(
-        self, texture: Tensor, masks: Tensor, places: Int[Tensor, "crop 2"]
+        self, texture: Tensor, masks: Tensor, corners: Int[Tensor, "crop 2"]
     ) -> Float[Tensor, "unit crop"]:
-        # Pixels by their numbers: the gradient of overlapping windows would be as large as all.
+        """Responses to the masked crops at `corners`."""
+        # By pixel numbers: the gradient of overlapping views would need as much memory for every
+        # crop as the texture has.
         (height, width), columns = self.size, texture.shape[3]
-        first = places[:, 0] * columns + places[:, 1]
+        first = corners[:, 0] * columns + corners[:, 1]
         within = (torch.arange(height)[:, None] * columns + torch.arange(width)).flatten()
         numbers = (first[:, None] + within).flatten().to(texture.device)
         pixels = texture.flatten(2).permute(2, 0, 1).index_select(0, numbers)
-        crops = pixels.reshape(len(places), height, width, *texture.shape[:2])
+        crops = pixels.reshape(len(corners), height, width, *texture.shape[:2])
         return self.respond(crops.permute(3, 0, 4, 1, 2) * masks[:, None, None])
 
-    def _chosen(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
-        """The crops of one step."""
+    def draw_corners(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
+        """Of the crops of one step."""
         large = max(self.size) > ALL_CROPS_UP_TO
-        count = self.settings.crops or (SOME_CROPS if large else len(self.places))
-        if count >= len(self.places):
-            return self.places
-        return self.places[torch.randperm(len(self.places), generator=generator)[:count]]
+        count = self.settings.crops or (SOME_CROPS if large else len(self.corners))
+        if count >= len(self.corners):
+            return self.corners
+        return self.corners[torch.randperm(len(self.corners), generator=generator)[:count]]
 
     def _objective(self, responses: Float[Tensor, "unit crop"], done: float) -> Tensor:
         settings = self.settings
@@ -207,16 +232,17 @@ class _Work:
         if settings.optimizer == "adam" or settings.softness == 0:
             smallest = responses.amin(1)
         else:
-            seen = responses.detach()
-            spread = seen.mean(1, keepdim=True) - seen.amin(1, keepdim=True)
+            # The weakest crop changes with every step: at first all weak crops share its gradient.
+            detached = responses.detach()
+            spread = detached.mean(1, keepdim=True) - detached.amin(1, keepdim=True)
             width = (settings.softness * (1 - done) * spread).clamp(min=1e-12)
-            smallest = (torch.softmax(-seen / width, 1) * responses).sum(1)
+            smallest = (torch.softmax(-detached / width, 1) * responses).sum(1)
         return (1 - settings.minimum) * mean + settings.minimum * smallest
 
 
 class _Momentum:
-    """A step along the mean of the latest directions, in units of the texture's own size, that a
-    cosine brings to zero; whoever calls brings the norm back."""
+    """A step along the mean of the latest directions, relative to the value's norm; a cosine brings
+    its length to zero. The caller brings the norm back."""
 
     def __init__(self) -> None:
         self.velocity: Tensor | float = 0.0
@@ -224,8 +250,8 @@ class _Momentum:
     def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
         tiny = torch.finfo(gradient.dtype).tiny
         size, steepness = (
-            torch.linalg.vector_norm(one.flatten(1), dim=1)[:, None, None, None]
-            for one in (value, gradient)
+            torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]
+            for x in (value, gradient)
         )
         direction = gradient * (size / steepness.clamp(min=tiny))
         self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
@@ -256,15 +282,15 @@ def best_masked(
     masks: Float[Tensor, "unit height width"],
     best: Float[Tensor, "unit 3 height width"],
     crop: Float[Tensor, "unit 3 height width"],
-    noise: Callable[[int, tuple[int, int]], Float[Tensor, "unit count 3 rows columns"]],
+    noise: Noise,
     norm: float,
 ) -> tuple[Float[Tensor, "unit 3 height width"], Float[Tensor, " unit"]]:
     """Best single image under each unit's mask, at norm `norm`, and its response.
 
-    The mask multiplies the gradient: images come to rest where they are along the masked gradient,
-    that is where they are what the unit wants, seen through the mask. (Multiplied with the image
-    alone it would cost nothing: whatever it takes away, a larger image could make up for.) The
-    texture's best crop, brought to the norm, is such an image too, and is taken if it is better.
+    The mask multiplies the gradient: an image stops changing where it is parallel to the masked
+    gradient, that is where it is what the unit wants, seen through the mask. (A mask on the image
+    alone would cost nothing: a larger image could make up for what it takes away.) The texture's
+    best crop, brought to the norm, is such an image too, and is taken if it is better.
     """
     size = masks.shape[1], masks.shape[2]
     masks = masks[:, None, None]
@@ -299,3 +325,75 @@ def _mask(
     shape: Float[Tensor, "unit 3"], size: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "unit height width"]:
     return soft_mask(size, *_parameters(shape), device=device)
+
+
+def measure_shift(subject: Subject, progress: Progress) -> Measured:
+    """The texture test of the units of the sample, under a fixed and under a learned mask."""
+    settings: Shift = subject.settings["shift"]
+    (height, width), made_with = subject.size, dataclasses.asdict(settings)
+    crops = (height - 1) * (width - 1)
+    if not crops:  # a texture needs more than one shift
+        return Measured([None] * len(subject.rows), {}, made_with)
+
+    def measure_batch(batch: Subject) -> tuple[list[Numbers], dict[str, Tensor]]:
+        best = batch.best_responses()
+        textures = {kind: _texture(batch, kind) for kind in KINDS}
+        arrays = {
+            f"{name}_{kind}": getattr(texture, field)
+            for kind, texture in textures.items()
+            for name, field in ARRAYS.items()
+        }
+        numbers = [_unit(textures, row, value) for row, value in enumerate(best.tolist())]
+        return numbers, arrays | {"best": best}
+
+    shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
+              "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
+    living = subject.living_sample
+    numbers, arrays = in_batches(
+        subject,
+        living,
+        min(crops, settings.crops or crops),
+        {f"{name}_{kind}": shape for kind in KINDS for name, shape in shapes.items()}
+        | {"best": ()},
+        measure_batch,
+        partial(progress, "shift"),
+    )
+    if living:
+        arrays["mask_fixed"] = arrays["mask_fixed"][living[0]]  # the same for all units
+    return Measured(numbers, arrays, made_with)
+
+
+def _texture(batch: Subject, kind: str) -> Texture:
+    settings: Shift = batch.settings["shift"]
+
+    def noise(count: int, size: tuple[int, int]) -> Tensor:
+        purpose = f"shift/{kind}/{size}"
+        draws = [batch.noise(unit, purpose, count, size) for unit in batch.units]
+        return torch.stack(draws)
+
+    return settings(
+        batch.respond_own(),
+        batch.best_images().to(batch.device),
+        noise,
+        batch.norm,
+        batch.generator(f"shift/{kind}/crops"),
+        learned=kind == "learned",
+    )
+
+
+def _unit(textures: dict[str, Texture], row: int, best: float) -> Numbers:
+    """Numbers of the unit at `row`: the indices under both masks, and the learned mask's shape."""
+
+    def indices(texture: Texture) -> Numbers:
+        mean, least = texture.responses[row].mean().item(), texture.responses[row].min().item()
+        masked = texture.masked_response[row].item()
+        return {
+            "mean": ratio_or_none(mean, best),
+            "min": ratio_or_none(least, best),
+            "mean_masked": ratio_or_none(mean, masked),
+            "min_masked": ratio_or_none(least, masked),
+        }
+
+    learned = textures["learned"]
+    shape = {name: getattr(learned, name)[row].item() for name in ("p", "q", "sigma")}
+    return indices(textures["fixed"]) | {"learned": indices(learned) | shape}

@@ -14,8 +14,9 @@ COLOR_AXES = {
     "red-green": (1 / math.sqrt(2), -1 / math.sqrt(2), 0.0),
     "blue-yellow": (-1 / math.sqrt(6), -1 / math.sqrt(6), 2 / math.sqrt(6)),
 }
-SMALLEST = 1e-6  # distance from the centre, in sides of the image
-SIGMA = 1 / 2.4  # of the fixed mask, in sides of the image; p = 2, q = 4 (METHOD.md section 6)
+SMALLEST = 1e-6  # distance from the centre, in sides of the image: the logarithm of 0 is infinite
+# Of the fixed mask, in sides of the image; with p = 2, q = 4 (docs/method.md, section 6).
+SIGMA = 1 / 2.4
 
 
 def soft_mask(
@@ -26,10 +27,10 @@ def soft_mask(
     *,
     device: torch.device | None = None,
 ) -> Float[Tensor, "*unit height width"]:
-    """`exp(-(r / sigma)^q)`, `r = (|u|^p + |v|^p)^(1/p)` from the centre (METHOD.md section 6).
+    """`exp(-(r / sigma)^q)`, `r = (|u|^p + |v|^p)^(1/p)` from the centre (docs/method.md, 6).
 
     u, v are in sides of the image, as is sigma: on a square image of side s the fixed mask has
-    sigma = s/2.4 pixels. p, q, sigma may be tensors, one mask for each of their entries.
+    sigma = s/2.4 pixels. p, q, sigma may be tensors: one mask for every entry.
     """
     height, width = size
     v = (torch.arange(height, device=device) - (height - 1) / 2).abs()[:, None] / height
@@ -38,8 +39,8 @@ def soft_mask(
         torch.as_tensor(value, device=device, dtype=u.dtype)[..., None, None]
         for value in (p, q, sigma)
     )
-    # In logarithms, which a large p does not bring to 0, whose derivative would be no number.
-    log_u, log_v = (one.clamp(min=SMALLEST).log() for one in (u, v))
+    # In logarithms: a large p would bring the powers to 0, where the root's derivative is infinite.
+    log_u, log_v = (distance.clamp(min=SMALLEST).log() for distance in (u, v))
     log_r = torch.logaddexp(p * log_u, p * log_v) / p
     return torch.exp(-torch.exp(q * (log_r - torch.log(sigma))))
 
@@ -62,8 +63,8 @@ def gratings(
     frequency    cycles per pixel
     orientation  of the wave vector, in degrees, counter-clockwise from the horizontal as one looks
                  at the image
-    norm         root-mean-square Euclidean norm over the phases of each grating. One factor serves
-                 all phases, so that a linear response to them is a sinusoid, as it must be.
+    norm         root-mean-square Euclidean norm over the phases of a grating. One factor serves all
+                 phases, so that a linear response to them is a sinusoid.
     """
     height, width = mask.shape
     up = (height - 1) / 2 - torch.arange(height, device=mask.device)

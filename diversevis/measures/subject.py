@@ -1,29 +1,38 @@
-"""The units that are measured, and what their measures have in common."""
+"""The units that are measured, what a measure may ask about them, and the loop over batches.
+
+Measures know no network: they reach it through the callables of a `Subject`, which
+experiment/subject.py fills in, and a test can replace.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.method.response import Looking, generator_of
-from diversevis.method.setup import Setup
 
-# measure, units done, of how many
+# Arguments: the measure's name, how many units are done, of how many.
 Progress = Callable[[str, int, int], None]
 Numbers = dict[str, Any]
+# Images [unit, image, 3, h, w] -> responses of every unit to its images [unit, image];
+# differentiable.
+RespondOwn = Callable[[Tensor], Tensor]
+# Images [image, 3, h, w] -> responses of all units to all images [image, unit]; no gradient.
+RespondAll = Callable[[Tensor], Tensor]
+
+CONSTANT = 1e-4  # a response that varies by less than this share of its size is only rounding
+PER_UNIT = "rows", "units", "alive", "sampled", "images", "responses", "best", "weights"
 
 
 class Measured(NamedTuple):
-    """One measure: numbers per unit (None for a dead one), arrays [unit, ...], and with what it was
-    made."""
+    """Numbers of every unit (None for a dead unit), arrays [unit, ...], and settings."""
 
     numbers: list[Numbers | None]
     arrays: dict[str, Tensor]
@@ -32,121 +41,159 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The units that are measured.
+    """Units of a layer, with or without a run's images. The first five fields reach the network.
 
-    rows        places of the units in the setup's targets
-    alive       whether a unit has a gradient (all, where nothing is known)
-    images      [unit, image, 3, h, w] and responses [unit, image]; None without a run
-    best        best single-image response [unit]
-    knees       of every unit, the weight at which its front has its knee, where one was traced
-    sample_seed the seed that draws the sample of units, if it is not the setup's
+    respond      (rows, batch) -> function that shows the units at `rows` their images
+    respond_all  batch -> function that shows the same images to all prepared units
+    images_alone (rows, batch) -> images of each unit optimized without a diversity term, and their
+                 responses, on the CPU; None for a dead unit
+    noise        (unit, purpose, count, (rows, columns)) -> standard normal images, which depend on
+                 seed, unit and purpose alone
+    generator    purpose -> generator on the CPU, which depends on seed and purpose alone
+    rows         index of each unit among all that the network was prepared for
+    units        their numbers in the layer or direction file
+    alive        whether a unit's response has a gradient (True where that is unknown)
+    sampled      whether the slow measures, shift and deformation, take a unit
+    images       of the run, in grey levels around the network's mean; None without a run
+    responses    to these images
+    best         response to the best image of the search for a single image; NaN: unknown
+    weights      diversity weight with which a unit's images were made; None: unknown
+    settings     of every measure, by the measure's name
+    norm         Euclidean norm of every image
+    size         rows and columns of the receptive field
+    mean         of the network's input, in [0, 1]
+    batch        upper bound on the images that go through the network at once
+    photographs  folder for natural exemplars
+    pictures     units whose measures the caller draws, `all` or a number; None: no pictures
     """
 
-    setup: Setup
+    respond: Callable[[Sequence[int], int], RespondOwn]
+    respond_all: Callable[[int], RespondAll]
+    images_alone: Callable[[Sequence[int], int], list[tuple[Tensor, Tensor] | None]]
+    noise: Callable[[int, str, int, tuple[int, int]], Float[Tensor, "image 3 height width"]]
+    generator: Callable[[str], torch.Generator]
     rows: tuple[int, ...]
+    units: tuple[int, ...]
     alive: tuple[bool, ...]
+    sampled: tuple[bool, ...]
     images: Float[Tensor, "unit image 3 height width"] | None
     responses: Float[Tensor, "unit image"] | None
     best: Float[Tensor, " unit"] | None
-    knees: tuple[float | None, ...] | None = None
-    sample_seed: int | None = None
-
-    @property
-    def units(self) -> list[int]:
-        """Their numbers in the layer or direction file."""
-        return [self.setup.targets.units[row] for row in self.rows]
+    weights: tuple[float | None, ...]
+    settings: Mapping[str, Any]
+    norm: float
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    device: torch.device
+    batch: int
+    seed: int
+    photographs: Path | None
+    pictures: int | Literal["all"] | None
 
     @property
     def living(self) -> list[int]:
-        """Places of the units that are alive."""
-        return [place for place, alive in enumerate(self.alive) if alive]
+        """Indices of the units that are alive."""
+        return [index for index, alive in enumerate(self.alive) if alive]
 
-    def parts(self, each: int) -> Iterator[list[int]]:
-        """The living in batches, `each` images at once for one unit."""
-        count = max(1, self.setup.batch // each)
-        for first in range(0, len(self.living), count):
-            yield self.living[first : first + count]
+    @property
+    def living_sample(self) -> list[int]:
+        """Indices of the living units that the slow measures take."""
+        return [index for index in self.living if self.sampled[index]]
 
-    def sample(self) -> Subject:
-        """Itself with those units alone alive that the slow measures take."""
-        count, every = self.setup.experiment.measure.sample, len(self.setup.targets.units)
-        if count is None or count >= every:
-            return self
-        drawing = self.setup
-        if self.sample_seed is not None:
-            first = dataclasses.replace(drawing.experiment, seed=self.sample_seed)
-            drawing = dataclasses.replace(drawing, experiment=first)
-        drawn = torch.randperm(every, generator=generator_of(drawing, "sample"))[:count]
-        kept = set(drawn.tolist())
-        alive = [one and row in kept for row, one in zip(self.rows, self.alive, strict=True)]
-        return dataclasses.replace(self, alive=tuple(alive))
+    def take(self, indices: Sequence[int]) -> Subject:
+        """The units at `indices` alone."""
 
-    def respond(self, places: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """Images [unit, image, 3, h, w] of the units at `places` -> their responses."""
-        device = self.setup.device
-        rows = torch.tensor([self.rows[place] for place in places], device=device)
-        look, own = Looking(setup=self.setup, rows=rows), torch.arange(len(rows), device=device)
-        return lambda x: look(x.to(device), own).responses
+        def pick(values: Any) -> Any:
+            if isinstance(values, Tensor):
+                return values[list(indices)]
+            return values and tuple(values[index] for index in indices)
 
-    def best_images(self, places: Sequence[int]) -> Float[Tensor, "unit 3 height width"]:
-        """The image of each batch that drives its unit most."""
-        images, responses = self.of_run()
-        kept = list(places)
-        return images[kept, responses[kept].argmax(1)]
+        return replace(self, **{name: pick(getattr(self, name)) for name in PER_UNIT})
 
-    def of_run(self) -> tuple[Tensor, Tensor]:
-        """Images and responses; raises `InputError` where there are none."""
+    def respond_own(self) -> RespondOwn:
+        """The function that shows every unit its images."""
+        return self.respond(self.rows, self.batch)
+
+    def of_run(self) -> tuple[Float[Tensor, "unit image 3 h w"], Float[Tensor, "unit image"]]:
+        """Images and responses; raises `InputError` without a run."""
         if self.images is None or self.responses is None:
             raise InputError("this measure needs a run's images")
         return self.images, self.responses
 
+    def best_first(self) -> Float[Tensor, "unit image 3 height width"]:
+        """The images of the run, those of every unit by descending response."""
+        images, responses = self.of_run()
+        order = responses.argsort(dim=1, descending=True)
+        return torch.stack([images[row, ranks] for row, ranks in enumerate(order)])
 
-def no_numbers(subject: Subject) -> list[Numbers | None]:
-    """For every unit that none is known; living ones get theirs."""
-    return [None] * len(subject.rows)
+    def best_images(self) -> Float[Tensor, "unit 3 height width"]:
+        """The image of the run that drives each unit most."""
+        images, responses = self.of_run()
+        return images[torch.arange(len(images)), responses.argmax(1)]
+
+    def best_responses(self) -> Float[Tensor, " unit"]:
+        """Best response to a single image: of the search, or of the run where that is higher."""
+        of_batch = self.of_run()[1].amax(1)
+        return of_batch if self.best is None else torch.fmax(self.best, of_batch)
 
 
-def nan_arrays(subject: Subject, shapes: dict[str, Any]) -> dict[str, Tensor]:
-    """Of every unit; a dead one keeps NaN."""
+# A batch of units -> their numbers, and arrays [unit of the batch, ...].
+MeasureBatch = Callable[[Subject], tuple[Sequence[Numbers | None], Mapping[str, Tensor]]]
+
+
+def in_batches(
+    subject: Subject,
+    indices: Sequence[int],
+    images_per_unit: int,
+    shapes: Mapping[str, Sequence[int]],
+    measure_batch: MeasureBatch,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+    """Measure the units at `indices` batch by batch; numbers and arrays of all units of `subject`.
+
+    images_per_unit  that are shown to a unit at once: a batch has as many units as fit
+    shapes           of one unit's entry in every array
+
+    The other units (dead, or not in the sample) have None for numbers, and NaN in the arrays.
+    """
     count = len(subject.rows)
-    return {
-        name: torch.full((count, *((shape,) if isinstance(shape, int) else shape)), torch.nan)
-        for name, shape in shapes.items()
-    }
+    numbers: list[Numbers | None] = [None] * count
+    arrays = {name: torch.full((count, *shape), torch.nan) for name, shape in shapes.items()}
+    units_at_once = max(1, subject.batch // images_per_unit)
+    for first in range(0, len(indices), units_at_once):
+        batch = list(indices[first : first + units_at_once])
+        batch_numbers, batch_arrays = measure_batch(subject.take(batch))
+        for index, unit_numbers in zip(batch, batch_numbers, strict=True):
+            numbers[index] = unit_numbers
+        for name, values in batch_arrays.items():
+            arrays[name][batch] = values
+        progress(first + len(batch), len(indices))
+    return numbers, arrays
 
 
-def quietly(respond: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`respond` without gradients."""
+def check_least(group: str, settings: object, **least: int) -> None:
+    """Raises `InputError` for a setting below its least value, or infinite; None is allowed.
 
-    def answer(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return respond(x)
-
-    return answer
-
-
-def best_of(subject: Subject, places: Sequence[int]) -> Float[Tensor, " unit"]:
-    """Best single-image response: of the search, or of the batch if that found a better one."""
-    _, responses = subject.of_run()
-    of_batch = responses[list(places)].amax(1)
-    return of_batch if subject.best is None else torch.fmax(subject.best[list(places)], of_batch)
+    group  of the settings, as a person types it: `measure.phase`
+    """
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and not smallest <= value < math.inf:
+            raise InputError(f"{group}.{name}={value} must be {smallest} or more.")
 
 
-def best_first(
-    subject: Subject, places: Sequence[int]
-) -> Float[Tensor, "unit image 3 height width"]:
-    """The images of each batch, the one that drives its unit most first."""
-    images, responses = subject.of_run()
-    kept = list(places)
-    order = responses[kept].argsort(dim=1, descending=True)
-    return torch.stack([images[place, own] for place, own in zip(kept, order, strict=True)])
+def varies(lowest: Tensor, highest: Tensor) -> Bool[Tensor, " unit"]:
+    """Whether responses between these bounds differ by more than rounding.
+
+    A unit that answers the same to everything would otherwise look perfectly invariant.
+    """
+    return highest - lowest > CONSTANT * torch.maximum(highest.abs(), lowest.abs())
 
 
-def share(value: float, of: float) -> float | None:
-    """A share of something that is not above 0 says nothing."""
-    return value / of if of > 0 and math.isfinite(value) else None
+def ratio_or_none(value: float, denominator: float) -> float | None:
+    """None unless the denominator is positive and the value finite."""
+    return value / denominator if denominator > 0 and math.isfinite(value) else None
 
 
-def finite(value: float) -> float | None:
-    """None in place of what is no number."""
+def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diversevis.photographs.files import read, upright
 
-# x [image, 3, h, w] (grey levels around the network's mean) -> responses [image, unit]
+# Images [image, 3, h, w] (grey levels around the network's mean) -> responses [image, unit].
 Respond = Callable[[Tensor], Tensor]
 
 Key = TypeVar("Key")
@@ -24,21 +24,21 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Sheet:
-    """A photograph and where to cut it: rows and columns of upper left corners."""
+    """A photograph, and rows and columns of the upper left corners of the crops to cut."""
 
     pixels: UInt8[np.ndarray, "rows columns 3"]
-    places: Int[np.ndarray, "crop 2"]
+    corners: Int[np.ndarray, "crop 2"]
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What was cut out of one photograph, in grey levels around the network's mean, and where."""
+    """Crops of one photograph, in grey levels around the network's mean, and their corners."""
 
     x: Float[Tensor, "crop 3 height width"]
-    places: Int[np.ndarray, "crop 2"]
+    corners: Int[np.ndarray, "crop 2"]
 
 
-# Whatever a photograph was read for, its crops, and the responses to them.
+# The key under which a photograph was read, its crops, and the responses to them.
 Answered = tuple[Key, Crops, Float[np.ndarray, "crop unit"]]
 
 
@@ -46,7 +46,7 @@ Answered = tuple[Key, Crops, Float[np.ndarray, "crop unit"]]
 class Scissors:
     """Opens the photographs of a folder and cuts crops out of them.
 
-    side            shorter side of a photograph, in pixels; more where the crops need it
+    side            shorter side of a photograph, in pixels; the crop's where that is larger
     mean            of the network's input, in [0, 1]
     size            rows and columns of a crop
     norm            Euclidean, of a crop
@@ -70,54 +70,55 @@ class Scissors:
         return np.array(read(self.folder / file, as_rgb))
 
     def positions(self, pixels: UInt8[np.ndarray, "rows columns 3"]) -> tuple[int, int]:
-        """In how many rows and columns a crop can begin."""
+        """Number of rows and of columns in which a crop can begin."""
         return pixels.shape[0] - self.size[0] + 1, pixels.shape[1] - self.size[1] + 1
 
     def __call__(self, sheet: Sheet) -> Crops:
-        """The crops that have the contrast, at equal norm."""
+        """The crops with enough contrast, at equal norm."""
         middle = 255 * torch.tensor(self.mean)[:, None, None]
         planes = torch.from_numpy(sheet.pixels).permute(2, 0, 1).float() - middle
         windows = planes.unfold(1, self.size[0], 1).unfold(2, self.size[1], 1)
-        rows, columns = torch.from_numpy(sheet.places).unbind(1)
+        rows, columns = torch.from_numpy(sheet.corners).unbind(1)
         x = windows.permute(1, 2, 0, 3, 4)[rows, columns]
         norms = torch.linalg.vector_norm(x, dim=(1, 2, 3))
         least = self.least_contrast * math.sqrt(3 * self.size[0] * self.size[1])
-        kept = (norms >= least) & (norms > 0)
-        if not kept.all():  # rarely: large crops are copied as seldom as can be
-            x, norms = x[kept], norms[kept]
-        return Crops(x.mul_((self.norm / norms)[:, None, None, None]), sheet.places[kept.numpy()])
+        enough = (norms >= least) & (norms > 0)
+        if not enough.all():  # only then: selecting copies the crops, which may be large
+            x, norms = x[enough], norms[enough]
+        scaled = x.mul_((self.norm / norms)[:, None, None, None])
+        return Crops(scaled, sheet.corners[enough.numpy()])
 
 
 def responses(
     respond: Respond, crops: Iterable[tuple[Key, Crops]], batch: int
 ) -> Iterator[Answered[Key]]:
-    """Every photograph's crops with the responses to them; what is not finite becomes -infinity.
+    """Every photograph's crops with the responses to them; -infinity for those not finite.
 
-    At most `batch` crops go through the network at once; photographs share a batch, since the few
-    crops of each would leave the network idle.
+    At most `batch` crops go through the network at once. Photographs share a batch, since the few
+    crops of a single photograph would not fill the device.
     """
     group: list[tuple[Key, Crops]] = []
     count = 0
-    for key, cut in crops:
-        if group and count + len(cut.x) > batch:
+    for key, of_photograph in crops:
+        if group and count + len(of_photograph.x) > batch:
             yield from _answer(respond, group, batch)
             group, count = [], 0
-        group.append((key, cut))
-        count += len(cut.x)
+        group.append((key, of_photograph))
+        count += len(of_photograph.x)
     yield from _answer(respond, group, batch)
 
 
 def _answer(
     respond: Respond, group: Sequence[tuple[Key, Crops]], batch: int
 ) -> Iterator[Answered[Key]]:
-    ends = np.cumsum([len(cut.x) for _, cut in group])
-    if not len(ends) or ends[-1] == 0:  # the network is not asked about nothing
+    ends = np.cumsum([len(crops.x) for _, crops in group])
+    if not len(ends) or ends[-1] == 0:  # no crop has the contrast; networks refuse empty batches
         return
-    x = torch.cat([cut.x for _, cut in group])
+    x = torch.cat([crops.x for _, crops in group])
     with torch.no_grad():
-        answers = [respond(x[at : at + batch]).float().cpu() for at in range(0, len(x), batch)]
-    found = torch.cat(answers).numpy()
-    parts = np.split(np.where(np.isfinite(found), found, -np.inf), ends[:-1])
-    for (key, cut), part in zip(group, parts, strict=True):
-        if len(part):
-            yield key, cut, part
+        parts = [respond(x[at : at + batch]).float().cpu() for at in range(0, len(x), batch)]
+    answers = torch.cat(parts).numpy()
+    per_photograph = np.split(np.where(np.isfinite(answers), answers, -np.inf), ends[:-1])
+    for (key, crops), of_photograph in zip(group, per_photograph, strict=True):
+        if len(of_photograph):
+            yield key, crops, of_photograph

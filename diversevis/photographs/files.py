@@ -1,4 +1,4 @@
-"""A folder of photographs: its files, one of them as RGB, all of them read a little ahead."""
+"""A folder of photographs: its files, a file as RGB, many files read ahead of their use."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from diversevis.errors import InputError
 LOG = logging.getLogger("diversevis")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-THREADS = min(8, os.cpu_count() or 1)  # that decode: Pillow lets others work meanwhile
-WAITING = 2  # photographs of each thread that may lie decoded until they are asked for
-GAP = 2.0  # decode at up to so many times the wanted size, then resample (as Pillow's thumbnails)
-LONGEST = 50  # times as long as wide: beyond that it is a strip, which scaled up would fill memory
+THREADS = min(8, os.cpu_count() or 1)  # that decode: Pillow releases Python's lock meanwhile
+WAITING = 2  # decoded photographs per thread that may wait in memory for their use
+GAP = 2.0  # decode at up to this many times the wanted size, then resample (as Pillow's thumbnails)
+LONGEST = 50  # times as long as wide: a longer strip, scaled up, would fill memory
 
-TURNS = {  # EXIF orientation -> what makes the picture upright
+TURNS = {  # EXIF orientation -> the operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,27 +40,30 @@ Made = TypeVar("Made")
 
 
 class Unreadable(Exception):
-    """A file that gives no picture; the message names it and says why."""
+    """A file holds no readable picture; the message names the file and the reason."""
 
 
 def photographs(folder: Path, setting: str) -> list[Path]:
     """All image files below `folder`, sorted; raises `InputError` where there are none.
 
-    setting  what the user called the folder: named in the error
+    setting  in which the user gave the folder: named in the error
     """
     if not folder.is_dir():
         raise InputError(
             f"{setting}={folder} is not a folder. Give one that holds photographs "
             "(JPEG, PNG, ..., also in folders below it)."
         )
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
         raise InputError(f"{setting}={folder} holds no image ({', '.join(SUFFIXES)}).")
-    return found
+    return files
 
 
 def names_and_sizes(folder: Path, setting: str = "objective.photographs") -> str:
-    """A digest of which photographs `folder` holds, the same wherever it lies."""
+    """Digest of the names and sizes of the photographs below `folder`; its path does not matter.
+
+    Raises `InputError` where there are none.
+    """
     digest = hashlib.sha256()
     for path in photographs(folder, setting):
         facts = f"{path.relative_to(folder)}:{path.stat().st_size}/"
@@ -69,7 +72,7 @@ def names_and_sizes(folder: Path, setting: str = "objective.photographs") -> str
 
 
 def read(path: Path, as_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture in a file, opened and handed to `as_rgb`; raises `Unreadable`."""
+    """The picture in a file, as `as_rgb` makes it of the opened image; raises `Unreadable`."""
     try:
         with Image.open(path) as image:
             return as_rgb(image)
@@ -78,11 +81,12 @@ def read(path: Path, as_rgb: Callable[[Image.Image], Image.Image]) -> Image.Imag
 
 
 def upright(image: Image.Image, *, side: int, ground: tuple[int, int, int]) -> Image.Image:
-    """An opened image as RGB, the right way up, its shorter side `side` pixels.
+    """An opened image as RGB, turned upright, its shorter side `side` pixels.
 
-    ground  RGB of what shows through transparent pixels
+    ground  RGB colour behind transparent pixels
 
-    A large JPEG is decoded at a fraction of its size. Raises `ValueError` for a strip.
+    A large JPEG is decoded at a fraction of its size. Raises `ValueError` for a strip that is more
+    than `LONGEST` times as long as wide.
     """
     if max(image.size) > LONGEST * min(image.size):
         raise ValueError("a strip of {} x {} pixels".format(*image.size))
@@ -109,10 +113,10 @@ def _rgb(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
 def read_ahead(
     jobs: Iterable[Job], make: Callable[[Job], Made]
 ) -> Iterator[tuple[Job, Made | None]]:
-    """Every job with what `make` makes of it, in order; made in a few threads, a little ahead.
+    """Every job with the result of `make`, in order; `make` runs ahead of the caller in threads.
 
-    A job whose `make` raises `Unreadable` is named in a warning and comes with None. However many
-    jobs there are, only a few results wait at a time.
+    The result is None, with a warning, where `make` raises `Unreadable`. At most
+    `WAITING * THREADS` results wait in memory.
     """
     left = iter(jobs)
     waiting: deque[tuple[Job, Future[Made]]] = deque()

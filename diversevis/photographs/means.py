@@ -1,7 +1,7 @@
 """Mean activation of every channel over natural images: the paper's calibration.
 
-The paper's VGG-19 has every channel scaled to mean activation 1 (after ReLU) over natural images,
-METHOD.md section 4. The means are computed once and cached.
+The paper's VGG-19 has every channel scaled to mean activation 1 (after ReLU) over natural images
+(docs/method.md, section 4). The means are computed once and cached.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diversevis.photographs.files import LOG, photographs, read, read_ahead
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
 CROP = 224
 
-# z [1, 3, h, w] -> one map of activations (after ReLU) [1, channel, rows, columns] per layer
+# Network input [1, 3, h, w] -> activations (after ReLU) [1, channel, rows, columns] per layer.
 Activations = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -42,50 +42,39 @@ def mean_activations(
 ) -> list[Float[Tensor, " channel"]]:
     """Mean over all photographs and positions of each layer's activations.
 
-    identity      weights hash and layers: what the cached result belongs to
+    identity      hash of the weights and names of the layers: the cache depends on it
     mean, std     of the network's input
-    size, stride  of the receptive field; photographs are cropped to fit both, at least 224 wide
+    size, stride  of the receptive field; crops fit both, and have sides of at least 224 pixels
 
     Unreadable files are named in a warning and left out; raises `InputError` if all are.
     """
     files = photographs(folder, "objective.photographs")
     rows, columns = (s + t * max(4, -(-(CROP - s) // t)) for s, t in zip(size, stride, strict=True))
     crop = rows, columns
-    cached = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
-    if cached.is_file():
-        try:
-            stored = load_file(cached)
-            return [stored[str(i)] for i in range(len(stored))]
-        except SafetensorError:
-            cached.unlink()
+    cache = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
+    if (cached := _read_cache(cache)) is not None:
+        return cached
     totals: list[Tensor] | None = None
     count = 0
+    center, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
     for _, pixels in read_ahead(files, lambda path: _read(path, crop)):
         if pixels is None:
             continue
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
-        z = (x - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(
-            std, device=device
-        )[:, None, None]
         with torch.no_grad():
-            means = [maps.double().mean((0, 2, 3)) for maps in activations(z)]
+            maps = activations((x - center) / scale)
+        means = [layer_maps.double().mean((0, 2, 3)) for layer_maps in maps]
         totals = means if totals is None else [a + b for a, b in zip(totals, means, strict=True)]
         count += 1
     if totals is None:
         raise InputError(f"objective.photographs={folder}: none of its files could be read.")
     result = [(total / count).float().cpu() for total in totals]
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        beside = cached.with_suffix(f".{os.getpid()}")
-        beside.write_bytes(save({str(i): means for i, means in enumerate(result)}))
-        beside.replace(cached)
-    except OSError as error:
-        LOG.warning("the means over photographs are not kept for next time: %s", error)
+    _write_cache(cache, result)
     return result
 
 
 def _read(path: Path, crop: tuple[int, int]) -> Float[np.ndarray, "rows columns 3"]:
-    """A photograph, shorter side at 256 (or what the crop needs), centre crop."""
+    """Centre crop of a photograph whose shorter side is 256 pixels, or the crop's if larger."""
     picture = read(path, lambda image: image.convert("RGB"))
     side = max(SHORTER_SIDE, *crop)
     scale = side / min(picture.size)
@@ -97,9 +86,33 @@ def _read(path: Path, crop: tuple[int, int]) -> Float[np.ndarray, "rows columns 
 
 
 def _cache_file(identity: str, files: Sequence[Path]) -> Path:
+    """The cache file for these weights, layers and photographs as they are now."""
     digest = hashlib.sha256(identity.encode())
     for path in files:
         facts = path.stat()
         digest.update(f"/{path.name}:{facts.st_size}:{facts.st_mtime_ns}".encode())
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "diversevis" / f"natural-{digest.hexdigest()[:24]}.safetensors"
+
+
+def _read_cache(path: Path) -> list[Tensor] | None:
+    """None where there is no cache file, or a damaged one, which is deleted."""
+    if not path.is_file():
+        return None
+    try:
+        stored = load_file(path)
+    except SafetensorError:
+        path.unlink()
+        return None
+    return [stored[str(layer)] for layer in range(len(stored))]
+
+
+def _write_cache(path: Path, means: Sequence[Tensor]) -> None:
+    """By renaming: other processes may read or write the same cache at the same time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(save({str(layer): values for layer, values in enumerate(means)}))
+        temporary.replace(path)
+    except OSError as error:
+        LOG.warning("the means over photographs are not cached for the next run: %s", error)
