@@ -47,7 +47,7 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing
     finally:
-        # A claim that is released, not removed, marks the run as one to be continued.
+        # A released claim says that the run is not complete; a complete run has no claim.
         (claim.remove if complete else claim.release)()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from diversevis.errors import InputError
 from diversevis.measures.subject import (
+    BatchResult,
     Measured,
     Numbers,
     Progress,
@@ -273,7 +273,7 @@ def measure_deformation(subject: Subject, progress: Progress) -> Measured:
     settings: Deformation = subject.settings["deformation"]
     images, _ = subject.of_run()
 
-    def measure_batch(batch: Subject) -> tuple[list[Numbers], dict[str, Tensor]]:
+    def measure_batch(batch: Subject) -> BatchResult:
         generator = batch.generator("deformation")
         with torch.no_grad():
             result = settings(batch.respond_own(), batch.best_first().to(batch.device), generator)
@@ -282,13 +282,9 @@ def measure_deformation(subject: Subject, progress: Progress) -> Measured:
     curves = [field.name for field in dataclasses.fields(Deformed)]
     shapes = dict.fromkeys(curves, (len(settings.deltas),))
     shapes["deformed"] = (len(settings.deltas), *images.shape[2:])
+    shown = 3 * images.shape[1]  # deformed, with white and with spectrum-matched noise
     numbers, arrays = in_batches(
-        subject,
-        subject.living_sample,
-        3 * images.shape[1],  # deformed, with white and with spectrum-matched noise
-        shapes,
-        measure_batch,
-        partial(progress, "deformation"),
+        "deformation", subject, subject.living_sample, shown, shapes, measure_batch, progress
     )
     arrays |= {"deltas": torch.tensor(settings.deltas)}
     return Measured(numbers, arrays, dataclasses.asdict(settings))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from diversevis.errors import InputError
 from diversevis.measures.subject import (
+    BatchResult,
     Measured,
-    Numbers,
     Progress,
     RespondOwn,
     Subject,
@@ -133,7 +132,7 @@ def measure_dimension(subject: Subject, progress: Progress) -> Measured:
     settings: Dimension = subject.settings["dimension"]
     n = subject.of_run()[0].shape[1]
 
-    def measure_batch(batch: Subject) -> tuple[list[Numbers], dict[str, Tensor]]:
+    def measure_batch(batch: Subject) -> BatchResult:
         images, _ = batch.of_run()
         with torch.no_grad():
             paths = settings.paths(batch.respond_own(), images.to(batch.device))
@@ -153,12 +152,8 @@ def measure_dimension(subject: Subject, progress: Progress) -> Measured:
         return numbers, {"paths": paths.responses, "spectrum": torch.stack(spectra)}
 
     pairs = torch.triu_indices(n, n, 1).T
+    shapes = {"paths": (len(pairs), settings.points), "spectrum": (n,)}
     numbers, arrays = in_batches(
-        subject,
-        subject.living,
-        settings.points,
-        {"paths": (len(pairs), settings.points), "spectrum": (n,)},
-        measure_batch,
-        partial(progress, "dimension"),
+        "dimension", subject, subject.living, settings.points, shapes, measure_batch, progress
     )
     return Measured(numbers, arrays | {"pairs": pairs}, dataclasses.asdict(settings))

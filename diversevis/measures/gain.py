@@ -8,7 +8,6 @@ same steps and norm. docs/method.md, section 8.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from diversevis.measures.diversity import distance_matrix
 from diversevis.measures.subject import (
+    BatchResult,
     Measured,
     Numbers,
     Progress,
@@ -30,7 +30,7 @@ def measure_gain(subject: Subject, progress: Progress) -> Measured:
     """Images without diversity of every unit, and the batch compared with them."""
     images, responses = subject.of_run()
 
-    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+    def measure_batch(batch: Subject) -> BatchResult:
         together = list(zip(*batch.of_run(), strict=True))
         alone = batch.images_alone(batch.rows, batch.batch)
         numbers = [
@@ -45,7 +45,7 @@ def measure_gain(subject: Subject, progress: Progress) -> Measured:
 
     shapes = {"images": images.shape[1:], "responses": responses.shape[1:]}
     numbers, arrays = in_batches(
-        subject, subject.living, images.shape[1], shapes, measure_batch, partial(progress, "gain")
+        "gain", subject, subject.living, images.shape[1], shapes, measure_batch, progress
     )
     return Measured(numbers, arrays, dict(subject.settings["gain"]))
 

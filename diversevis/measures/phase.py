@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
 from diversevis.measures.subject import (
+    BatchResult,
     Measured,
     Numbers,
     Progress,
@@ -267,7 +266,7 @@ def measure_phase(subject: Subject, progress: Progress) -> Measured:
     size, norm, device = subject.size, subject.norm, subject.device
     shown = settings.search(subject.respond_all(subject.batch), size, norm, device)
 
-    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], Mapping[str, Tensor]]:
+    def measure_batch(batch: Subject) -> BatchResult:
         respond, rows = batch.respond_own(), torch.tensor(batch.rows)
         with torch.no_grad():
             best = settings.best(respond, shown, rows, size, norm, device)
@@ -282,7 +281,7 @@ def measure_phase(subject: Subject, progress: Progress) -> Measured:
     if subject.images is not None:
         shapes |= {f"fitted_{name}": shape for name, shape in shapes.items()}
     numbers, arrays = in_batches(
-        subject, subject.living, settings.phases, shapes, measure_batch, partial(progress, "phase")
+        "phase", subject, subject.living, settings.phases, shapes, measure_batch, progress
     )
     arrays |= {
         "map": shown.strength[list(subject.rows)],

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional
 from diversevis.errors import InputError
 from diversevis.measures.stimuli import SIGMA, soft_mask
 from diversevis.measures.subject import (
+    BatchResult,
     Measured,
     Numbers,
     Progress,
@@ -335,7 +335,7 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
     if not crops:  # a texture needs more than one shift
         return Measured([None] * len(subject.rows), {}, made_with)
 
-    def measure_batch(batch: Subject) -> tuple[list[Numbers], dict[str, Tensor]]:
+    def measure_batch(batch: Subject) -> BatchResult:
         best = batch.best_responses()
         textures = {kind: _texture(batch, kind) for kind in KINDS}
         arrays = {
@@ -348,15 +348,10 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
 
     shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
               "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
-    living = subject.living_sample
+    shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes} | {"best": ()}
+    living, crops_per_step = subject.living_sample, min(crops, settings.crops or crops)
     numbers, arrays = in_batches(
-        subject,
-        living,
-        min(crops, settings.crops or crops),
-        {f"{name}_{kind}": shape for kind in KINDS for name, shape in shapes.items()}
-        | {"best": ()},
-        measure_batch,
-        partial(progress, "shift"),
+        "shift", subject, living, crops_per_step, shapes, measure_batch, progress
     )
     if living:
         arrays["mask_fixed"] = arrays["mask_fixed"][living[0]]  # the same for all units

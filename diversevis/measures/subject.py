@@ -137,20 +137,22 @@ class Subject:
         return of_batch if self.best is None else torch.fmax(self.best, of_batch)
 
 
-# A batch of units -> their numbers, and arrays [unit of the batch, ...].
-MeasureBatch = Callable[[Subject], tuple[Sequence[Numbers | None], Mapping[str, Tensor]]]
+# Numbers of the units of a batch, and arrays [unit of the batch, ...].
+BatchResult = tuple[Sequence[Numbers | None], Mapping[str, Tensor]]
 
 
 def in_batches(
+    name: str,
     subject: Subject,
     indices: Sequence[int],
     images_per_unit: int,
     shapes: Mapping[str, Sequence[int]],
-    measure_batch: MeasureBatch,
-    progress: Callable[[int, int], None],
+    measure_batch: Callable[[Subject], BatchResult],
+    progress: Progress,
 ) -> tuple[list[Numbers | None], dict[str, Tensor]]:
     """Measure the units at `indices` batch by batch; numbers and arrays of all units of `subject`.
 
+    name             of the measure
     images_per_unit  that are shown to a unit at once: a batch has as many units as fit
     shapes           of one unit's entry in every array
 
@@ -158,16 +160,16 @@ def in_batches(
     """
     count = len(subject.rows)
     numbers: list[Numbers | None] = [None] * count
-    arrays = {name: torch.full((count, *shape), torch.nan) for name, shape in shapes.items()}
+    arrays = {key: torch.full((count, *shape), torch.nan) for key, shape in shapes.items()}
     units_at_once = max(1, subject.batch // images_per_unit)
     for first in range(0, len(indices), units_at_once):
         batch = list(indices[first : first + units_at_once])
         batch_numbers, batch_arrays = measure_batch(subject.take(batch))
         for index, unit_numbers in zip(batch, batch_numbers, strict=True):
             numbers[index] = unit_numbers
-        for name, values in batch_arrays.items():
-            arrays[name][batch] = values
-        progress(first + len(batch), len(indices))
+        for key, values in batch_arrays.items():
+            arrays[key][batch] = values
+        progress(name, first + len(batch), len(indices))
     return numbers, arrays
 
 
