@@ -27,10 +27,11 @@ def soft_mask(
     *,
     device: torch.device | None = None,
 ) -> Float[Tensor, "*unit height width"]:
-    """`exp(-(r / sigma)^q)`, `r = (|u|^p + |v|^p)^(1/p)` from the centre (docs/method.md, 6).
+    """`exp(-(r / sigma)^q)`, `r = (|u|^p + |v|^p)^(1/p)` from the centre.
 
-    u, v are in sides of the image, as is sigma: on a square image of side s the fixed mask has
-    sigma = s/2.4 pixels. p, q, sigma may be tensors: one mask for every entry.
+    docs/method.md, section 6. u, v are in sides of the image, as is sigma: on a square image of
+    side s the fixed mask has sigma = s/2.4 pixels. p, q, sigma may be tensors: one mask for every
+    entry.
     """
     height, width = size
     v = (torch.arange(height, device=device) - (height - 1) / 2).abs()[:, None] / height
