@@ -11,13 +11,11 @@ from pathlib import Path
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
-from diversevis.table.collecting import Collected, check_libraries, collect_runs
-from diversevis.table.flat import one_line
-from diversevis.table.read import UNFINISHED as ON_RECORD
+from diversevis.table.table import Collected, check_libraries, collect_runs, one_line
 
 NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
-UNFINISHED = (*ON_RECORD, "lost")
+UNFINISHED = "running", "interrupted", "failed", "lost"
 
 
 def collect_command(arguments: Sequence[str]) -> None:

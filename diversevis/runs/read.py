@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -32,17 +33,22 @@ def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
     """The content of run.json, and when it was last written; raises `Damaged` as `read_json` does,
     and where it lacks what every record has."""
     record, changed = read_json(folder, "run.json")
-    for name, kind in KINDS.items():
-        if name not in record:
-            raise Damaged(f"run.json lacks {name}")
-        value = record[name]
-        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
-            raise Damaged(f"run.json: {name} is {shown(value)}")
+    check_kinds(record, KINDS)
     if record["status"] not in STATUSES:
         raise Damaged(f"run.json: status is {shown(record['status'])}")
     if not record["units"] or not all(map(is_whole, record["units"])):
         raise Damaged(f"run.json: units is {shown(record['units'])}")
     return record, changed
+
+
+def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises `Damaged` where run.json lacks one of these names, or has a value of another type."""
+    for name, kind in kinds.items():
+        if name not in record:
+            raise Damaged(f"run.json lacks {name}")
+        value = record[name]
+        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
+            raise Damaged(f"run.json: {name} is {shown(value)}")
 
 
 def read_json(folder: Path | str, file: str) -> tuple[dict[str, Any], float]:
