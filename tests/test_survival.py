@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, m
     assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
     err = capsys.readouterr().err
     assert "no checkpoint at step 1: " in err
-    assert "a batch that is done could not be kept: " in err
+    assert "the results of a batch could not be kept: " in err
     assert err.count("No space left") >= 3
     record = json.loads(next(here.rglob("run.json")).read_text())
     assert record["status"] == "finished"
