@@ -9,10 +9,10 @@ from pathlib import Path
 
 from diversevis.compare import files
 from diversevis.compare.comparison import compare
-from diversevis.compare.runs import version_of
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
+from diversevis.runs.versions import versions_in
 
 
 def compare_command(arguments: Sequence[str]) -> None:
@@ -65,7 +65,7 @@ def _next_version(above: Path) -> Path:
     """A new folder v001, v002, ... in `above`; never an existing folder."""
     try:
         above.mkdir(parents=True, exist_ok=True)
-        version = 1 + max((version_of(path) for path in above.iterdir()), default=0)
+        version = 1 + max((number for number, _ in versions_in(above)), default=0)
         while True:
             path = above / f"v{version:03d}"
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from diversevis.errors import InputError
 from diversevis.runs.find import THREADS, find_folders
 from diversevis.runs.read import Damaged, read_json, read_record
+from diversevis.runs.versions import version_of
 
 # Entries of run.json in which two runs must agree to be compared
 SAME = "n", "diversity", "distance", "fraction", "front"
@@ -71,7 +71,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
         paths = [Path(run.name) for run in folders]
         notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
     works: dict[Path, list[Path]] = {}
-    for path in sorted(sorted(paths), key=version_of, reverse=True):
+    for path in sorted(sorted(paths), key=lambda path: version_of(path) or 0, reverse=True):
         works.setdefault(path.parent if version_of(path) else path, []).append(path)
     runs: list[Run] = []
     for versions in works.values():
@@ -113,9 +113,3 @@ def read_run(path: Path) -> Run:
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is corrupt ({what}): left out.") from error
     return run
-
-
-def version_of(path: Path) -> int:
-    """1 for a folder v001; 0 for a folder with another name."""
-    match = re.fullmatch(r"v(\d+)", path.name)
-    return int(match[1]) if match else 0

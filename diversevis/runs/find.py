@@ -7,7 +7,6 @@ a folder is listed once, a file is opened once, and several threads wait at the 
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from diversevis.runs.integrity import flaw_of
 from diversevis.runs.read import Damaged, Missing, read_record
-from diversevis.runs.versions import SWEEPS
+from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
 ITEMS_PER_THREAD = 64  # handed over together: handing over takes as long as a small file
@@ -57,8 +56,8 @@ class Run:
     @property
     def version(self) -> int:
         """The number of the version; -1 for a folder that was named by hand."""
-        match = re.fullmatch(r"v(\d{3,})", self.folder.name)
-        return int(match[1]) if match else -1
+        number = version_of(self.folder)
+        return -1 if number is None else number
 
 
 class _Listing(NamedTuple):

@@ -110,9 +110,9 @@ class Opened:
     """
 
     folder: RunFolder
-    claim: Claim | None
-    holder: str | None
-    fresh: bool
+    claim: Claim | None = None
+    holder: str | None = None
+    fresh: bool = False
 
 
 def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
@@ -132,10 +132,10 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
             first = dict(record) | {"origin": work.origin}
             made = _make(work.place, highest + 1, first, "run")
             if made is not None:
-                return Opened(folder=made[0], claim=made[1], holder=None, fresh=True)
+                return Opened(folder=made[0], claim=made[1], fresh=True)
             continue  # another process made a version of this number: it may be the same work
         if work.is_done(folder):
-            return Opened(folder=folder, claim=None, holder=None, fresh=False)
+            return Opened(folder=folder)
         if watch is None or watch.folder != folder.path:
             watch = Watch(folder.path)
         try:
@@ -143,14 +143,14 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
         except FileNotFoundError:  # the folder has just been deleted
             continue
         if claim is not None:
-            if work.is_done(folder):  # since it was looked at above
-                claim.remove()
-                return Opened(folder=folder, claim=None, holder=None, fresh=False)
-            return Opened(folder=folder, claim=claim, holder=None, fresh=False)
+            if not work.is_done(folder):
+                return Opened(folder=folder, claim=claim)
+            claim.remove()  # another process has finished it since the look above
+            return Opened(folder=folder)
         holder = watch.holder()
         words = holder.words if holder else "another process"
         if not wait:
-            return Opened(folder=folder, claim=None, holder=words, fresh=False)
+            return Opened(folder=folder, holder=words)
         if not watch.said:
             watch.said = True
             LOG.warning("%s is being made by %s: waiting for it", folder.path, words)

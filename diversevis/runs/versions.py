@@ -20,14 +20,20 @@ def work_folder(root: Path, where: Sequence[str]) -> Path:
     return root.joinpath(*map(_file_safe, where))
 
 
+def version_of(folder: Path | str) -> int | None:
+    """1 for a folder v001; None for a folder with another name."""
+    match = re.fullmatch(r"v([0-9]{3,9})", Path(folder).name)
+    return int(match[1]) if match else None
+
+
 def versions_in(work: Path) -> list[tuple[int, Path]]:
     """Number and folder of every version in `work`, newest first."""
     try:
-        names = [path.name for path in work.iterdir()]
+        versions = [(version_of(path), path) for path in work.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    numbers = [int(name[1:]) for name in names if re.fullmatch(r"v\d{3,}", name)]
-    return [(number, _version(work, number)) for number in sorted(numbers, reverse=True)]
+    numbered = [(number, path) for number, path in versions if number is not None]
+    return sorted(numbered, reverse=True)
 
 
 def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) -> Path | None:
@@ -39,7 +45,7 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
     where the folder cannot be made.
     """
     beside = work / f".new-{secrets.token_hex(8)}"
-    path = _version(work, number)
+    path = work / f"v{number:03d}"
     try:
         work.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,10 +64,6 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
             "Choose a folder that can be written, root=/some/where."
         ) from error
     return path
-
-
-def _version(work: Path, number: int) -> Path:
-    return work / f"v{number:03d}"
 
 
 def _file_safe(name: str) -> str:

@@ -14,6 +14,7 @@ from diversevis.errors import InputError
 from diversevis.runs.find import THREADS, Folder, find_folders, in_threads
 from diversevis.runs.holder import sign_of
 from diversevis.runs.read import Damaged
+from diversevis.runs.versions import version_of
 from diversevis.table.columns import ColumnBuilder
 from diversevis.table.read import Run, Unfinished, legible, read_run
 
@@ -138,7 +139,7 @@ def _join(
     import numpy as np
     import pyarrow as pa
 
-    versions = [_version(run.path) for run in runs]
+    versions = [version_of(run.path) for run in runs]
     run_of_row = np.repeat(np.arange(len(runs)), [len(run.units) for run in runs])
     unit = np.array([number for run in runs for number in run.units], dtype=np.int64)
     index = {layer: i for i, layer in enumerate(layers)}
@@ -178,12 +179,6 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
         pa.string(): pd.StringDtype(),
     }
     return table.to_pandas(types_mapper=types.get)
-
-
-def _version(path: str) -> int | None:
-    """1 for a folder v001; None for a folder with another name."""
-    match = re.fullmatch(r"v([0-9]{1,9})", path.rpartition("/")[2])
-    return int(match[1]) if match else None
 
 
 def _latest(runs: Sequence[Run], versions: Sequence[int | None]) -> list[bool]:
