@@ -30,6 +30,6 @@ def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises `InputError` where there is no run, and without `pip install 'diversevis[collect]'`.
     """
-    from diversevis.table.collecting import collect
+    from diversevis.table.table import collect
 
     return collect(root)

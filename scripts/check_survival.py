@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from diversevis.runs.lease import holder_of
+from diversevis.runs.holder import holder_of
 
 PRELOADED = ["diversevis.cli.run", "diversevis.experiment.run", "diversevis.sweep.plan",
              "diversevis.sweep.jobs", "diversevis.sweep.status"]  # fmt: skip

@@ -242,14 +242,14 @@ def test_sorted_as_people_count(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"status": "fin', "run.json is damaged"),
-        ("", "run.json is damaged"),
-        ("[" * 10**5, "run.json is damaged"),
-        ("[1, 2]", "holds no record"),
-        ({"status": "strange"}, "status is 'strange'"),
-        ({"units": "all"}, "units is 'all'"),
-        ({"units": [1, "2"]}, "units are no numbers"),
-        ({"layer": None}, "layer is None"),
+        ('{"status": "fin', "run.json is not JSON"),
+        ("", "run.json is empty"),
+        ("[" * 10**5, "nested too deeply"),
+        ("[1, 2]", "holds no object"),
+        ({"status": "strange"}, 'status is "strange"'),
+        ({"units": "all"}, 'units is "all"'),
+        ({"units": [1, "2"]}, 'units is [1, "2"]'),
+        ({"layer": None}, "layer is null"),
     ],
 )
 def test_a_damaged_record_is_named_with_its_reason(tmp_path, content, words):
@@ -269,7 +269,7 @@ def test_a_record_must_say_how_many_images(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     del record["n"]
     (folder / "run.json").write_text(json.dumps(record))
-    assert (the(tmp_path).state, the(tmp_path).error) == ("damaged", "run.json does not say n")
+    assert (the(tmp_path).state, the(tmp_path).error) == ("damaged", "run.json lacks n")
 
 
 def test_a_record_that_cannot_be_read(tmp_path):
@@ -639,7 +639,7 @@ def test_what_went_wrong_is_named_up_to_twenty(tmp_path, capsys):
         "sign of life 2 h ago",
         "",
         "damaged",
-        f"  {damaged}: run.json holds no record",
+        f"  {damaged}: run.json holds no object",
         "",
         f"All of these, with their logs: diversevis status {tmp_path} --failed",
     ]

@@ -17,7 +17,8 @@ from diversevis.errors import FolderLost
 from diversevis.experiment.progress import Progress
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.lease import Claim, Watch, holder_of
+from diversevis.runs.holder import holder_of
+from diversevis.runs.lease import Claim, Watch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))  # its processes, too
 
@@ -141,7 +142,9 @@ def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
     process.send_signal(signal.SIGSTOP)
     watch = Watch(record.parent, silence=0.3)
     assert watch.holder() is not None  # on this machine it is known to live
-    monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "elsewhere"})
+    monkeypatch.setattr(
+        "diversevis.runs.process.this_process", lambda: HERE | {"host": "elsewhere"}
+    )
     assert Claim.take(watch) is None
     time.sleep(0.4)
     claim = Claim.take(watch)
@@ -163,9 +166,9 @@ def claimed(tmp_path, monkeypatch):
     """A folder claimed by some process, as this process sees it from where `mine` says."""
 
     def make(theirs, mine):
-        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | theirs)
+        monkeypatch.setattr("diversevis.runs.process.this_process", lambda: HERE | theirs)
         claim = Claim.make(tmp_path)
-        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | mine)
+        monkeypatch.setattr("diversevis.runs.process.this_process", lambda: HERE | mine)
         return claim
 
     return make
@@ -214,9 +217,9 @@ def test_the_clock_does_not_matter(claimed, tmp_path, monkeypatch):
     watch = Watch(tmp_path, silence=0.4)
     for clock in (1e9, 5.0, 4e9, 0.0):
         monkeypatch.setattr("diversevis.runs.lease.time.time", lambda clock=clock: clock)
-        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "a"})
+        monkeypatch.setattr("diversevis.runs.process.this_process", lambda: HERE | {"host": "a"})
         claim.sign()
-        monkeypatch.setattr("diversevis.runs.lease._here", lambda: HERE | {"host": "b"})
+        monkeypatch.setattr("diversevis.runs.process.this_process", lambda: HERE | {"host": "b"})
         assert Claim.take(watch) is None
         time.sleep(0.2)
     time.sleep(0.3)
@@ -280,7 +283,7 @@ def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, m
     assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
     err = capsys.readouterr().err
     assert "no checkpoint at step 1: " in err
-    assert "a batch that is done could not be kept: " in err
+    assert "the results of a batch could not be kept: " in err
     assert err.count("No space left") >= 3
     record = json.loads(next(here.rglob("run.json")).read_text())
     assert record["status"] == "finished"

@@ -1,4 +1,4 @@
-"""`diversevis collect`: what is typed, where the files go, and what is said about them."""
+"""`diversevis collect`: its arguments, its files, and its summary."""
 
 from __future__ import annotations
 
@@ -11,59 +11,61 @@ from pathlib import Path
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
-from diversevis.table.collecting import Collected, check_libraries, collect_runs
-from diversevis.table.flat import one_line
-from diversevis.table.read import UNFINISHED as ON_RECORD
+from diversevis.table.table import Collected, check_libraries, collect_runs, one_line
 
-NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
+MOST_NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
-UNFINISHED = (*ON_RECORD, "lost")
+UNFINISHED = "running", "interrupted", "failed", "lost"
 
 
 def collect_command(arguments: Sequence[str]) -> None:
-    """`diversevis collect ROOT [out=FOLDER]`: what is in the table, and the path of its file.
+    """`diversevis collect ROOT [out=FOLDER]`: writes the table, prints a summary and its path.
 
-    Raises `InputError` for words it does not know, and where there is no run.
+    Raises `InputError` for unknown arguments, and where there is no run.
     """
     root, out = _parse(arguments)
     check_libraries()
-    found = collect_runs(root)
+    collected = collect_runs(root)
     if out != root:
         _make(out)
-    write(found, out)
-    _say(found, out)
+    write(collected, out)
+    _print_summary(collected, out)
     print(out / FILES[0])
 
 
-def write(found: Collected, out: Path) -> None:
-    """The table as Parquet and CSV, and what was left out; all three are there, or none is new."""
+def write(collected: Collected, out: Path) -> None:
+    """Write the table as Parquet and CSV, and the list of what was left out: all three or none."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
     paths = [out / name for name in FILES]
-    with replacing(paths[0]) as whole, replacing(paths[1]) as plain, replacing(paths[2]) as rest:
-        words = [one.name for one in found.table.schema if one.type == pa.string()]
-        parquet.write_table(found.table, whole, compression="zstd", use_dictionary=words)
-        arrow_csv.write_csv(found.table, plain)
+    table = collected.table
+    with replacing(paths[0]) as binary, replacing(paths[1]) as text, replacing(paths[2]) as rest:
+        # a dictionary saves space where texts repeat; the numbers of units hardly repeat
+        texts = [field.name for field in table.schema if field.type == pa.string()]
+        parquet.write_table(table, binary, compression="zstd", use_dictionary=texts)
+        arrow_csv.write_csv(table, text)
         with rest.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([("folder", "reason"), *found.left_out])
+            writer.writerows([("folder", "reason"), *collected.left_out])
 
 
-def _say(found: Collected, out: Path) -> None:
-    """A summary on stdout, damaged runs on stderr."""
-    damaged = [(folder, reason) for folder, reason in found.left_out if reason not in UNFINISHED]
-    for folder, reason in damaged[:NAMED]:
+def _print_summary(collected: Collected, out: Path) -> None:
+    """Counts go to stdout, the names of damaged runs to stderr."""
+    left_out, table = collected.left_out, collected.table
+    damaged = [(folder, reason) for folder, reason in left_out if reason not in UNFINISHED]
+    for folder, reason in damaged[:MOST_NAMED]:
         print(f"diversevis: {one_line(folder)}: {reason}", file=sys.stderr)
-    if len(damaged) > NAMED:
-        more = len(damaged) - NAMED
+    if len(damaged) > MOST_NAMED:
+        more = len(damaged) - MOST_NAMED
         print(f"diversevis: and {more} more: {out / FILES[2]} names all", file=sys.stderr)
-    models = Counter(model for model, _ in found.layers)
+    models = Counter(model for model, _ in collected.layers)
     layers = "; ".join(f"{model}: {_count(number, 'layer')}" for model, number in models.items())
-    rows, columns = _count(found.table.num_rows, "unit"), _count(found.table.num_columns, "column")
-    print(f"{rows} of {_count(found.runs, 'run')}, {columns}" + (f" ({layers})" if layers else ""))
-    counts = Counter(reason for _, reason in found.left_out if reason in UNFINISHED)
+    rows, columns = _count(table.num_rows, "unit"), _count(table.num_columns, "column")
+    runs = _count(collected.runs, "run")
+    print(f"{rows} of {runs}, {columns}" + (f" ({layers})" if layers else ""))
+    counts = Counter(reason for _, reason in left_out if reason in UNFINISHED)
     parts = [f"{counts[status]} {status}" for status in UNFINISHED if counts[status]]
     parts += [f"{len(damaged)} damaged"] if damaged else []
     if parts:
@@ -74,8 +76,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, Path]:
     folders, settings = folders_and_settings(arguments, {"out": ""})
     if len(folders) != 1:
         raise InputError(
-            f"collect needs one folder, above the runs, and was given {len(folders)}, as in "
-            "`diversevis collect outputs`; `diversevis collect --help` tells more."
+            f"collect needs one folder, above the runs, and was given {len(folders)}. Example: "
+            "`diversevis collect outputs`; see `diversevis collect --help`."
         )
     return folders[0], named_folder(settings["out"]) if settings["out"] else folders[0]
 

@@ -1,4 +1,4 @@
-"""`diversevis compare`: what is typed, and where the files go."""
+"""`diversevis compare`: its arguments, and where its files go."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 from diversevis.compare import files
 from diversevis.compare.comparison import compare
-from diversevis.compare.runs import version_of
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
+from diversevis.runs.versions import versions_in
 
 
 def compare_command(arguments: Sequence[str]) -> None:
-    """`diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]`: tables on stdout, then the
-    folder with everything.
+    """`diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]`: prints a table for every
+    pair of runs, then the folder with all files.
 
-    Raises `InputError` for words it does not know, and for what `compare` refuses.
+    Raises `InputError` for unknown arguments, and for runs that `compare` refuses.
     """
     (a, b), settings = _parse(arguments)
-    resamples = _whole("resamples", settings["resamples"], 100, 1_000_000)
-    seed = _whole("seed", settings["seed"], 0, 2**63 - 1)
+    resamples = _whole_number("resamples", settings["resamples"], 100, 1_000_000)
+    seed = _whole_number("seed", settings["seed"], 0, 2**63 - 1)
     result = compare(a, b, resamples=resamples, seed=seed)
     for note in result["notes"]:
         print(f"diversevis: {note}", file=sys.stderr)
@@ -42,34 +42,34 @@ def _parse(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     folders, settings = folders_and_settings(arguments, defaults)
     if len(folders) != 2:
         raise InputError(
-            f"compare needs two folders, A and B, and was given {len(folders)}, as in `diversevis "
-            "compare outputs/vgg19 outputs/resnet50`; `diversevis compare --help` tells more."
+            f"compare needs two folders, A and B, and was given {len(folders)}. Example: "
+            "`diversevis compare outputs/vgg19 outputs/resnet50`; see `diversevis compare --help`."
         )
     return folders, settings
 
 
-def _whole(key: str, text: str, least: int, most: int) -> int:
+def _whole_number(key: str, text: str, least: int, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
         raise InputError(f"{key}={text} must be a whole number from {least} to {most}.")
     return int(text)
 
 
 def _name(folder: Path) -> str:
-    """A file name for what a folder holds: of a run folder model-layer-units-version."""
+    """A file name for a folder; for a run folder it is model-layer-units-version."""
     parts = folder.resolve().parts
     name = "-".join(parts[-4:]) if (folder / "run.json").is_file() else parts[-1]
     return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:80] or "_"
 
 
 def _next_version(above: Path) -> Path:
-    """A new folder v001, v002, ... in `above`; never one that is there."""
+    """A new folder v001, v002, ... in `above`; never an existing folder."""
     try:
         above.mkdir(parents=True, exist_ok=True)
-        version = 1 + max((version_of(path) for path in above.iterdir()), default=0)
+        version = 1 + max((number for number, _ in versions_in(above)), default=0)
         while True:
             path = above / f"v{version:03d}"
             try:
-                path.mkdir()  # atomic: of two that try the same number, one fails
+                path.mkdir()  # atomic: of two processes that try the same number, one fails
                 return path
             except FileExistsError:
                 version += 1

@@ -1,4 +1,4 @@
-"""What comparison.json holds: the runs of two folders paired, and every index of every pair."""
+"""The content of comparison.json: the runs of two folders in pairs, with every index."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from diversevis.runs import provenance
 
 
 def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Everything that comparison.json holds.
+    """The content of comparison.json.
 
     Raises `InputError` where nothing can be compared, or a pair may not be.
     """
     (runs_a, notes_a), (runs_b, notes_b) = find_runs(a), find_runs(b)
-    both = {run.path.resolve() for run in runs_a} & {run.path.resolve() for run in runs_b}
-    if both:
+    common = {run.path.resolve() for run in runs_a} & {run.path.resolve() for run in runs_b}
+    if common:
         raise InputError(
-            f"A={a} and B={b} both hold {min(both)}. Name folders that have no run in common."
+            f"A={a} and B={b} both hold {min(common)}. Name folders that have no run in common."
         )
     pairs = pair_runs(runs_a, runs_b)
     if not pairs:
         sizes = (", ".join(f"{run.size:.4g}" for run in runs) for runs in (runs_a, runs_b))
         raise InputError(
-            f"A={a} and B={b}: no receptive fields within a factor of {FARTHEST:g} of one another "
+            f"A={a} and B={b}: no receptive fields within a factor of {FARTHEST:g} of each other "
             "(pixels: {} and {}). Name two run folders to compare them nevertheless.".format(*sizes)
         )
     for pair in pairs:
@@ -57,29 +57,29 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
 
 def compare_pair(a: Run, b: Run, *, resamples: int, seed: int) -> dict[str, Any]:
     """Both runs and every index, as comparison.json holds them."""
-    found = []
+    rows = []
     for index in indices_of(a, b):
-        sides, values = {}, {}
-        for side, run in (("a", a), ("b", b)):
-            all_values, left_out = values_of(run, index)
-            values[side] = all_values[~np.isnan(all_values)]
-            listed = [None if math.isnan(value) else value for value in all_values.tolist()]
-            sides[side] = {**describe(values[side]), "left_out": left_out, "values": listed}
+        row: dict[str, Any] = {"index": index.name, "title": index.title, "unit": index.unit}
         shares = index.below is not None
-        about = {"index": index.name, "title": index.title, "unit": index.unit}
-        about["statistic"] = "mean" if shares else "median"
-        both = values["a"], values["b"]
-        told = difference(*both, resamples=resamples, seed=seed, shares=shares)
-        found.append({**about, **sides, **told})
-    for one, p in zip(found, holm([one["p"] for one in found]), strict=True):
-        one["p_holm"] = p
-    return {"a": a.summary(), "b": b.summary(), "indices": found}
+        row["statistic"] = "mean" if shares else "median"
+        samples = []
+        for side, run in (("a", a), ("b", b)):
+            values, left_out = values_of(run, index)
+            sample = values[~np.isnan(values)]
+            listed = [None if math.isnan(value) else value for value in values.tolist()]
+            row[side] = {**describe(sample), "left_out": left_out, "values": listed}
+            samples.append(sample)
+        row |= difference(*samples, resamples=resamples, seed=seed, shares=shares)
+        rows.append(row)
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return {"a": a.summary(), "b": b.summary(), "indices": rows}
 
 
 def _notes(
     runs_a: Sequence[Run], runs_b: Sequence[Run], pairs: Sequence[tuple[Run, Run]]
 ) -> Iterator[str]:
-    """What a person should know of the pairs beside the numbers."""
+    """Warnings for the reader: runs without a partner, unequal sizes, measures of one side only."""
     paired = {run.path for pair in pairs for run in pair}
     for side, runs in (("A", runs_a), ("B", runs_b)):
         for run in runs:
@@ -89,7 +89,7 @@ def _notes(
         factor = max(a.size / b.size, b.size / a.size)
         if factor > FARTHEST:
             yield f"{a.path} and {b.path}: receptive fields differ by a factor of {factor:.3g}."
-        for side, one, other in (("A", a, b), ("B", b, a)):
-            lone = [name for name in one.measures if name not in other.measures]
+        for side, run, partner in (("A", a, b), ("B", b, a)):
+            lone = [name for name in run.measures if name not in partner.measures]
             if lone:
-                yield f"{', '.join(lone)}: only {one.path} ({side}) has it; not compared."
+                yield f"{', '.join(lone)}: only {run.path} ({side}) has it; not compared."

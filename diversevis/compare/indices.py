@@ -1,4 +1,4 @@
-"""The numbers of a unit that are compared: where they stand in metrics.json, and who has them."""
+"""The numbers of a unit that are compared, and where metrics.json has them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diversevis.compare.runs import Run
 
 @dataclass(frozen=True)
 class Index:
-    """One number per unit that is compared.
+    """A number of every unit that is compared.
 
-    key     its place in a unit's entry of metrics.json, at most three names; a last `*` stands for
-            every name found there, and `{}` in the title for it
+    key     dotted key in a unit's entry of metrics.json, at most three names; a last `*` stands for
+            every name there, which replaces `{}` in the title
     unit    of the number, for axes
-    below   compare not the number but the share of units in which it is below this
-    unless  key of a mark: units that bear it are left out
+    below   compare the share of units in which the number is below this, instead of the number
+    unless  key of a flag: units for which it is true are left out
     """
 
     key: str
@@ -63,26 +63,26 @@ INDICES = (
 
 
 def indices_of(a: Run, b: Run) -> list[Index]:
-    """The indices that both runs were measured for; a `*` becomes every name that either has."""
-    found = []
+    """The indices that both runs were measured for; a `*` becomes every name in either run."""
+    indices = []
     for index in INDICES:
         if index.measure not in a.measures or index.measure not in b.measures:
             continue
         first, _, last = index.key.rpartition(".")
-        holders = [_look_up(unit, first) for unit in (*a.units, *b.units)]
-        names = dict.fromkeys(name for one in holders if isinstance(one, Mapping) for name in one)
+        parents = [_look_up(unit, first) for unit in (*a.units, *b.units)]
+        names = dict.fromkeys(name for p in parents if isinstance(p, Mapping) for name in p)
         wanted = sorted(names, key=float) if last == "*" else [last] if last in names else []
         for name in wanted:
             title = index.title.format(name)
-            found.append(replace(index, key=f"{first}.{name}", title=title))
-    return found
+            indices.append(replace(index, key=f"{first}.{name}", title=title))
+    return indices
 
 
 def values_of(run: Run, index: Index) -> tuple[Float[np.ndarray, " unit"], dict[str, int]]:
-    """The index of every unit, NaN for those left out; and how many were, for which reason."""
+    """The index of every unit, NaN for units left out; and the number left out by reason."""
     values = np.full(len(run.units), np.nan)
     left_out = {"dead": 0, "weak": 0, "null": 0}
-    for place, unit in enumerate(run.units):
+    for row, unit in enumerate(run.units):
         value = _look_up(unit, index.key)
         if unit.get("stop") == "dead":
             left_out["dead"] += 1
@@ -91,7 +91,7 @@ def values_of(run: Run, index: Index) -> tuple[Float[np.ndarray, " unit"], dict[
         elif index.unless and _look_up(unit, index.unless):
             left_out["weak"] += 1
         else:
-            values[place] = value if index.below is None else float(value < index.below)
+            values[row] = value if index.below is None else float(value < index.below)
     return values, left_out
 
 
@@ -100,8 +100,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _look_up(unit: Mapping[str, Any], key: str) -> Any:
-    """What stands at a key of at most three names; the last may have a point in it (`kept.0.5`)."""
-    found: Any = unit
+    """The value at a dotted key of at most three names; the last may contain a dot (`kept.0.5`)."""
+    value: Any = unit
     for name in key.split(".", 2):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,4 +1,4 @@
-"""Which runs are compared with which, and which may not be."""
+"""Which run is compared with which, and which pairs are refused."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from diversevis.compare.runs import SAME, Run
 from diversevis.errors import InputError
 
-FARTHEST = 1.5  # factor between receptive fields, where there are several runs to choose from
-CONTRAST_TOLERANCE = 0.01  # relative: the norm of one contrast is rounded differently elsewhere
+FARTHEST = 1.5  # largest factor between receptive fields where there are runs to choose from
+CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
 
 
 def pair_runs(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Runs of nearest receptive fields (log ratio), each used once, the nearest pair first taken.
+    """Pairs of runs with similar receptive fields, ordered by size; no run is used twice.
 
-    Where there is a choice, fields more than a factor `FARTHEST` apart are not paired; among equal
-    ones the same layer and then the same units are preferred. Ordered by size.
+    Greedy: the pair with the smallest log ratio of sizes is taken first; among equal ratios the
+    same layer, then the same units are preferred. Fields that differ by more than `FARTHEST` are
+    paired only where there is a single run on both sides.
     """
 
     def distance(i: int, j: int) -> tuple[float, bool, bool, int, int]:
-        one, other = a[i].record, b[j].record
         ratio = round(abs(math.log(a[i].size / b[j].size)), 9)
-        differ = [one.get(key) != other.get(key) for key in ("layer", "units")]
+        differ = [a[i].record.get(key) != b[j].record.get(key) for key in ("layer", "units")]
         return ratio, differ[0], differ[1], i, j
 
     limit = math.inf if len(a) == len(b) == 1 else math.log(FARTHEST) + 1e-9
@@ -38,12 +38,12 @@ def pair_runs(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 
 def check_pair(a: Run, b: Run) -> None:
-    """Raises `InputError` for runs that were made or measured differently."""
+    """Raises `InputError` for runs that were made or measured with different settings."""
     made = [(key, a.record[key], b.record[key]) for key in SAME if a.record[key] != b.record[key]]
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     if made:
-        raise _different(a, b, made, "Make one of them again as the other was made: "
+        raise _different(a, b, made, "Repeat a run with the settings of the other: "
                          "contrast=, n=, objective.diversity=, objective.distance=, "
                          "objective.fraction=, objective.front=.")  # fmt: skip
     common = [name for name in a.measures if name in b.measures]
@@ -52,16 +52,16 @@ def check_pair(a: Run, b: Run) -> None:
             f"{a.path} has {', '.join(a.measures)} and {b.path} has {', '.join(b.measures)}: no "
             "measure in common. Run `diversevis analyze FOLDER` on one for the other's measures."
         )
-    one, other = ({name: run.measures[name] for name in common} for run in (a, b))
-    measured = list(_differences(one, other, "measures"))
+    measures_a, measures_b = ({name: run.measures[name] for name in common} for run in (a, b))
+    measured = list(_differences(measures_a, measures_b, "measures"))
     if measured:
         raise _different(a, b, measured, "Run `diversevis analyze FOLDER` on one of them again "
                          "with the settings of the other.")  # fmt: skip
 
 
-def _different(a: Run, b: Run, found: Sequence[tuple[str, Any, Any]], way: str) -> InputError:
-    said = "; ".join(f"{key} is {one} in A and {other} in B" for key, one, other in found)
-    return InputError(f"{a.path} (A) and {b.path} (B) cannot be compared: {said}. {way}")
+def _different(a: Run, b: Run, rows: Sequence[tuple[str, Any, Any]], advice: str) -> InputError:
+    listed = "; ".join(f"{key} is {in_a} in A and {in_b} in B" for key, in_a, in_b in rows)
+    return InputError(f"{a.path} (A) and {b.path} (B) cannot be compared: {listed}. {advice}")
 
 
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

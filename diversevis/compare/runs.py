@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.runs.folder import RunFolder
+from diversevis.runs.find import THREADS, find_folders
+from diversevis.runs.read import Damaged, read_json, read_record
+from diversevis.runs.versions import version_of
 
-SAME = "n", "diversity", "distance", "fraction", "front"  # of run.json: what a pair must share
+# Entries of run.json in which two runs must agree to be compared
+SAME = "n", "diversity", "distance", "fraction", "front"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is compared of a run folder: run.json, and of metrics.json measures and units."""
+    """A finished, analyzed run: its run.json, and `measures` and `units` of its metrics.json."""
 
     path: Path
     record: Mapping[str, Any]
@@ -30,21 +33,22 @@ class Run:
 
     @property
     def size(self) -> float:
-        """Side of the receptive field, pixels: the geometric mean of both sides."""
+        """Side of the receptive field, pixels: the geometric mean of height and width."""
         height, width = self.record["receptive_field"]["size"]
         return math.sqrt(height * width)
 
     @property
     def contrast(self) -> float:
-        """RMS contrast of every image, grey levels."""
+        """RMS contrast of every image, grey levels: the norm over the root of its 3 h w values."""
         return float(self.record["norm"]) / (math.sqrt(3) * self.size)
 
     def summary(self) -> dict[str, Any]:
-        kept = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "fraction",
+        """What comparison.json says about the run."""
+        keys = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "fraction",
                 "front", "seed", "config_hash", "weights")  # fmt: skip
         return {
             "folder": str(self.path),
-            **{key: self.record.get(key) for key in kept},
+            **{key: self.record.get(key) for key in keys},
             "receptive_field": list(self.record["receptive_field"]["size"]),
             "contrast": self.contrast,
             "units": [unit["unit"] for unit in self.units],
@@ -53,19 +57,23 @@ class Run:
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """Runs at or below `folder`, of each work the latest that can be used; and what was not.
+    """The runs at or below `folder`, by size of the receptive field, and notes on those left out.
 
-    Raises `InputError` where there is none.
+    Of the versions of a work it is the newest that can be used. Raises `InputError` where there is
+    none.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Name a run folder, or a folder above several.")
-    alone = (folder / "run.json").is_file()
-    paths = [folder] if alone else sorted(path.parent for path in folder.rglob("run.json"))
+    paths, notes = [folder], []
+    if not (folder / "run.json").is_file():
+        with ThreadPoolExecutor(THREADS) as pool:
+            folders, closed = find_folders([folder], pool)
+        paths = [Path(run.name) for run in folders]
+        notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
     works: dict[Path, list[Path]] = {}
-    for path in sorted(paths, key=version_of, reverse=True):
+    for path in sorted(sorted(paths), key=lambda path: version_of(path) or 0, reverse=True):
         works.setdefault(path.parent if version_of(path) else path, []).append(path)
     runs: list[Run] = []
-    notes: list[str] = []
     for versions in works.values():
         for path in versions:
             try:
@@ -76,7 +84,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
     if not paths:
         raise InputError(
             f"{folder} holds no run (no run.json, at any depth). Name a folder that "
-            "`diversevis run` printed, or a folder above several."
+            f"`diversevis run` printed, or a folder above several. {' '.join(notes)}".strip()
         )
     if not runs:
         raise InputError(f"{folder} holds no run that can be compared. {' '.join(notes)}")
@@ -84,35 +92,24 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def read_run(path: Path) -> Run:
-    """The run in a folder; raises `InputError` where it is unfinished, corrupt or not analyzed."""
+    """The run in a folder; raises `InputError` where it is unfinished, damaged or not analyzed."""
     try:
-        folder = RunFolder(path)
-        record = folder.read_record()
+        record, _ = read_record(path)
         if record["status"] != "finished":
-            raise InputError(f"{path} is {record['status']}, not finished: left aside.")
-        record = {
-            "fraction": None,
-            "front": None,
-        } | record  # runs of before it could be set do not say it
-        measures = folder.read_measures()
-        if not measures:
+            raise InputError(f"{path} is {record['status']}, not finished: left out.")
+        metrics, _ = read_json(path, "metrics.json")
+        if not metrics["measures"]:
             raise InputError(
                 f"{path} has no measures: run `diversevis analyze {path}` first, then compare."
             )
-        run = Run(path=path, record=record, measures=measures, units=folder.read_metrics())
+        run = Run(path=path, record=record, measures=metrics["measures"], units=metrics["units"])
         run.summary()
         if not all(0 < value < math.inf for value in (run.size, run.contrast)):
             raise ValueError("receptive field or norm is not above 0")
         _ = [record[key] for key in SAME], [unit.items() for unit in run.units]
-    except OSError as error:
-        raise InputError(f"{error.filename or path} cannot be read ({error.strerror}).") from error
+    except Damaged as reason:
+        raise InputError(f"{path} is corrupt ({reason}): left out.") from reason
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is corrupt ({what}): left aside.") from error
+        raise InputError(f"{path} is corrupt ({what}): left out.") from error
     return run
-
-
-def version_of(path: Path) -> int:
-    """Of a folder v001, 1; of one with another name, 0."""
-    found = re.fullmatch(r"v(\d+)", path.name)
-    return int(found[1]) if found else 0

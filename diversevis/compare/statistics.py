@@ -1,4 +1,4 @@
-"""How far two sets of values differ, and how surely: arrays in, numbers out."""
+"""Size and uncertainty of the difference between two samples: arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import mannwhitneyu
 
-FEWEST = 3  # values on a side; of fewer no interval and no rank test is made
+FEWEST = 3  # values of a sample; with fewer there is no interval and no rank test
 LEVEL = 0.95  # of the intervals
-BLOCK = 4_000_000  # numbers drawn at once: 32 MB
-# Romano et al. 2006: sizes of Cliff's delta, in words
+BLOCK = 4_000_000  # numbers drawn together: 32 MB
+# Upper limits of |Cliff's delta| and their names (Romano et al. 2006)
 EFFECTS = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"), (math.inf, "large"))
 
 
@@ -37,11 +37,12 @@ def difference(
     seed: int,
     shares: bool = False,
 ) -> dict[str, Any]:
-    """How A differs from B; all None, with a reason, where a side has fewer than `FEWEST` values.
+    """How sample A differs from sample B, as a dictionary.
 
     difference_median, difference_mean  A minus B: value, low, high (95 % bootstrap interval)
-    cliffs_delta, effect                effect size, and in words
+    cliffs_delta, effect                effect size, and its name
     p                                   of the rank test
+    reason                              why all of these are None: fewer than `FEWEST` values
 
     With `shares`, values are 0 or 1: the mean's interval is `share_interval`, the median's is None.
     """
@@ -72,27 +73,27 @@ def difference(
 def bootstrap(
     a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"], *, resamples: int, seed: int
 ) -> Float[np.ndarray, "2 resample"]:
-    """Differences of medians and of means (A minus B) of resampled units, both sides on their own.
+    """Differences of medians and of means (A minus B); A and B are resampled independently.
 
-    Percentiles of them are the interval (Efron & Tibshirani 1993, chapter 13).
+    Their percentiles are the interval (Efron & Tibshirani 1993, chapter 13).
     """
     generator = np.random.default_rng(seed)
-    found = np.empty((2, resamples))
-    at_once = max(1, BLOCK // max(len(a), len(b)))
-    for start in range(0, resamples, at_once):
-        part = slice(start, min(start + at_once, resamples))
+    differences = np.empty((2, resamples))
+    step = max(1, BLOCK // max(len(a), len(b)))
+    for start in range(0, resamples, step):
+        part = slice(start, min(start + step, resamples))
         count = part.stop - part.start
-        one, other = (v[generator.integers(len(v), size=(count, len(v)))] for v in (a, b))
-        found[0, part] = np.median(one, axis=1) - np.median(other, axis=1)
-        found[1, part] = one.mean(axis=1) - other.mean(axis=1)
-    return found
+        draws_a, draws_b = (v[generator.integers(len(v), size=(count, len(v)))] for v in (a, b))
+        differences[0, part] = np.median(draws_a, axis=1) - np.median(draws_b, axis=1)
+        differences[1, part] = draws_a.mean(axis=1) - draws_b.mean(axis=1)
+    return differences
 
 
 def share_interval(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> tuple[float, float]:
     """Interval of the difference of two shares; `a` and `b` are 0 or 1 (Newcombe 1998, method 10).
 
-    Where a side is all 0 or all 1, resampling it gives the same again, and a bootstrap interval as
-    if that share were known.
+    Not a bootstrap: a sample of only 0 or only 1 would be resampled as itself, as if its share were
+    known exactly.
     """
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     ends = []
@@ -108,7 +109,7 @@ def share_interval(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> tu
 
 
 def cliffs_delta(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
-    """Share of pairs with A above B, minus share with A below B: -1 to 1 (Cliff 1993)."""
+    """Share of pairs with A above B, minus share with A below B, from -1 to 1 (Cliff 1993)."""
     ordered = np.sort(b)
     above = np.searchsorted(ordered, a, side="left").sum()
     below = (len(b) - np.searchsorted(ordered, a, side="right")).sum()
@@ -116,7 +117,7 @@ def cliffs_delta(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> floa
 
 
 def effect_in_words(delta: float) -> str:
-    """`A higher, large`: direction and size of Cliff's delta (Romano et al. 2006)."""
+    """Direction and size of Cliff's delta in words: `A higher, large`."""
     if delta == 0:
         return "neither higher"
     size = next(word for limit, word in EFFECTS if abs(delta) < limit)
@@ -124,7 +125,7 @@ def effect_in_words(delta: float) -> str:
 
 
 def rank_test(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
-    """Two-sided p of the Mann-Whitney U test; exact for few values without ties."""
+    """Two-sided p of the Mann-Whitney U test; exact for small samples without ties."""
     if a.min() == a.max() == b.min() == b.max():
         return 1.0  # every order of the units is as extreme; the normal approximation is 0/0
     return float(mannwhitneyu(a, b, alternative="two-sided").pvalue)
@@ -132,12 +133,12 @@ def rank_test(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p values (1979); None stays None and does not count as a test."""
-    order = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    order = sorted((value, index) for index, value in enumerate(p) if value is not None)
     adjusted: list[float | None] = [None] * len(p)
     highest = 0.0
-    for rank, (value, place) in enumerate(order):
+    for rank, (value, index) in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * value))
-        adjusted[place] = highest
+        adjusted[index] = highest
     return adjusted
 
 

@@ -19,8 +19,9 @@ from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs.folder import RunFolder
+from diversevis.runs.holder import holder_of
 from diversevis.runs.identity import fixed_paths, is_optimized, new_version
-from diversevis.runs.lease import Claim, Watch, holder_of
+from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.record import accounted, logged_to, make_record
 
 

@@ -39,7 +39,8 @@ from diversevis.runs import provenance
 from diversevis.runs.checkpoints import Checkpoints
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import Work, fixed_paths, is_optimized, measuring, open_work, science
-from diversevis.runs.lease import Claim, Watch, job_id, restarts
+from diversevis.runs.lease import Claim, Watch
+from diversevis.runs.process import job_id, restarts
 from diversevis.runs.record import accounted, make_record
 
 LOG = logging.getLogger("diversevis")

@@ -1,7 +1,8 @@
-"""What a run keeps while it is at work, so that another process can go on from there.
+"""Checkpoints of a run, from which another process can continue.
 
-Every batch of units has a state, written every so often, until it is done; then its results are
-kept instead, until the run has written them all. Each is one file, there whole or not at all.
+While a batch of units is optimized, its state is written now and then. Once it is done, its results
+replace the state until the run has written the results of all units. Both are single files,
+written completely or not at all.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim
 
 LOG = logging.getLogger("diversevis")
-SHARE = 0.05  # of the time, at most, goes into writing states
+SHARE = 0.05  # of the time may go into writing states, whatever interval was asked for
 
 
 @runtime_checkable
 class Companion(Protocol):
-    """Something beside the optimization that goes on with it, such as a film."""
+    """Something whose state belongs to the optimization's, such as the frames of a film."""
 
     def state(self) -> State: ...
 
@@ -37,12 +38,12 @@ class Companion(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """Those of one part of a run: of its images, or of a further seed's.
+    """The checkpoints of one part of a run: of its images, or of those of a further seed.
 
-    work     hash of what is computed: nothing else is gone on from
-    seconds  between two states of a batch; None: none are written
-    device   where states are brought back to
-    claim    this process's on the folder; None in processes that work for it
+    work     hash of what is computed; checkpoints of another work are deleted
+    seconds  between two states of a batch; None: no states are written
+    device   on which states are restored
+    claim    this process's claim on the folder; None in worker processes
     """
 
     folder: RunFolder
@@ -53,31 +54,32 @@ class Checkpoints:
     claim: Claim | None
 
     def keeper(self, rows: Sequence[int], companion: Companion) -> Keeper:
-        """Of the batch with the units at `rows`."""
+        """The keeper of the batch with the units at `rows`, restored if it has a state."""
         return Keeper(self, rows, companion)
 
     def begun(self, rows: Sequence[int]) -> list[list[int]]:
-        """Batches among `rows` that have a state."""
+        """The batches among `rows` that have a state, as lists of rows."""
         return self._batches("state", rows)
 
     def done(self, rows: Sequence[int]) -> list[State]:
-        """Results of the batches among `rows` that are done."""
-        found = [self._read("done", own) for own in self._batches("done", rows)]
-        return [state for state in found if state is not None]
+        """The results of the batches among `rows` that are done."""
+        batches = self._batches("done", rows)
+        files = [self.read("done", batch, torch.device("cpu")) for batch in batches]
+        return [State(file[0], file[1]["results"]) for file in files if file is not None]
 
     def write_done(self, rows: Sequence[int], results: State) -> None:
-        """In place of the batch's state."""
+        """Keep the results of a batch in place of its state."""
         if self.claim is not None:
             self.claim.confirm()
         try:
             self.write("done", rows, results.tensors, {"results": results.facts})
         except OSError as error:
-            LOG.warning("a batch that is done could not be kept: %s", error)
+            LOG.warning("the results of a batch could not be kept: %s", error)
         else:
             self.discard(rows)
 
     def discard(self, rows: Sequence[int]) -> None:
-        """The batch's state."""
+        """Delete the state of a batch."""
         self.folder.remove_checkpoint(self._name("state", rows))
 
     def write(
@@ -86,27 +88,28 @@ class Checkpoints:
         common = {"work": self.work, "program": __version__, "rows": list(rows)}
         self.folder.write_checkpoint(self._name(kind, rows), tensors, common | facts)
 
-    def read_state(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.folder.read_checkpoint(self._name("state", rows), self.device)
-
-    def _read(self, kind: str, rows: Sequence[int]) -> State | None:
-        found = self.folder.read_checkpoint(self._name(kind, rows), torch.device("cpu"))
-        return None if found is None else State(found[0], found[1]["results"])
+    def read(
+        self, kind: str, rows: Sequence[int], device: torch.device
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.folder.read_checkpoint(self._name(kind, rows), device)
 
     def _batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
-        """Rows of the batches of this kind, without one twice, where they are this very work's."""
-        wanted, found = set(rows), []
+        """Batches of this kind that hold only rows among `rows`, no row twice.
+
+        Deletes checkpoints of another work or program version, and damaged files.
+        """
+        wanted, batches = set(rows), []
         for name in self.folder.checkpoints():
             if not name.startswith(f"{self.part}-{kind}-"):
                 continue
-            facts = self.folder.checkpoint_facts(name)
-            if facts is None or (facts["work"], facts["program"]) != (self.work, __version__):
-                LOG.warning("the checkpoint %s is another program's, or damaged: left out", name)
+            _, facts = self.folder.read_checkpoint(name, None) or ({}, {})
+            if (facts.get("work"), facts.get("program")) != (self.work, __version__):
+                LOG.warning("checkpoint %s is damaged or of another program: deleted", name)
                 self.folder.remove_checkpoint(name)
             elif wanted.issuperset(facts["rows"]):
-                found.append(facts["rows"])
+                batches.append(facts["rows"])
                 wanted.difference_update(facts["rows"])
-        return sorted(found)
+        return sorted(batches)
 
     def _name(self, kind: str, rows: Sequence[int]) -> str:
         digest = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:12]
@@ -114,15 +117,15 @@ class Checkpoints:
 
 
 class Keeper:
-    """Keeps one batch of units between any two steps, phase by phase."""
+    """Writes and restores the state of a batch of units, in the phases `search` and `diverse`."""
 
     def __init__(self, checkpoints: Checkpoints, rows: Sequence[int], companion: Companion) -> None:
         self._checkpoints, self._rows, self._companion = checkpoints, list(rows), companion
         self._remembered: dict[str, Tensor] = {}
         self._phase, self._loop, before = "", None, 0.0
-        kept = checkpoints.read_state(rows)
-        if kept is not None:
-            tensors, facts = kept
+        file = checkpoints.read("state", rows, checkpoints.device)
+        if file is not None:
+            tensors, facts = file
             self._phase, before = facts["phase"], facts["seconds"]
             self._loop = State(_under("loop", tensors), facts["loop"])
             self._remembered = _under("kept", tensors)
@@ -132,29 +135,32 @@ class Keeper:
         self._written, self._cost = time.monotonic(), 0.0
 
     def recall(self) -> dict[str, Tensor] | None:
-        """What was remembered, if anything was."""
+        """The results of the phase before, None where it has not ended."""
         return self._remembered or None
 
     def remember(self, tensors: dict[str, Tensor]) -> None:
-        """Results of a phase that is over."""
+        """Keep the results of a phase that has ended, for the next phase."""
         self._remembered = dict(tensors)
 
     def of(self, phase: str) -> Keep:
-        """Keeps the loop of this phase."""
+        """What the loop of this phase calls between steps."""
         return _Phase(self, phase)
 
     @property
     def seconds(self) -> float:
-        """That this batch has taken so far, those of earlier processes among them."""
+        """Time spent on this batch so far, that of earlier processes included."""
         return time.monotonic() - self._began
 
     def restore(self, phase: str) -> State | None:
         return self._loop if phase == self._phase else None
 
     def step(self, phase: str, step: int, snapshot: Callable[[], State]) -> None:
-        """Between two steps: a sign, a state where it is time, and a way out where one is asked."""
+        """Between two steps: report progress, write a state when due, end if asked to.
+
+        Raises `FolderLost`, and `Stopped` or `KeyboardInterrupt` after a last state.
+        """
         checkpoints, asked = self._checkpoints, signals.asked() or signals.interrupted()
-        self._loop = None  # its memory is not needed twice
+        self._loop = None  # the loop has its own copy: free the memory
         if (claim := checkpoints.claim) is not None:
             claim.check()
             claim.progress = claim.progress | {"phase": phase, "step": step}
@@ -170,17 +176,16 @@ class Keeper:
         began = time.monotonic()
         if (claim := self._checkpoints.claim) is not None:
             claim.confirm()
-        beside = self._companion.state()
-        parts = {"loop": loop.tensors, "kept": self._remembered, "companion": beside.tensors}
+        companion = self._companion.state()
+        parts = {"loop": loop.tensors, "kept": self._remembered, "companion": companion.tensors}
         tensors = {
-            f"{part}.{name}": value for part, own in parts.items() for name, value in own.items()
+            f"{part}.{name}": tensor for part in parts for name, tensor in parts[part].items()
         }
-        facts = {
-            "phase": phase, "seconds": self.seconds, "loop": loop.facts, "companion": beside.facts,
-        }  # fmt: skip
+        facts = {"phase": phase, "seconds": self.seconds,
+                 "loop": loop.facts, "companion": companion.facts}  # fmt: skip
         try:
             self._checkpoints.write("state", self._rows, tensors, facts)
-        except OSError as error:  # the run may yet end well, and fails by itself if it cannot
+        except OSError as error:  # a full disk: the run itself may still succeed
             LOG.warning("no checkpoint at step %d: %s", loop.facts["step"], error)
         self._written = time.monotonic()
         self._cost = self._written - began
@@ -199,6 +204,7 @@ class _Phase:
 
 
 def _under(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with `part`, without it."""
-    names = [name for name in tensors if name.startswith(f"{part}.")]
-    return {name.removeprefix(f"{part}."): tensors[name] for name in names}
+    """The tensors whose names begin with `part.`, by the rest of their names."""
+    start = f"{part}."
+    names = [name for name in tensors if name.startswith(start)]
+    return {name.removeprefix(start): tensors[name] for name in names}

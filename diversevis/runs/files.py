@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, *, new_parents: bool = True) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its place only once it is whole and on disk.
+    """A temporary path beside `path` to write to, which replaces `path` once it is safely on disk.
 
-    new_parents  make the folders above where they are missing
+    new_parents  make missing folders above it
     """
     if new_parents:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def replacing(path: Path, *, new_parents: bool = True) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        if error.errno is not None and error.filename is None:  # a full disk does not say where
+        if error.errno is not None and error.filename is None:  # a full disk: no path is given
             error.filename = str(path)
         raise
     finally:

@@ -1,40 +1,45 @@
 """The run folders below a root, and what their records say.
 
-Made for tens of thousands of folders on a network's disk: a folder is listed once, a record opened
-once, and several at a time, since there it is the waiting that takes long.
+Made for tens of thousands of folders on a network disk, where most of the time goes into waiting:
+a folder is listed once, a file is opened once, and several threads wait at the same time.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from diversevis.runs.integrity import flaw_of
-from diversevis.runs.versions import SWEEPS
+from diversevis.runs.read import Damaged, Missing, read_record
+from diversevis.runs.versions import SWEEPS, version_of
 
-AT_ONCE = 8  # threads that ask at the same time
-MOST_AT_ONCE = 64  # folders that one of them is given: handing them over takes time, too
-WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # and no runs in them
-KINDS = {"status": str, "model": str, "layer": str, "units": list}  # what a record must have
-STATUSES = "running", "finished", "interrupted", "failed"
+THREADS = 8
+ITEMS_PER_THREAD = 64  # handed over together: handing over takes as long as a small file
+WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # these hold no further runs
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class Folder(NamedTuple):
+    """A folder: its real path, and its name as seen from where the search began."""
+
+    path: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder, or a folder that cannot be listed.
 
-    record   None where it cannot be used; of a finished run without its config and versions, for
-             there may be very many
-    reason   why it cannot, or why what a finished run made cannot
+    record   None where it cannot be used; that of a finished run is without its config and
+             versions, to save memory where there are many
+    reason   why the record, or the results of a finished run, cannot be used
     changed  when the record was last written, seconds since the epoch
     """
 
@@ -45,14 +50,14 @@ class Run:
 
     @property
     def hash(self) -> str | None:
-        found = self.record.get("config_hash") if self.record else None
-        return found if isinstance(found, str) else None
+        value = self.record.get("config_hash") if self.record else None
+        return value if isinstance(value, str) else None
 
     @property
     def version(self) -> int:
-        """Its number; -1 for a folder that was named by hand."""
-        match = re.fullmatch(r"v(\d{3,})", self.folder.name)
-        return int(match[1]) if match else -1
+        """The number of the version; -1 for a folder that was named by hand."""
+        number = version_of(self.folder)
+        return -1 if number is None else number
 
 
 class _Listing(NamedTuple):
@@ -62,118 +67,117 @@ class _Listing(NamedTuple):
 
 
 def find_runs(starts: Iterable[Path]) -> list[Run]:
-    """Every run with images of its own at or below `starts`, and folders that are closed to us.
+    """Every run that makes images at or below `starts`, and every folder that cannot be listed.
 
-    Left out are folders of `analyze` without a run. Links to folders are followed once all else is
-    known: never to a folder that was seen already, so that loops end and every run is there once.
+    Folders that `analyze` made without a run, and that are deleted meanwhile, are left out.
     """
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        folders, closed = _walk([str(start) for start in starts], pool)
-        read = _ask(read_run, list(map(Path, folders)), pool)
-    runs = [run for run in read if run is not None and not _without_images(run)]
-    return runs + closed
+    with ThreadPoolExecutor(THREADS) as pool:
+        folders, closed = find_folders(starts, pool)
+        paths = [Path(folder.name) for folder in folders]
+        runs = [run for run in in_threads(read_run, paths, pool) if isinstance(run, Run)]
+    return [run for run in runs if run.record is None or run.record["n"] is not None] + [
+        Run(folder=Path(folder.name), record=None, reason=str(reason), changed=0.0)
+        for folder, reason in closed
+        if os.path.lexists(folder.path)
+    ]
 
 
 def newest(runs: Iterable[Run]) -> list[Run]:
-    """Of several versions of the same work in one folder, the newest; damaged ones all stay."""
-    found: dict[Any, Run] = {}
+    """The newest version of every work in every folder; damaged runs are all returned."""
+    latest: dict[Any, Run] = {}
     for run in sorted(runs, key=lambda run: run.version):
-        found[(run.folder.parent, run.hash) if run.hash else run.folder] = run
-    return list(found.values())
+        latest[(run.folder.parent, run.hash) if run.hash else run.folder] = run
+    return list(latest.values())
 
 
 def read_run(folder: Path) -> Run | None:
-    """None where there is no record: it has just been deleted."""
-    changed = 0.0
+    """The run in `folder`; None where there is no record: it has just been deleted."""
     try:
-        with (folder / "run.json").open("rb") as file:
-            changed = os.fstat(file.fileno()).st_mtime
-            record = json.loads(file.read())
-    except FileNotFoundError:
+        record, changed = read_record(folder)
+    except Missing:
         return None
-    except OSError as error:
-        reason: str | None = f"run.json cannot be read ({error.strerror})"
-    except (ValueError, RecursionError) as error:
-        reason = f"run.json is damaged ({error})"
-    else:
-        reason = _flaw(record)
-    if reason is not None:
-        record = None
-    elif record["status"] == "finished" and record["n"] is not None and (flaw := flaw_of(folder)):
-        reason = flaw
-    elif record["status"] == "finished":
+    except Damaged as reason:
+        return Run(folder=folder, record=None, reason=str(reason), changed=0.0)
+    reason = None
+    if record["status"] == "finished":
+        reason = flaw_of(folder) if record["n"] is not None else None
         record = {name: value for name, value in record.items() if not isinstance(value, dict)}
     return Run(folder=folder, record=record, reason=reason, changed=changed)
 
 
-def _flaw(record: Any) -> str | None:
-    """Why this is no record of a run."""
-    if not isinstance(record, dict):
-        return "run.json holds no record"
-    for name in (*KINDS, "n"):
-        if name not in record:
-            return f"run.json does not say {name}"
-    for name, kind in KINDS.items():
-        if not isinstance(record[name], kind):
-            return f"run.json: {name} is {record[name]!r:.40}"
-    if record["status"] not in STATUSES:
-        return f"run.json: status is {record['status']!r:.40}"
-    if not all(type(unit) is int for unit in record["units"]):
-        return "run.json: units are no numbers"
-    return None
+def find_folders(
+    starts: Iterable[Path], pool: Executor
+) -> tuple[list[Folder], list[tuple[Folder, Damaged]]]:
+    """Every folder with a run.json at or below `starts`, and the folders that cannot be listed.
 
-
-def _without_images(run: Run) -> bool:
-    return run.record is not None and run.record["n"] is None
-
-
-def _walk(starts: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], list[Run]]:
-    """Run folders, and closed ones; each by its first name."""
-    roots = [os.path.realpath(start) for start in starts]
-    level, seen = dict(zip(roots, starts, strict=True)), set(roots)  # real path -> name
-    runs: list[str] = []
-    closed: list[Run] = []
-    links: list[str] = []
+    Links to folders are followed after everything else: never to a folder that was seen already,
+    nor to one above `starts`, so that loops end and every run is found once.
+    """
+    level = {os.path.realpath(start): str(start) for start in starts}  # real path -> name
+    roots, seen = list(level), set(level)
+    runs: list[Folder] = []
+    closed: list[tuple[Folder, Damaged]] = []
+    links: list[Folder] = []
     while level:
         below: dict[str, str] = {}
-        answers = _ask(_list, list(level.values()), pool)
-        for (path, name), listing in zip(level.items(), answers, strict=True):
-            if isinstance(listing, Run):
-                closed.append(listing)
+        folders = [Folder(*item) for item in level.items()]
+        for folder, listing in zip(folders, in_threads(_list, folders, pool), strict=True):
+            if isinstance(listing, Damaged):
+                closed.append((folder, listing))
                 continue
-            runs += [name] if listing.is_run else []
-            below |= {f"{path}/{one}": f"{name}/{one}" for one in listing.folders}
-            links += [f"{name}/{one}" for one in listing.links]
-        if not below:
-            below = {os.path.realpath(link): link for link in links}
-            below = {path: name for path, name in below.items() if not _is_above(path, roots)}
-            links = []
+            if listing.is_run:
+                runs.append(folder)
+            below |= (_inside(folder, name) for name in listing.folders)
+            links += (_inside(folder, name) for name in listing.links)
         level = {path: name for path, name in below.items() if path not in seen}
+        if not level:
+            for path, name in links:
+                target = os.path.realpath(path)
+                if target not in seen and not _is_above(target, roots):
+                    level.setdefault(target, name)
+            links = []
         seen.update(level)
     return runs, closed
 
 
-def _ask(
-    ask: Callable[[Item], Answer], items: Sequence[Item], pool: ThreadPoolExecutor
-) -> list[Answer]:
-    """The answers for all items, several at a time; each thread gets some at once."""
-    size = max(1, min(len(items) // (4 * AT_ONCE), MOST_AT_ONCE))
-    parts = [items[first : first + size] for first in range(0, len(items), size)]
-    answers = pool.map(lambda part: [ask(item) for item in part], parts)
-    return [answer for part in answers for answer in part]
+def in_threads(
+    ask: Callable[[Item], Answer],
+    items: Sequence[Item],
+    pool: Executor,
+    most: int = ITEMS_PER_THREAD,
+) -> Iterator[Answer | Damaged]:
+    """The answers in the order of the items, or the `Damaged` that was raised.
+
+    most  items that a thread is given together; a few such parts are answered ahead, and no more,
+          since answers may be large
+    """
+
+    def ask_all(part: Sequence[Item]) -> list[Answer | Damaged]:
+        answers: list[Answer | Damaged] = []
+        for item in part:
+            try:
+                answers.append(ask(item))
+            except Damaged as reason:
+                answers.append(reason)
+        return answers
+
+    size = max(1, min(len(items) // (4 * THREADS), most))
+    waiting: deque[Future[list[Answer | Damaged]]] = deque()
+    for first in range(0, len(items), size):
+        waiting.append(pool.submit(ask_all, items[first : first + size]))
+        if len(waiting) > 2 * THREADS:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
 
 
-def _is_above(path: str, roots: Iterable[str]) -> bool:
-    return any(f"{root}/".startswith(f"{path}/") for root in roots)
-
-
-def _list(folder: str) -> _Listing | Run:
-    """What lies in a folder; the disk is asked for the list alone, not about its entries."""
+def _list(folder: Folder) -> _Listing:
+    """What is in a folder. The disk is asked for the list only, not about every entry."""
     is_run = False
     folders: list[str] = []
     links: list[str] = []
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder.path) as entries:
             for entry in entries:
                 if entry.name == "run.json":
                     is_run = True
@@ -183,14 +187,19 @@ def _list(folder: str) -> _Listing | Run:
                     folders.append(entry.name)
                 elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                     links.append(entry.name)
-    except FileNotFoundError:  # deleted meanwhile
-        return _Listing(False, [], [])
     except OSError as error:
-        reason = f"the folder cannot be listed ({error.strerror})"
-        return Run(folder=Path(folder), record=None, reason=reason, changed=0.0)
+        raise Damaged(f"the folder cannot be listed ({error.strerror})") from error
     skipped = WITHIN_A_RUN if is_run else frozenset()
     return _Listing(
         is_run,
         sorted(name for name in folders if name not in skipped),
         sorted(name for name in links if name not in skipped),
     )
+
+
+def _inside(folder: Folder, name: str) -> Folder:
+    return Folder(f"{folder.path.rstrip('/')}/{name}", f"{folder.name.rstrip('/')}/{name}")
+
+
+def _is_above(path: str, roots: Iterable[str]) -> bool:
+    return any(f"{root}/".startswith(f"{path}/") for root in roots)

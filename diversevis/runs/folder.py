@@ -1,4 +1,6 @@
-"""The run folder: the only owner of its file names. Files are written beside, then renamed.
+"""The run folder. Only this module knows the names of its files.
+
+Every file is written under a temporary name and then renamed, so that no reader sees half a file.
 
 outputs/<model>/<layer>/<units>/v001/
     run.json             status, command, hashes, versions, timing
@@ -11,7 +13,7 @@ outputs/<model>/<layer>/<units>/v001/
     analysis/phase.safetensors, analysis/phase_unit0012.png, analysis/phase.png ...
     front.csv, front.safetensors, front_unit0012.png
     run.log, .hydra/
-    checkpoint/, .claim-0001   while it is at work, and until it is finished
+    checkpoint/, .claim-0001   until the run is finished
 """
 
 from __future__ import annotations
@@ -43,47 +45,57 @@ LOG = logging.getLogger("diversevis")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One version of one piece of work, on disk."""
+    """A version of a work, on disk."""
 
     path: Path
 
-    # -- text ---------------------------------------------------------------------------------
+    # -- records --------------------------------------------------------------------------------
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """`run.json`, whole."""
         self._write("run.json", _json(record))
 
     def read_record(self) -> dict[str, Any]:
-        return json.loads((self.path / "run.json").read_text())
+        return self._read_json("run.json")
 
     def update_record(self, **changes: Any) -> None:
-        """`run.json` with some entries changed.
+        """Change some entries of `run.json`.
 
         Its status is `running`, `finished`, `interrupted` or `failed`.
         """
         self.write_record(self.read_record() | changes)
 
     def mark_failed(self) -> None:
-        """The status alone, in place: on a full disk not even a small new file may fit."""
+        """Set the status in place: on a full disk there is no room even for a small new file."""
         path = self.path / "run.json"
         content = path.read_bytes()
         marked = content.replace(b'"status": "running"', b'"status": "failed" ', 1)
-        with path.open("rb+") as file:  # of the same length: no room is needed
+        with path.open("rb+") as file:  # of the same length: no more room is needed
             file.write(marked)
 
     def write_config(self, text: str) -> None:
         self._write("config.yaml", text.encode())
 
+    def write_extra(self, name: str, text: str) -> None:
+        """Write a file whose name others define (Hydra's records)."""
+        self._write(name, text.encode())
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "run.log"
+
+    # -- numbers --------------------------------------------------------------------------------
+
     def write_metrics(self, units: Sequence[Mapping[str, Any]]) -> None:
-        """`metrics.json`: numbers of every unit."""
+        """Write `metrics.json` anew: the numbers of every unit, and no measures yet."""
         self._write("metrics.json", _json({"measures": {}, "units": list(units)}))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return self._metrics()["units"]
+        """The numbers of every unit."""
+        return self._read_json("metrics.json")["units"]
 
     def read_measures(self) -> dict[str, dict[str, Any]]:
-        """What was measured, and with which settings."""
-        return self._metrics().get("measures", {})
+        """The measures taken so far, with their settings."""
+        return self._read_json("metrics.json")["measures"]
 
     def write_measure(
         self,
@@ -92,32 +104,25 @@ class RunFolder:
         numbers: Sequence[Mapping[str, Any] | None],
         arrays: Mapping[str, Tensor],
     ) -> None:
-        """One measure of every unit, in place of an earlier one: its arrays, then its numbers.
+        """Write a measure of all units in place of an earlier one: its arrays, then its numbers.
 
         numbers  in the order of the units in `metrics.json`
         """
+        file = f"analysis/{name}.safetensors"
         if arrays:
-            content = save({k: v.contiguous() for k, v in arrays.items()})
-            self._write(f"analysis/{name}.safetensors", content)
+            self._write_tensors(file, arrays)
         else:
-            (self.path / "analysis" / f"{name}.safetensors").unlink(missing_ok=True)
-        content_before = self._metrics()
-        units = [
-            unit | {name: own} for unit, own in zip(content_before["units"], numbers, strict=True)
-        ]
-        measures = content_before.get("measures", {}) | {name: {"settings": dict(settings)}}
-        self._write("metrics.json", _json({"measures": measures, "units": units}))
+            (self.path / file).unlink(missing_ok=True)
+        content = self._read_json("metrics.json")
+        measures = content["measures"] | {name: {"settings": dict(settings)}}
+        # without `seeds` and `seeds_of`: the spread over seeds was of what was measured before
+        self._write_numbers({"measures": measures, "units": content["units"]}, name, numbers)
         for picture in (self.path / "analysis").glob(f"{name}*.png"):
-            picture.unlink(missing_ok=True)  # of what was measured before
+            picture.unlink(missing_ok=True)  # of the earlier measure
 
     def read_measure(self, name: str) -> dict[str, Tensor]:
-        """Arrays of one measure."""
+        """The arrays of a measure."""
         return load_file(self.path / "analysis" / f"{name}.safetensors")
-
-    def write_measure_picture(self, name: str, unit: int | None, png: bytes) -> None:
-        """Of a unit, or of the layer."""
-        suffix = "" if unit is None else f"_{_unit(unit)}"
-        self._write(f"analysis/{name}{suffix}.png", png)
 
     def write_spread(
         self,
@@ -125,25 +130,21 @@ class RunFolder:
         seeds: Sequence[int],
         names: Sequence[str],
     ) -> None:
-        """Mean and spread over seeds of every index of these measures, into `metrics.json`."""
-        content = self._metrics()
-        found = [one | {"seeds": own} for one, own in zip(content["units"], units, strict=True)]
-        over = {"seeds": list(seeds), "seeds_of": list(names)}
-        self._write("metrics.json", _json(content | over | {"units": found}))
+        """Write mean and spread over seeds of every unit's indices of the measures `names`."""
+        content = self._read_json("metrics.json")
+        content |= {"seeds": list(seeds), "seeds_of": list(names)}
+        self._write_numbers(content, "seeds", units)
 
     def read_spread(self) -> tuple[list[int], list[str]]:
-        """Seeds over which the indices' spread was taken, and of which measures."""
+        """The seeds of the spread, and the measures it was taken of; empty where there is none."""
         try:
-            content = self._metrics()
+            content = self._read_json("metrics.json")
         except (OSError, ValueError):
             return [], []
         return content.get("seeds", []), content.get("seeds_of", [])
 
-    def _metrics(self) -> dict[str, Any]:
-        return json.loads((self.path / "metrics.json").read_text())
-
     def write_trace(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """`trace.csv`: step, unit, then the terms `names`."""
+        """Write `trace.csv`: step, unit, then the terms `names`."""
         self._write_table("trace.csv", ["step", "unit", *names], rows)
 
     def read_trace(self) -> tuple[list[str], list[list[float]]]:
@@ -152,22 +153,7 @@ class RunFolder:
             names, *rows = csv.reader(file)
         return names, [[float(value) for value in row] for row in rows]
 
-    def write_extra(self, name: str, text: str) -> None:
-        """A file that others define (Hydra's own record)."""
-        self._write(name, text.encode())
-
-    def remove_leftovers(self) -> None:
-        """What processes were writing when they were killed."""
-        for place in (self.path, self.path / "analysis", self.path / "checkpoint"):
-            for path in place.glob(".*"):
-                if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
-                    path.unlink(missing_ok=True)
-
-    @property
-    def log_path(self) -> Path:
-        return self.path / "run.log"
-
-    # -- arrays and pictures --------------------------------------------------------------------
+    # -- images and pictures --------------------------------------------------------------------
 
     def write_images(
         self,
@@ -175,9 +161,9 @@ class RunFolder:
         responses: Float[Tensor, "unit image"],
         units: Int[Tensor, " unit"],
     ) -> None:
-        """`images.safetensors`, in grey levels around the network's input mean."""
+        """Write `images.safetensors`; images are in grey levels around the network's input mean."""
         arrays = {"images": images, "responses": responses, "units": units}
-        self._write("images.safetensors", save({k: v.contiguous() for k, v in arrays.items()}))
+        self._write_tensors("images.safetensors", arrays)
 
     def read_images(self) -> dict[str, Tensor]:
         return load_file(self.path / "images.safetensors")
@@ -190,17 +176,14 @@ class RunFolder:
         names: Sequence[str],
         rows: Iterable[Sequence[Any]],
     ) -> None:
-        """The front of response against diversity: `front.safetensors`, and `front.csv` with a row
-        for every unit and weight."""
+        """Write the front of response against diversity: `front.safetensors` with the images, and
+        `front.csv` with a row for every unit and diversity weight."""
         arrays = {"images": images, "weights": weights, "units": units}
-        self._write("front.safetensors", save({k: v.contiguous() for k, v in arrays.items()}))
+        self._write_tensors("front.safetensors", arrays)
         self._write_table("front.csv", names, rows)
 
-    def write_front_figure(self, unit: int, png: bytes) -> None:
-        self._write(f"front_{_unit(unit)}.png", png)
-
     def read_front(self) -> dict[str, Tensor] | None:
-        """Images at every weight; None where no front was traced."""
+        """The images at every weight; None where no front was traced."""
         path = self.path / "front.safetensors"
         return load_file(path) if path.is_file() else None
 
@@ -213,9 +196,77 @@ class RunFolder:
     def write_trace_figure(self, png: bytes) -> None:
         self._write("trace.png", png)
 
+    def write_front_figure(self, unit: int, png: bytes) -> None:
+        self._write(f"front_{_unit(unit)}.png", png)
+
     def write_animation(self, unit: int, kind: str, film: bytes) -> None:
-        """`kind` is the file's ending, `gif` or `mp4`."""
+        """`kind` is the ending of the file's name, `gif` or `mp4`."""
         self._write(f"optimization_{_unit(unit)}.{kind}", film)
+
+    def write_measure_picture(self, name: str, unit: int | None, png: bytes) -> None:
+        """Write the picture of a measure, of a unit or (None) of the layer."""
+        suffix = "" if unit is None else f"_{_unit(unit)}"
+        self._write(f"analysis/{name}{suffix}.png", png)
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def write_checkpoint(
+        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        self._write(self._checkpoint(name), tensor_file.serialize(tensors, facts))
+
+    def read_checkpoint(
+        self, name: str, device: torch.device | None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors, with the strides they had, and facts; None where the file cannot be read.
+
+        device  where the tensors are put; None: no tensors are read
+        """
+        path = self.path / self._checkpoint(name)
+        try:
+            return tensor_file.read(path, device)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            LOG.warning("%s cannot be read (%s): this part starts again", path, error)
+            return None
+
+    def checkpoints(self) -> list[str]:
+        """Names of all checkpoints, in alphabetical order."""
+        paths = (self.path / "checkpoint").glob("*.safetensors")
+        return sorted(path.stem for path in paths if path.name[0] != ".")
+
+    def remove_checkpoint(self, name: str) -> None:
+        (self.path / self._checkpoint(name)).unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        """Delete all, once the results they led to are written."""
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Delete temporary files of processes that were killed while they wrote."""
+        for folder in (self.path, self.path / "analysis", self.path / "checkpoint"):
+            for path in folder.glob(".*"):
+                if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def _checkpoint(self, name: str) -> str:
+        return f"checkpoint/{name}.safetensors"
+
+    def _write_numbers(
+        self, content: Mapping[str, Any], name: str, numbers: Sequence[Mapping[str, Any] | None]
+    ) -> None:
+        """Write `metrics.json` with `name` of every unit set to these numbers."""
+        units = [unit | {name: new} for unit, new in zip(content["units"], numbers, strict=True)]
+        self._write("metrics.json", _json({**content, "units": units}))
+
+    def _read_json(self, file: str) -> dict[str, Any]:
+        return json.loads((self.path / file).read_text())
+
+    def _write_tensors(self, file: str, arrays: Mapping[str, Tensor]) -> None:
+        self._write(file, save({name: array.contiguous() for name, array in arrays.items()}))
 
     def _write_table(self, file: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         text = io.StringIO()
@@ -224,61 +275,20 @@ class RunFolder:
         writer.writerows(rows)
         self._write(file, text.getvalue().encode())
 
-    # -- checkpoints ----------------------------------------------------------------------------
-
-    def write_checkpoint(
-        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-    ) -> None:
-        """`checkpoint/<name>.safetensors`: what a run has come to, to go on from."""
-        self._write(f"checkpoint/{name}.safetensors", tensor_file.content(tensors, facts))
-
-    def read_checkpoint(
-        self, name: str, device: torch.device
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors, laid out in memory as they were, and facts; None where there is none that can be
-        read."""
-        path = self.path / "checkpoint" / f"{name}.safetensors"
+    def _write(self, file: str, content: bytes) -> None:
+        """Raises `FolderLost` where the run folder is gone: somebody deleted it, so it is not made
+        again."""
         try:
-            return tensor_file.read(path, device)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            LOG.warning("%s cannot be read (%s): this part begins anew", path, error)
-            return None
-
-    def checkpoint_facts(self, name: str) -> dict[str, Any] | None:
-        """Without the tensors; None where there are none that can be read."""
-        try:
-            return tensor_file.read_facts(self.path / "checkpoint" / f"{name}.safetensors")
-        except (FileNotFoundError, ValueError):
-            return None
-
-    def checkpoints(self) -> list[str]:
-        """Names, in alphabetical order."""
-        ending = ".safetensors"
-        found = (self.path / "checkpoint").glob(f"*{ending}")
-        return sorted(path.name.removesuffix(ending) for path in found if path.name[0] != ".")
-
-    def remove_checkpoint(self, name: str) -> None:
-        (self.path / "checkpoint" / f"{name}.safetensors").unlink(missing_ok=True)
-
-    def remove_checkpoints(self) -> None:
-        """All of them: what they led to is written."""
-        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Never makes the run folder itself anew: one that is gone was deleted."""
-        try:
-            where = self.path
-            for part in Path(name).parts[:-1]:
-                where /= part
+            folder = self.path
+            for part in Path(file).parts[:-1]:
+                folder /= part
                 with contextlib.suppress(FileExistsError):
-                    where.mkdir()
-            with replacing(self.path / name, new_parents=False) as beside:
+                    folder.mkdir()
+            with replacing(self.path / file, new_parents=False) as beside:
                 beside.write_bytes(content)
         except FileNotFoundError as error:
             raise FolderLost(
-                f"{self.path} was deleted or moved while it was written to; what it had is lost. "
+                f"{self.path} was deleted or moved while it was written to; its results are lost. "
                 "Run the same command to begin again."
             ) from error
 
@@ -292,7 +302,7 @@ def _json(content: Any) -> bytes:
 
 
 def _finite(content: Any) -> Any:
-    """JSON knows no NaN: what is not a number becomes null."""
+    """The content with null in place of numbers that are not finite, which JSON does not know."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):

@@ -1,11 +1,12 @@
-"""The same work is done once: its run folder found or made, and held by one process at a time.
+"""Which work a run is, and its folder: the same work is done once, by one process at a time.
 
-Work is named by the hash of its scientific config (`prepare.science`); which devices, where, and
-which measures are taken afterwards are no part of that.
+A work is identified by the hash of what its images depend on (`science`). The device, the folder
+and the measures that are taken afterwards are no part of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.integrity import flaw_of
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.provenance import rerun_line, sha256_of
+from diversevis.runs.read import Damaged, read_json
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")
@@ -28,17 +30,17 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is wanted.
+    """What is asked for.
 
-    root, where  its versions are in `root/where[0]/where[1]/where[2]`
-    hash         of the scientific config
-    measures     to be taken of it
-    seeds        of which the spread is wanted
-    again        a new version, whatever there is
+    root, where  network, layer and units: versions are in `root/where[0]/where[1]/where[2]`
+    hash         of `science`
+    measures     to be taken
+    seeds        number of seeds for the spread of the measures; 1: no spread
+    again        make a new version even if a finished one exists
     measuring    hash of the measures' settings
-    origin       what asks for it: the sweep's or the cluster job's name
-    restarted    whether it may be the same asking again, as a job does that is started anew: then
-                 it means the version that it made before
+    origin       the sweep or the cluster's job that asks
+    restarted    whether `origin` may have asked before, as a job does that its cluster starts
+                 again: with `again`, it then means the version that it made itself
     """
 
     root: Path
@@ -53,40 +55,40 @@ class Work:
 
     @property
     def place(self) -> Path:
-        """The folder of its versions."""
+        """The folder that holds its versions."""
         return work_folder(self.root, self.where)
 
     def version(self) -> RunFolder | None:
-        """The newest version of it that is done, else the newest."""
+        """The newest version that is done, else the newest, else None."""
         return self.look()[0]
 
     def look(self) -> tuple[RunFolder | None, int]:
-        """The same, and the highest number there is of any version, 0 where there is none."""
-        every = versions_in(self.place)
-        folders = [RunFolder(path) for _, path in every]
-        found = [folder for folder in folders if self._is_of(_record(folder))]
-        done = [folder for folder in found if self.is_done(folder)]
-        return next(iter([*done, *found]), None), every[0][0] if every else 0
+        """`version()`, and the highest number in the folder, of whichever work; 0 without any."""
+        numbered = versions_in(self.place)
+        folders = [RunFolder(path) for _, path in numbered]
+        matching = [folder for folder in folders if self._matches(_record(folder))]
+        done = [folder for folder in matching if self.is_done(folder)]
+        return next(iter([*done, *matching]), None), numbered[0][0] if numbered else 0
 
-    def _is_of(self, record: Mapping[str, Any]) -> bool:
+    def _matches(self, record: Mapping[str, Any]) -> bool:
         if record.get("config_hash") != self.hash or record.get("n") is None:
             return False
         return not self.again or (self.restarted and record.get("origin") == self.origin)
 
     def left(self, folder: RunFolder) -> list[str]:
-        """Measures that the version in `folder` lacks."""
+        """The measures that the version in `folder` lacks."""
         record = _record(folder)
-        if not is_optimized(folder) or record.get("measuring", self.measuring) != self.measuring:
+        if not is_optimized(folder) or record.get("measuring") != self.measuring:
             return list(self.measures)
         try:
             taken = folder.read_measures()
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):
             return list(self.measures)
         known = {*taken, *record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
 
     def lacks_seeds(self, folder: RunFolder) -> bool:
-        """Whether the spread over seeds is wanted, and not there."""
+        """Whether the spread over seeds is asked for, and the version in `folder` lacks it."""
         seeds, names = folder.read_spread()
         wanted = {name for name in self.measures if name != "natural"}
         known = {*names, *_record(folder).get("not_measured", {})}
@@ -103,52 +105,52 @@ class Work:
 class Opened:
     """A version of a work; `claim` is None where there is nothing to do, or another holds it.
 
-    holder  who does, in words
-    fresh   nobody has worked on it before
+    holder  the process that holds it, for people
+    fresh   whether it was made just now
     """
 
     folder: RunFolder
-    claim: Claim | None
-    holder: str | None
-    fresh: bool
+    claim: Claim | None = None
+    holder: str | None = None
+    fresh: bool = False
 
 
 def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
-    """The work's version, found or made, and claimed if there is something to do.
+    """The existing version of the work or a new one, claimed if there is something to do.
 
-    record  what a new one begins with
-    wait    until another process that holds it has finished it, or has died; else it is returned
-            without a claim
+    record  the first record of a new version
+    wait    if another process holds the version, wait until it has finished or died; else return
+            the version without a claim
 
-    Raises `InputError` where a folder cannot be made, `Stopped` where this process is to end.
+    Raises `InputError` where a folder cannot be made, `Stopped` where this process must end.
     """
     watch: Watch | None = None
     while True:
         signals.check()
         folder, highest = work.look()
         if folder is None:
-            begin = dict(record) | {"origin": work.origin}
-            made = _make(work.place, highest + 1, begin, "run")
+            first = dict(record) | {"origin": work.origin}
+            made = _make(work.place, highest + 1, first, "run")
             if made is not None:
-                return Opened(folder=made[0], claim=made[1], holder=None, fresh=True)
-            continue  # another process made this version: it may be this very work
+                return Opened(folder=made[0], claim=made[1], fresh=True)
+            continue  # another process made a version of this number: it may be the same work
         if work.is_done(folder):
-            return Opened(folder=folder, claim=None, holder=None, fresh=False)
+            return Opened(folder=folder)
         if watch is None or watch.folder != folder.path:
             watch = Watch(folder.path)
         try:
             claim = Claim.take(watch)
-        except FileNotFoundError:  # it has just been deleted
+        except FileNotFoundError:  # the folder has just been deleted
             continue
         if claim is not None:
-            if work.is_done(folder):  # between the two looks
-                claim.remove()
-                return Opened(folder=folder, claim=None, holder=None, fresh=False)
-            return Opened(folder=folder, claim=claim, holder=None, fresh=False)
+            if not work.is_done(folder):
+                return Opened(folder=folder, claim=claim)
+            claim.remove()  # another process has finished it since the look above
+            return Opened(folder=folder)
         holder = watch.holder()
         words = holder.words if holder else "another process"
         if not wait:
-            return Opened(folder=folder, claim=None, holder=words, fresh=False)
+            return Opened(folder=folder, holder=words)
         if not watch.said:
             watch.said = True
             LOG.warning("%s is being made by %s: waiting for it", folder.path, words)
@@ -156,13 +158,10 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
 
 
 def science(setup: Setup) -> dict[str, Any]:
-    """What the result depends on, and nothing else: no device, no path, no record."""
+    """All that the images depend on: no device and no path, but hashes of the files' content."""
     experiment, network = setup.experiment, setup.network
-    objective = {
-        name: value
-        for name, value in vars(experiment.objective).items()
-        if name not in ("direction", "photographs")
-    }
+    paths = "direction", "photographs"
+    objective = {k: v for k, v in vars(experiment.objective).items() if k not in paths}
     photographs = experiment.objective.photographs
     natural_images = names_and_sizes(Path(photographs).expanduser()) if photographs else None
     return {
@@ -185,12 +184,12 @@ def science(setup: Setup) -> dict[str, Any]:
 
 
 def recipe(science: dict[str, Any]) -> dict[str, Any]:
-    """What a unit's result depends on, whichever others are computed with it."""
+    """All that a unit's images depend on, whichever units are computed with it."""
     return {name: value for name, value in science.items() if name != "units"}
 
 
 def fixed_paths(setup: Setup) -> dict[str, str]:
-    """Settings that meant a file from where the command was typed, as they hold anywhere."""
+    """The settings that name files, as absolute paths: they hold in any working folder."""
     objective, weights = setup.experiment.objective, setup.network.weights
     paths = {
         f"objective.{name}": str(Path(value).expanduser().resolve())
@@ -205,25 +204,23 @@ def fixed_paths(setup: Setup) -> dict[str, str]:
 
 
 def is_optimized(folder: RunFolder) -> bool:
-    """Whether all its images are there, and whole."""
-    record = _record(folder)
-    optimized = record.get("optimized", record.get("status") == "finished")
-    return bool(optimized) and (record.get("n") is None or flaw_of(folder.path) is None)
+    """Whether the images of all units were written and the files are complete."""
+    return bool(_record(folder).get("optimized")) and flaw_of(folder.path) is None
 
 
 def measuring(config: Mapping[str, Any]) -> str:
-    """Hash of what of a config decides how measures are taken."""
+    """Hash of the settings that decide how measures are taken."""
     return sha256_of({name: config.get(name) for name in ("measure", "natural")})
 
 
 def new_version(
     root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str = "run"
 ) -> tuple[RunFolder, Claim]:
-    """A new version whatever there is, claimed. Raises `InputError` where it cannot be made."""
+    """A new version, claimed. Raises `InputError` where it cannot be made."""
     work = work_folder(root, where)
     while True:
-        every = versions_in(work)
-        made = _make(work, every[0][0] + 1 if every else 1, record, command)
+        numbered = versions_in(work)
+        made = _make(work, numbered[0][0] + 1 if numbered else 1, record, command)
         if made is not None:
             return made
 
@@ -231,13 +228,13 @@ def new_version(
 def _make(
     work: Path, number: int, record: Mapping[str, Any], command: str
 ) -> tuple[RunFolder, Claim] | None:
-    """None where another process made this version first."""
+    """A claimed folder with its first record; None where another process was faster."""
     claims: list[Claim] = []
 
     def fill(folder: Path, path: Path) -> None:
         RunFolder(folder).write_record(dict(record) | {"rerun": rerun_line(path, command)})
         claim = Claim.make(folder)
-        assert claim is not None  # noqa: S101  (nobody knows this folder yet)
+        assert claim is not None  # noqa: S101  (no other process knows this folder yet)
         claims.append(claim)
 
     path = create_version(work, number, fill)
@@ -248,8 +245,7 @@ def _make(
 
 
 def _record(folder: RunFolder) -> dict[str, Any]:
-    try:
-        found = folder.read_record()
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """The content of run.json; empty where it cannot be read."""
+    with contextlib.suppress(Damaged):
+        return read_json(folder.path, "run.json")[0]
+    return {}

@@ -1,4 +1,4 @@
-"""Whether what a run has made is there and whole, told by sizes and headers: no number is read."""
+"""Whether a finished run's files are complete, judged from sizes and headers alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 def flaw_of(folder: Path) -> str | None:
     """Why metrics.json or images.safetensors of a run with images cannot be used; None if they can.
 
-    Cheap, for tens of thousands of folders: a file cut off or emptied is found, a changed number is
-    not.
+    Cheap, for tens of thousands of folders: it detects a file that is cut off or empty, not a
+    changed number.
     """
     for name, flaw in (("metrics.json", _json_flaw), ("images.safetensors", _tensors_flaw)):
         try:
-            found = flaw(folder / name)
+            reason = flaw(folder / name)
         except FileNotFoundError:
-            found = "is not there"
+            reason = "is not there"
         except OSError as error:
-            found = f"cannot be read ({error.strerror})"
-        if found is not None:
-            return f"{name} {found}"
+            reason = f"cannot be read ({error.strerror})"
+        if reason is not None:
+            return f"{name} {reason}"
     return None
 
 
@@ -36,6 +36,7 @@ def _json_flaw(path: Path) -> str | None:
 
 
 def _tensors_flaw(path: Path) -> str | None:
+    """The file is 8 bytes with the header's length, the header (JSON), and the tensors' bytes."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -43,7 +44,8 @@ def _tensors_flaw(path: Path) -> str | None:
             return "is cut off"
         try:
             header = json.loads(file.read(length))
-            ends = [own["data_offsets"][1] for key, own in header.items() if key[:2] != "__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            # the entry __metadata__ has no tensor
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return "is damaged"
     return None if size == 8 + length + max(ends, default=0) else "is cut off"

@@ -1,4 +1,4 @@
-"""What a run's record says about the program and the machine that made it."""
+"""The program and the machine that made a run, for its record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def versions() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit this program runs from, `-dirty` if its files differ; None outside a checkout."""
+    """The commit of this program, `-dirty` if its files differ from it; None outside a checkout."""
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None
@@ -56,17 +56,17 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes: the largest size so far of this process, or of one that it started if that is larger,
-    and of its tensors on the GPU."""
+    """The largest memory so far, bytes: of this process or a process that it started, whichever is
+    larger; and of the tensors on the GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
-    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    host = max(resource.getrusage(one).ru_maxrss for one in who) * unit
+    processes = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    host = max(resource.getrusage(which).ru_maxrss for which in processes) * unit
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_memory": host, "peak_memory_gpu": gpu}
 
 
 def sha256_of(content: Any) -> str:
-    """SHA-256 of nested dictionaries, lists, numbers and words, the same anywhere."""
+    """SHA-256 of nested dictionaries, lists, numbers and strings; the same on every machine."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

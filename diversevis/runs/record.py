@@ -21,7 +21,8 @@ from diversevis.method.setup import Setup
 from diversevis.runs import provenance
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import recipe, science
-from diversevis.runs.lease import Claim, job_id
+from diversevis.runs.lease import Claim
+from diversevis.runs.process import job_id
 
 LOG = logging.getLogger("diversevis")
 

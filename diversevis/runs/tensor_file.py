@@ -1,6 +1,7 @@
-"""Tensors and facts in one file that comes back as it was, to the last bit of what is computed.
+"""Tensors and facts in one safetensors file, read back with the same strides.
 
-Sums are rounded by how their numbers lie in memory, so strides are kept, too.
+Sums are rounded according to how the numbers lie in memory: a run that continues from a checkpoint
+gives the same results to the last bit only if its tensors have their strides again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-def content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """Of the file.
-
-    facts  what JSON can hold
-    """
+def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of a safetensors file with the tensors, their strides, and `facts` as JSON."""
     copies = {
         name: torch.empty(value.shape, dtype=value.dtype).copy_(value)
         for name, value in tensors.items()
@@ -29,18 +27,19 @@ def content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return save(copies, {"facts": json.dumps(facts), "strides": json.dumps(strides)})
 
 
-def read(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on `device`, and facts.
+def read(path: Path, device: torch.device | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on `device` (None: no tensors are read), and the facts.
 
-    Raises `FileNotFoundError`, and `ValueError` for a file that is damaged or another.
+    Raises `FileNotFoundError`, and `ValueError` for a file that is damaged or of another kind.
     """
+    tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
-            facts, strides = _metadata(file)
-            tensors = {
-                name: _laid_out(file.get_tensor(name), strides[name], device)
-                for name in file.keys()  # noqa: SIM118  (it is no dictionary)
-            }
+            metadata = file.metadata()
+            facts, strides = json.loads(metadata["facts"]), json.loads(metadata["strides"])
+            if device is not None:
+                for name in file.keys():  # noqa: SIM118  (it is no dictionary)
+                    tensors[name] = _laid_out(file.get_tensor(name), strides[name], device)
     except FileNotFoundError:
         raise
     except (OSError, KeyError, TypeError, SafetensorError) as error:
@@ -48,24 +47,8 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str,
     return tensors, facts
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """Without the tensors; raises as `read` does."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _metadata(file)[0]
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(str(error)) from error
-
-
-def _metadata(file: Any) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    found = file.metadata()
-    return json.loads(found["facts"]), json.loads(found["strides"])
-
-
 def _laid_out(value: Tensor, strides: Sequence[int], device: torch.device) -> Tensor:
-    """A copy in aligned memory of its own with these strides, unless they share elements."""
+    """A copy on `device` with these strides, unless some elements share memory (stride 0)."""
     if any(step == 0 and size > 1 for size, step in zip(value.shape, strides, strict=True)):
         return value.to(device, copy=True)
     empty = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)

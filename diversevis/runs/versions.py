@@ -1,4 +1,4 @@
-"""The versions of a piece of work, v001, v002, ...: where they are, which there are, a new one."""
+"""The versions v001, v002, ... of a work: the folder that holds them, their list, a new one."""
 
 from __future__ import annotations
 
@@ -11,41 +11,47 @@ from pathlib import Path
 
 from diversevis.errors import InputError
 
-SWEEPS = "multirun"  # folder below the root with the records of sweeps
-LONGEST_NAME = 100  # characters of a folder's name
+SWEEPS = "multirun"  # the folder below the root with the records of sweeps
+LONGEST_NAME = 100  # characters of a folder's name; most disks allow 255 bytes
 
 
 def work_folder(root: Path, where: Sequence[str]) -> Path:
-    """The folder of a work's versions: network, layer and units as folders below `root`."""
+    """The folder that holds a work's versions: `root`/network/layer/units."""
     return root.joinpath(*map(_file_safe, where))
 
 
+def version_of(folder: Path | str) -> int | None:
+    """1 for a folder v001; None for a folder with another name."""
+    match = re.fullmatch(r"v([0-9]{3,9})", Path(folder).name)
+    return int(match[1]) if match else None
+
+
 def versions_in(work: Path) -> list[tuple[int, Path]]:
-    """The versions in `work` with their numbers, newest first."""
+    """Number and folder of every version in `work`, newest first."""
     try:
-        names = [path.name for path in work.iterdir()]
+        versions = [(version_of(path), path) for path in work.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    numbers = [int(name[1:]) for name in names if re.fullmatch(r"v\d{3,}", name)]
-    return [(number, _version(work, number)) for number in sorted(numbers, reverse=True)]
+    numbered = [(number, path) for number, path in versions if number is not None]
+    return sorted(numbered, reverse=True)
 
 
 def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) -> Path | None:
-    """Version `number` in `work`, there at once with all that `fill` puts in.
+    """Make version `number` in `work`; it appears with all its files in one step (a rename).
 
-    fill  told of a folder to write to, and of the path it will have
+    fill  writes the files: called with the folder to write to, and the path it will have
 
-    None where there is this version already: another process may have made the same work.
-    Raises `InputError` where the folder cannot be made.
+    None if this version exists: another process may have made the same work. Raises `InputError`
+    where the folder cannot be made.
     """
     beside = work / f".new-{secrets.token_hex(8)}"
-    path = _version(work, number)
+    path = work / f"v{number:03d}"
     try:
         work.mkdir(parents=True, exist_ok=True)
         try:
             beside.mkdir()
             fill(beside, path)
-            beside.rename(path)  # fails where there is such a folder: it has files
+            beside.rename(path)  # fails if this version exists, since it has files
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
@@ -58,10 +64,6 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
             "Choose a folder that can be written, root=/some/where."
         ) from error
     return path
-
-
-def _version(work: Path, number: int) -> Path:
-    return work / f"v{number:03d}"
 
 
 def _file_safe(name: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from diversevis.runs.sign import sign_of
+from diversevis.runs.holder import sign_of
 from diversevis.sweep.record import Planned, Sweep
 
 PATIENCE = 10.0  # seconds in which Slurm must have answered

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.runs.find import Run, find_runs, newest, read_run
-from diversevis.runs.lease import Holder
-from diversevis.runs.sign import Sign, sign_of
+from diversevis.runs.holder import Holder, Sign, sign_of
 from diversevis.runs.versions import work_folder
 from diversevis.sweep.queue import Launched, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep, sweeps

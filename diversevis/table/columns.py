@@ -1,72 +1,79 @@
-"""Columns of one type each, kept small while they are gathered."""
+"""Columns of one type each, packed while rows are added."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING
 
-from diversevis.table.flat import Columns, Value, legible
+from diversevis.table.read import Columns, Value, legible
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AT_ONCE = 4096  # rows that are kept as Python has them, four times as large as packed
+ROWS_AS_OBJECTS = 4096  # then packed: as Python objects, numbers take four times the memory
 
 
-class Table:
-    """Grows at its end; where a column is not named, it is null.
+class ColumnBuilder:
+    """Columns of one type each, to which rows are added; a column without a value has null there.
 
-    A column that is whole numbers and fractions is of floats. One that has words in some rows, and
-    numbers or truths in others, is of words: 64 and 64.0 are "64", true is "true".
+    A column of whole numbers and fractions becomes one of floats. A column with text in some rows,
+    and numbers or truth values in others, becomes text: 64 and 64.0 are "64", true is "true".
     """
 
     def __init__(self) -> None:
         self._rows = 0
         self._columns: Columns = {}
-        self._chunks: list[tuple[int, dict[str, pa.Array]]] = []
+        self._packed: list[tuple[int, dict[str, pa.Array]]] = []
 
     def add(self, rows: int, columns: Columns) -> None:
-        """So many rows, with a value for each in every column that is named."""
+        """Add rows, with a value for each of them in every column that is named."""
         for name, values in columns.items():
-            own = self._columns.setdefault(name, [])
-            own += [None] * (self._rows - len(own))
-            own += values
+            column = self._columns.setdefault(name, [])
+            column += [None] * (self._rows - len(column))
+            column += values
         self._rows += rows
-        if self._rows >= AT_ONCE:
+        if self._rows >= ROWS_AS_OBJECTS:
             self._pack()
 
     def take(self, order: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-        """Every column by its name, in alphabetical order. Once: what is given is forgotten here.
+        """Every column by its name, in alphabetical order. Only once: it is then forgotten.
 
-        order  which of the rows, counted as they were added, is in each row of the result
+        order  for each row of the result, the index of a row in the order in which they were added
         """
         import pyarrow as pa
 
         self._pack()
-        for name in sorted({name for _, chunk in self._chunks for name in chunk}):
-            parts = [(count, chunk.pop(name, None)) for count, chunk in self._chunks]
+        for name in sorted({name for _, columns in self._packed for name in columns}):
+            parts = [(rows, columns.pop(name, None)) for rows, columns in self._packed]
             kind = _common({part.type for _, part in parts if part is not None})
-            whole = pa.chunked_array(
-                [pa.nulls(n, kind) if part is None else _cast(part, kind) for n, part in parts],
-                type=kind,
-            )
-            yield legible(name), whole.combine_chunks().take(order)
+            arrays = [
+                pa.nulls(rows, kind) if part is None
+                else part if part.type == kind
+                else _array(part.to_pylist(), kind)
+                for rows, part in parts
+            ]  # fmt: skip
+            yield legible(name), pa.concat_arrays(arrays).take(order)
 
     def _pack(self) -> None:
-        chunk = {}
+        packed = {}
         for name, values in self._columns.items():
-            chunk[name] = _array(values + [None] * (self._rows - len(values)))
-        self._chunks.append((self._rows, chunk))
+            packed[name] = _array(values + [None] * (self._rows - len(values)))
+        self._packed.append((self._rows, packed))
         self._rows, self._columns = 0, {}
 
 
-def _array(values: list[Value | None]) -> pa.Array:
+def _array(values: list[Value | None], kind: pa.DataType | None = None) -> pa.Array:
+    """The values as an array of type `kind`, by default of the type that can hold all of them."""
     import pyarrow as pa
 
-    types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-    found = {types[kind] for kind in set(map(type, values)) if kind in types}
-    kind = _common(found)
-    return pa.array(values if len(found) == 1 else _converted(values, kind), kind)
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    types = {arrow[python] for python in set(map(type, values)) - {NoneType}}
+    kind = kind or _common(types)
+    if types != {kind}:
+        convert = float if kind == pa.float64() else _text
+        values = [None if value is None else convert(value) for value in values]
+    return pa.array(values, kind)
 
 
 def _common(types: set[pa.DataType]) -> pa.DataType:
@@ -76,22 +83,6 @@ def _common(types: set[pa.DataType]) -> pa.DataType:
     if len(types) == 1:
         return next(iter(types))
     return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
-
-
-def _cast(part: pa.Array, kind: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
-    return part if part.type == kind else pa.array(_converted(part.to_pylist(), kind), kind)
-
-
-def _converted(values: list[Value | None], kind: pa.DataType) -> list[Any]:
-    import pyarrow as pa
-
-    if kind == pa.float64():
-        return [None if value is None else float(value) for value in values]
-    if kind == pa.string():
-        return [None if value is None else _text(value) for value in values]
-    return values
 
 
 def _text(value: Value) -> str:

@@ -1,187 +1,219 @@
-"""From the content of a run folder to the columns of its units, or why it cannot be used."""
+"""A finished run folder -> the columns of its units, or why the run is left out of the table."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
-from diversevis.table.find import Found, LeftOut
-from diversevis.table.flat import (
+from diversevis.runs.find import Folder
+from diversevis.runs.read import (
     LONGEST,
-    Columns,
-    Row,
-    flatten_numbers,
-    flatten_settings,
-    is_number,
+    Damaged,
+    check_kinds,
     is_whole,
-    legible,
+    read_json,
+    read_record,
     shown,
 )
 
-UNFINISHED = ("running", "interrupted", "failed")  # what run.json says of a run that is not done
+Value = float | int | str | bool
+Row = dict[str, Value]
+Columns = dict[str, list[Value | None]]
 
-# Folders of before run.json had the config say some of it otherwise.
-SETTINGS = {
-    "n": "n",
-    "seed": "seed",
-    "precision": "precision",
-    "objective.diversity": "diversity",
-    "objective.distance": "distance",
-    "objective.fraction": "fraction",
-    "objective.front": "front",
-    "objective.direction": "direction",
-}
-# Of run.json, what was found rather than set: in the table, their names begin with FOUND.
-FOUND = "run."
+# What run.json says beside the settings; in the table, these names begin with "run.".
 FACTS = (
     "norm", "response", "receptive_field.height", "receptive_field.width", "stride.height",
     "stride.width", "weights.source", "weights.sha256", "versions.diversevis", "versions.torch",
     "versions.git_commit", "device_name", "start", "seconds", "sweep",
 )  # fmt: skip
-NUMBERS = ("n", "seed", "diversity", "fraction", "norm", "seconds")  # of run.json, where there
-ASKED = {name.partition(".")[0] for name in (*SETTINGS.values(), *FACTS)} - {"receptive_field"}
+KEYS = {name.partition(".")[0] for name in FACTS} - {"receptive_field", "stride"}
+
+MOST = 5000  # settings of a run, or numbers of a unit; all measures with their spread have 250
+# All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
+KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
+NUMBER: set[type] = {int, float}
+SCALARS = ("response_", "distance_")  # numbers of a unit that begin so hold no object and no list
+
+LISTS = json.JSONEncoder(ensure_ascii=False)
+
+
+class Unfinished(Damaged):
+    """A run that is not finished; the message is its status."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a finished run puts into the table.
+    """What a finished run adds to the table.
 
-    images   whether it made any, or is of measures alone
-    units    their numbers
-    same     what is the same of all its units
-    own      what is each unit's own, in the order of the units
+    path      the real path of its folder
+    images    whether it made images, or measured units without
+    settings  and facts, by dotted names: the same for all its units
+    numbers   columns by dotted names, in the order of `units`
     """
 
+    path: str
     model: str
     layer: str
     config_hash: str
     images: bool
     units: Sequence[int]
-    same: Row
-    own: Columns
+    settings: Row
+    numbers: Columns
 
 
-def read_run(found: Found) -> Run:
-    """The run whose files were read; raises `LeftOut` where it is unfinished or not whole."""
+def read_run(folder: Folder) -> Run:
+    """The run in a folder; raises `Unfinished`, or `Damaged` where its files are not complete."""
+    record, _ = read_record(folder.path)  # first: when it says finished, the metrics are there
+    if record["status"] != "finished":
+        raise Unfinished(record["status"])
+    check_kinds(record, {"config_hash": str, "config": dict})
+    metrics, _ = read_json(folder.path, "metrics.json")
     try:
-        record = _object("run.json", found.record)
-        status = _word(record, "status")
-        if status in UNFINISHED:
-            raise LeftOut(status)
-        if status != "finished":
-            raise LeftOut(f"run.json has status {status[:40]!r}")
-        units, own = _units(record, _object("metrics.json", found.metrics))
-        return Run(
-            model=_word(record, "model"),
-            layer=_word(record, "layer"),
-            config_hash=_word(record, "config_hash"),
-            images=record.get("n") is not None,
-            units=units,
-            same=_settings_and_facts(record),
-            own=own,
-        )
-    except RecursionError:
-        raise LeftOut("its JSON is nested too deeply") from None
-    except MemoryError:
-        raise LeftOut("its JSON does not fit into memory") from None
-
-
-def _object(file: str, content: bytes | LeftOut) -> dict[str, Any]:
-    if isinstance(content, LeftOut):
-        raise content
-    if not content:
-        raise LeftOut(f"{file} is empty")
-    try:
-        found = DECODER.decode(content.decode())
-    except UnicodeDecodeError:
-        raise LeftOut(f"{file} is not UTF-8 text") from None
-    except ValueError as error:  # no JSON; an integer of thousands of digits
-        raise LeftOut(f"{file} is not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise LeftOut(f"{file} holds no object")
-    return found
-
-
-def _no_number(token: str) -> float:
-    raise ValueError(f"{token} is no number")
-
-
-DECODER = json.JSONDecoder(parse_constant=_no_number)  # refuses NaN and Infinity
-
-
-def _word(record: Mapping[str, Any], name: str) -> str:
-    if name not in record:
-        raise LeftOut(f"run.json lacks {name}")
-    value = record[name]
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST:
-        raise LeftOut(f"run.json: {name} is {shown(value)}")
-    return legible(value)
+        units, numbers = _units_and_numbers(record["units"], metrics)
+        settings = _settings_and_facts(record)
+    except (RecursionError, MemoryError) as error:
+        raise Damaged("its JSON is nested too deeply or too large for the memory") from error
+    return Run(
+        path=folder.path,
+        model=legible(record["model"]),
+        layer=legible(record["layer"]),
+        config_hash=legible(record["config_hash"]),
+        images=record["n"] is not None,
+        units=units,
+        settings=settings,
+        numbers=numbers,
+    )
 
 
 def _settings_and_facts(record: Mapping[str, Any]) -> Row:
     """The settings by the names that users type, then the facts."""
-    config = record.get("config")
-    if not isinstance(config, dict | None):
-        raise LeftOut(f"run.json: config is {shown(config)}")
-    flat: Row = {}
-    flatten_settings({name: record[name] for name in ASKED if name in record}, "", flat)
-    for name in NUMBERS:
-        if not is_number(flat.get(name, 0)):
-            raise LeftOut(f"run.json: {name} is {shown(flat[name])}")
+    unused = {"layer", "unit"} | ({"n"} if record["n"] is None else set())  # of no images
+    config = {name: value for name, value in record["config"].items() if name not in unused}
     settings: Row = {}
-    if config is None:
-        settings = {name: flat[old] for name, old in SETTINGS.items() if old in flat}
-    else:
-        flatten_settings(
-            {k: v for k, v in config.items() if k not in ("layer", "unit")}, "", settings
-        )
-    if "n" not in flat:
-        settings.pop("n", None)  # no images: the config's number was not used
-    flat |= _sides(record)
-    return settings | {FOUND + name: flat[name] for name in FACTS if name in flat}
+    _flatten_settings(config, "", settings)
+    facts: Row = {}
+    _flatten_settings({name: record[name] for name in KEYS if name in record}, "", facts)
+    for name in ("norm", "seconds"):
+        if type(facts.get(name, 0)) not in NUMBER:
+            raise Damaged(f"run.json: {name} is {shown(facts[name])}")
+    facts |= _sides(record.get("receptive_field"))
+    return settings | {f"run.{name}": facts[name] for name in FACTS if name in facts}
 
 
-def _sides(record: Mapping[str, Any]) -> Row:
-    """Receptive field and stride [height, width], pixels."""
-    field = record.get("receptive_field")
+def _sides(field: Any) -> Row:
+    """Height and width of the receptive field and of its stride, pixels."""
     if field is None:
         return {}
-    found: Row = {}
-    for name, part in (("receptive_field", "size"), ("stride", "stride")):
-        sides = field.get(part) if isinstance(field, dict) else None
-        if not isinstance(sides, list) or len(sides) != 2 or not all(map(is_whole, sides)):
-            raise LeftOut(f"run.json: receptive_field is {shown(field)}")
-        found |= {f"{name}.height": sides[0], f"{name}.width": sides[1]}
-    return found
+    sides: Row = {}
+    for name, key in (("receptive_field", "size"), ("stride", "stride")):
+        pair = field.get(key) if isinstance(field, dict) else None
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(is_whole, pair)):
+            raise Damaged(f"run.json: receptive_field is {shown(field)}")
+        sides |= {f"{name}.height": pair[0], f"{name}.width": pair[1]}
+    return sides
 
 
-def _units(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[int], Columns]:
-    """Every unit and what was found of it, by dotted names; they are those that run.json names."""
-    asked, rows, measures = record.get("units"), metrics.get("units"), metrics.get("measures", {})
-    if not isinstance(asked, list) or not asked or not all(map(is_whole, asked)):
-        raise LeftOut(f"run.json: units is {shown(asked)}")
+def _units_and_numbers(
+    planned: Sequence[int], metrics: Mapping[str, Any]
+) -> tuple[list[int], Columns]:
+    """The units in metrics.json, which must be those `planned` in run.json, and their numbers."""
+    rows, measures = metrics.get("units"), metrics.get("measures")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise LeftOut("metrics.json: units is no list of objects")
+        raise Damaged("metrics.json: units is no list of objects")
     if not isinstance(measures, dict):
-        raise LeftOut(f"metrics.json: measures is {shown(measures)}")
+        raise Damaged(f"metrics.json: measures is {shown(measures)}")
     units = [row.get("unit") for row in rows]
     if not all(map(is_whole, units)):
-        raise LeftOut("metrics.json has a unit without its number")
-    for file, numbers in (("run.json", asked), ("metrics.json", units)):
+        raise Damaged("metrics.json has a unit without its number")
+    for file, numbers in (("run.json", planned), ("metrics.json", units)):
         if len(set(numbers)) < len(numbers):
-            raise LeftOut(f"{file} has a unit twice")
-    if set(units) != set(asked):
-        odd = min(set(units) ^ set(asked))
-        file = "metrics.json" if odd in asked else "run.json"
-        raise LeftOut(f"{file} lacks unit {odd}: the two files name different units")
+            raise Damaged(f"{file} has a unit twice")
+    if set(units) != set(planned):
+        unit = min(set(units) ^ set(planned))
+        file = "metrics.json" if unit in planned else "run.json"
+        raise Damaged(f"{file} lacks unit {unit}: the two files name different units")
     for name in measures:
-        for row in rows:
-            if type(row.get(name)) not in (dict, NoneType):
-                raise LeftOut(f"metrics.json: {name[:99]} is {shown(row[name])}")
+        _check_types(name, [row.get(name) for row in rows], {dict, NoneType})
     columns: Columns = {}
-    flatten_numbers(rows, "", columns)
+    _flatten_numbers(rows, "", columns)
     del columns["unit"]
     return units, columns
+
+
+def _flatten_settings(content: Mapping[str, Any], prefix: str, into: Row) -> None:
+    """Add scalars by dotted names, and lists as JSON; null is left out."""
+    for key, value in content.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            _flatten_settings(value, name + ".", into)
+        elif value is not None:
+            text = LISTS.encode(value) if isinstance(value, list) else value
+            into[legible(name)] = _checked("run.json", name, text)
+    if len(into) > MOST:
+        raise Damaged(f"run.json has more than {MOST} entries")
+
+
+def _flatten_numbers(units: Sequence[Mapping[str, Any]], prefix: str, into: Columns) -> None:
+    """Add columns by dotted names with a value for every unit; null and lists become None.
+
+    Name by name and not unit by unit: most of the time goes here, and so most of it is spent in C.
+    """
+    names = dict.fromkeys(itertools.chain.from_iterable(units))
+    if len(names) + len(into) > MOST:
+        raise Damaged(f"metrics.json has more than {MOST} numbers of a unit")
+    for key in names:
+        values: list[Any] = [unit.get(key) for unit in units]
+        types = set(map(type, values))
+        if types == {float} and key not in KINDS and all(map(math.isfinite, values)):
+            into[prefix + key] = values
+        else:
+            _flatten_mixed(key, values, types, prefix, into)
+
+
+def _flatten_mixed(
+    key: str, values: list[Any], types: set[type], prefix: str, into: Columns
+) -> None:
+    name, scalars = prefix + key, KINDS.get(key, NUMBER)
+    if not prefix and key.startswith(SCALARS):
+        _check_types(name, values, {*scalars, NoneType})
+    _check_types(name, values, {*scalars, dict, list, NoneType})
+    if dict in types:
+        inner = [value if type(value) is dict else {} for value in values]
+        _flatten_numbers(inner, name + ".", into)
+    if types & scalars:
+        into[name] = [
+            _checked("metrics.json", name, value) if type(value) in scalars else None
+            for value in values
+        ]
+
+
+def _check_types(name: str, values: Sequence[Any], types: set[type]) -> None:
+    if not set(map(type, values)) <= types:
+        odd = next(value for value in values if type(value) not in types)
+        raise Damaged(f"metrics.json: {name[:99]} is {shown(odd)}")
+
+
+def _checked(file: str, name: str, value: Any) -> Value:
+    """A scalar of JSON as a table can hold it; raises `Damaged` for one that is too large."""
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            raise Damaged(f"{file}: {name[:99]} has {len(value)} characters")
+        return legible(value)
+    if isinstance(value, bool) or (-(2**63) <= value < 2**63 and isinstance(value, int)):
+        return value
+    try:
+        if math.isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass
+    raise Damaged(f"{file}: {name[:99]} is too large a number")
+
+
+def legible(text: str) -> str:
+    """The text with lone surrogates escaped: file names and JSON may hold them, tables may not."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,107 @@
+"""The JSON files of a run folder, read without trusting them.
+
+A folder may be half copied, cut off by a full disk, edited by hand, or still be written to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
+LONGEST = 2**16  # characters of a name or a setting
+STATUSES = "running", "finished", "interrupted", "failed"
+KINDS: dict[str, Any] = {  # what every record says
+    "status": str, "model": str, "layer": str, "units": list, "n": (int, NoneType),
+}  # fmt: skip
+
+
+class Damaged(Exception):
+    """Why a folder or a file in it cannot be used, in one line."""
+
+
+class Missing(Damaged):
+    """There is no such file."""
+
+
+def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
+    """The content of run.json, and when it was last written; raises `Damaged` as `read_json` does,
+    and where it lacks what every record has."""
+    record, changed = read_json(folder, "run.json")
+    check_kinds(record, KINDS)
+    if record["status"] not in STATUSES:
+        raise Damaged(f"run.json: status is {shown(record['status'])}")
+    if not record["units"] or not all(map(is_whole, record["units"])):
+        raise Damaged(f"run.json: units is {shown(record['units'])}")
+    return record, changed
+
+
+def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises `Damaged` where run.json lacks one of these names, or has a value of another type."""
+    for name, kind in kinds.items():
+        if name not in record:
+            raise Damaged(f"run.json lacks {name}")
+        value = record[name]
+        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
+            raise Damaged(f"run.json: {name} is {shown(value)}")
+
+
+def read_json(folder: Path | str, file: str) -> tuple[dict[str, Any], float]:
+    """The object in a JSON file, and when the file was last written (seconds since the epoch).
+
+    Raises `Damaged` where the file cannot be read, is no regular file, larger than `LARGEST`,
+    changes meanwhile, or holds no JSON object; `Missing` where it is not there.
+    """
+    try:
+        with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
+            facts = os.fstat(stream.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise Damaged(f"{file} is no file")
+            if facts.st_size > LARGEST:
+                raise Damaged(f"{file} is larger than {LARGEST >> 20} MiB")
+            content = stream.read(facts.st_size + 1)
+        if len(content) != facts.st_size:
+            raise Damaged(f"{file} changed while it was read")
+        if not content:
+            raise Damaged(f"{file} is empty")
+        value = DECODER.decode(content.decode())
+    except FileNotFoundError as error:
+        raise Missing(f"{file} is not there") from error
+    except OSError as error:
+        raise Damaged(f"{file} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{file} is not UTF-8 text") from error
+    except ValueError as error:  # no JSON, or an integer of thousands of digits
+        raise Damaged(f"{file} is not JSON ({error})") from error
+    except (RecursionError, MemoryError) as error:
+        raise Damaged(f"{file} is nested too deeply or too large for the memory") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{file} holds no object")
+    return value, facts.st_mtime
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a number that can be a unit's: 0 or more, and no larger than int64 holds."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def shown(value: Any) -> str:
+    """A value of JSON, shortened, for messages."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+
+
+def _no_number(token: str) -> float:
+    raise ValueError(f"{token} is no number")
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number)  # refuses NaN and Infinity

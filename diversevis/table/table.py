@@ -1,0 +1,203 @@
+"""The runs below a folder as one table with a row for every unit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diversevis.errors import InputError
+from diversevis.runs.find import THREADS, Folder, find_folders, in_threads
+from diversevis.runs.holder import sign_of
+from diversevis.runs.read import Damaged
+from diversevis.runs.versions import version_of
+from diversevis.table.columns import ColumnBuilder
+from diversevis.table.read import Run, Unfinished, legible, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+RUNS_PER_THREAD = 4  # read together; few, because metrics.json of a large layer has megabytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """A row for every unit of every finished run.
+
+    table     sorted by model, layer, unit, version, folder; tells pandas the types of its columns
+    runs      how many runs it holds
+    layers    (model, layer) of the runs, in the table's order
+    left_out  (folder, reason), sorted
+    """
+
+    table: pa.Table
+    runs: int
+    layers: Sequence[tuple[str, str]]
+    left_out: Sequence[tuple[str, str]]
+
+
+def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """See `diversevis.collect`."""
+    collected = collect_runs(Path(root))
+    frame = _to_pandas(collected.table)
+    frame.attrs["left_out"] = list(collected.left_out)
+    return frame
+
+
+def collect_runs(root: Path) -> Collected:
+    """Read every run folder at or below `root`; runs that are not complete are left out.
+
+    Folders may come, go or change meanwhile.
+
+    Raises `InputError` where there is no run folder, and where pandas or pyarrow is missing.
+    """
+    check_libraries()
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
+    names: list[str] = []  # of the runs, as seen from `root`
+    runs: list[Run] = []
+    of_runs, of_units = ColumnBuilder(), ColumnBuilder()
+    with ThreadPoolExecutor(THREADS) as pool:
+        folders, left_out = find_folders([root], pool)
+        if not folders:
+            why = "".join(f" {folder.name}: {reason}." for folder, reason in left_out[:3])
+            raise InputError(
+                f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
+                "`diversevis run` printed, or a folder above several."
+            )
+        answers = in_threads(read_run, folders, pool, RUNS_PER_THREAD)
+        for folder, run in zip(folders, answers, strict=True):
+            if isinstance(run, Damaged):
+                left_out.append((folder, _running_or_lost(folder, run)))
+                continue
+            of_runs.add(1, {name: [value] for name, value in run.settings.items()})
+            of_units.add(len(run.units), run.numbers)
+            names.append(_name(folder, root))
+            runs.append(replace(run, settings={}, numbers={}))
+    layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
+    return Collected(
+        table=_join(names, runs, layers, of_runs, of_units),
+        runs=len(runs),
+        layers=layers,
+        left_out=sorted(
+            ((_name(folder, root), one_line(str(why))) for folder, why in left_out), key=_natural
+        ),
+    )
+
+
+def check_libraries() -> None:
+    """Raises `InputError` where pandas or pyarrow is missing."""
+    try:
+        import pandas  # noqa: F401
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"collect needs pandas and pyarrow, and here is {error}. Install both with "
+            "pip install 'diversevis[collect]'"
+        ) from error
+
+
+def one_line(text: str) -> str:
+    """The text with unprintable characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _name(folder: Folder, root: Path) -> str:
+    return legible(os.path.relpath(folder.name, root))
+
+
+def _running_or_lost(folder: Folder, reason: Damaged) -> Damaged:
+    """`lost` for a run whose record says that it is running, but whose process has died."""
+    if not isinstance(reason, Unfinished) or str(reason) != "running":
+        return reason
+    try:
+        sign = sign_of(Path(folder.path))
+    except OSError:
+        return reason
+    if sign is not None and sign.alive:
+        return reason
+    try:
+        read_run(folder)  # again: it may have ended since the record was read
+    except Damaged as now:
+        return Unfinished("lost") if str(now) == "running" else now
+    return reason  # finished: it will be in the next table
+
+
+def _join(
+    names: Sequence[str],
+    runs: Sequence[Run],
+    layers: Sequence[tuple[str, str]],
+    of_runs: ColumnBuilder,
+    of_units: ColumnBuilder,
+) -> pa.Table:
+    """Identity, then settings and facts, then numbers, as `metrics.NAME` where NAME is taken."""
+    import numpy as np
+    import pyarrow as pa
+
+    versions = [version_of(run.path) for run in runs]
+    run_of_row = np.repeat(np.arange(len(runs)), [len(run.units) for run in runs])
+    unit = np.array([number for run in runs for number in run.units], dtype=np.int64)
+    index = {layer: i for i, layer in enumerate(layers)}
+    layer = np.array([index[run.model, run.layer] for run in runs], dtype=np.int64)
+    by_version = sorted(range(len(runs)), key=lambda i: (versions[i] or 0, names[i]))
+    rank = np.argsort(np.array(by_version, dtype=np.int64))
+    order = np.lexsort((rank[run_of_row], unit, layer[run_of_row]))  # the last key counts first
+    row_index, run_index = pa.array(order), pa.array(run_of_row[order])
+    text, whole = pa.string(), pa.int64()
+    columns: dict[str, Any] = {
+        "model": pa.array([run.model for run in runs], text).take(run_index),
+        "layer": pa.array([run.layer for run in runs], text).take(run_index),
+        "unit": pa.array(unit, whole).take(row_index),
+        "folder": pa.array(names, text).take(run_index),
+        "version": pa.array(versions, whole).take(run_index),
+        "latest": pa.array(_latest(runs, versions), pa.bool_()).take(run_index),
+        "config_hash": pa.array([run.config_hash for run in runs], text).take(run_index),
+    }
+    settings = dict(of_runs.take(run_index))
+    for name in sorted(settings, key=lambda name: (name.startswith("run."), name)):
+        columns.setdefault(name, settings[name])
+    for name, column in of_units.take(row_index):
+        columns[f"metrics.{name}" if name in columns else name] = column
+    table = pa.table(columns)
+    types = pa.Schema.from_pandas(_to_pandas(table.slice(0, 0)), preserve_index=False)
+    return table.replace_schema_metadata(types.metadata)
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """As pandas' types that can miss a value: Int64, boolean and string."""
+    import pandas as pd
+    import pyarrow as pa
+
+    types = {
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+    }
+    return table.to_pandas(types_mapper=types.get)
+
+
+def _latest(runs: Sequence[Run], versions: Sequence[int | None]) -> list[bool]:
+    """Whether a run has the highest version of its config in its parent folder.
+
+    Runs with images and measures without a run are counted apart: these do not make those old.
+    """
+    works = [(run.path.rpartition("/")[0], run.config_hash, run.images) for run in runs]
+    highest: dict[tuple[str, str, bool], int] = {}
+    for work, version in zip(works, versions, strict=True):
+        highest[work] = max(highest.get(work, 0), version or 0)
+    return [
+        version is None or version == highest[work]
+        for work, version in zip(works, versions, strict=True)
+    ]
+
+
+def _natural(words: Sequence[str]) -> list[Any]:
+    """A sort key that compares numbers as numbers: conv1_2 before conv1_10."""
+    parts = [re.split(r"([0-9]{1,18})", word) for word in words]
+    numbered = [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts]
+    return [numbered, list(words)]
