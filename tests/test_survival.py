@@ -105,7 +105,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
 
 def test_a_second_ctrl_c_does_not_wait():
     heard = []
-    with signals.patient():
+    with signals.defer_sigint():
         signal.raise_signal(signal.SIGINT)
         heard.append("waits")
         with pytest.raises(KeyboardInterrupt):

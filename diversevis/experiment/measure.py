@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from diversevis.errors import InputError
-from diversevis.experiment.progress import MeasureProgress
+from diversevis.experiment.progress import Progress
 from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Subject
 from diversevis.method.device import is_out_of_memory
@@ -125,7 +125,7 @@ def measure_folder(
     impossible: dict[str, str] = {}
     for name in names:
         pulse(name, 0, len(subject.rows))
-        with contextlib.closing(MeasureProgress()) as progress:
+        with contextlib.closing(Progress()) as progress:
 
             def tell(name: str, done: int, total: int) -> None:
                 pulse(name, done, total)
@@ -186,7 +186,7 @@ def indices_of(
     found = [indices_in(one, ()) for one in metrics]
     for name in names:
         pulse(name, 0, len(subject.rows))
-        with contextlib.closing(MeasureProgress()) as progress:
+        with contextlib.closing(Progress()) as progress:
             for own, numbers in zip(found, _measure(subject, name, progress).numbers, strict=True):
                 own |= dict(flat(name, numbers))
     return found
