@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,45 +29,44 @@ LOG = logging.getLogger("diversevis")
 def visualize_in_batches(
     setup: Setup,
     rows: Sequence[int],
-    progress: Progress | None = None,
     *,
     checkpoints: Checkpoints | None = None,
-    halved: Callable[[Setup], None] = lambda setup: None,
-) -> Iterator[UnitResult]:
+    show_progress: bool = False,
+) -> Generator[UnitResult, None, Setup]:
     """Results of the units at `rows` of the setup's targets, those of earlier processes first.
 
     checkpoints  save finished batches, and the state of the batch at work
-    halved       called with the new setup whenever memory ran out and the batch size was halved
 
-    Raises `KeyboardInterrupt` after the results of the batch that Ctrl-C ended, and `Stopped` when
-    the system asks this process to end.
+    The generator returns the setup with the batch size that fitted in memory. It raises
+    `KeyboardInterrupt` after the results of the batch that Ctrl-C ended, and `Stopped` when the
+    system asks this process to end.
     """
     finished = finished_before(checkpoints, rows)
     yield from finished
     pending = batches_left(setup, rows, finished, checkpoints)
-    if progress:
+    optimizer = setup.experiment.optimizer
+    progress = Progress(len(rows), optimizer.search_steps, optimizer.steps, show=show_progress)
+    with contextlib.closing(progress):
         progress.skip(len(finished))
-    while pending:
-        signals.check_interrupted()
-        batch, *pending = pending
-        if progress:
+        while pending:
+            signals.check_interrupted()
+            batch, *pending = pending
             units = [setup.targets.units[row] for row in batch]
             progress.units(f"unit{'s' * (len(units) > 1)} {units_text(units)}", len(units))
-        results = _visualize_batch(setup, batch, progress, checkpoints)
-        if results is None:
-            setup = _halve(setup, batch, checkpoints)
-            halved(setup)
-            pending = setup.batches([row for left in (batch, *pending) for row in left])
-            continue
-        if progress:
+            results = _visualize_batch(setup, batch, progress, checkpoints)
+            if results is None:
+                setup = _halve(setup, batch, checkpoints)
+                pending = setup.batches([row for left in (batch, *pending) for row in left])
+                continue
             progress.end()
-        interrupted = any(result.visualization.interrupted for result in results)
-        if checkpoints and checkpoints.seconds is not None and not interrupted:
-            checkpoints.write_done(batch, pack(results))
-        yield from results
-        signals.check_interrupted()
-        if interrupted:
-            raise KeyboardInterrupt
+            interrupted = any(result.visualization.interrupted for result in results)
+            if checkpoints and checkpoints.seconds is not None and not interrupted:
+                checkpoints.write_done(batch, pack(results))
+            yield from results
+            signals.check_interrupted()
+            if interrupted:
+                raise KeyboardInterrupt
+    return setup
 
 
 def finished_before(checkpoints: Checkpoints | None, rows: Sequence[int]) -> list[UnitResult]:
@@ -95,7 +94,7 @@ def batches_left(
 
 
 def _visualize_batch(
-    setup: Setup, batch: Sequence[int], progress: Progress | None, checkpoints: Checkpoints | None
+    setup: Setup, batch: Sequence[int], progress: Progress, checkpoints: Checkpoints | None
 ) -> list[UnitResult] | None:
     """None if memory ran out; then nothing refers to the tensors of the failed attempt."""
     films = _Films(setup, len(batch))

@@ -15,10 +15,13 @@ class Progress:
     """Progress of a run's optimization (`units`, `begin`, `step`, `end`) or of a measure (a call).
 
     The optimization's total is the most steps that all units of the run can take:
-    units * (search_steps + steps).
+    units * (search_steps + steps). With show=False nothing is shown.
     """
 
-    def __init__(self, units: int = 0, search_steps: int = 0, steps: int = 0) -> None:
+    def __init__(
+        self, units: int = 0, search_steps: int = 0, steps: int = 0, *, show: bool = True
+    ) -> None:
+        self._visible = show
         self._on_terminal = sys.stderr.isatty()
         # Seconds between two displays. Each makes the host wait for the device's values.
         self._pause = 0.1 if self._on_terminal else 5.0
@@ -71,7 +74,7 @@ class Progress:
             self._bar.close()
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._shown >= self._pause
+        return self._visible and time.monotonic() - self._shown >= self._pause
 
     def _show(self, text: str, at: int, total: int, how_exact: str) -> None:
         self._shown = time.monotonic()

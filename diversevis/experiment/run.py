@@ -14,7 +14,6 @@ import torch
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.progress import Progress
 from diversevis.experiment.results import UnitResult
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
@@ -160,7 +159,8 @@ def _make_images(run: _OpenRun) -> None:
     total = {"units": len(setup.targets.units), "steps": steps}
     run.claim.progress = total | {"done": 0}
     with _results_saved(run, units):
-        for unit, frames in _visualize(setup, _checkpoints(run, setup, "images", run.work.hash)):
+        checkpoints = _checkpoints(run, setup, "images", run.work.hash)
+        for unit, frames in _visualize(setup, checkpoints, devices=True):
             units.append(unit)
             run.claim.progress = total | {"done": len(units)}
             results.log_result(unit)
@@ -190,19 +190,14 @@ def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[No
         raise
 
 
-def _visualize(setup: Setup, checkpoints: Checkpoints) -> Iterator[UnitResult]:
-    """Results of all units from all devices, as soon as they are there."""
-    if len(pick_devices(setup.experiment.device)) > 1:
-        yield from visualize_on_devices(setup, checkpoints)
-    else:
-        yield from _visualize_on_one_device(setup, checkpoints)
-
-
-def _visualize_on_one_device(setup: Setup, checkpoints: Checkpoints) -> Iterator[UnitResult]:
-    rows, optimizer = range(len(setup.targets.units)), setup.experiment.optimizer
-    progress = Progress(len(rows), optimizer.search_steps, optimizer.steps)
-    with contextlib.closing(progress):
-        yield from visualize_in_batches(setup, rows, progress, checkpoints=checkpoints)
+def _visualize(
+    setup: Setup, checkpoints: Checkpoints, *, devices: bool = False
+) -> Iterator[UnitResult]:
+    """Results of all units as soon as they are there; with `devices`, from all that are named."""
+    if devices and len(pick_devices(setup.experiment.device)) > 1:
+        return visualize_on_devices(setup, checkpoints)
+    rows = range(len(setup.targets.units))
+    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
 
 
 def _draw_pictures(run: _OpenRun) -> None:
@@ -235,7 +230,7 @@ def _repeat_with_seeds(run: _OpenRun) -> None:
     for setup in measure.seeds_of(run.setup):
         seed = setup.experiment.seed
         checkpoints = _checkpoints(run, setup, f"seed-{seed}", f"{run.work.hash}/{seed}")
-        repeated = [unit for unit, _ in _visualize_on_one_device(setup, checkpoints)]
+        repeated = [unit for unit, _ in _visualize(setup, checkpoints)]
         repeated = results.in_order(setup, repeated)
         # The sample of units that some measures draw is that of the first seed.
         subject = measure.subject_of(setup, repeated, sample_seed=experiment.seed)

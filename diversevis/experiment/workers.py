@@ -22,7 +22,6 @@ import torch
 
 from diversevis.errors import Stopped
 from diversevis.experiment.batches import batches_left, finished_before, visualize_in_batches
-from diversevis.experiment.progress import Progress
 from diversevis.experiment.results import UnitResult, pack, unpack
 from diversevis.method.device import keep_pages, pick_devices
 from diversevis.method.optimize.loop import State
@@ -154,6 +153,7 @@ _interrupted = False
 
 def _start(experiment: Experiment, batch: int, threads: int) -> None:
     """Prepare the network on this worker's device."""
+    global _setup
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C on the terminal goes to the main process alone, which passes it on
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
@@ -161,13 +161,7 @@ def _start(experiment: Experiment, batch: int, threads: int) -> None:
     keep_pages()
     torch.set_num_threads(threads)
     LOG.propagate = False  # the main process logs this worker's warnings
-    _remember(replace(prepare(experiment), batch=batch))
-
-
-def _remember(setup: Setup) -> None:
-    """For the next batch of this process: also a batch size halved when memory ran out."""
-    global _setup
-    _setup = setup
+    _setup = replace(prepare(experiment), batch=batch)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -207,10 +201,13 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
 
 
 def _results(rows: list[int], checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
+    global _setup
     assert _setup is not None  # noqa: S101  (set by _start)
-    optimizer, progress = _setup.experiment.optimizer, None
-    if not sys.stderr.isatty():  # there the bars of several processes would overwrite one another
-        progress = Progress(len(rows), optimizer.search_steps, optimizer.steps)
     if checkpoints:
         checkpoints = replace(checkpoints, device=_setup.device)
-    return visualize_in_batches(_setup, rows, progress, checkpoints=checkpoints, halved=_remember)
+    # On a terminal the bars of several processes would overwrite one another. The next batch
+    # starts with the batch size that fitted in memory.
+    show = not sys.stderr.isatty()
+    _setup = yield from visualize_in_batches(
+        _setup, rows, checkpoints=checkpoints, show_progress=show
+    )
