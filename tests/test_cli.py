@@ -295,7 +295,7 @@ def test_pictures_that_were_cut_off_are_drawn_to_the_last(here, capsys, monkeypa
             assert run(*words) == status
         assert json.loads(record.read_text())["status"] == "finished"
         assert not list(record.parent.glob(".claim*"))
-    assert "no pictures of it (OSError: [Errno 28]" in capsys.readouterr().err
+    assert "no pictures drawn (OSError: [Errno 28]" in capsys.readouterr().err
     assert len(list(record.parent.glob("analysis/diversity_unit*.png"))) == 2
     assert run(*words) == 0
     assert len(list(record.parent.glob("sheet_*.png"))) == 3
@@ -322,7 +322,7 @@ def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
     capsys.readouterr()
     assert run("unit=0-1") == 0
     found = capsys.readouterr()
-    assert "no pictures of it (ValueError" in found.err
+    assert "no pictures drawn (ValueError" in found.err
     assert found.out == f"{record.parent.relative_to(here)}\n"
     assert record.read_bytes() == before
 
@@ -520,7 +520,7 @@ def test_ctrl_c_before_there_is_anything(start):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "0 of 1 units are kept" in err
+    assert "0 of 1 units are saved" in err
     assert json.loads(record.read_text())["status"] == "interrupted"
 
 

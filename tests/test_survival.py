@@ -13,8 +13,8 @@ import pytest
 from conftest import QUICK
 
 from diversevis.cli.main import main
-from diversevis.errors import FolderLost
-from diversevis.experiment.progress import Progress
+from diversevis.errors import FolderLost, Stopped
+from diversevis.experiment.progress import ProgressDisplay
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
@@ -28,6 +28,14 @@ LONG = ["optimizer.steps=100000000", "optimizer.search_steps=3", "objective.rest
 
 
 SWEEP = [word.replace("seed=0,1,2,3,4,5,6,7", "seed=0,1,2,3") for word in check_survival.SWEEP]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C has Python's handler, also where a shell started the tests with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
             asked.append(step)
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Progress, "step", at_some_step)
+    monkeypatch.setattr(ProgressDisplay, "step", at_some_step)
     assert main(words) == 128 + number
     assert asked == [25]
     err = capsys.readouterr().err
@@ -104,9 +112,55 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("context", [signals.defer_sigint, signals.ignore_sigint])
+def test_ctrl_c_that_is_ignored_stays_ignored(context):
+    """As in `nohup bash -c ... &`, where Python installs no handler."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with context():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    signals.check_interrupted()
+
+
+def test_ignored_ctrl_c_works_again_afterwards():
+    with signals.ignore_sigint():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("context", [signals.defer_sigint, signals.ignore_sigint])
+def test_a_handler_from_c_is_left_alone(context, monkeypatch):
+    """A program in C that embeds Python may have its own; Python cannot put it back."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with pytest.raises(KeyboardInterrupt), context():
+        signal.raise_signal(signal.SIGINT)  # the handler of this test stands in for C's
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_handlers_from_c_do_not_end_a_run_badly(monkeypatch):
+    install = signal.signal
+    before = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.setattr(signal, "signal", lambda *words: install(*words) and None)
+    with signals.listening():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            signals.check()
+    monkeypatch.undo()
+    for number, handler in before.items():
+        assert signal.signal(number, handler) == signal.SIG_DFL
+
+
+def test_a_run_finishes_where_ctrl_c_is_ignored(here):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_a_second_ctrl_c_does_not_wait():
     heard = []
-    with signals.patient():
+    with signals.defer_sigint():
         signal.raise_signal(signal.SIGINT)
         heard.append("waits")
         with pytest.raises(KeyboardInterrupt):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from diversevis.experiment.finished import Finished, Frame, pack, unpack
-from diversevis.experiment.progress import Progress
+from diversevis.experiment.progress import ProgressDisplay
+from diversevis.experiment.results import Frame, UnitResult, pack, unpack
 from diversevis.method import images
 from diversevis.method.device import is_out_of_memory
 from diversevis.method.optimize.loop import State
@@ -20,7 +20,7 @@ from diversevis.method.setup import Setup
 from diversevis.method.visualize import Visualization, visualize
 from diversevis.pictures.film import is_film_step
 from diversevis.runs import signals
-from diversevis.runs.checkpoints import Checkpoints, Keeper
+from diversevis.runs.checkpoints import Checkpoints
 from diversevis.units import units_text
 
 LOG = logging.getLogger("diversevis")
@@ -29,137 +29,131 @@ LOG = logging.getLogger("diversevis")
 def visualize_in_batches(
     setup: Setup,
     rows: Sequence[int],
-    progress: Progress | None = None,
     *,
     checkpoints: Checkpoints | None = None,
-    halved: Callable[[Setup], None] = lambda setup: None,
-) -> Iterator[Finished]:
-    """The units at `rows` of the setup's targets: first those that an earlier process has done.
+    show_progress: bool = False,
+) -> Generator[UnitResult, None, Setup]:
+    """Results of the units at `rows` of the setup's targets, those of earlier processes first.
 
-    checkpoints  keep what is done, and the state of what is not
-    halved       told of the setting that fits, whenever memory has run out
+    checkpoints  save finished batches, and the state of the batch at work
 
-    Raises `KeyboardInterrupt` after the last of those that Ctrl-C let finish; `Stopped` where the
-    system asked this process to end.
+    The generator returns the setup with the batch size that fitted in memory. It raises
+    `KeyboardInterrupt` after the results of the batch that Ctrl-C ended, and `Stopped` when the
+    system asks this process to end.
     """
-    done = done_before(checkpoints, rows)
-    yield from done
-    pending = batches_left(setup, rows, done, checkpoints)
-    if progress:
-        progress.skip(len(done))
-    while pending:
-        signals.check_interrupted()
-        batch, *pending = pending
-        if progress:
-            units = tuple(setup.targets.units[row] for row in batch)
-            progress.units(f"units {units_text(units)}" if len(units) > 1 else f"unit {units[0]}",
-                           len(units))  # fmt: skip
-        films = _Films(setup, len(batch))
-        keeper = checkpoints.keeper(batch, films) if checkpoints else None
-        found = _unless_out_of_memory(setup, batch, progress, films, keeper)
-        if found is None:
-            if checkpoints:
-                checkpoints.discard(batch)
-            setup = _halved(setup, batch)
-            halved(setup)
-            pending = setup.batches([*batch, *(row for later in pending for row in later)])
-            continue
-        if progress:
+    finished = finished_before(checkpoints, rows)
+    yield from finished
+    pending = batches_left(setup, rows, finished, checkpoints)
+    optimizer = setup.experiment.optimizer
+    progress = ProgressDisplay(len(rows), optimizer.search_steps, optimizer.steps, show=show_progress)
+    with contextlib.closing(progress):
+        progress.skip(len(finished))
+        while pending:
+            signals.check_interrupted()
+            batch, *pending = pending
+            units = [setup.targets.units[row] for row in batch]
+            progress.units(f"unit{'s' * (len(units) > 1)} {units_text(units)}", len(units))
+            results = _visualize_batch(setup, batch, progress, checkpoints)
+            if results is None:
+                setup = _halve(setup, batch, checkpoints)
+                pending = setup.batches([row for left in (batch, *pending) for row in left])
+                continue
             progress.end()
-        finished = [Finished(one, films.of(place, one)) for place, one in enumerate(found)]
-        interrupted = any(one.interrupted for one in found)
-        if checkpoints and checkpoints.seconds is not None and not interrupted:
-            checkpoints.write_done(batch, pack(finished))
-        yield from finished
-        signals.check_interrupted()
-        if interrupted:
-            raise KeyboardInterrupt
+            interrupted = any(result.visualization.interrupted for result in results)
+            if checkpoints and checkpoints.seconds is not None and not interrupted:
+                checkpoints.write_done(batch, pack(results))
+            yield from results
+            signals.check_interrupted()
+            if interrupted:
+                raise KeyboardInterrupt
+    return setup
 
 
-def done_before(checkpoints: Checkpoints | None, rows: Sequence[int]) -> list[Finished]:
-    """Of the units at `rows`, those that earlier processes have done."""
-    if checkpoints is None:
-        return []
-    return [one for state in checkpoints.done(rows) for one in unpack(state)]
+def finished_before(checkpoints: Checkpoints | None, rows: Sequence[int]) -> list[UnitResult]:
+    """Results that earlier processes saved of the units at `rows`."""
+    batches = checkpoints.done(rows) if checkpoints else []
+    return [result for batch in batches for result in unpack(batch)]
 
 
 def batches_left(
     setup: Setup,
     rows: Sequence[int],
-    done: Sequence[Finished],
+    finished: Sequence[UnitResult],
     checkpoints: Checkpoints | None,
     devices: int = 1,
 ) -> list[Sequence[int]]:
-    """The others in batches: first those that were begun, as they were."""
-    units = {one.visualization.unit for one in done}
+    """The unfinished rows in batches; those that have a saved state come first, unchanged."""
+    units = {result.visualization.unit for result in finished}
     left = [row for row in rows if setup.targets.units[row] not in units]
     begun = checkpoints.begun(left) if checkpoints else []
-    to_begin = set(left) - {row for batch in begun for row in batch}
-    # All are cut, and of what was cut the rest is taken: the same batches as in one go.
-    cut = [[row for row in batch if row in to_begin] for batch in setup.batches(rows, devices)]
+    fresh = set(left) - {row for batch in begun for row in batch}
+    # Cut all rows, then drop those not needed: the batches, and with them the rounding of sums,
+    # are those of a run without interruption.
+    cut = [[row for row in batch if row in fresh] for batch in setup.batches(rows, devices)]
     return [*begun, *(batch for batch in cut if batch)]
 
 
-def _unless_out_of_memory(
-    setup: Setup,
-    batch: Sequence[int],
-    progress: Progress | None,
-    films: _Films,
-    keeper: Keeper | None,
-) -> list[Visualization] | None:
-    listener = films if films.wanted else None
-    patience = signals.patient() if keeper else contextlib.nullcontext()
+def _visualize_batch(
+    setup: Setup, batch: Sequence[int], progress: ProgressDisplay, checkpoints: Checkpoints | None
+) -> list[UnitResult] | None:
+    """None if memory ran out; then nothing refers to the tensors of the failed attempt."""
+    films = _Films(setup, len(batch))
+    keeper = checkpoints.keeper(batch, films) if checkpoints else None
     try:
-        with patience:
-            return visualize(setup, batch, progress=progress, listener=listener, keeper=keeper)
+        # With a checkpoint Ctrl-C waits until the state between two steps is saved.
+        with signals.defer_sigint() if keeper else contextlib.nullcontext():
+            units = visualize(setup, batch, progress=progress, listener=films, keeper=keeper)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or setup.batch == 1:
             raise
-    return None  # from here on nothing of the failed attempt is referred to any more
+        return None
+    return [UnitResult(unit, films.of(index, unit)) for index, unit in enumerate(units)]
 
 
-def _halved(setup: Setup, batch: Sequence[int]) -> Setup:
+def _halve(setup: Setup, batch: Sequence[int], checkpoints: Checkpoints | None) -> Setup:
+    """The setup with half the batch size, after memory ran out in `batch`."""
+    if checkpoints:
+        checkpoints.discard(batch)
     gc.collect()
     if setup.device.type == "cuda":
         torch.cuda.empty_cache()
-    most = len(batch) * setup.experiment.images_per_unit
-    half = max(1, min(setup.batch, most) // 2)
+    images_at_once = min(setup.batch, len(batch) * setup.experiment.images_per_unit)
+    half = max(1, images_at_once // 2)
     LOG.warning("out of memory: going on with batch=%d images at once", half)
     return replace(setup, batch=half)
 
 
 class _Films:
-    """Keeps the images of a few telling steps, as pixels, unit by unit."""
+    """Listener of the optimization that collects the frames of every unit's film."""
 
-    def __init__(self, setup: Setup, count: int) -> None:
-        self.wanted = setup.experiment.record != "none"
+    def __init__(self, setup: Setup, units: int) -> None:
+        self.recording = setup.experiment.record != "none"
         self.mean = setup.network.weights.mean
-        self.frames: list[list[Frame]] = [[] for _ in range(count)]
+        self.frames: list[list[Frame]] = [[] for _ in range(units)]
 
     def __call__(
         self, step: int, rows: Sequence[int], shown: Tensor, terms: dict[str, Tensor]
     ) -> None:
-        if is_film_step(step):
-            pixels = images.display(shown, self.mean)
-            for place, row in enumerate(rows):
-                self.frames[row].append(pixels[place])
+        if self.recording and is_film_step(step):
+            for row, frame in zip(rows, images.display(shown, self.mean), strict=True):
+                self.frames[row].append(frame)
 
     def state(self) -> State:
         """For a checkpoint."""
         tensors = {
-            f"{place}.{k}": torch.from_numpy(frame)
-            for place, frames in enumerate(self.frames)
+            f"{row}.{k}": torch.from_numpy(frame)
+            for row, frames in enumerate(self.frames)
             for k, frame in enumerate(frames)
         }
         return State(tensors, {"frames": [len(frames) for frames in self.frames]})
 
     def restore(self, kept: State) -> None:
         self.frames = [
-            [kept.tensors[f"{place}.{k}"].cpu().numpy() for k in range(count)]
-            for place, count in enumerate(kept.facts["frames"])
+            [kept.tensors[f"{row}.{k}"].cpu().numpy() for k in range(count)]
+            for row, count in enumerate(kept.facts["frames"])
         ]
 
-    def of(self, place: int, one: Visualization) -> list[Frame]:
-        """The film of one unit, ending with its result; empty where none was made."""
-        frames = self.frames[place]
-        return [*frames, images.display(one.images, self.mean)] if frames else []
+    def of(self, row: int, unit: Visualization) -> list[Frame]:
+        """A unit's frames, its result last; empty if no film is recorded."""
+        frames = self.frames[row]
+        return [*frames, images.display(unit.images, self.mean)] if frames else []

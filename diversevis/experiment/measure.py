@@ -7,8 +7,6 @@ import dataclasses
 import gc
 import logging
 import math
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 
 from diversevis.errors import InputError
-from diversevis.experiment.progress import MeasureProgress
+from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.subject import make_subject
 from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Progress, Subject
@@ -110,7 +108,7 @@ def measure_folder(
             LOG.warning("no measure %s: %s", name, error)
             impossible[name] = str(error)
             continue
-        with undisturbed():
+        with signals.ignore_sigint():
             draw.forget(folder, name)
             folder.write_measure(name, measured.settings, measured.numbers, measured.arrays)
         if subject.pictures is not None:
@@ -123,11 +121,11 @@ def measure_folder(
 def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
     """A measure, in plain float32; repeated with half the batch when out of memory."""
     pulse(name, 0, len(subject.rows))
-    with contextlib.closing(MeasureProgress()) as progress, precision("float32"):
+    with contextlib.closing(ProgressDisplay()) as display, precision("float32"):
 
         def report(name: str, done: int, total: int) -> None:
             pulse(name, done, total)
-            progress(name, done, total)
+            display(name, done, total)
 
         while True:
             try:
@@ -142,19 +140,6 @@ def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
             subject = dataclasses.replace(subject, batch=subject.batch // 2)
             LOG.warning("out of memory: %s goes on with batch=%d images at once",
                         name, subject.batch)  # fmt: skip
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore Ctrl-C while files are written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def indices_of(

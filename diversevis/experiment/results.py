@@ -1,12 +1,16 @@
-"""What a run says and writes of the units that are done: arrays and numbers."""
+"""Results of a run's units: packed for a checkpoint, logged, and written to the run folder."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
+from diversevis.method.optimize.loop import State
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import Visualization
 from diversevis.pictures import draw
@@ -14,72 +18,111 @@ from diversevis.runs.folder import RunFolder
 
 LOG = logging.getLogger("diversevis")
 
+Frame = UInt8[np.ndarray, "image height width 3"]
 
-def say(one: Visualization) -> None:
-    """How a unit ended, in one line."""
-    found = one.metrics
-    if found["stop"] == "dead":
+
+class UnitResult(NamedTuple):
+    """A unit's result, and the frames of its film (none unless a film is recorded)."""
+
+    visualization: Visualization
+    frames: list[Frame]
+
+
+def pack(results: Sequence[UnitResult]) -> State:
+    """The results as tensors by name and facts that JSON can hold."""
+    tensors, facts = {}, []
+    for row, (unit, frames) in enumerate(results):
+        tensors[f"{row}.images"], tensors[f"{row}.responses"] = unit.images, unit.responses
+        if unit.front is not None:
+            tensors[f"{row}.front"] = unit.front
+        tensors |= {f"{row}.trace.{name}": values for name, values in unit.trace.items()}
+        tensors |= {f"{row}.film.{k}": torch.from_numpy(frame) for k, frame in enumerate(frames)}
+        facts.append({"metrics": unit.metrics, "trace": list(unit.trace), "frames": len(frames)})
+    return State(tensors, {"units": facts})
+
+
+def unpack(packed: State) -> list[UnitResult]:
+    """The results that `pack` was given; `interrupted` is False in all of them."""
+    results = []
+    for row, facts in enumerate(packed.facts["units"]):
+        unit = Visualization(
+            unit=facts["metrics"]["unit"],
+            images=packed.tensors[f"{row}.images"],
+            responses=packed.tensors[f"{row}.responses"],
+            metrics=facts["metrics"],
+            trace={name: packed.tensors[f"{row}.trace.{name}"] for name in facts["trace"]},
+            interrupted=False,
+            front=packed.tensors.get(f"{row}.front"),
+        )
+        frames = [packed.tensors[f"{row}.film.{k}"].numpy() for k in range(facts["frames"])]
+        results.append(UnitResult(unit, frames))
+    return results
+
+
+def log_result(unit: Visualization) -> None:
+    """One line on how a unit's optimization ended."""
+    metrics = unit.metrics
+    if metrics["stop"] == "dead":
         LOG.warning(
-            "unit %d is dead: its response has no gradient in any of the noise drawn", one.unit
+            "unit %d is dead: its response has no gradient in any of the noise drawn", unit.unit
         )
         return
-    level = logging.WARNING if found["stop"] == "diverged" else logging.INFO
-    distance = found["distance_min"]
+    distance = metrics["distance_min"]
     LOG.log(
-        level,
+        logging.WARNING if metrics["stop"] == "diverged" else logging.INFO,
         "unit %d %s after %d steps: mean response %.4g%s, %.1f s",
-        one.unit,
-        found["stop"],
-        found["steps"],
-        found["response_mean"],
+        unit.unit,
+        metrics["stop"],
+        metrics["steps"],
+        metrics["response_mean"],
         "" if distance is None else f", smallest distance {distance:.4g}",
-        found["seconds"],
+        metrics["seconds"],
     )
 
 
-def in_order(setup: Setup, done: Sequence[Visualization]) -> list[Visualization]:
-    """As the units were named, whichever was done first."""
-    place = {unit: row for row, unit in enumerate(setup.targets.units)}
-    return sorted(done, key=lambda one: place[one.unit])
+def in_order(setup: Setup, units: Sequence[Visualization]) -> list[Visualization]:
+    """The results in the order of the run's units; batches may finish in another."""
+    rows = {unit: row for row, unit in enumerate(setup.targets.units)}
+    return sorted(units, key=lambda unit: rows[unit.unit])
 
 
-def write(setup: Setup, folder: RunFolder, done: Sequence[Visualization]) -> None:
-    """Arrays and numbers of the units that are done; nothing where none is."""
-    if not done:
+def write(setup: Setup, folder: RunFolder, units: Sequence[Visualization]) -> None:
+    """Write arrays and numbers of the finished units; nothing if there are none."""
+    if not units:
         return
-    done = in_order(setup, done)
+    units = in_order(setup, units)
     draw.forget(folder, draw.IMAGES)
     folder.write_images(
-        torch.stack([one.images for one in done]),
-        torch.stack([one.responses for one in done]),
-        torch.tensor([one.unit for one in done]),
+        torch.stack([unit.images for unit in units]),
+        torch.stack([unit.responses for unit in units]),
+        torch.tensor([unit.unit for unit in units]),
     )
-    folder.write_metrics([one.metrics for one in done])
-    _write_front(folder, [one for one in done if one.front is not None])
-    _write_trace(folder, done)
+    folder.write_metrics([unit.metrics for unit in units])
+    _write_front(folder, [unit for unit in units if unit.front is not None])
+    _write_trace(folder, units)
 
 
-def _write_trace(folder: RunFolder, done: Sequence[Visualization]) -> None:
-    """Every term of every unit at every step."""
-    names = list(dict.fromkeys(name for one in done for name in one.trace))
+def _write_trace(folder: RunFolder, units: Sequence[Visualization]) -> None:
+    """`trace.csv`: a row per unit and step, a column per term."""
+    names = list(dict.fromkeys(name for unit in units for name in unit.trace))
     rows = []
-    for one in done:
-        columns = [one.trace[name].tolist() for name in names] if one.trace else []
+    for unit in units:
+        columns = [unit.trace[name].tolist() for name in names] if unit.trace else []
         for step, values in enumerate(zip(*columns, strict=True), start=1):
-            rows.append([step, one.unit, *(f"{value:.7g}" for value in values)])
+            rows.append([step, unit.unit, *(f"{value:.7g}" for value in values)])
     folder.write_trace(names, rows)
 
 
-def _write_front(folder: RunFolder, done: Sequence[Visualization]) -> None:
-    """Images at every weight of a traced front, and its table."""
-    if not done:
+def _write_front(folder: RunFolder, units: Sequence[Visualization]) -> None:
+    """`front.safetensors` and `front.csv`: images and terms at every diversity weight."""
+    if not units:
         return
-    names = ["unit", *done[0].metrics["front"][0]]
-    rows = [[one.unit, *row.values()] for one in done for row in one.metrics["front"]]
+    columns = ["unit", *units[0].metrics["front"][0]]
+    rows = [[unit.unit, *row.values()] for unit in units for row in unit.metrics["front"]]
     folder.write_front(
-        torch.stack([one.front for one in done if one.front is not None]),
-        torch.tensor([row["diversity"] for row in done[0].metrics["front"]]),
-        torch.tensor([one.unit for one in done]),
-        names,
+        torch.stack([unit.front for unit in units if unit.front is not None]),
+        torch.tensor([row["diversity"] for row in units[0].metrics["front"]]),
+        torch.tensor([unit.unit for unit in units]),
+        columns,
         rows,
     )

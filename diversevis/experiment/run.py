@@ -1,32 +1,20 @@
-"""The method, from a description of the work to a finished run folder."""
+"""One run, from a description of the work to a finished run folder."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from diversevis.errors import FolderLost, InputError, Stopped
-from diversevis.experiment import results
+from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.measure import (
-    indices_in,
-    indices_of,
-    measure_folder,
-    possible,
-    pulse_of,
-    seeds_of,
-    spread,
-    subject_of,
-    subject_of_folder,
-    undisturbed,
-)
-from diversevis.experiment.progress import Progress
+from diversevis.experiment.results import UnitResult
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages, pick_devices
@@ -35,10 +23,10 @@ from diversevis.method.setup import Setup, prepare
 from diversevis.method.visualize import Visualization
 from diversevis.pictures import draw
 from diversevis.pictures.film import check_film, write_film
-from diversevis.runs import provenance
+from diversevis.runs import identity, provenance, signals
 from diversevis.runs.checkpoints import Checkpoints
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.identity import Work, fixed_paths, is_optimized, measuring, open_work, science
+from diversevis.runs.identity import Opened, Work
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.process import job_id, restarts
 from diversevis.runs.record import accounted, make_record
@@ -47,14 +35,24 @@ LOG = logging.getLogger("diversevis")
 
 
 class Done(NamedTuple):
-    """What has become of a piece of work.
+    """The folder of a run, and what happened to it.
 
-    how  `made`, `continued` (an earlier process had begun it), `found` (it was there), or `held`
-         (another process is at it, and was not waited for)
+    how  `made`, `continued` (an earlier process had begun it), `found` (it was finished before), or
+         `held` (another process is at work on it, and was not waited for)
     """
 
     path: Path
     how: Literal["made", "continued", "found", "held"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenRun:
+    """What the steps of a run work with; `claim` keeps other processes off the folder."""
+
+    setup: Setup
+    work: Work
+    folder: RunFolder
+    claim: Claim
 
 
 def run(
@@ -68,54 +66,43 @@ def run(
     wait: bool = True,
     prepare: Callable[[Experiment], Setup] = prepare,
 ) -> Done:
-    """Do the work, or what is left of it, and return its finished run folder.
+    """Compute a run, or what is missing of it, and return its folder.
 
-    command   what was typed, for the record
-    config    the resolved config, with the given settings in place of what was typed
+    command   as it was typed, for the record
+    config    returns the resolved config; its argument replaces settings in it
     extras    further files for the folder, name -> text
-    sweep     the sweep's name, if it is one's
-    expected  hash that the work had when the sweep was planned
-    wait      for another process that is at this very work
-    prepare   may know the network already
+    sweep     name of the sweep that the run belongs to
+    expected  the work's hash when the sweep was planned
+    wait      until another process that is at work on the same run has finished it
+    prepare   `Preparer()` shares a network between the runs of a sweep
 
-    Raises `InputError` before anything is written, `KeyboardInterrupt` after keeping what there is,
-    `Stopped` after a checkpoint where the system asked this process to end, `FolderLost` where the
-    folder was deleted or taken over.
+    Raises `InputError` before anything is written, `KeyboardInterrupt` after saving the results so
+    far, `Stopped` after a checkpoint if the system asked this process to end, and `FolderLost` if
+    the folder was deleted or taken over by another process.
     """
     check_film(experiment.record)
-    measures = possible(chosen(experiment.analysis), experiment.natural)
+    measures = measure.possible(chosen(experiment.analysis), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
-    settled = config(fixed_paths(setup))
+    settled = config(identity.fixed_paths(setup))
     work = _work(setup, settled, measures, sweep)
-    if expected not in (None, work.hash):
-        raise InputError(
-            f"This is not the work that was planned: the weights of {setup.network.name} here "
-            f"({setup.network.weights.source}), another file it needs, or this program have "
-            "changed since. Give every node the same, or type the sweep's command again."
-        )
+    _check_planned(setup, work, expected)
     record = make_record(setup, command, settled.content)
     record |= {"sweep": sweep, "measuring": work.measuring}
-    opened = open_work(work, record, wait=wait)
+    opened = identity.open_work(work, record, wait=wait)
     folder, claim = opened.folder, opened.claim
     if claim is None:
-        if opened.holder:
-            return Done(folder.path, "held")
-        _add_pictures(setup, folder)
-        return Done(folder.path, "found")
-    if not opened.fresh and experiment.batch == "auto":
-        setup = _cut_as_before(setup, folder)
-        record["batch"] = setup.batch
+        return _leave(setup, work, opened)
+    setup = _with_earlier_batch(setup, opened)
+    record["batch"] = setup.batch
+    open_run = _OpenRun(setup=setup, work=work, folder=folder, claim=claim)
     with accounted(folder, claim, record, setup.device):
-        if not is_optimized(folder):
-            folder.write_config(settled.text)
-            for name, text in extras.items():
-                folder.write_extra(name, text)
-            _make_images(setup, folder, claim, work)
-        _draw(setup, folder, claim)
-        _measure(setup, folder, claim, work)
-        if work.lacks_seeds(folder):
-            _repeat(setup, folder, claim, work)
+        if not identity.is_optimized(folder):
+            _write_config(folder, settled, extras)
+            _make_images(open_run)
+        _draw_pictures(open_run)
+        _take_measures(open_run)
+        _repeat_with_seeds(open_run)
     return Done(folder.path, "made" if opened.fresh else "continued")
 
 
@@ -124,154 +111,174 @@ def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | 
     return Work(
         root=Path(experiment.root).expanduser(),
         where=setup.where,
-        hash=provenance.sha256_of(science(setup)),
+        hash=provenance.sha256_of(identity.science(setup)),
         measures=measures,
         seeds=experiment.seeds,
         again=experiment.again,
-        measuring=measuring(settled.content),
+        measuring=identity.measuring(settled.content),
         origin=sweep or job_id(),
         restarted=sweep is not None or restarts() > 0,
     )
 
 
-def _cut_as_before(setup: Setup, folder: RunFolder) -> Setup:
-    """With batches as large as those that the run was begun with, on a device of the same kind."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        before = folder.read_record()
-        if torch.device(before["device"]).type == setup.device.type and not before["optimized"]:
-            return replace(setup, batch=int(before["batch"]))
+def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:
+    """Raises `InputError` if the work is not the sweep's, though its settings are."""
+    if expected not in (None, work.hash):
+        raise InputError(
+            f"This run differs from the one that was planned: the weights of {setup.network.name} "
+            f"({setup.network.weights.source}), another input file or this program differ on this "
+            "machine. Give all machines the same, or type the sweep's command again."
+        )
+
+
+def _with_earlier_batch(setup: Setup, opened: Opened) -> Setup:
+    """With `batch=auto`, the batch size that the run was begun with on a device of the same kind.
+
+    It decides how units are batched, and with it how sums are rounded and which checkpoints fit.
+    """
+    if opened.fresh or setup.experiment.batch != "auto":
+        return setup
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record
+        record = opened.folder.read_record()
+        if torch.device(record["device"]).type == setup.device.type and not record["optimized"]:
+            return replace(setup, batch=int(record["batch"]))
     return setup
 
 
-def _make_images(setup: Setup, folder: RunFolder, claim: Claim, work: Work) -> None:
-    """All units' images, into the folder; those of some if it ends early."""
-    done: list[Visualization] = []
-    folder.update_record(optimized=False)  # a damaged run had been
-    checkpoints = _checkpoints(setup, folder, claim, "images", work.hash)
-    try:
-        _visualize_all(setup, folder, checkpoints, done)
-    except (Stopped, FolderLost):  # no time to lose, or nothing to write to
-        raise
-    except BaseException:  # what is done is kept, whatever ended it
-        with undisturbed(), contextlib.suppress(OSError, FolderLost):
-            claim.confirm()
-            results.write(setup, folder, done)
-            if done and setup.experiment.images == "png":
-                draw.draw(folder, draw.IMAGES, "all", _no_pulse)
-        LOG.warning("ended early; %d of %d units are kept in %s",
-                    len(done), len(setup.targets.units), folder.path)  # fmt: skip
-        raise
-    claim.confirm()
-    results.write(setup, folder, done)
+def _write_config(folder: RunFolder, settled: Settled, extras: Mapping[str, str]) -> None:
+    folder.write_config(settled.text)
+    for name, text in extras.items():
+        folder.write_extra(name, text)
+
+
+def _make_images(run: _OpenRun) -> None:
+    """Optimize the images of all units and write them; those so far if an error ends it."""
+    setup, folder, units = run.setup, run.folder, list[Visualization]()
+    folder.update_record(optimized=False)  # True in a damaged run that is made again
+    optimizer = setup.experiment.optimizer
+    steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
+    total = {"units": len(setup.targets.units), "steps": steps}
+    run.claim.progress = total | {"done": 0}
+    with _results_saved(run, units):
+        checkpoints = _checkpoints(run, setup, "images", run.work.hash)
+        for unit, frames in _visualize(setup, checkpoints, devices=True):
+            units.append(unit)
+            run.claim.progress = total | {"done": len(units)}
+            results.log_result(unit)
+            if frames:
+                write_film(folder, unit.unit, setup.experiment.record, frames)
+    run.claim.confirm()
+    results.write(setup, folder, units)
     folder.update_record(optimized=True)
     folder.remove_checkpoints()
 
 
-def _visualize_all(
-    setup: Setup, folder: RunFolder, checkpoints: Checkpoints, done: list[Visualization]
-) -> None:
-    """Every unit, added to `done`; raises `KeyboardInterrupt` after Ctrl-C."""
-    experiment, units, claim = setup.experiment, setup.targets.units, checkpoints.claim
-    optimizer = experiment.optimizer
-    steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
-    facts: dict[str, Any] = {"units": len(units), "steps": steps}
-    if claim is not None:
-        claim.progress = facts | {"done": 0}
-    with contextlib.closing(
-        Progress(len(units), optimizer.search_steps, optimizer.steps)
-    ) as progress:
-        for one, frames in (
-            visualize_on_devices(setup, checkpoints)
-            if len(pick_devices(experiment.device)) > 1
-            else visualize_in_batches(setup, range(len(units)), progress, checkpoints=checkpoints)
-        ):
-            done.append(one)
-            if claim is not None:
-                claim.progress = facts | {"done": len(done)}
-            results.say(one)
-            if frames:
-                write_film(folder, one.unit, experiment.record, frames)
-
-
-def _measure(setup: Setup, folder: RunFolder, claim: Claim, work: Work) -> None:
-    """The measures that the folder lacks."""
-    left = work.left(folder)
-    if not left:
-        return
-    subject = subject_of_folder(setup, folder)
-    impossible = measure_folder(subject, folder, left, pulse_of(claim))
-    before = folder.read_record()
-    known = before["not_measured"] if before["measuring"] == work.measuring else {}
-    folder.update_record(not_measured=known | impossible, measuring=work.measuring)
-
-
-def _draw(setup: Setup, folder: RunFolder, claim: Claim) -> None:
-    """The pictures that the folder lacks, if any are wanted."""
-    experiment = setup.experiment
-    if experiment.images == "png":
-        for name in draw.lacking(folder):
-            draw.draw(folder, name, experiment.measure.pictures, pulse_of(claim))
-
-
-def _no_pulse(name: str, done: int, total: int) -> None:
-    """What is drawn on the way out is not disturbed."""
-
-
-def _add_pictures(setup: Setup, folder: RunFolder) -> None:
-    """To a finished run that was made without. It may be damaged, or not ours to write to: it is
-    finished all the same."""
-    experiment = setup.experiment
+@contextlib.contextmanager
+def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[None]:
+    """Write the results of `units` if an error or Ctrl-C ends the `with` block."""
     try:
-        record = folder.read_record()
-        if experiment.images == "png" and draw.lacking(folder):
-            claim = Claim.take(Watch(folder.path))
-            if claim is None:  # another process is at it, and may be drawing
-                return
-            claim.begin()
-            try:
-                _draw(setup, folder, claim)
-            finally:
-                claim.remove()
-    except FolderLost:
+        yield
+    except (Stopped, FolderLost):  # no time for it, or no folder
         raise
-    except Exception as error:
-        LOG.warning("%s: no pictures of it (%s: %s)", folder.path, type(error).__name__, error)
+    except BaseException:
+        with signals.ignore_sigint(), contextlib.suppress(OSError, FolderLost):
+            run.claim.confirm()
+            results.write(run.setup, run.folder, units)
+            if units and run.setup.experiment.images == "png":
+                draw.draw(run.folder, draw.IMAGES, "all", lambda name, done, total: None)
+        LOG.warning("ended early: results of %d of %d units are saved in %s",
+                    len(units), len(run.setup.targets.units), run.folder.path)  # fmt: skip
+        raise
+
+
+def _visualize(
+    setup: Setup, checkpoints: Checkpoints, *, devices: bool = False
+) -> Iterator[UnitResult]:
+    """Results of all units as soon as they are there; with `devices`, from all that are named."""
+    if devices and len(pick_devices(setup.experiment.device)) > 1:
+        return visualize_on_devices(setup, checkpoints)
+    rows = range(len(setup.targets.units))
+    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
+
+
+def _draw_pictures(run: _OpenRun) -> None:
+    """The pictures that are wanted and missing."""
+    experiment = run.setup.experiment
+    if experiment.images == "png":
+        for name in draw.lacking(run.folder):
+            draw.draw(run.folder, name, experiment.measure.pictures, measure.pulse_of(run.claim))
+
+
+def _take_measures(run: _OpenRun) -> None:
+    """The measures that are missing."""
+    missing = run.work.left(run.folder)
+    if not missing:
         return
-    if experiment.record != "none" and record.get("config", {}).get("record") == "none":
-        LOG.warning("%s was made without a film: again=true makes one", folder.path)
+    subject = measure.subject_of_folder(run.setup, run.folder)
+    impossible = measure.measure_folder(subject, run.folder, missing, measure.pulse_of(run.claim))
+    record = run.folder.read_record()
+    earlier = record["not_measured"] if record["measuring"] == run.work.measuring else {}
+    run.folder.update_record(not_measured=earlier | impossible, measuring=run.work.measuring)
 
 
-def _repeat(setup: Setup, folder: RunFolder, claim: Claim, work: Work) -> None:
-    """The same with further seeds: mean and spread of every index."""
-    experiment, units = setup.experiment, setup.targets.units
-    kept = [name for name in work.measures if name != "natural"]  # photographs know no seed
-    found = [[indices_in(one, kept) for one in folder.read_metrics()]]
-    for other in seeds_of(setup):
-        optimizer, seed = experiment.optimizer, other.experiment.seed
-        checkpoints = _checkpoints(other, folder, claim, f"seed-{seed}", f"{work.hash}/{seed}")
-        bar = Progress(len(units), optimizer.search_steps, optimizer.steps)
-        with contextlib.closing(bar) as progress:
-            again = visualize_in_batches(
-                other, range(len(units)), progress, checkpoints=checkpoints
-            )
-            repeated = results.in_order(setup, [one for one, _ in again])
-        metrics = [one.metrics for one in repeated]
-        subject = subject_of(other, repeated, sample_seed=experiment.seed)
-        found.append(indices_of(subject, metrics, kept, pulse_of(claim)))
+def _repeat_with_seeds(run: _OpenRun) -> None:
+    """Optimize and measure with further seeds; write mean and spread of every index."""
+    if not run.work.lacks_seeds(run.folder):
+        return
+    experiment = run.setup.experiment
+    measures = [name for name in run.work.measures if name != "natural"]  # it has no seed
+    indices = [[measure.indices_in(unit, measures) for unit in run.folder.read_metrics()]]
+    for setup in measure.seeds_of(run.setup):
+        seed = setup.experiment.seed
+        checkpoints = _checkpoints(run, setup, f"seed-{seed}", f"{run.work.hash}/{seed}")
+        repeated = [unit for unit, _ in _visualize(setup, checkpoints)]
+        repeated = results.in_order(setup, repeated)
+        # The sample of units that some measures draw is that of the first seed.
+        subject = measure.subject_of(setup, repeated, sample_seed=experiment.seed)
+        metrics = [unit.metrics for unit in repeated]
+        indices.append(measure.indices_of(subject, metrics, measures, measure.pulse_of(run.claim)))
         LOG.info("seed %d measured", seed)
-    seeds = [experiment.seed, *(one.experiment.seed for one in seeds_of(setup))]
-    folder.write_spread(spread(found), seeds, kept)
-    folder.remove_checkpoints()
+    seeds = [experiment.seed + k for k in range(len(indices))]
+    run.folder.write_spread(measure.spread(indices), seeds, measures)
+    run.folder.remove_checkpoints()
 
 
-def _checkpoints(
-    setup: Setup, folder: RunFolder, claim: Claim, part: str, work: str
-) -> Checkpoints:
+def _checkpoints(run: _OpenRun, setup: Setup, part: str, work: str) -> Checkpoints:
     return Checkpoints(
-        folder=folder,
+        folder=run.folder,
         part=part,
         work=work,
         seconds=setup.experiment.checkpoint,
         device=setup.device,
-        claim=claim,
+        claim=run.claim,
     )
+
+
+def _leave(setup: Setup, work: Work, opened: Opened) -> Done:
+    """A run that is finished, or that another process is at work on."""
+    if opened.holder:
+        return Done(opened.folder.path, "held")
+    try:
+        _add_pictures(setup, work, opened.folder)
+    except FolderLost:
+        raise
+    except Exception as error:  # damaged, or not ours to write to: the run is finished all the same
+        LOG.warning("%s: no pictures drawn (%s: %s)",
+                    opened.folder.path, type(error).__name__, error)  # fmt: skip
+    return Done(opened.folder.path, "found")
+
+
+def _add_pictures(setup: Setup, work: Work, folder: RunFolder) -> None:
+    """Draw the pictures that a finished run was made without."""
+    experiment, record = setup.experiment, folder.read_record()
+    if experiment.images == "png" and draw.lacking(folder):
+        claim = Claim.take(Watch(folder.path))
+        if claim is None:  # another process is at work on it, and may be drawing
+            return
+        claim.begin()
+        try:
+            _draw_pictures(_OpenRun(setup=setup, work=work, folder=folder, claim=claim))
+        finally:
+            claim.remove()
+    if experiment.record != "none" and record.get("config", {}).get("record") == "none":
+        LOG.warning("%s was made without a film: again=true makes one", folder.path)

@@ -1,4 +1,4 @@
-"""The units of one run shared between several devices of one machine, one process each."""
+"""The units of one run shared between several devices of one machine, one process per device."""
 
 from __future__ import annotations
 
@@ -13,121 +13,132 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures import TimeoutError as NoAnswer
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from logging.handlers import BufferingHandler
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from diversevis.errors import Stopped
-from diversevis.experiment.batches import batches_left, done_before, visualize_in_batches
-from diversevis.experiment.finished import Finished
-from diversevis.experiment.progress import Progress
+from diversevis.experiment.batches import batches_left, finished_before, visualize_in_batches
+from diversevis.experiment.results import UnitResult, pack, unpack
 from diversevis.method.device import keep_pages, pick_devices
+from diversevis.method.optimize.loop import State
 from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, prepare
-from diversevis.method.visualize import Visualization
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import Checkpoints
 
 LOG = logging.getLogger("diversevis")
-PATIENCE = 60.0  # seconds that interrupted processes have to hand over what they have
+PATIENCE = 60.0  # seconds that interrupted processes have to return their results
 SECONDS_BETWEEN_LOOKS = 0.5
 
+Pools = Sequence[ProcessPoolExecutor]  # of one process each
 
-class _Answer(NamedTuple):
-    """What a process has to say about one batch."""
 
-    packed: list[tuple[dict[str, Any], list[Any]]]
-    warnings: list[str]
-    interrupted: bool
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What a worker process returns for one batch: packed results, and its warnings.
+
+    interrupted  by Ctrl-C (SIGINT from the main process), with the results so far
+    stopped      by a signal that asks to end; the state is in a checkpoint
+    """
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+    warnings: Sequence[str] = ()
+    interrupted: bool = False
     stopped: bool = False
 
 
 def visualize_on_devices(
     setup: Setup, checkpoints: Checkpoints | None = None
-) -> Iterator[Finished]:
-    """Every unit of `setup`, whichever device computed it: first those done before.
+) -> Iterator[UnitResult]:
+    """Results of every unit of `setup`, those of earlier processes first.
 
-    The batches are dealt out in turn; which units share one changes nothing. Raises
-    `KeyboardInterrupt` after the last of those that Ctrl-C let finish; `Stopped` where the system
-    asked this process to end.
+    The devices get the batches in turn. Raises `KeyboardInterrupt` after the results of the
+    batches that Ctrl-C ended, and `Stopped` when the system asks this process to end.
     """
+    rows = range(len(setup.targets.units))
+    finished = finished_before(checkpoints, rows)
+    yield from finished
+    devices = len(pick_devices(setup.experiment.device))
+    batches = batches_left(setup, rows, finished, checkpoints, devices)
+    # Only this process holds the claim on the run folder.
+    for_workers = replace(checkpoints, claim=None) if checkpoints else None
+    with _pools(setup) as pools:
+        futures = [
+            pools[number % devices].submit(_compute, list(batch), for_workers)
+            for number, batch in enumerate(batches)
+        ]
+        for number, future in enumerate(futures):
+            try:
+                answers = [_wait_for(future, checkpoints)]
+            except KeyboardInterrupt:
+                answers = _end_early(pools, futures[number:], signal.SIGINT)
+            except Stopped:  # every worker writes a checkpoint before this process ends
+                _end_early(pools, futures[number:], signal.SIGTERM)
+                raise
+            for answer in answers:
+                for warning in answer.warnings:
+                    LOG.warning("%s", warning)
+                tensors = {name: torch.from_numpy(array) for name, array in answer.arrays.items()}
+                yield from unpack(State(tensors, answer.facts))
+            if any(answer.interrupted for answer in answers):
+                raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _pools(setup: Setup) -> Iterator[Pools]:
+    """A process per device; none goes on alone if an error, or the caller, ends the block early."""
     devices = pick_devices(setup.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
-    rows = range(len(setup.targets.units))
-    done = done_before(checkpoints, rows)
-    yield from done
-    batches = batches_left(setup, rows, done, checkpoints, devices=len(devices))
-    away = replace(checkpoints, claim=None) if checkpoints else None
-    pools: list[ProcessPoolExecutor] = []
+    pools = [
+        ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),  # CUDA does not survive a fork
+            initializer=_start,
+            initargs=(replace(setup.experiment, device=str(device)), setup.batch, threads),
+        )
+        for device in devices
+    ]
     try:
-        for device in devices:
-            experiment = replace(setup.experiment, device=str(device))
-            pools.append(_pool(experiment, setup.batch, threads))
-        answers = [
-            pools[place % len(pools)].submit(_work, list(rows), away)
-            for place, rows in enumerate(batches)
-        ]
-        for place, answer in enumerate(answers):
-            try:
-                given = [_patiently(answer, checkpoints)]
-            except KeyboardInterrupt:
-                given = _hasten(pools, answers[place:], signal.SIGINT)
-            except Stopped:  # every process keeps its state, then this one goes
-                _hasten(pools, answers[place:], signal.SIGTERM)
-                raise
-            for one in given:
-                for warning in one.warnings:
-                    LOG.warning("%s", warning)
-                yield from (_unpack(*packed) for packed in one.packed)
-            if any(one.interrupted for one in given):
-                raise KeyboardInterrupt
+        yield pools
         for pool in pools:
             pool.shutdown()
-    except BaseException:  # whatever ends it early, be it the reader's, no process goes on alone
-        _signal(pools, signal.SIGTERM)
+    except BaseException:
+        _send(pools, signal.SIGTERM)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         raise
 
 
-def _pool(experiment: Experiment, batch: int, threads: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        max_workers=1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(experiment, batch, threads),
-    )
-
-
-def _patiently(answer: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """The answer, unless something else asks for this process meanwhile."""
-    while not wait([answer], timeout=SECONDS_BETWEEN_LOOKS).done:
+def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
+    """Raises `Stopped` or `FolderLost` if this process must end meanwhile."""
+    while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         signals.check()
         if checkpoints and checkpoints.claim:
             checkpoints.claim.check()
-    given = answer.result()
-    if given.stopped:  # the system spoke to the process there first
+    answer = future.result()
+    if answer.stopped:  # the system sent its signal to the worker, too, which was faster
         raise Stopped(signal.SIGTERM)
-    return given
+    return answer
 
 
-def _hasten(
-    pools: Sequence[ProcessPoolExecutor], answers: Sequence[Future[_Answer]], number: int
-) -> list[_Answer]:
-    """After Ctrl-C: what the processes at work have so far."""
-    _signal(pools, number)
-    given = [_Answer([], [], interrupted=True)]
+def _end_early(pools: Pools, futures: Sequence[Future[_Answer]], number: int) -> list[_Answer]:
+    """Send a signal to the workers; returns the results that they have so far."""
+    _send(pools, number)
+    answers = [_Answer(arrays={}, facts={"units": []}, interrupted=True)]
     deadline = time.monotonic() + PATIENCE
-    for answer in answers:
-        if not answer.cancel():
-            with contextlib.suppress(NoAnswer, Exception):  # a process may have been killed
-                given.append(answer.result(timeout=max(0.0, deadline - time.monotonic())))
-    return given
+    for future in futures:
+        if not future.cancel():
+            with contextlib.suppress(NoAnswer, Exception):  # a worker may have been killed
+                answers.append(future.result(timeout=max(0.0, deadline - time.monotonic())))
+    return answers
 
 
-def _signal(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
+def _send(pools: Pools, number: int) -> None:
     for pool in pools:
         for process in list(pool._processes or {}):
             with contextlib.suppress(ProcessLookupError):
@@ -136,21 +147,21 @@ def _signal(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
 
 # From here on: what runs in a worker process.
 
-_setting: Setup | None = None
+_setup: Setup | None = None
 _interrupted = False
-_hearing = contextlib.ExitStack()
 
 
-def _begin(experiment: Experiment, batch: int, threads: int) -> None:
-    """First, away from the terminal's Ctrl-C, which the parent hears."""
-    global _setting
+def _start(experiment: Experiment, batch: int, threads: int) -> None:
+    """Prepare the network on this worker's device."""
+    global _setup
     if hasattr(os, "setsid"):
-        os.setsid()
+        os.setsid()  # Ctrl-C on the terminal goes to the main process alone, which passes it on
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    _hearing.enter_context(signals.listening())
+    signals.listen()
     keep_pages()
     torch.set_num_threads(threads)
-    _setting = replace(prepare(experiment), batch=batch)
+    LOG.propagate = False  # the main process logs this worker's warnings
+    _setup = replace(prepare(experiment), batch=batch)
 
 
 def _end_with_parent(parent: int) -> None:
@@ -159,61 +170,44 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _work(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
-    """One batch; after Ctrl-C what there is of it, and nothing of those that were to follow."""
-    global _interrupted, _setting
-    assert _setting is not None  # noqa: S101  (set by _begin)
-    done: list[tuple[dict[str, Any], list[Any]]] = []
-    heard: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    LOG.addHandler(handler)
-    LOG.propagate = False
-    optimizer = _setting.experiment.optimizer
-    progress = (
-        None
-        if sys.stderr.isatty()  # where several bars would be drawn over one another
-        else Progress(len(rows), optimizer.search_steps, optimizer.steps)
-    )
-
-    def remember(setup: Setup) -> None:
-        global _setting
-        _setting = setup
-
+def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
+    """One batch; after Ctrl-C the results so far, and none of the batches that follow."""
+    global _interrupted
+    results: list[UnitResult] = []
+    stopped = False
+    warnings = BufferingHandler(sys.maxsize)
+    warnings.setLevel(logging.WARNING)
+    LOG.addHandler(warnings)
     try:
+        signals.check()
         if not _interrupted:
-            signals.check()
-            if checkpoints:
-                checkpoints = replace(checkpoints, device=_setting.device)
-            for one in visualize_in_batches(
-                _setting, rows, progress, checkpoints=checkpoints, halved=remember
-            ):
-                done.append(_pack(one))
+            for result in _results(rows, checkpoints):
+                results.append(result)
     except KeyboardInterrupt:
         _interrupted = True
     except Stopped:
-        return _Answer([], heard, _interrupted, stopped=True)
+        stopped, results = True, []  # they are in a checkpoint
     finally:
-        LOG.removeHandler(handler)
-    return _Answer(done, heard, _interrupted)
+        LOG.removeHandler(warnings)
+    packed = pack(results)
+    return _Answer(
+        # As arrays: tensors would be sent through shared memory, of which there may be little.
+        arrays={name: tensor.numpy() for name, tensor in packed.tensors.items()},
+        facts=packed.facts,
+        warnings=[record.getMessage() for record in warnings.buffer],
+        interrupted=_interrupted,
+        stopped=stopped,
+    )
 
 
-def _pack(one: Finished) -> tuple[dict[str, Any], list[Any]]:
-    """Plain arrays: tensors would be sent through shared memory, of which there may be little."""
-    fields = vars(one.visualization)
-    arrays = {
-        "images": fields["images"].numpy().copy(),
-        "responses": fields["responses"].numpy().copy(),
-        "trace": {name: values.numpy().copy() for name, values in fields["trace"].items()},
-    }
-    return fields | arrays, one.frames
-
-
-def _unpack(fields: dict[str, Any], frames: list[Any]) -> Finished:
-    tensor = torch.from_numpy
-    trace: dict[str, Tensor] = {name: tensor(values) for name, values in fields["trace"].items()}
-    tensors = {
-        "images": tensor(fields["images"]), "responses": tensor(fields["responses"]),
-        "trace": trace,
-    }  # fmt: skip
-    return Finished(Visualization(**(fields | tensors)), frames)
+def _results(rows: list[int], checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
+    global _setup
+    assert _setup is not None  # noqa: S101  (set by _start)
+    if checkpoints:
+        checkpoints = replace(checkpoints, device=_setup.device)
+    # On a terminal the bars of several processes would overwrite one another. The next batch
+    # starts with the batch size that fitted in memory.
+    show = not sys.stderr.isatty()
+    _setup = yield from visualize_in_batches(
+        _setup, rows, checkpoints=checkpoints, show_progress=show
+    )

@@ -1,4 +1,4 @@
-"""The record of a run, kept true whatever happens: `run.json` and `run.log`."""
+"""The record of a run, kept true whatever happens to it: `run.json` and `run.log`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,9 +26,12 @@ from diversevis.runs.process import job_id
 
 LOG = logging.getLogger("diversevis")
 
+# Entries that a process that continues a run takes over from the record of the earlier one.
+KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds", "drawn"
+
 
 def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run.json` begins with."""
+    """The content of `run.json` when a run begins."""
     experiment, scientific = setup.experiment, science(setup)
     return {
         "status": "running",
@@ -69,66 +72,70 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
 def accounted(
     folder: RunFolder, claim: Claim, record: Mapping[str, Any], device: torch.device
 ) -> Iterator[None]:
-    """Keeps `run.json` true: running, then finished, interrupted or failed; the claim gives signs
-    of life meanwhile, and is given up at the end.
+    """Keep `run.json` true around the work of a run: running, then finished, interrupted or failed.
 
-    A folder that is gone, or in other hands, is not written to again.
+    Meanwhile the claim gives signs of life; at the end it is given up. A folder that was deleted
+    or taken over by another process is not written to again.
     """
-    began = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     before = folder.read_record()
-    took = before.get("seconds") or 0.0  # of earlier processes that could tell
+    began = time.perf_counter() - (before.get("seconds") or 0.0)  # earlier processes' time counts
+    finished = False
 
-    state = "running"
-
-    def close(status: str, **more: Any) -> None:
-        nonlocal state
+    def end(**entries: Any) -> None:
+        nonlocal finished
         claim.confirm()
-        seconds = round(took + time.perf_counter() - began, 3)
-        memory = provenance.peak_memory(device)
-        folder.update_record(status=status, seconds=seconds, **memory, **more)
-        state = status
-        LOG.info("%s after %.1f s", status, seconds)  # now that it is true
+        seconds = round(time.perf_counter() - began, 3)
+        folder.update_record(seconds=seconds, **provenance.peak_memory(device), **entries)
+        finished = entries["status"] == "finished"
+        LOG.info("%s after %.1f s", entries["status"], seconds)  # only now: writing may fail
 
     claim.begin()
     folder.remove_leftovers()
     try:
-        kept = {name: before[name] for name in KEPT if name in before}
-        if record["sweep"] is None:  # typed by hand, it is the sweep's all the same
-            kept["sweep"] = before.get("sweep")
-        attempts = before.get("attempts", 0) + 1
-        folder.write_record({**record, **kept, "status": "running", "attempts": attempts})
+        folder.write_record(_continued(record, before))
         with logged_to(folder.log_path):
             try:
                 LOG.info("%s", record["command"])
                 yield
-                close("finished")
+                end(status="finished")
             except FolderLost:
                 raise
             except BaseException as error:
-                if state != "finished":
-                    _close_badly(folder, error, close)
+                if not finished:
+                    with _failing_marked(folder):
+                        end(**_ended_by(error))
                 raise
     finally:
         with contextlib.suppress(OSError):
-            (claim.remove if state == "finished" else claim.release)()
+            (claim.remove if finished else claim.release)()
 
 
-# Of an earlier process's record, what stays.
-KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds", "drawn"
+def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of this process, with what stays of an earlier one's."""
+    kept = {name: before[name] for name in KEPT if name in before}
+    if record["sweep"] is None:  # a sweep's run stays the sweep's when its command is typed by hand
+        kept["sweep"] = before.get("sweep")
+    attempts = before.get("attempts", 0) + 1
+    return {**record, **kept, "status": "running", "attempts": attempts}
 
 
-def _close_badly(folder: RunFolder, error: BaseException, close: Callable[..., None]) -> None:
-    """On a full disk even this may not fit."""
+def _ended_by(error: BaseException) -> dict[str, Any]:
+    """Entries of `run.json` that tell how a run ended that is not finished."""
+    if isinstance(error, Stopped):
+        return {"status": "interrupted", "ended_by": str(error)}
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted", "ended_by": "Ctrl-C"}
+    LOG.info("failed:\n%s", traceback.format_exc())
+    return {"status": "failed", "error": traceback.format_exc()}
+
+
+@contextlib.contextmanager
+def _failing_marked(folder: RunFolder) -> Iterator[None]:
+    """If the disk is too full for the record, change its status alone, in place, if possible."""
     try:
-        if isinstance(error, Stopped):
-            close("interrupted", ended_by=str(error))
-        elif isinstance(error, KeyboardInterrupt):
-            close("interrupted", ended_by="Ctrl-C")
-        else:
-            LOG.info("failed:\n%s", traceback.format_exc())
-            close("failed", error=traceback.format_exc())
+        yield
     except FolderLost:
         pass
     except OSError:
@@ -138,10 +145,10 @@ def _close_badly(folder: RunFolder, error: BaseException, close: Callable[..., N
 
 @contextlib.contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """What this program and its libraries have to say goes to this file, too."""
+    """Append log messages of this program and of its libraries to the file as well."""
     handler = _RunLog(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logs = LOG, logging.getLogger()  # ours, and what libraries have to say
+    logs = LOG, logging.getLogger()  # LOG does not propagate to the root logger
     for log in logs:
         log.addHandler(handler)
     try:
@@ -154,14 +161,14 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
-    """The run folder's log; a full disk ends the run with its own error, not the log's."""
+    """A full disk ends the run with the error of the run's own files, not of its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
 def _stderr_file() -> str | None:
-    """Where a cluster's job writes what it says, if that is a file."""
+    """The file that a cluster's job writes its output to, if it is one."""
     with contextlib.suppress(OSError):
         path = Path("/proc/self/fd/2").readlink()
         if path.is_file() and os.access(path, os.R_OK):

@@ -1,8 +1,8 @@
-"""Signals that ask to end: heard at once, heeded where what there is can be kept.
+"""Signals that ask this process to end: noted when they arrive, obeyed once its state is saved.
 
-Slurm sends SIGTERM to what it preempts, cancels or ends; launchers have it send SIGUSR2 (or
+Slurm sends SIGTERM to jobs that it preempts, cancels or ends; launchers make it send SIGUSR2 (or
 SIGUSR1) some time before a job's time limit, and then queue the job again. The handlers here only
-take note. Whoever works calls `check` where its state is whole and on disk.
+note the signal. The code at work calls `check` at points where its state is complete and on disk.
 """
 
 from __future__ import annotations
@@ -10,65 +10,74 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from diversevis.errors import Stopped
 
 SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
+
+Handler = Callable[[int, FrameType | None], Any] | int | None  # as `signal.getsignal` returns it
 
 _asked: int | None = None
 _interrupted = False
 
 
 def asked() -> int | None:
-    """The signal that has asked this process to end, if one has."""
+    """The signal that asked this process to end, or None."""
     return _asked
 
 
 def check() -> None:
-    """Raises `Stopped` where this process has been asked to end."""
+    """Raises `Stopped` if a signal asked this process to end."""
     if _asked is not None:
         raise Stopped(_asked)
 
 
+def listen() -> dict[signal.Signals, Handler]:
+    """Note signals to end instead of dying of them; returns the previous handlers."""
+    global _asked
+    _asked = None
+    return {number: signal.signal(number, _note) for number in SIGNALS}
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Signals to end are taken note of instead of ending the process; only in the main thread.
+    """Listen within the `with` block; no effect outside the main thread.
 
-    On the way out they are handed to whoever would have heard them, such as a launcher that then
-    has the cluster start the job again.
+    At the end a signal that arrived is passed on to the previous handler, such as a launcher's,
+    which has the cluster queue the job again.
     """
     global _asked
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
-    _asked = None
-    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    previous = listen()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        heard = asked()
-        _asked = None
-        if heard is not None and callable(theirs := before[signal.Signals(heard)]):
-            theirs(heard, None)
+        for number, handler in previous.items():
+            # A handler that was installed from C (None) cannot be restored from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        received, _asked = _asked, None
+        if received is not None and callable(handler := previous[signal.Signals(received)]):
+            handler(received, None)
 
 
-def _hear(number: int, frame: FrameType | None) -> None:
+def _note(number: int, frame: FrameType | None) -> None:
     global _asked
-    if _asked in (None, signal.SIGTERM):  # the others have a launcher queue the job again
+    if _asked in (None, signal.SIGTERM):  # after the other two a launcher queues the job again
         _asked = number
 
 
 def interrupted() -> bool:
-    """Whether Ctrl-C waits to be heeded."""
+    """Whether a deferred Ctrl-C is waiting."""
     return _interrupted
 
 
 def check_interrupted() -> None:
-    """Raises `KeyboardInterrupt` where Ctrl-C waits to be heeded."""
+    """Raises `KeyboardInterrupt` if a deferred Ctrl-C is waiting."""
     global _interrupted
     if _interrupted:
         _interrupted = False
@@ -76,25 +85,42 @@ def check_interrupted() -> None:
 
 
 @contextlib.contextmanager
-def patient() -> Iterator[None]:
-    """Ctrl-C waits until `check_interrupted`, where the state is whole; a second one does not.
+def defer_sigint() -> Iterator[None]:
+    """Ctrl-C waits until `check_interrupted` is called; a second Ctrl-C acts at once.
 
-    Only in the main thread, and not where Ctrl-C is ignored.
+    No effect outside the main thread, or where Ctrl-C has no handler in Python: it is ignored (as
+    in `nohup`), ends the process, or was taken over by a program in C that embeds Python.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
+    previous = signal.getsignal(signal.SIGINT)
 
-    def hear(number: int, frame: FrameType | None) -> None:
+    def defer(number: int, frame: FrameType | None) -> None:
         global _interrupted
         if _interrupted:
             _interrupted = False
-            before(number, frame)
+            previous(number, frame)  # type: ignore[operator]
         _interrupted = True
 
-    signal.signal(signal.SIGINT, hear)
+    with _sigint_handler(defer) if callable(previous) else contextlib.nullcontext():
+        yield
+
+
+def ignore_sigint() -> contextlib.AbstractContextManager[None]:
+    """Ctrl-C has no effect, so that files are written to the end; a program in C keeps its own."""
+    return _sigint_handler(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _sigint_handler(handler: Handler) -> Iterator[None]:
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is None or not _in_main_thread():  # installed from C: it could not be restored
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
