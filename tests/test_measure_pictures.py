@@ -432,7 +432,7 @@ def test_units_of_one_value_have_a_layer():
 
 
 def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
-    layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], measures=[None] * 5, arrays={})
+    layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], numbers=[None] * 5, arrays={})
     lowest, highest = layer.extremes(np.array([3.0, np.nan, 1.0, 2.0, 5.0]), most=2)
     assert [layer.units[at] for at in lowest] == [6, 7]
     assert [layer.units[at] for at in highest] == [8, 4]

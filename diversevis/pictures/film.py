@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diversevis.errors import InputError
-from diversevis.pictures.sheet import enlarge
+from diversevis.pictures.page import enlarge
 from diversevis.runs.folder import RunFolder
 
 TILE = 120  # pixels
