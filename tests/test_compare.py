@@ -458,7 +458,9 @@ def texts_that_clash(figure):
 @pytest.mark.parametrize("count", [2, 12, 2048])
 def test_no_text_overlaps(tmp_path, monkeypatch, count):
     figures = []
-    monkeypatch.setattr(figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
+    monkeypatch.setattr(
+        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
+    )
     measures = MEASURES if count == 12 else {"phase": MEASURES["phase"], "gain": MEASURES["gain"]}
     for size in (10, 24):
         model = "a_network_with_a_very_long_name_" * 3
@@ -475,7 +477,9 @@ def test_no_text_overlaps(tmp_path, monkeypatch, count):
 
 def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
+    monkeypatch.setattr(
+        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
+    )
     runs = []
     for name in "ab":
         gains = [*np.linspace(1, 2, 20), 500.0, 900.0, -70.0]

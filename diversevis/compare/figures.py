@@ -148,13 +148,12 @@ def _draw_differences(axis: Any, points: Sequence[tuple[float, Mapping[str, Any]
 def _size_axis(axis: Any, sizes: Sequence[float]) -> None:
     """Receptive fields, in plain numbers; logarithmic where they differ by much."""
     low, high = min(sizes) / 1.3, max(sizes) * 1.3
-    axis.set(xlim=(low, high), xlabel="receptive field (px)")
-    axis.xaxis.label.set_size(9)
     if max(sizes) > 4 * min(sizes):
-        axis.set_xscale("log")
-        graph.plain_ticks(axis.xaxis, graph.round_numbers(low, high))
+        graph.log_axis(axis, "x", low, high)
     else:
+        axis.set_xlim(low, high)
         axis.locator_params(axis="x", nbins=TICKS)
+    axis.set_xlabel("receptive field (px)", fontsize=9)
 
 
 def _caption(index: Mapping[str, Any]) -> str:

@@ -55,9 +55,7 @@ def front_picture(
 
 
 def _shown(weights: Sequence[float], knee: float) -> list[int]:
-    """Indices of the weights whose images are shown: evenly spaced, and the knee's."""
-    if len(weights) <= ROWS:
-        return list(range(len(weights)))
+    """Indices of the weights whose images are shown: `ROWS` at equal steps, and the knee's."""
     even = {round(i * (len(weights) - 1) / (ROWS - 1)) for i in range(ROWS)}
     return sorted(even | {weights.index(knee)})
 

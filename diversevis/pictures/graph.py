@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,7 @@ MAP = "viridis"
 POWERS = -2, 4  # powers of ten from which on they are written above an axis, not at each tick
 DPI = 100  # at which matplotlib's own 10 points are as tall as a page's text
 LEFT, RIGHT, BOTTOM, TOP = 80, 16, 50, 8  # margins that hold short numbers and an axis's name
-FOR_COLOR_BAR = 100  # the right margin beside a heat map, pixels
+FOR_COLOR_BAR = 110  # the right margin beside a heat map, pixels
 LABEL_GAP = 0.085  # of a graph's height: the smallest distance of labels at its right edge
 
 
@@ -55,35 +55,37 @@ def drawn(figure: Any) -> Block:
 
 def displacement_axis(axis: Any, displacements: Float[np.ndarray, " displacement"]) -> None:
     """A logarithmic x axis: displacements double from one to the next."""
-    axis.set_xscale("log", base=2)
     axis.set(
-        xlim=(displacements.min() / 1.25, displacements.max() * 1.25),
+        xscale="log", xlim=(displacements.min() / 1.25, displacements.max() * 1.25),
         xlabel="typical displacement (pixels)",
-    )
+    )  # fmt: skip
     plain_ticks(axis.xaxis, displacements.tolist())
 
 
 def ratio_axis(axis: Any, values: Sequence[np.ndarray]) -> None:
     """A logarithmic y axis for ratios that always shows 1/2 to 2."""
     positive = np.concatenate([v[np.isfinite(v) & (v > 0)].ravel() for v in values])
-    low, high = min(0.5, *positive, 0.5) / 1.3, max(2.0, *positive, 2.0) * 1.3
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
-    plain_ticks(axis.yaxis, round_numbers(low, high))
+    log_axis(axis, "y", min(0.5, *positive, 0.5) / 1.3, max(2.0, *positive, 2.0) * 1.3)
+
+
+def log_axis(axis: Any, which: Literal["x", "y"], low: float, high: float) -> list[float]:
+    """A logarithmic axis with plain numbers, and no powers of ten; the ticks are returned.
+
+    They are 1, 2 and 5 times powers of ten; powers alone where the range is wide.
+    """
+    axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    factors = (1, 2, 5) if high / low < 1000 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [factor * 10.0**power for power in powers for factor in factors]
+    ticks = [number for number in numbers if low <= number <= high]
+    plain_ticks(axis.xaxis if which == "x" else axis.yaxis, ticks)
+    return ticks
 
 
 def plain_ticks(xy_axis: Any, ticks: Sequence[float]) -> None:
     """Ticks at these numbers only, written as they are: no powers of ten."""
     xy_axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     xy_axis.set_ticks([], minor=True)
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten within a range; powers alone where it is wide."""
-    factors = (1, 2, 5) if high / low < 1000 else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    numbers = [factor * 10.0**power for power in powers for factor in factors]
-    return [number for number in numbers if low <= number <= high]
 
 
 def response_axis(axis: Any) -> None:

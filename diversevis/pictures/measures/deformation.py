@@ -57,9 +57,9 @@ def layer_picture(layer: Layer) -> page.Block | None:
         "against white noise"
     )
     return spread_page(
-        layer, line, series, above=above, is_log=True, limits=(0.5, 2.0), marks=[(1.0, "1")],
+        layer, line, series, above=above, is_log=True, limits=(0.5, 2.0),
         label=f"relative stability R at {_pixels(delta)}",
-        sides=(1.0, "minds less than noise", "minds more"),
+        marks=[(1.0, "minds less than noise  ←  1  →  minds more than noise")],
     )  # fmt: skip
 
 
@@ -121,15 +121,15 @@ def _ratio(
 
 def _examples(view: View) -> list[page.Block]:
     """The best image, then deformed ever more."""
-    best = view.best_image()
-    shown, captions = ([], []) if best is None else ([best[0]], [best[1]])
-    if view.has("deformed"):
-        deformed = view.arrays["deformed"]
-        real = deformed.flatten(1).isfinite().all(1)  # NaN where the field is too small for it
-        shown += list(view.pixels(deformed[real]))
-        captions += [f"{delta:g} px" for delta in view.array("deltas")[real.numpy()]]
+    shown = view.best_image()
+    for image, delta in zip(view.arrays.get("deformed", ()), view.array("deltas"), strict=False):
+        if bool(image.isfinite().all()):  # NaN where the field is too small for it
+            shown.append((view.pixels(image)[0], f"{delta:g} px"))
+    if not shown:
+        return []
+    pixels, captions = zip(*shown, strict=True)
     heading = "the best image, deformed once at each displacement"
-    return [page.tiles(np.stack(shown), captions, heading)] if shown else []
+    return [page.tiles(np.stack(pixels), captions, heading)]
 
 
 def _fits(kept: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:

@@ -104,8 +104,10 @@ def _halfway(view: View, images: Float[Tensor, "image 3 height width"], worst: i
     middle = ends.sum(0)
     middle = middle * (ends[0].norm() / middle.norm().clamp(min=1e-12))
     shown = view.pixels(torch.stack([ends[0], middle, ends[1]]))
-    texts = view.captions()
-    captions = [f"image {first}\n{texts[first]}", "halfway", f"image {second}\n{texts[second]}"]
+    captions = [f"image {first}", "halfway", f"image {second}"]
+    if view.responses is not None:
+        captions[0] += f"\n{number(float(view.responses[first]))}"
+        captions[2] += f"\n{number(float(view.responses[second]))}"
     return page.tiles(shown, captions, "the worst path", TILE)
 
 

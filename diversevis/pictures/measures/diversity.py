@@ -11,28 +11,23 @@ from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import Series, spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number
 
-LARGEST = 8  # distances are written into the matrix of up to this number of images
+LARGEST = 8  # up to this number of images have numbers, and their distances are written out
 
 
 def picture(view: View) -> page.Block:
     """The batch, the distances of all pairs, and the place of their mean on the index's scale."""
-    blocks, graphs = [], []
-    batch, distances = view.batch(), view.array("distances")
-    if batch is not None:
-        captions = view.captions()
-        if len(batch) <= page.ONE_ROW:  # as the matrix calls them
-            captions = [f"image {index}\n{text}" for index, text in enumerate(captions)]
-        blocks.append(page.tiles(batch, captions, "the batch, with its responses"))
+    graphs, distances = [], view.array("distances")
     if len(distances) > 1 and np.isfinite(distances).any():
         graphs.append(page.titled("distance of every pair", _matrix(distances)))
     graphs.append(page.titled("diversity index", _scale(view)))
+    batch = view.batch("the batch, with its responses", is_numbered=len(distances) <= LARGEST)
     lines = [
         f"Diversity. Index {view.text('index')}: 0 is a simple cell, 1 a complex cell of "
         "the same preferred pattern",
         f"Mean distance {view.text('distance_mean')} RMS grey levels; simple cell "
         f"{view.text('distance_simple')}, complex cell {view.text('distance_complex')}",
     ]
-    return page.compose(view.title, lines, [*blocks, page.beside(graphs, 36)])
+    return page.compose(view.title, lines, [*batch, page.beside(graphs, 36)])
 
 
 def layer_picture(layer: Layer) -> page.Block | None:
@@ -73,9 +68,9 @@ def _scale(view: View) -> page.Block:
         axis.plot([x, x], [-0.25, 0.25], color=graph.FAINT, lw=2)
         text = f"{x}\n{name} cell\n{view.text(f'distance_{name}')} grey levels"
         axis.text(x, -0.4, text, ha="center", va="top")
-    for x in marked:
-        axis.plot([x], [0.28], "v", color=graph.BLUE, ms=13)
-        axis.text(x, 0.75, number(x), ha="center", va="bottom", color=graph.BLUE, fontsize=12)
+    for at in marked:
+        axis.plot([at], [0.28], "v", color=graph.BLUE, ms=13)
+        axis.text(at, 0.75, number(at), ha="center", va="bottom", color=graph.BLUE, fontsize=12)
     axis.set_xlim(min(-0.25, *marked, 0) - 0.05, max(1.25, *marked, 1) + 0.05)
     axis.set_ylim(-2.2, 1.5)
     axis.set_axis_off()

@@ -5,7 +5,8 @@ docs/method.md, section 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,28 +14,23 @@ from jaxtyping import Float
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.view import Layer, View, median, number
 
-KINDS = ("distance_min", "smallest distance"), ("distance_mean", "mean distance")
+KINDS = {"distance_min": "smallest distance", "distance_mean": "mean distance"}
 
 
 def picture(view: View) -> page.Block:
     """The batch above, the images made alone below."""
-    gain, metrics = view.numbers, view.metrics
+    gain = view.numbers
     lines = [
         f"Gain. Together minus alone: {_signed(gain.get('distance_min'))} in the smallest "
         f"distance, {_signed(gain.get('distance_mean'))} in the mean (RMS grey levels)",
         f"Mean response together: {view.text('response')} times that of the images made alone",
     ]
-    blocks = []
-    batch = view.batch()
-    if batch is not None:
-        distances = metrics.get("distance_pixels_min"), metrics.get("distance_pixels_mean")
-        heading = _heading("together", *distances, metrics.get("response_mean"))
-        blocks.append(page.tiles(batch, view.captions(), heading))
-    distances = gain.get("distance_min_alone"), gain.get("distance_mean_alone")
-    heading = _heading("each alone", *distances, gain.get("response_mean_alone"))
+    names = "distance_pixels_min", "distance_pixels_mean", "response_mean"
+    together = view.batch(_heading("together", view.metrics, names))
+    heading = _heading("each alone", gain, [f"{kind}_alone" for kind in (*KINDS, "response_mean")])
     responses = [number(value) for value in view.array("responses").tolist()]
-    blocks.append(page.tiles(view.pixels(view.arrays["images"]), responses, heading))
-    return page.compose(view.title, lines, blocks)
+    alone = page.tiles(view.pixels(view.arrays["images"]), responses, heading)
+    return page.compose(view.title, lines, [*together, alone])
 
 
 def layer_picture(layer: Layer) -> page.Block | None:
@@ -43,7 +39,7 @@ def layer_picture(layer: Layer) -> page.Block | None:
     if not np.isfinite(smallest).any():
         return None
     graphs = []
-    for kind, name in KINDS:
+    for kind, name in KINDS.items():
         alone = layer.values(f"{kind}_alone")
         graphs.append(_scatter(layer, alone, alone + layer.values(kind), name))
     lowest, highest = layer.extremes(smallest)
@@ -70,13 +66,11 @@ def _scatter(
     axis.plot([0, top], [0, top], color=graph.FAINT, lw=1, ls="--")
     axis.scatter(alone, together, s=18, color=graph.BLUE, alpha=0.6, linewidths=0)
     lowest, highest = layer.extremes(together - alone, most=1)
-    for rows, above in ((highest, 8), (lowest, -8)):
-        for row in rows:
-            axis.annotate(
-                f"unit {layer.units[row]}", (alone[row], together[row]), (5, above),
-                textcoords="offset points", va="center", fontsize=9,
-            )  # fmt: skip
-            axis.scatter(alone[row], together[row], s=36, facecolors="none", edgecolors=graph.BLUE)
+    for row in (*highest, *lowest):
+        point, text_at = (alone[row], together[row]), (5, 8 if row in highest else -8)
+        axis.scatter(*point, s=36, facecolors="none", edgecolors=graph.BLUE)
+        axis.annotate(f"unit {layer.units[row]}", point, text_at, textcoords="offset points",
+                      va="center", fontsize=9)  # fmt: skip
     axis.set(
         xlim=(0, top), ylim=(0, top), aspect="equal", ylabel=f"{name}, together",
         xlabel=f"{name}, each alone (RMS grey levels)",
@@ -84,10 +78,11 @@ def _scatter(
     return graph.drawn(figure)
 
 
-def _heading(how: str, smallest: float | None, mean: float | None, response: float | None) -> str:
+def _heading(how: str, numbers: Mapping[str, Any], names: Sequence[str]) -> str:
+    smallest, mean, response = (number(numbers.get(name)) for name in names)
     return (
-        f"{how}: smallest distance {number(smallest)}, mean {number(mean)} RMS grey levels, "
-        f"mean response {number(response)}"
+        f"{how}: smallest distance {smallest}, mean {mean} RMS grey levels, "
+        f"mean response {response}"
     )
 
 

@@ -6,6 +6,7 @@ docs/method.md, section 8.
 from __future__ import annotations
 
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -29,18 +30,15 @@ def picture(view: View) -> page.Block:
             f"The best crop reaches {percent(share)} of the synthetic images' mean response, "
             "at equal norm"
         )
-    blocks = [_crops(view)] if view.has("images") else []
-    batch = view.batch()
-    if batch is not None:
-        blocks.append(page.tiles(batch, view.captions(), "synthetic"))
-    return page.compose(view.title, lines, blocks)
+    crops = [_crops(view)] if view.has("images") else []
+    return page.compose(view.title, lines, [*crops, *view.batch("synthetic")])
 
 
 def layer_picture(layer: Layer) -> page.Block | None:
     """The best crop's response relative to the synthetic images', of every unit; the response
     itself where there are no synthetic images."""
     values, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
-    look = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
+    look: dict[str, Any] = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
     if not np.isfinite(values).any():
         values, label, look = layer.values("response_max"), "best crop's response", {}
     line = f"Natural exemplars. Median {number(median(values))} ({label})"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import Series, spread_page
@@ -52,8 +52,7 @@ def layer_picture(layer: Layer) -> page.Block | None:
     more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(units)}"] if units else []
     return spread_page(
         layer, line, series, more=more, label="F1/F0", limits=(0.0, 2.0),
-        marks=[(1.0, "1"), (SIMPLE, "π/2: half-rectified linear")],
-        sides=(1.0, "complex-like", "simple-like"),
+        marks=[(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")],
     )  # fmt: skip
 
 
@@ -74,31 +73,30 @@ def verdict(grating: dict[str, Any]) -> str:
 
 def _gratings(view: View) -> list[page.Block]:
     """The two gratings and, between them, the image to which the second was fitted."""
-    shown, captions = [], []
-    if view.has("grating"):
-        shown.append(view.pixels(view.arrays["grating"])[0])
-        captions.append("best grating\n" + _described(view.numbers))
-    best = view.best_image()
-    if best is not None:
-        shown.append(best[0])
-        captions.append(best[1])
-    if view.has("fitted_grating") and view.numbers.get("fitted"):
-        shown.append(view.pixels(view.arrays["fitted_grating"])[0])
-        captions.append("fitted grating\n" + _described(view.numbers["fitted"]))
+    shown = [
+        *_grating(view, "grating", "best grating", view.numbers),
+        *view.best_image(),
+        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
+    ]
     if not shown:
         return []
-    return [page.tiles(np.stack(shown), captions, side=TILE)]
+    pixels, captions = zip(*shown, strict=True)
+    return [page.tiles(np.stack(pixels), captions, side=TILE)]
 
 
-def _described(grating: dict[str, Any]) -> str:
-    """Response, frequency, orientation and colour, a line each."""
-    color = grating.get("color")
-    in_color = f", {color}" if isinstance(color, str) else ""
-    return (
-        f"response {number(grating.get('response'))}\n"
-        f"{number(grating.get('frequency'))} cycles/pixel\n"
-        f"{number(grating.get('orientation'))}°{in_color}"
+def _grating(
+    view: View, key: str, name: str, grating: dict[str, Any] | None
+) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+    """A grating, captioned with response, frequency, orientation and colour; nothing without it."""
+    if not grating or not view.has(key):
+        return []
+    response, frequency, orientation = (
+        number(grating.get(name)) for name in ("response", "frequency", "orientation")
     )
+    color = grating.get("color")  # its name, or, of the fitted grating, its three components
+    in_color = f", {color}" if isinstance(color, str) else ""
+    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°{in_color}"
+    return [(view.pixels(view.arrays[key])[0], caption)]
 
 
 def _tuning(view: View) -> page.Block:
@@ -132,11 +130,8 @@ def _map(view: View) -> page.Block:
         np.exp(_edges(np.log(frequencies), 0.2)), _edges(orientations, 22.5),
         np.ma.masked_invalid(view.array("map")[color].T), cmap=graph.MAP, rasterized=True,
     )  # fmt: skip
-    axis.set_xscale("log")
-    ticks = graph.round_numbers(*axis.get_xlim())
-    if len(ticks) < 2:  # a small field has few frequencies
-        ticks = [round(float(frequency), 3) for frequency in frequencies]
-    graph.plain_ticks(axis.xaxis, ticks)
+    if len(graph.log_axis(axis, "x", *axis.get_xlim())) < 2:  # a small field has few frequencies
+        graph.plain_ticks(axis.xaxis, [round(float(frequency), 3) for frequency in frequencies])
     axis.set(yticks=range(0, 180, 45), xlabel="cycles/pixel", ylabel="orientation (degrees)")
     if grating.get("frequency") is not None and grating.get("orientation") is not None:
         best = [grating["frequency"]], [grating["orientation"]]

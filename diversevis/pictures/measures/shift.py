@@ -69,12 +69,13 @@ def _variant(view: View, mask: str) -> page.Block:
     grey = grey[None, :, :, None].repeat(3, axis=-1)
     row = [
         page.captioned(_framed(texture[0], *weights.shape), caption),
-        page.captioned(page.fitted(grey, TILE)[0][0], "mask"),
+        page.tiles(grey, ["mask"], side=TILE),
     ]
     if view.has(f"masked_{mask}"):
-        masked = page.fitted(view.pixels(view.arrays[f"masked_{mask}"]), TILE)[0][0]
-        response = number(float(view.array(f"best_masked_{mask}")))
-        row.append(page.captioned(masked, f"best image under it\nresponse {response}"))
+        caption = (
+            f"best image under it\nresponse {number(float(view.array(f'best_masked_{mask}')))}"
+        )
+        row.append(page.tiles(view.pixels(view.arrays[f"masked_{mask}"]), [caption], side=TILE))
     if view.has(f"map_{mask}"):
         row.append(_map(view, mask))
     return page.titled(_heading(view, mask), page.beside(row, 30))

@@ -59,7 +59,6 @@ def spread(
     label: str,
     limits: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
-    sides: tuple[float, str, str] | None = None,
     is_log: bool = False,
 ) -> page.Block:
     """Histograms of the series over a strip of units, the most extreme with their numbers.
@@ -67,34 +66,28 @@ def spread(
     label   name of the x axis
     limits  what the x axis shows at least
     marks   (x, name) of vertical lines
-    sides   x, and what it means to stand at its left and at its right
     """
     if is_log:
         series = [s._replace(values=s.values.clip(min=FLOOR)) for s in series]
     shown = [*(s.values for s in series), np.array([*(limits or ()), *(x for x, _ in marks)])]
     low, high = _limits(np.concatenate(shown), is_log)
-    top = 46 if sides else 24
     figure, (above, strip) = graph.canvas(
-        900, 340 + top, right=70, top=top, nrows=2, sharex=True, height_ratios=(3, 1.3)
+        900, 364, right=70, top=24, nrows=2, sharex=True, height_ratios=(3, 1.3)
     )
     _histograms(above, series, (np.geomspace if is_log else np.linspace)(low, high, BINS + 1))
     for x, name in marks:
         for axis in (above, strip):
             axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
-        _write_over(above, x, 1.01, name, ha="center", color=graph.FAINT, fontsize=9)
-    if sides:
-        x, left, right = sides
-        _write_over(above, x, 1.09, f"← {left}   ", ha="right", fontsize=11)
-        _write_over(above, x, 1.09, f"   {right} →", ha="left", fontsize=11)
+        above.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT,
+                   transform=above.get_xaxis_transform())  # fmt: skip
     _strip(strip, layer, series[0])
-    _x_axis(strip, low, high, is_log)
+    if is_log:
+        graph.log_axis(strip, "x", low / 1.1, high * 1.1)
+    else:
+        rim = 0.04 * (high - low)
+        strip.set_xlim(low - rim, high + rim)
     strip.set_xlabel(label)
     return graph.drawn(figure)
-
-
-def _write_over(axis: Any, x: float, y: float, text: str, **look: Any) -> None:
-    """Text over the graph: x in the axis's numbers, y in heights of the graph."""
-    axis.text(x, y, text, va="bottom", transform=axis.get_xaxis_transform(), **look)
 
 
 def _histograms(axis: Any, series: Sequence[Series], edges: Float[np.ndarray, " edge"]) -> None:
@@ -125,16 +118,6 @@ def _strip(axis: Any, layer: Layer, series: Series) -> None:
     axis.scatter(values[named], heights[named], s=30, facecolors="none", edgecolors=color)
     axis.set(ylim=(0, 1), yticks=[])
     axis.spines["left"].set_visible(False)
-
-
-def _x_axis(axis: Any, low: float, high: float, is_log: bool) -> None:
-    if is_log:
-        axis.set_xscale("log")
-        axis.set_xlim(low / 1.1, high * 1.1)
-        graph.plain_ticks(axis.xaxis, graph.round_numbers(low, high))
-    else:
-        rim = 0.04 * (high - low)
-        axis.set_xlim(low - rim, high + rim)
 
 
 def _limits(values: Float[np.ndarray, " value"], is_log: bool) -> tuple[float, float]:

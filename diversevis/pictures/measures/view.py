@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.page import title_of
+from diversevis.pictures.page import Block, tiles, title_of
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
@@ -60,22 +60,22 @@ class View:
         x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
 
-    def batch(self) -> UInt8[np.ndarray, "image height width 3"] | None:
-        """The unit's images as a person sees them; None where there are none."""
-        return None if self.images is None else self.pixels(self.images)
+    def batch(self, heading: str, *, is_numbered: bool = False) -> list[Block]:
+        """Tiles of the unit's images with their responses; nothing where there are no images."""
+        if self.images is None or self.responses is None:
+            return []
+        captions = [number(response) for response in self.responses.tolist()]
+        if is_numbered:
+            captions = [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
+        return [tiles(self.pixels(self.images), captions, heading)]
 
-    def captions(self) -> list[str]:
-        """The response to every image of the batch; nothing where it is unknown."""
-        if self.responses is None:
-            return [""] * (0 if self.images is None else len(self.images))
-        return [number(response) for response in self.responses.tolist()]
-
-    def best_image(self) -> tuple[UInt8[np.ndarray, "height width 3"], str] | None:
-        """The image of the batch with the highest response, and its caption."""
-        if self.responses is None or self.images is None:
-            return None
+    def best_image(self) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+        """The unit's image with the highest response, and a caption; nothing without images."""
+        if self.images is None or self.responses is None:
+            return []
         best = int(self.responses.nan_to_num(-math.inf).argmax())
-        return self.pixels(self.images[best])[0], f"best image\nresponse {self.captions()[best]}"
+        caption = f"best image\nresponse {number(float(self.responses[best]))}"
+        return [(self.pixels(self.images[best])[0], caption)]
 
 
 @dataclass(frozen=True, kw_only=True)
