@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diversevis.pictures import graph
 from diversevis.pictures.measures.catalogue import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
 from diversevis.pictures.measures.view import Layer, number
@@ -278,6 +279,29 @@ ODD = [((3, 3), 64), ((24, 24), 1), ((9, 31), 2), ((3, 60), 9), ((250, 250), 2)]
 @pytest.mark.parametrize(("size", "n"), ODD)
 def test_every_measure_has_its_picture(name, size, n):
     opened(made_picture(name, size=size, n=n))
+
+
+def texts_outside(figure):
+    """Names of axes and texts beside curves that reach out of the figure."""
+    figure.draw_without_rendering()
+    width, height = figure.canvas.get_width_height()
+    texts = [text for axis in figure.axes
+             for text in (axis.xaxis.label, axis.yaxis.label, *axis.texts)]  # fmt: skip
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    return [text for text, box in boxes
+            if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_leaves_its_graph(name, monkeypatch):
+    outside, drawn = [], graph.drawn
+    monkeypatch.setattr(
+        graph, "drawn", lambda figure: (outside.extend(texts_outside(figure)), drawn(figure))[1]
+    )
+    made_picture(name)
+    measures, arrays = made(name, units=40, size=(5, 5))
+    layer_picture(name, RECORD, entries(name, measures), arrays)
+    assert outside == []
 
 
 @pytest.mark.parametrize("name", NAMES)

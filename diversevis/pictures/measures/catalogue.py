@@ -55,11 +55,9 @@ def picture(
 ) -> bytes:
     """One measure of one unit that is not dead, as a PNG file.
 
-    record     run.json
-    metrics    the unit's entry of metrics.json
-    arrays     the measure's file, with all units; this unit is at `row`
-    images     the unit's batch, in grey levels around the network's mean, and the responses to it;
-               None where only measures were made
+    arrays  the measure's file, with all units; this unit is at `row`
+
+    The others are as in `View`.
     """
     unit_arrays = {key: x if key in SHARED else x[row] for key, x in arrays.items()}
     view = View(

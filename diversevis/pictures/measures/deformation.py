@@ -24,21 +24,21 @@ CONTROLS = (  # array, name, colour
 
 def picture(view: View) -> page.Block:
     """The response to deformed images, its comparison with noise, and what they look like."""
-    delta, kept = view.numbers.get("delta"), view.numbers.get("kept") or {}
-    share = kept.get(f"{delta:g}") if delta is not None else None
+    delta = view.numbers.get("delta")
+    share = (view.numbers.get("kept") or {}).get(f"{delta:g}") if delta is not None else None
     white, strict = (_with_error(view, name) for name, *_ in CONTROLS)
     lines = [
         f"Deformation. Displaced by {_pixels(delta)}, {percent(share)} of the response is kept; "
         f"R = {white} against white noise, {strict} against noise of the same spectrum",
         "R: what the deformation changes, relative to what noise of the same size changes",
     ]
-    deltas, kept_at = view.array("deltas"), view.array("kept")
-    fits = _fits(kept_at)
+    deltas, shares = view.array("deltas"), view.array("kept")
+    fits = _fits(shares)
     too_large = deltas[int(np.flatnonzero(fits)[-1]) + 1 :]
     if len(too_large):
         lines.append(f"{_pixels(too_large[0])} and more is too large for this receptive field")
     graphs = [
-        page.titled("response kept", _kept(deltas[fits], kept_at[None, fits], 460)),
+        page.titled("response kept", _kept(deltas[fits], shares[None, fits], 460)),
         page.titled("relative stability R", _ratio(view, deltas, fits)),
     ]
     return page.compose(view.title, lines, [page.beside(graphs, 30), *_examples(view)])
@@ -65,7 +65,7 @@ def layer_picture(layer: Layer) -> page.Block | None:
 
 def _kept(
     deltas: Float[np.ndarray, " delta"],
-    kept: Float[np.ndarray, "unit delta"],
+    shares: Float[np.ndarray, "unit delta"],
     width: int,
     ends: Sequence[tuple[float, str, str]] = (),
 ) -> page.Block:
@@ -75,14 +75,15 @@ def _kept(
     ends   names at the right edge, as for `label_ends`
     """
     figure, axis = graph.canvas(width, HEIGHT, right=100 if ends else graph.RIGHT, top=28)
-    low, middle, high = np.nanpercentile(kept, [25, 50, 75], axis=0)
-    if len(kept) > 1:
-        graph.faint_curves(axis, deltas, kept)
+    middle = shares[0]
+    if len(shares) > 1:
+        low, middle, high = np.nanpercentile(shares, [25, 50, 75], axis=0)
+        graph.faint_curves(axis, deltas, shares)
         axis.fill_between(deltas, low, high, color=graph.BLUE, alpha=0.25, lw=0)
     axis.plot(deltas, middle, "o-", color=graph.BLUE, ms=5)
     axis.axhline(1, color=graph.FAINT, lw=1, ls="--")
     axis.axhline(0, color=graph.FAINT, lw=0.8)
-    shown = [0.0, 1.0, *kept[np.isfinite(kept)]]
+    shown = [0.0, 1.0, *shares[np.isfinite(shares)]]
     axis.set(ylim=(min(shown) - 0.04, max(shown) + 0.08), ylabel="part of the response")
     graph.displacement_axis(axis, deltas)
     graph.label_ends(axis, ends)
@@ -90,14 +91,14 @@ def _kept(
 
 
 def _all_kept(layer: Layer) -> page.Block:
-    kept = layer.array("kept")
-    fits, alive = _fits(kept), np.isfinite(kept).any(axis=1)
-    kept, units = kept[alive][:, fits], np.array(layer.units)[alive]
-    lowest, highest = layer.extremes(kept[:, -1], most=1)
-    ends = [(float(kept[row, -1]), f"unit {units[row]}", graph.GREEN)
+    shares = layer.array("kept")
+    fits, alive = _fits(shares), np.isfinite(shares).any(axis=1)
+    shares, units = shares[alive][:, fits], np.array(layer.units)[alive]
+    lowest, highest = layer.extremes(shares[:, -1], most=1)
+    ends = [(float(shares[row, -1]), f"unit {units[row]}", graph.GREEN)
             for row in (*lowest, *highest)]  # fmt: skip
-    ends.append((float(np.nanmedian(kept[:, -1])), "median", graph.BLUE))
-    return _kept(layer.array("deltas")[fits], kept, 900, ends)
+    ends.append((float(np.nanmedian(shares[:, -1])), "median", graph.BLUE))
+    return _kept(layer.array("deltas")[fits], shares, 900, ends)
 
 
 def _ratio(
@@ -132,9 +133,9 @@ def _examples(view: View) -> list[page.Block]:
     return [page.tiles(np.stack(pixels), captions, heading)]
 
 
-def _fits(kept: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:
+def _fits(shares: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:
     """The displacements that the receptive field is large enough for; all if it is for none."""
-    fits = np.isfinite(kept).reshape(-1, kept.shape[-1]).any(axis=0)
+    fits = np.isfinite(shares).reshape(-1, shares.shape[-1]).any(axis=0)
     return fits if fits.any() else ~fits
 
 

@@ -78,7 +78,7 @@ def spread(
     for x, name in marks:
         for axis in (above, strip):
             axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
-        above.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT,
+        above.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT, fontsize=9,
                    transform=above.get_xaxis_transform())  # fmt: skip
     _strip(strip, layer, series[0])
     if is_log:
