@@ -27,6 +27,7 @@ from diversevis.compare.statistics import (
 from diversevis.errors import InputError
 from diversevis.runs.folder import RunFolder
 
+WHITE = np.full((9, 9, 3), 255, np.uint8)  # stands for a figure's pixels
 DELTAS = ("0.25", "0.5", "1", "2", "4")
 MEASURES = {
     "gain": {"settings": {"steps": 80}},
@@ -452,7 +453,9 @@ def texts_that_clash(figure):
 @pytest.mark.parametrize("count", [2, 12, 2048])
 def test_no_text_overlaps(tmp_path, monkeypatch, count):
     figures = []
-    monkeypatch.setattr(figures_module, "as_png", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(
+        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
+    )
     measures = MEASURES if count == 12 else {"phase": MEASURES["phase"], "gain": MEASURES["gain"]}
     for size in (10, 24):
         model = "a_network_with_a_very_long_name_" * 3
@@ -469,7 +472,9 @@ def test_no_text_overlaps(tmp_path, monkeypatch, count):
 
 def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(figures_module, "as_png", lambda figure: figures.append(figure) or b"")
+    monkeypatch.setattr(
+        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
+    )
     runs = []
     for name in "ab":
         gains = [*np.linspace(1, 2, 20), 500.0, 900.0, -70.0]

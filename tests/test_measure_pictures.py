@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diversevis.pictures import graph
 from diversevis.pictures.measures.catalogue import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
 from diversevis.pictures.measures.view import Layer, number
@@ -280,6 +281,29 @@ def test_every_measure_has_its_picture(name, size, n):
     opened(made_picture(name, size=size, n=n))
 
 
+def texts_outside(figure):
+    """Names of axes and texts beside curves that reach out of the figure."""
+    figure.draw_without_rendering()
+    width, height = figure.canvas.get_width_height()
+    texts = [text for axis in figure.axes
+             for text in (axis.xaxis.label, axis.yaxis.label, *axis.texts)]  # fmt: skip
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    return [text for text, box in boxes
+            if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_leaves_its_graph(name, monkeypatch):
+    outside, drawn = [], graph.drawn
+    monkeypatch.setattr(
+        graph, "drawn", lambda figure: (outside.extend(texts_outside(figure)), drawn(figure))[1]
+    )
+    made_picture(name)
+    measures, arrays = made(name, units=40, size=(5, 5))
+    layer_picture(name, RECORD, entries(name, measures), arrays)
+    assert outside == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_can_do_without_the_run(name):
     opened(made_picture(name, alone=True))
@@ -432,7 +456,7 @@ def test_units_of_one_value_have_a_layer():
 
 
 def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
-    layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], measures=[None] * 5, arrays={})
+    layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], numbers=[None] * 5, arrays={})
     lowest, highest = layer.extremes(np.array([3.0, np.nan, 1.0, 2.0, 5.0]), most=2)
     assert [layer.units[at] for at in lowest] == [6, 7]
     assert [layer.units[at] for at in highest] == [8, 4]

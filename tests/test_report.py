@@ -7,7 +7,8 @@ from PIL import Image
 
 from diversevis.errors import InputError
 from diversevis.pictures.film import FRAMES_PER_SECOND, check_film, is_film_step, write_film
-from diversevis.pictures.sheet import enlarge, sheet
+from diversevis.pictures.page import enlarge
+from diversevis.pictures.sheet import sheet
 from diversevis.runs.folder import RunFolder
 
 RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2", "direction": None}
@@ -29,7 +30,7 @@ def test_enlarging_repeats_pixels_and_invents_none():
 def test_a_sheet_shows_every_image_pixel_by_pixel(n, size):
     pixels = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
     canvas = sheet(pixels, [1.0] * n, RECORD, METRICS)
-    zoom = max(1, round(168 / max(size)))
+    zoom = max(1, round(160 / max(size)))
     height, width = size[0] * zoom, size[1] * zoom
     large = enlarge(pixels, zoom)
     for image in large:  # found where its first row of pixels stands

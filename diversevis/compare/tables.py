@@ -1,28 +1,28 @@
-"""A comparison as text: for a person, and as CSV."""
+"""A comparison as text: for a person, and as CSV; and its wording, for the figures too."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from diversevis.compare.wording import SIDES, describe_side, field_size, interval, number
 
 
 def table(pair: Mapping[str, Any]) -> str:
     """One pair for a person: a line per index."""
-    head = [f"{name}: {describe_side(pair[side])}  ({pair[side]['folder']})"
-            for side, name, _ in SIDES]  # fmt: skip
+    head = [f"{side.upper()}: {describe_side(pair[side])}  ({pair[side]['folder']})"
+            for side in "ab"]  # fmt: skip
     rows = [("index", "A (units)", "B (units)", "A - B [95 %]", "Cliff", "", "p", "p Holm")]
-    for one in pair["indices"]:
-        own = [f"{number(one[side][one['statistic']])} ({one[side]['count']})" for side in "ab"]
-        if one["reason"] is not None:
-            rows.append((one["title"], *own, one["reason"], "", "", "", ""))
+    for index in pair["indices"]:
+        statistic = index["statistic"]
+        sides = [f"{number(index[side][statistic])} ({index[side]['count']})" for side in "ab"]
+        if index["reason"] is not None:
+            rows.append((index["title"], *sides, index["reason"], "", "", "", ""))
             continue
-        numbers = [number(one[key], 2) for key in ("p", "p_holm")]
-        delta = f"{one['cliffs_delta']:+.2f}"
-        rows.append((one["title"], *own, interval(one), delta, one["effect"], *numbers))
+        p_values = [number(index[key], 2) for key in ("p", "p_holm")]
+        delta = f"{index['cliffs_delta']:+.2f}"
+        rows.append((index["title"], *sides, interval(index), delta, index["effect"], *p_values))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     foot = "A and B: medians; of shares, the share. p: Mann-Whitney, two-sided."
@@ -30,28 +30,61 @@ def table(pair: Mapping[str, Any]) -> str:
 
 
 def csv_text(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """One row per pair and index; an empty cell where there is no number."""
+    """A row per pair and index; an empty cell where there is no number."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    rows = [_row(pair, one) for pair in pairs for one in pair["indices"]]
-    writer.writerow(rows[0])
-    writer.writerows(row.values() for row in rows)
+    rows = [_row(pair, index) for pair in pairs for index in pair["indices"]]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 
-def _row(pair: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
-    """One index of one pair, flat."""
-    row = {key: one[key] for key in ("index", "title", "unit")}
+def _row(pair: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of one index of one pair."""
+    row = {key: index[key] for key in ("index", "title", "unit")}
     for side in "ab":
-        run, found = pair[side], one[side]
-        own = {name: run[name] for name in ("model", "layer", "folder")}
-        own |= {"receptive_field": round(field_size(run), 4), "count": found["count"]}
-        own |= {"left_out": sum(found["left_out"].values())}
-        own |= {name: found[name] for name in ("median", "mean")}
-        low, high = found["quartiles"] or (None, None)
-        own |= {"quartile_low": low, "quartile_high": high}
-        row |= {f"{side}_{name}": value for name, value in own.items()}
+        run, values = pair[side], index[side]
+        low, high = values["quartiles"] or (None, None)
+        columns = {
+            **{name: run[name] for name in ("model", "layer", "folder")},
+            "receptive_field": round(field_size(run), 4),
+            "count": values["count"],
+            "left_out": sum(values["left_out"].values()),
+            **{name: values[name] for name in ("median", "mean")},
+            "quartile_low": low,
+            "quartile_high": high,
+        }
+        row |= {f"{side}_{name}": value for name, value in columns.items()}
     for key in ("difference_median", "difference_mean"):
         for end in ("value", "low", "high"):
-            row[f"{key}_{end}"] = one[key][end] if one[key] else None
-    return row | {key: one[key] for key in ("cliffs_delta", "effect", "p", "p_holm", "reason")}
+            row[f"{key}_{end}"] = index[key][end] if index[key] else None
+    return row | {key: index[key] for key in ("cliffs_delta", "effect", "p", "p_holm", "reason")}
+
+
+def describe_side(side: Mapping[str, Any]) -> str:
+    """`vgg19 conv2_2, receptive field 14 px, 64 units`."""
+    height, width = side["receptive_field"]
+    size = f"{height}" if height == width else f"{height} x {width}"
+    noun = f"{side['direction']}, direction" if side["direction"] else "unit"
+    count = len(side["units"])
+    plural = "" if count == 1 else "s"
+    return f"{side['model']} {side['layer']}, receptive field {size} px, {count} {noun}{plural}"
+
+
+def field_size(side: Mapping[str, Any]) -> float:
+    """Side of the receptive field, pixels: the geometric mean of height and width."""
+    height, width = side["receptive_field"]
+    return math.sqrt(height * width)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def interval(index: Mapping[str, Any]) -> str:
+    """The difference and its interval, to two digits of the interval's width."""
+    difference = index[f"difference_{index['statistic']}"]
+    value, low, high = (difference[key] for key in ("value", "low", "high"))
+    width = high - low
+    digits = f".{min(9, max(0, 1 - math.floor(math.log10(width))))}f" if width else ".3g"
+    return f"{value:+{digits}} [{low:+{digits}}, {high:+{digits}}]"

@@ -1,4 +1,4 @@
-"""The pictures of a run, and which of them it has: `run.json` lists them once they are whole."""
+"""Draws the pictures of a run; `drawn` in run.json lists those that are complete."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diversevis.pictures.sheet import make_sheets
 from diversevis.pictures.trace import make_trace_figure
 from diversevis.runs.folder import RunFolder
 
-IMAGES = "images"  # sheets, single images, trace and fronts; other names are the measures'
+IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
 
 
 def lacking(folder: RunFolder) -> list[str]:
-    """Of what the run has arrays for, and no pictures, or not all of them."""
+    """`IMAGES` and measures for which the run has arrays, but not all of the pictures."""
     record = folder.read_record()
     images = [] if record["n"] is None else [IMAGES]
     drawn = record.get("drawn", [])
@@ -29,47 +29,36 @@ def draw(
     most: int | Literal["all"],
     pulse: Callable[[str, int, int], None],
 ) -> None:
-    """The pictures of the images, or of one measure (of so many units).
+    """Draw the pictures of `IMAGES`, or of a measure for at most `most` units.
 
-    pulse  told of how many of how many units are drawn; may raise
+    pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
     """
     tell = partial(pulse, f"pictures ({name})")
     if name == IMAGES:
-        make(folder, tell)
+        make_sheets(folder, tell)
+        make_trace_figure(folder)
+        make_front_figures(folder)
     else:
-        make_measure(folder, name, most, tell)
-    folder.update_record(drawn=[*_others(folder, name), name])
+        _draw_measure(folder, name, most, tell)
+    folder.update_record(drawn=[*_drawn_besides(folder, name), name])
 
 
 def forget(folder: RunFolder, name: str) -> None:
-    """Before there are other arrays: the pictures are no longer theirs."""
-    folder.update_record(drawn=_others(folder, name))
+    """Take `name` off the list, before its arrays change: the pictures will be out of date."""
+    folder.update_record(drawn=_drawn_besides(folder, name))
 
 
-def _others(folder: RunFolder, name: str) -> list[str]:
-    return [one for one in folder.read_record().get("drawn", []) if one != name]
+def _drawn_besides(folder: RunFolder, name: str) -> list[str]:
+    return [drawn for drawn in folder.read_record().get("drawn", []) if drawn != name]
 
 
-def make(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
-    """Every picture of a run's images, from what its folder holds.
-
-    tell  told of how many of how many units are drawn; may raise
-    """
-    make_sheets(folder, tell)
-    make_trace_figure(folder)
-    make_front_figures(folder)
-
-
-def make_measure(
+def _draw_measure(
     folder: RunFolder, name: str, most: int | Literal["all"], tell: Callable[[int, int], None]
 ) -> None:
-    """The pictures of one measure: of every unit that has numbers (or of so many, those with the
-    lowest and highest index), and of all together.
-
-    tell  told of how many of how many units are drawn; may raise
-    """
+    """A picture of every unit that has numbers, or of the `most` with the lowest and highest index;
+    and one of the layer."""
     record, metrics = folder.read_record(), folder.read_metrics()
-    rows = [row for row, one in enumerate(metrics) if one[name] is not None]
+    rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
     if not rows:
         return
     arrays = folder.read_measure(name)

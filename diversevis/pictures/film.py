@@ -10,17 +10,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diversevis.errors import InputError
-from diversevis.pictures.sheet import enlarge
+from diversevis.pictures.page import enlarge
 from diversevis.runs.folder import RunFolder
 
 TILE = 120  # pixels
 FRAMES_PER_SECOND = 12
 EVERY_STEP_UNTIL = 24  # most happens at the start; later frames are spaced evenly in log steps
 STEPS_PER_DOUBLING = 12
+LAST = 18  # repeats of the last frame: 1.5 seconds
 
 
 def check_film(record: str) -> None:
-    """Raises `InputError` where films of this kind cannot be made here."""
+    """Raises `InputError` if films of this kind (`none`, `gif`, `mp4`) cannot be made here."""
     if record == "mp4" and importlib.util.find_spec("av") is None:
         raise InputError(
             "record=mp4 needs PyAV, which is not installed: pip install 'diversevis[video]', "
@@ -29,11 +30,11 @@ def check_film(record: str) -> None:
 
 
 def is_film_step(step: int) -> bool:
-    """Whether a frame is kept of this step: all early ones, then ever fewer."""
+    """Whether the film has a frame of this step: of all early steps, then of ever fewer."""
     if step <= EVERY_STEP_UNTIL:
         return True
-    at, before = (math.floor(STEPS_PER_DOUBLING * math.log2(s)) for s in (step, step - 1))
-    return at != before
+    bins = [math.floor(STEPS_PER_DOUBLING * math.log2(number)) for number in (step - 1, step)]
+    return bins[0] != bins[1]
 
 
 def write_film(
@@ -42,11 +43,11 @@ def write_film(
     kind: str,
     frames: Sequence[UInt8[np.ndarray, "image height width 3"]],
 ) -> None:
-    """One row of images per frame; the last frame stays for a second and a half."""
+    """A row of images per frame; the last frame stays for a second and a half."""
     import imageio.v3 as iio
 
     film = np.stack([_row(images) for images in frames])
-    film = np.concatenate([film, np.repeat(film[-1:], 18, axis=0)])
+    film = np.concatenate([film, np.repeat(film[-1:], LAST, axis=0)])
     if kind == "gif":
         content = iio.imwrite(
             "<bytes>", film, extension=".gif", plugin="pillow",

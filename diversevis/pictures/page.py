@@ -1,57 +1,71 @@
-"""A page: blocks of pixels beside and below each other, so that nothing can overlap.
+"""Every picture is a page: blocks of pixels beside and below each other, so that none overlap.
 
-Images are enlarged by whole numbers and pasted as they are; text is written here; graphs come
-drawn (graph.py). A block is an RGB picture [height, width, 3].
+A block is an RGB picture [height, width, 3]: text, images enlarged by whole numbers, or a graph
+(graph.py). Nothing here imports matplotlib: a page without graphs is composed in milliseconds.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from diversevis.pictures.sheet import INK, PAPER, enlarge, png
-
-Block = UInt8[np.ndarray, "_ _ 3"]  # height, width; no two blocks need be of one size
+Block = UInt8[np.ndarray, "_ _ 3"]  # height, width; every block may have another size
 Pixels = UInt8[np.ndarray, "image _ _ 3"]
 
-WIDTH = 1040  # pixels that a page aims at; large receptive fields may need more
+INK, PAPER = "#181818", "#ffffff"
+WIDTH, NARROWEST = 1040, 640  # pixels: what a page aims at; below the second, lines break often
 TILE = 160  # an image is enlarged by the whole number that brings it nearest to this, or to less
-STRETCH = 1.4  # an image this much larger than its place is still shown pixel by pixel
+STRETCH = 1.4  # an image larger than its tile by up to this factor is still shown pixel by pixel
 MARGIN, GAP = 24, 14
-TITLE, BODY, CAPTION, SMALL = 20, 15, 14, 12
-ONE_ROW = 8  # so many images stand in one row
+TITLE, BODY, CAPTION = 20, 15, 14  # sizes of the font, pixels
+ONE_ROW = 8  # up to this number of images stand in one row
+COMPRESSION = 3  # zlib level of PNG files: 2 to 3 times as fast as the usual 6, 10 % larger
 
 
-def page(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> bytes:
-    """The blocks below one another under a title and a caption, as a PNG file."""
-    width = max([640, *(block.shape[1] for block in blocks)])
-    heading = stacked([written([title], size=TITLE), written(wrapped(lines, BODY, width))], gap=8)
-    whole = stacked([heading, *blocks], gap=MARGIN)
-    rim = ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0))
-    return png(np.pad(whole, rim, constant_values=255))
+def compose(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> Block:
+    """The blocks below one another, under a title and lines of text."""
+    width = max([NARROWEST, *(block.shape[1] for block in blocks)])
+    heading = written(wrapped([title], TITLE, width), size=TITLE)
+    heading = stacked([heading, written(wrapped(lines, BODY, width))], 8)
+    return _padded(stacked([heading, *blocks], MARGIN), [MARGIN] * 4)
 
 
-def tiles(pixels: Pixels, captions: Sequence[str], heading: str = "") -> Block:
-    """Images in a grid, each with its caption (of one or more lines) underneath."""
-    columns, side = _grid(len(pixels))
-    shown, reduction = fitted(pixels, side)
-    return gallery(list(shown), captions, columns, heading + note(reduction))
+def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
+    """`vgg19  conv3_1  unit 21` or `vgg19  conv3_1  64 units`, of a run's record and units."""
+    noun = f"{record['direction']}, direction" if record["direction"] else "unit"
+    count = f"{noun} {units[0]}" if len(units) == 1 else f"{len(units)} {noun}s"
+    return f"{record['model']}  {record['layer']}  {count}"
 
 
-def gallery(
-    pictures: Sequence[Block], captions: Sequence[str], columns: int, heading: str = ""
+# -- images ---------------------------------------------------------------------------------------
+
+
+def tiles(
+    pixels: Pixels, captions: Sequence[str], heading: str = "", side: int | None = None
 ) -> Block:
-    """Pictures as large as they are, in rows of `columns`."""
-    cells = [captioned(*both) for both in zip(pictures, captions, strict=True)]
-    width = max(cell.shape[1] for cell in cells)
-    cells = [_padded(cell, cell.shape[0], width, center=True) for cell in cells]
-    rows = [beside(cells[at : at + columns]) for at in range(0, len(cells), columns)]
+    """Images in a grid, a caption of one or more lines under each.
+
+    side  that images aim at, pixels; None: as a row needs to fit the page's width
+    """
+    shown, reduction = fitted(pixels, tile_side(len(pixels)) if side is None else side)
+    return gallery(list(shown), captions, heading + note(reduction))
+
+
+def gallery(pictures: Sequence[Block], captions: Sequence[str], heading: str = "") -> Block:
+    """Pictures in their size, in a grid, a caption of one or more lines under each."""
+    cells = [captioned(*cell) for cell in zip(pictures, captions, strict=True)]
+    width, columns = max(cell.shape[1] for cell in cells), _columns(len(cells))
+    cells = [_widened(cell, width, center=True) for cell in cells]
+    rows = [beside(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return titled(heading, stacked(rows, GAP))
 
 
@@ -62,13 +76,22 @@ def captioned(picture: Block, caption: str) -> Block:
 
 
 def fitted(pixels: Pixels, side: int) -> tuple[Pixels, int]:
-    """Images near `side` pixels large: enlarged by a whole number without smoothing, or, where
-    they are much larger, averaged over squares of so many pixels (second result, else 1)."""
+    """Images near `side` pixels large, and by which number their size was divided.
+
+    They are enlarged by a whole number without smoothing (divided by 1) or, where they are much
+    larger, averaged over squares of whole pixels.
+    """
     longest = max(pixels.shape[1:3])
     if longest <= STRETCH * side:
         return enlarge(pixels, max(1, round(side / longest))), 1
     reduction = math.ceil(longest / (STRETCH * side))
-    return np.stack([_reduced(image, reduction) for image in pixels]), reduction
+    reduced = [np.asarray(Image.fromarray(image).reduce(reduction)) for image in pixels]
+    return np.stack(reduced), reduction
+
+
+def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "... 3"]:
+    """Every pixel becomes `zoom` x `zoom` pixels."""
+    return image.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
 
 
 def note(reduction: int) -> str:
@@ -77,71 +100,67 @@ def note(reduction: int) -> str:
 
 
 def tile_side(n: int) -> int:
-    """How large one of `n` images is drawn."""
-    return _grid(n)[1]
+    """Side of an image, pixels, with which a row of `n` images fits the page's width."""
+    return min(TILE, WIDTH // _columns(n) - GAP)
+
+
+def _columns(n: int) -> int:
+    """Images in a row: about twice as many as there are rows."""
+    return n if n <= ONE_ROW else math.ceil(math.sqrt(2 * n))
+
+
+# -- text -----------------------------------------------------------------------------------------
 
 
 def titled(heading: str, block: Block) -> Block:
-    """A block under its heading; nothing is added where there is none."""
+    """A block under its heading; the block alone where the heading is empty."""
     if not heading.strip():
         return block
-    return stacked([written([heading.strip()]), block], gap=6)
+    return stacked([written([heading.strip()]), block], 6)
 
 
-def beside(blocks: Sequence[Block], gap: int = GAP) -> Block:
-    """Blocks in a row, their tops aligned."""
-    height = max(block.shape[0] for block in blocks)
-    padded = [_padded(block, height, block.shape[1] + gap) for block in blocks]
-    return np.concatenate(padded, axis=1)[:, : -gap or None]
-
-
-def stacked(blocks: Sequence[Block], gap: int, *, center: bool = False) -> Block:
-    """Blocks below one another, at the left or centred."""
-    width = max(block.shape[1] for block in blocks)
-    padded = [_padded(block, block.shape[0] + gap, width, center) for block in blocks]
-    return np.concatenate(padded)[: -gap or None]
+def legend(entries: Sequence[tuple[str, str]], width: int = WIDTH) -> Block:
+    """A line for each (text, colour), in that colour, broken at `width` pixels."""
+    lines = [written(wrapped([f"● {text}"], BODY, width), color=color) for text, color in entries]
+    return stacked(lines, 0)
 
 
 def written(
-    lines: Sequence[str],
-    *,
-    size: int = BODY,
-    color: tuple[int, int, int] = INK,
-    center: bool = False,
+    lines: Sequence[str], *, size: int = BODY, color: str = INK, center: bool = False
 ) -> Block:
-    """Text as a block."""
+    """Lines of text."""
     letters, step = font(size), round(1.35 * size)
-    width = max([1, *(math.ceil(letters.getlength(line)) for line in lines)])
+    lengths = [letters.getlength(line) for line in lines]
+    width = math.ceil(max([1, *lengths]))
     canvas = Image.new("RGB", (width, max(1, step * len(lines))), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for number, line in enumerate(lines):
-        inset = (width - letters.getlength(line)) / 2 if center else 0
-        draw.text((inset, number * step), line, color, letters)
+    for row, (line, length) in enumerate(zip(lines, lengths, strict=True)):
+        draw.text(((width - length) / 2 if center else 0, row * step), line, color, letters)
     return np.asarray(canvas)
 
 
 def wrapped(lines: Sequence[str], size: int, width: int) -> list[str]:
     """Lines broken at spaces so that none is wider than `width` pixels, where words allow it."""
-    letters, found = font(size), []
+    letters, broken = font(size), []
     for line in lines:
         row = ""
         for word in line.split(" "):
             longer = f"{row} {word}" if row else word
             if row and letters.getlength(longer) > width:
-                found.append(row)
+                broken.append(row)
                 longer = word
             row = longer
-        found.append(row)
-    return found
+        broken.append(row)
+    return broken
 
 
 def shortened(name: str, size: int, width: int) -> str:
-    """A file name with its middle left out, as far as `width` pixels ask; its ends tell most."""
+    """A file name of at most `width` pixels: letters in its middle, which tell least, left out."""
     letters = font(size)
     if letters.getlength(name) <= width:
         return name
-    for kept in range(len(name) - 1, 1, -1):
-        short = f"{name[: math.ceil(kept / 2)]}…{name[-(kept // 2) :]}"
+    for length in range(len(name) - 1, 1, -1):
+        short = f"{name[: math.ceil(length / 2)]}…{name[-(length // 2) :]}"
         if letters.getlength(short) <= width:
             return short
     return "…"
@@ -149,26 +168,47 @@ def shortened(name: str, size: int, width: int) -> str:
 
 @functools.lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The graphs' own font, so that a page has one; it comes with matplotlib."""
-    import matplotlib
+    """The font of matplotlib's graphs, so that a page has only one."""
+    package = importlib.util.find_spec("matplotlib")  # its file is found without its import
+    file = Path(str(package and package.origin)).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf"
+    if not file.is_file():  # some Linux distributions move matplotlib's data
+        import matplotlib
 
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        file = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
     return ImageFont.truetype(str(file), size)
 
 
-def _grid(n: int) -> tuple[int, int]:
-    """Columns, and the side of a tile that lets so many stand in a page's width."""
-    columns = n if n <= ONE_ROW else math.ceil(math.sqrt(2 * n))
-    return columns, min(TILE, WIDTH // columns - GAP)
+# -- blocks ---------------------------------------------------------------------------------------
 
 
-def _reduced(image: Block, reduction: int) -> Block:
-    return np.asarray(Image.fromarray(image).reduce(reduction))
+def beside(blocks: Sequence[Block], gap: int = GAP) -> Block:
+    """Blocks in a row, `gap` pixels between them, their tops aligned."""
+    height = max(block.shape[0] for block in blocks)
+    padded = [_padded(block, [0, height - block.shape[0], 0, gap]) for block in blocks]
+    return np.concatenate(padded, axis=1)[:, : -gap or None]
 
 
-def _padded(block: Block, height: int, width: int, center: bool = False) -> Block:
-    """White below and at the right, or on both sides."""
+def stacked(blocks: Sequence[Block], gap: int, *, center: bool = False) -> Block:
+    """Blocks below one another, `gap` pixels between them, at the left or centred."""
+    width = max(block.shape[1] for block in blocks)
+    padded = [_padded(_widened(block, width, center), [0, gap, 0, 0]) for block in blocks]
+    return np.concatenate(padded)[: -gap or None]
+
+
+def png(image: Block) -> bytes:
+    """The picture as a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "png", compress_level=COMPRESSION)
+    return content.getvalue()
+
+
+def _widened(block: Block, width: int, center: bool) -> Block:
     more = width - block.shape[1]
     left = more // 2 if center else 0
-    rim = ((0, height - block.shape[0]), (left, more - left), (0, 0))
-    return np.pad(block, rim, constant_values=255)
+    return _padded(block, [0, 0, left, more - left])
+
+
+def _padded(block: Block, rim: Sequence[int]) -> Block:
+    """The block with white pixels above, below, at the left and at the right."""
+    above, below, left, right = rim
+    return np.pad(block, ((above, below), (left, right), (0, 0)), constant_values=255)

@@ -1,77 +1,77 @@
-"""How response and smallest distance went, step by step."""
+"""Mean response and smallest distance at every step of the optimization."""
 
 from __future__ import annotations
 
-import io
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from diversevis.pictures.sheet import noun
+from diversevis.pictures import graph, page
 from diversevis.runs.folder import RunFolder
 
-BLUE, ORANGE, FAINT = "#0072B2", "#D55E00", "#8c8c8c"  # Okabe & Ito: safe for the colour-blind
-FEW = 6  # so many units are drawn one by one; more as median and quartiles
+FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
 
 
 def make_trace_figure(folder: RunFolder) -> None:
-    """`trace.png` from `trace.csv`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    record = folder.read_record()
+    """Write `trace.png` from `trace.csv`, if that has any rows."""
     names, rows = folder.read_trace()
-    if not rows:
-        return
-    table = np.array(rows)
-    steps, units = table[:, 0], table[:, 1]
-    wanted = [
-        ("response_mean", "mean response", BLUE),
-        ("distance_min", f"smallest distance ({unit_of_distance(record['distance'])})", ORANGE),
-    ]
-    shown = [(names.index(key), label, color) for key, label, color in wanted if key in names]
-    figure = Figure(figsize=(7.2, 2.6 * len(shown) + 0.5), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    each = np.unique(units)
-    for axis, (column, label, color) in zip(axes, shown, strict=True):
-        if len(each) <= FEW:
-            for unit in each:
-                own = units == unit
-                axis.plot(steps[own], table[own, column], color=color, lw=1.2, alpha=0.8)
-                if len(each) > 1:
-                    axis.annotate(
-                        f" {unit:.0f}", (steps[own][-1], table[own, column][-1]),
-                        fontsize=8, color=FAINT, va="center",
-                    )  # fmt: skip
-        else:
-            _quartiles(axis, steps, units, table[:, column], color)
-        axis.set_ylabel(label)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.02)
-    axes[-1].set_xlabel("step")
-    what = noun(record)
-    count = f"{what} {each[0]:.0f}" if len(each) == 1 else f"{len(each)} {what}s"
-    if len(each) > FEW:
-        count += " (median and quartiles)"
-    figure.suptitle(f"{record['model']}  {record['layer']}  {count}", fontsize=11)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    folder.write_trace_figure(content.getvalue())
+    if rows:
+        columns = dict(zip(names, np.array(rows).T, strict=True))
+        folder.write_trace_figure(page.png(trace_picture(folder.read_record(), columns)))
 
 
-def _quartiles(axis, steps, units, values, color) -> None:  # type: ignore[no-untyped-def]
+def trace_picture(
+    record: dict[str, Any], columns: dict[str, Float[np.ndarray, " row"]]
+) -> page.Block:
+    """The picture of a trace.
+
+    columns  of `trace.csv`: `step`, `unit`, and terms of which `distance_min` may be missing
+    """
+    units = np.unique(columns["unit"]).astype(int).tolist()
+    line = "Response and smallest distance at every step of the optimization"
+    if len(units) > FEW:
+        line += ": median and quartiles of the units"
+    blocks = [_graph(columns, "response_mean", "mean response", graph.BLUE)]
+    if "distance_min" in columns:
+        label = distance_label(record["distance"])
+        blocks.append(_graph(columns, "distance_min", label, graph.ORANGE))
+    return page.compose(page.title_of(record, units), [line], blocks)
+
+
+def _graph(
+    columns: dict[str, Float[np.ndarray, " row"]], name: str, label: str, color: str
+) -> page.Block:
+    figure, axis = graph.canvas(900, 300, right=60, top=20)
+    curves = {}
+    for unit in np.unique(columns["unit"]):
+        rows = columns["unit"] == unit
+        curves[f"{unit:.0f}"] = columns["step"][rows], columns[name][rows]
+    if len(curves) > FEW:
+        _quartiles(axis, [values for _, values in curves.values()], color)
+    else:
+        for steps, values in curves.values():
+            axis.plot(steps, values, color=color, lw=1.2, alpha=0.8)
+    axis.margins(x=0.02)
+    axis.set(xlabel="step", ylabel=label)
+    graph.response_axis(axis)
+    if 1 < len(curves) <= FEW:
+        ends = [(float(values[-1]), unit, graph.FAINT) for unit, (_, values) in curves.items()]
+        graph.label_ends(axis, ends)
+    return graph.drawn(figure)
+
+
+def _quartiles(axis: Any, curves: list[Float[np.ndarray, " _"]], color: str) -> None:
     """Median and quartiles over units; a unit that stopped keeps its last value."""
-    last = int(steps.max())
-    curves = []
-    for unit in np.unique(units):
-        own = values[units == unit]
-        curves.append(np.concatenate([own, np.full(last - len(own), own[-1])]))
-    low, middle, high = np.percentile(np.array(curves), [25, 50, 75], axis=0)
-    at = np.arange(1, last + 1)
-    axis.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
-    axis.plot(at, middle, color=color, lw=1.2)
+    last = max(len(curve) for curve in curves)
+    padded = [np.pad(curve, (0, last - len(curve)), mode="edge") for curve in curves]
+    low, middle, high = np.percentile(np.array(padded), [25, 50, 75], axis=0)
+    steps = np.arange(1, last + 1)
+    axis.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
+    axis.plot(steps, middle, color=color, lw=1.2)
 
 
-def unit_of_distance(distance: str) -> str:
-    """What distances are measured in: `distance` is `pixels` or a layer."""
-    return "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
+def distance_label(distance: str) -> str:
+    """`smallest distance (RMS grey levels)`, or `(RMS, conv2_2)` if it is taken in that layer."""
+    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
+    return f"smallest distance ({unit})"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures.measures.catalogue import picture
-from diversevis.pictures.sheet import enlarge, png, sheet
+from diversevis.pictures.page import enlarge, png
+from diversevis.pictures.sheet import sheet
 from paper.graphs import (
     deformation_figure,
     difference_figure,

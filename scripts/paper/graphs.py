@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.compare.panels import as_png
-from diversevis.pictures.trace import BLUE, FAINT, ORANGE
+from diversevis.pictures.graph import BLUE, FAINT, ORANGE, drawn
+from diversevis.pictures.page import png
 from paper.runs import EXAMPLE, Run
 
 COLORS = {"vgg19": BLUE, "resnet50": ORANGE}
@@ -260,4 +260,4 @@ def _finished(
         for text, marker, color in (*entries, *more)
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9)
-    return as_png(figure)
+    return png(drawn(figure))

@@ -1,6 +1,6 @@
-"""Pictures of the measures: one per unit, and one of a whole layer. Needs no network.
+"""Pictures of the measures: a unit's, and a layer's. They are drawn from a run's files alone.
 
-Each module of a measure has `picture` and `layer_picture`; `page` and `graph` draw for all.
+The module of every measure has `picture(view)` and `layer_picture(layer)`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from diversevis.pictures.measures import (
     shift,
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
-
-__all__ = ["extremes", "layer_picture", "picture"]
+from diversevis.pictures.page import png
 
 MEASURES = {
     "gain": gain, "phase": phase, "shift": shift, "deformation": deformation,
     "diversity": diversity, "dimension": dimension, "natural": natural,
 }  # fmt: skip
-INDICES = {  # what units are ordered by
+INDICES = {  # the number that units are ordered by
     "gain": "distance_min", "phase": "f1f0", "shift": "mean", "deformation": "stability",
     "diversity": "index", "dimension": "participation", "natural": "of_synthetic",
 }  # fmt: skip
@@ -37,9 +36,9 @@ INDICES = {  # what units are ordered by
 def extremes(
     name: str, units_metrics: Sequence[dict[str, Any]], rows: Sequence[int], most: int
 ) -> list[int]:
-    """Of the units at `rows`, so many: half with the lowest, half with the highest index."""
-    found = {row: units_metrics[row][name].get(INDICES[name]) for row in rows}
-    order = sorted((row for row in rows if found[row] is not None), key=lambda row: found[row])
+    """Up to `most` of these rows: half with the lowest, half with the highest index."""
+    indices = {row: units_metrics[row][name].get(INDICES[name]) for row in rows}
+    order = sorted((row for row in rows if indices[row] is not None), key=lambda row: indices[row])
     if len(order) <= most:
         return list(rows)[:most]
     return sorted(order[: most // 2] + order[len(order) - (most - most // 2) :])
@@ -54,20 +53,18 @@ def picture(
     images: Float[Tensor, "image 3 height width"] | None,
     responses: Float[Tensor, " image"] | None,
 ) -> bytes:
-    """`analysis/<name>_unit0012.png`: one measure of one unit that is not dead.
+    """One measure of one unit that is not dead, as a PNG file.
 
-    record     what `run.json` holds
-    metrics    the unit's entry of `metrics.json`; `metrics[name]` is the measure's
-    arrays     the measure's file, of all units; this one is at `row`
-    images     the unit's own batch, in grey levels around the network's mean, and responses to
-               it; None where there is no run
+    arrays  the measure's file, with all units; this unit is at `row`
+
+    The others are as in `View`.
     """
-    own = {key: value if key in SHARED else value[row] for key, value in arrays.items()}
+    unit_arrays = {key: x if key in SHARED else x[row] for key, x in arrays.items()}
     view = View(
-        record=record, metrics=metrics, measure=metrics[name], arrays=own,
+        record=record, metrics=metrics, numbers=metrics[name], arrays=unit_arrays,
         images=images, responses=responses,
     )  # fmt: skip
-    return MEASURES[name].picture(view)
+    return png(MEASURES[name].picture(view))
 
 
 def layer_picture(
@@ -76,13 +73,15 @@ def layer_picture(
     units_metrics: Sequence[dict[str, Any]],
     arrays: dict[str, Tensor],
 ) -> bytes | None:
-    """One measure of all units of a run; None for a single unit, or where no unit has a value."""
+    """One measure of all units of a run, as a PNG file; None for a single unit, or where no unit
+    has a value."""
     if len(units_metrics) < 2:
         return None
     layer = Layer(
         record=record,
         units=[metrics["unit"] for metrics in units_metrics],
-        measures=[metrics.get(name) for metrics in units_metrics],
+        numbers=[metrics.get(name) for metrics in units_metrics],
         arrays=arrays,
     )
-    return MEASURES[name].layer_picture(layer)
+    block = MEASURES[name].layer_picture(layer)
+    return None if block is None else png(block)

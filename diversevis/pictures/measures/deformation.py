@@ -1,170 +1,149 @@
-"""Deformation: does the unit mind a smooth displacement? METHOD.md section 8, Petrini et al."""
+"""Deformation: is the unit indifferent to a smooth displacement of its image?
+
+docs/method.md, section 8; Petrini et al. 2021, arXiv 2105.02468.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from diversevis.pictures.graph import (
-    BLUE,
-    BOTTOM,
-    FAINT,
-    GREEN,
-    LEFT,
-    ORANGE,
-    canvas,
-    deltas_axis,
-    drawn,
-    label_ends,
-    ratio_axis,
-)
-from diversevis.pictures.measures.spread import Series, spread
-from diversevis.pictures.measures.view import Layer, View, number, percent
-from diversevis.pictures.page import Block, beside, page, tiles, titled
+from diversevis.pictures import graph, page
+from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 HEIGHT = 270  # pixels of a graph
 CONTROLS = (  # array, name, colour
-    ("stability", "white noise", BLUE),
-    ("stability_strict", "noise of the same spectrum", ORANGE),
+    ("stability", "white noise", graph.BLUE),
+    ("stability_strict", "noise of the same spectrum", graph.ORANGE),
 )
 
 
-def picture(view: View) -> bytes:
-    """What is kept, how it compares with noise, and what deformed images look like."""
-    found = view.measure
-    at, kept = found.get("delta"), found.get("kept") or {}
-    share = kept.get(f"{at:g}") if at is not None else None
-    white, strict = (_with_error(found, key) for key, *_ in CONTROLS)
+def picture(view: View) -> page.Block:
+    """The response to deformed images, its comparison with noise, and what they look like."""
+    delta = view.numbers.get("delta")
+    share = (view.numbers.get("kept") or {}).get(f"{delta:g}") if delta is not None else None
+    white, strict = (_with_error(view, name) for name, *_ in CONTROLS)
     lines = [
-        f"Deformation. Displaced by {_px(at)}, {percent(share)} of the response is kept; "
+        f"Deformation. Displaced by {_pixels(delta)}, {percent(share)} of the response is kept; "
         f"R = {white} against white noise, {strict} against noise of the same spectrum",
         "R: what the deformation changes, relative to what noise of the same size changes",
-        *_too_large(view),
     ]
-    graphs = [titled("response kept", _kept(view)), titled("relative stability R", _ratio(view))]
-    return page(view.title, lines, [beside(graphs, gap=30), *_examples(view)])
+    deltas, shares = view.array("deltas"), view.array("kept")
+    fits = _fits(shares)
+    too_large = deltas[int(np.flatnonzero(fits)[-1]) + 1 :]
+    if len(too_large):
+        lines.append(f"{_pixels(too_large[0])} and more is too large for this receptive field")
+    graphs = [
+        page.titled("response kept", _kept(deltas[fits], shares[None, fits], 460)),
+        page.titled("relative stability R", _ratio(view, deltas, fits)),
+    ]
+    return page.compose(view.title, lines, [page.beside(graphs, 30), *_examples(view)])
 
 
-def layer_picture(layer: Layer) -> bytes | None:
-    """What every unit keeps, and their relative stability."""
-    white, strict = layer.values("stability"), layer.values("stability_strict")
-    if not np.isfinite(white).any():
-        return None
-    at = next((m["delta"] for m in layer.measures if m and m.get("delta")), None)
-    graph = spread(
-        layer,
-        [Series("white noise", BLUE, white), Series("noise of the same spectrum", ORANGE, strict)],
-        label=f"relative stability R at {_px(at)}", is_log=True, limits=(0.5, 2.0),
-        marks=[(1.0, "1")], sides=(1.0, "minds less than noise", "minds more"),
-    )  # fmt: skip
+def layer_picture(layer: Layer) -> page.Block | None:
+    """The response that every unit keeps, and their relative stability."""
+    series = [Series(name, color, layer.values(key)) for key, name, color in CONTROLS]
+    delta = next((entry["delta"] for entry in layer.numbers if entry and entry.get("delta")), None)
+    above = []
+    if np.isfinite(layer.array("kept")).any():
+        heading = "response kept (median, quartiles, every unit)"
+        above.append(page.titled(heading, _all_kept(layer)))
     line = (
-        f"Deformation by {_px(at)}. Median R = {number(float(np.nanmedian(white)))} "
+        f"Deformation by {_pixels(delta)}. Median R = {number(median(series[0].values))} "
         "against white noise"
     )
-    blocks = [graph]
-    if bool(layer.arrays["kept"].isfinite().any()):
-        heading = "response kept (median, quartiles, every unit)"
-        blocks.insert(0, titled(heading, _all_kept(layer)))
-    return page(layer.title, [line, layer.counted(white)], blocks)
+    return spread_page(
+        layer, line, series, above=above, is_log=True, limits=(0.5, 2.0),
+        label=f"relative stability R at {_pixels(delta)}",
+        marks=[(1.0, "minds less than noise  ←  1  →  minds more than noise")],
+    )  # fmt: skip
 
 
-def _kept(view: View) -> Block:
-    fit = _fit(view.numbers("kept"))
-    deltas, kept = view.numbers("deltas")[fit], view.numbers("kept")[fit]
-    figure, axis = canvas(460, HEIGHT, margins=(LEFT, 16, BOTTOM, 28))
-    axis.axhline(1, color=FAINT, lw=1, ls="--")
-    axis.axhline(0, color=FAINT, lw=0.8)
-    axis.plot(deltas, kept, "o-", color=BLUE, ms=5)
-    finite = kept[np.isfinite(kept)]
-    axis.set_ylim(min(0, *finite, 0) - 0.04, max(1, *finite, 1) + 0.08)
-    axis.set_ylabel("part of the response")
-    deltas_axis(axis, deltas)
-    return drawn(figure)
+def _kept(
+    deltas: Float[np.ndarray, " delta"],
+    shares: Float[np.ndarray, "unit delta"],
+    width: int,
+    ends: Sequence[tuple[float, str, str]] = (),
+) -> page.Block:
+    """The response kept, of a unit, or of many: then median, quartiles and every unit.
+
+    width  of the graph, pixels
+    ends   names at the right edge, as for `label_ends`
+    """
+    figure, axis = graph.canvas(width, HEIGHT, right=100 if ends else graph.RIGHT, top=28)
+    middle = shares[0]
+    if len(shares) > 1:
+        low, middle, high = np.nanpercentile(shares, [25, 50, 75], axis=0)
+        graph.faint_curves(axis, deltas, shares)
+        axis.fill_between(deltas, low, high, color=graph.BLUE, alpha=0.25, lw=0)
+    axis.plot(deltas, middle, "o-", color=graph.BLUE, ms=5)
+    axis.axhline(1, color=graph.FAINT, lw=1, ls="--")
+    axis.axhline(0, color=graph.FAINT, lw=0.8)
+    shown = [0.0, 1.0, *shares[np.isfinite(shares)]]
+    axis.set(ylim=(min(shown) - 0.04, max(shown) + 0.08), ylabel="part of the response")
+    graph.displacement_axis(axis, deltas)
+    graph.label_ends(axis, ends)
+    return graph.drawn(figure)
 
 
-def _ratio(view: View) -> Block:
-    fit = _fit(view.numbers("kept"))
-    deltas = view.numbers("deltas")[fit]
-    found = [(view.numbers(key)[fit], key, name, color) for key, name, color in CONTROLS]
-    figure, axis = canvas(620, HEIGHT, margins=(LEFT, 180, BOTTOM, 28))
-    for values, key, _, color in found:
-        error = np.nan_to_num(view.numbers(f"{key}_error"))[fit]
-        axis.errorbar(deltas, values, error, fmt="o-", color=color, ms=5, capsize=3)
-    ratio_axis(axis, [values for values, *_ in found])
-    deltas_axis(axis, deltas)
-    axis.axhline(1, color=FAINT, lw=1, ls="--")
-    axis.set_ylabel("R")
-    for x, (_, _, name, color) in zip((0.0, 0.4), found, strict=True):
+def _all_kept(layer: Layer) -> page.Block:
+    shares = layer.array("kept")
+    fits, alive = _fits(shares), np.isfinite(shares).any(axis=1)
+    shares, units = shares[alive][:, fits], np.array(layer.units)[alive]
+    lowest, highest = layer.extremes(shares[:, -1], most=1)
+    ends = [(float(shares[row, -1]), f"unit {units[row]}", graph.GREEN)
+            for row in (*lowest, *highest)]  # fmt: skip
+    ends.append((float(np.nanmedian(shares[:, -1])), "median", graph.BLUE))
+    return _kept(layer.array("deltas")[fits], shares, 900, ends)
+
+
+def _ratio(
+    view: View, deltas: Float[np.ndarray, " delta"], fits: Bool[np.ndarray, " delta"]
+) -> page.Block:
+    figure, axis = graph.canvas(620, HEIGHT, right=180, top=28)
+    ratios = [view.array(key)[fits] for key, *_ in CONTROLS]
+    for x, values, (key, name, color) in zip((0.0, 0.4), ratios, CONTROLS, strict=True):
+        error = np.nan_to_num(view.array(f"{key}_error"))[fits]
+        axis.errorbar(deltas[fits], values, error, fmt="o-", color=color, ms=5, capsize=3)
         axis.text(x, 1.04, name, color=color, transform=axis.transAxes)
-    beyond = axis.get_yaxis_transform()
-    axis.text(1.02, 1.05, "↑ minds more", color=FAINT, va="bottom", transform=beyond)
-    axis.text(1.02, 0.95, "↓ minds less than noise", color=FAINT, va="top", transform=beyond)
-    return drawn(figure)
+    graph.ratio_axis(axis, ratios)
+    graph.displacement_axis(axis, deltas[fits])
+    axis.axhline(1, color=graph.FAINT, lw=1, ls="--")
+    axis.set_ylabel("R")
+    at_line = {"color": graph.FAINT, "transform": axis.get_yaxis_transform()}
+    axis.text(1.02, 1.05, "↑ minds more", va="bottom", **at_line)
+    axis.text(1.02, 0.95, "↓ minds less than noise", va="top", **at_line)
+    return graph.drawn(figure)
 
 
-def _examples(view: View) -> list[Block]:
+def _examples(view: View) -> list[page.Block]:
     """The best image, then deformed ever more."""
-    shown, captions = [], []
-    batch, best = view.batch(), view.best()
-    if batch is not None and best is not None:
-        shown.append(batch[best])
-        captions.append("best image")
-    if view.has("deformed"):
-        own = view.arrays["deformed"], view.pixels("deformed"), view.numbers("deltas")
-        for x, image, delta in zip(*own, strict=True):
-            if bool(x.isfinite().all()):  # a displacement may be too large for the field
-                shown.append(image)
-                captions.append(f"{delta:g} px")
+    shown = view.best_image()
+    for image, delta in zip(view.arrays.get("deformed", ()), view.array("deltas"), strict=False):
+        if bool(image.isfinite().all()):  # NaN where the field is too small for it
+            shown.append((view.pixels(image)[0], f"{delta:g} px"))
     if not shown:
         return []
-    return [tiles(np.stack(shown), captions, "the best image, deformed once at each displacement")]
+    pixels, captions = zip(*shown, strict=True)
+    heading = "the best image, deformed once at each displacement"
+    return [page.tiles(np.stack(pixels), captions, heading)]
 
 
-def _all_kept(layer: Layer) -> Block:
-    from matplotlib.collections import LineCollection
-
-    everything = layer.numbers("kept")
-    fit, alive = _fit(everything), np.isfinite(everything).any(axis=1)
-    deltas, kept = layer.numbers("deltas")[fit], everything[alive][:, fit]
-    units = np.array(layer.units)[alive]
-    figure, axis = canvas(900, 300)
-    lines = [np.column_stack([deltas, curve]) for curve in kept]
-    alpha = max(0.08, min(0.5, 8 / len(kept)))
-    axis.add_collection(LineCollection(lines, colors=FAINT, linewidths=0.8, alpha=alpha))
-    low, middle, high = np.nanpercentile(kept, [25, 50, 75], axis=0)
-    axis.fill_between(deltas, low, high, color=BLUE, alpha=0.25, lw=0)
-    axis.plot(deltas, middle, "o-", color=BLUE, ms=5)
-    axis.axhline(1, color=FAINT, lw=1, ls="--")
-    axis.set_ylim(min(0, np.nanmin(kept)) - 0.04, max(1, np.nanmax(kept)) + 0.08)
-    axis.set_ylabel("part of the response")
-    deltas_axis(axis, deltas)
-    lowest, highest = layer.extremes(kept[:, -1], most=1)
-    names = [(float(kept[at, -1]), f"unit {units[at]}", GREEN) for at in (*lowest, *highest)]
-    label_ends(axis, [*names, (float(middle[-1]), "median", BLUE)])
-    return drawn(figure)
+def _fits(shares: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:
+    """The displacements that the receptive field is large enough for; all if it is for none."""
+    fits = np.isfinite(shares).reshape(-1, shares.shape[-1]).any(axis=0)
+    return fits if fits.any() else ~fits
 
 
-def _fit(kept: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:
-    """The displacements that the receptive field takes; all where it takes none."""
-    some = np.isfinite(kept).reshape(-1, kept.shape[-1]).any(axis=0)
-    return some if some.any() else ~some
+def _with_error(view: View, name: str) -> str:
+    error = view.numbers.get(f"{name}_error")
+    is_known = error is not None and math.isfinite(error)
+    return view.text(name) + (f" ± {error:.2g}" if is_known else "")
 
 
-def _too_large(view: View) -> list[str]:
-    """A line that says which displacements are missing at the end, if any are."""
-    deltas = view.numbers("deltas")
-    left = deltas[int(np.flatnonzero(_fit(view.numbers("kept")))[-1]) + 1 :]
-    return [f"{_px(left[0])} and more is too large for this receptive field"] if len(left) else []
-
-
-def _with_error(found: dict[str, Any], key: str) -> str:
-    error = found.get(f"{key}_error")
-    told = error is not None and math.isfinite(error)
-    return number(found.get(key)) + (f" ± {error:.2g}" if told else "")
-
-
-def _px(delta: float | None) -> str:
+def _pixels(delta: float | None) -> str:
     return "an unknown number of px" if delta is None else f"{delta:g} px"

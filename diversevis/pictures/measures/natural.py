@@ -1,4 +1,7 @@
-"""Natural exemplars: the crops of photographs that drive the unit most. METHOD.md section 8."""
+"""Natural exemplars: the crops of photographs that drive the unit most.
+
+docs/method.md, section 8.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +10,55 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.pictures.graph import BLUE
-from diversevis.pictures.measures.spread import Series, spread
-from diversevis.pictures.measures.view import Layer, View, number, percent
-from diversevis.pictures.page import CAPTION, page, shortened, tile_side, tiles
+from diversevis.pictures import graph, page
+from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
+
+NAME_WIDTH = 70  # pixels that a file's name has at least, under however small an image
 
 
-def picture(view: View) -> bytes:
+def picture(view: View) -> page.Block:
     """The best crops above, the synthetic images below."""
-    found = view.measure
     lines = [
-        f"Natural exemplars. Best crop of {_count(found.get('crops'))} in "
-        f"{_count(found.get('photographs'))} photographs: "
-        f"response {number(found.get('response_max'))}; mean of those shown "
-        f"{number(found.get('response_mean'))}"
+        f"Natural exemplars. Best crop of {_count(view, 'crops')} in "
+        f"{_count(view, 'photographs')} photographs: response {view.text('response_max')}; "
+        f"mean of those shown {view.text('response_mean')}"
     ]
-    if found.get("of_synthetic") is not None:
+    share = view.numbers.get("of_synthetic")
+    if share is not None:
         lines.append(
-            f"The best crop reaches {percent(found['of_synthetic'])} of the synthetic images' "
-            "mean response, at equal norm"
+            f"The best crop reaches {percent(share)} of the synthetic images' mean response, "
+            "at equal norm"
         )
-    blocks = []
-    if view.has("images"):
-        real = view.arrays["images"].flatten(1).isfinite().all(1).numpy()  # fewer crops than asked
-        responses = view.numbers("responses")[real]
-        exemplars = (found.get("exemplars") or [])[: len(responses)]
-        width = max(tile_side(len(responses)), 70)
-        names = [_named(one, width) for one in exemplars] + [""] * len(responses)
-        captions = [f"{number(float(r))}\n{n}" for r, n in zip(responses, names, strict=False)]
-        blocks.append(tiles(view.pixels("images")[real], captions, "natural"))
-    batch = view.batch()
-    if batch is not None:
-        blocks.append(tiles(batch, view.captions(len(batch)), "synthetic"))
-    return page(view.title, lines, blocks)
+    crops = [_crops(view)] if view.has("images") else []
+    return page.compose(view.title, lines, [*crops, *view.batch("synthetic")])
 
 
-def layer_picture(layer: Layer) -> bytes | None:
+def layer_picture(layer: Layer) -> page.Block | None:
     """The best crop's response relative to the synthetic images', of every unit; the response
-    itself where there are none."""
-    share, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
-    marks, limits = [(1.0, "1: as good as synthetic")], (0.0, 1.0)
-    is_share = bool(np.isfinite(share).any())
-    if not is_share:
-        share, label, marks = layer.values("response_max"), "best crop's response", []
-    if not np.isfinite(share).any():
-        return None
-    graph = spread(
-        layer, [Series("natural", BLUE, share)], label=label, marks=marks,
-        limits=limits if is_share else None,
-    )  # fmt: skip
-    line = f"Natural exemplars. Median {number(float(np.nanmedian(share)))} ({label})"
-    return page(layer.title, [line, layer.counted(share)], [graph])
+    itself where there are no synthetic images."""
+    values, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
+    look: dict[str, Any] = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
+    if not np.isfinite(values).any():
+        values, label, look = layer.values("response_max"), "best crop's response", {}
+    line = f"Natural exemplars. Median {number(median(values))} ({label})"
+    return spread_page(layer, line, [Series("natural", graph.BLUE, values)], label=label, **look)
 
 
-def _named(exemplar: dict[str, Any], width: int) -> str:
-    return shortened(PurePath(exemplar["file"]).name, CAPTION, width)
+def _crops(view: View) -> page.Block:
+    """Crops with their responses and the names of their photographs."""
+    images = view.arrays["images"]
+    real = images.flatten(1).isfinite().all(1)  # photographs may have fewer crops than asked for
+    responses = [number(value) for value in view.array("responses")[real.numpy()].tolist()]
+    width = max(page.tile_side(len(responses)), NAME_WIDTH)
+    exemplars = (view.numbers.get("exemplars") or [])[: len(responses)]
+    files = [PurePath(exemplar["file"]).name for exemplar in exemplars]
+    names = [page.shortened(file, page.CAPTION, width) for file in files]
+    names += [""] * (len(responses) - len(names))
+    captions = [f"{response}\n{name}" for response, name in zip(responses, names, strict=True)]
+    return page.tiles(view.pixels(images[real]), captions, "natural")
 
 
-def _count(number_of: int | None) -> str:
-    return "-" if number_of is None else f"{number_of:,}".replace(",", " ")
+def _count(view: View, name: str) -> str:
+    count = view.numbers.get(name)
+    return NO_NUMBER if count is None else f"{count:,}".replace(",", " ")

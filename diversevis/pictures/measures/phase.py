@@ -1,4 +1,7 @@
-"""Phase: does the unit mind where the stripes of its best grating stand? METHOD.md section 8."""
+"""Phase: does the response depend on the phase of the unit's best grating?
+
+docs/method.md, section 8.
+"""
 
 from __future__ import annotations
 
@@ -7,175 +10,141 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
-from diversevis.pictures.graph import (
-    BLUE,
-    BOTTOM,
-    FAINT,
-    LEFT,
-    MAP,
-    ORANGE,
-    boxed,
-    canvas,
-    color_bar,
-    drawn,
-    label_ends,
-    plain_ticks,
-    response_axis,
-)
-from diversevis.pictures.measures.spread import Series, spread
+from diversevis.pictures import graph, page
+from diversevis.pictures.measures.spread import Series, spread_page
 from diversevis.pictures.measures.view import Layer, View, listed, number
-from diversevis.pictures.page import Block, beside, fitted, gallery, note, page, titled
 
 COLORS = ("luminance", "red-green", "blue-yellow")  # the first axis of the map of gratings
-SIMPLE = math.pi / 2  # F1/F0 of a half-rectified linear unit
-SIDE = 150
+SIMPLE = math.pi / 2  # F1/F0 of a half-rectified linear unit (docs/method.md, section 8)
+TILE = 150
 
 
-def picture(view: View) -> bytes:
+def picture(view: View) -> page.Block:
     """Gratings, the responses to them, and the tuning over phase."""
-    found, fitted_to = view.measure, view.measure.get("fitted")
-    lines = [f"Phase. Best grating: {verdict(found)}"]
-    if fitted_to is not None:
-        lines.append(f"Grating fitted to the best image: {verdict(fitted_to)}")
+    lines = [f"Phase. Best grating: {verdict(view.numbers)}"]
+    if view.numbers.get("fitted") is not None:
+        lines.append(f"Grating fitted to the best image: {verdict(view.numbers['fitted'])}")
     above = _gratings(view)
     if view.has("map"):
-        above.append(titled("best response to each grating", _map(view)))
-    blocks = [beside(above, gap=36)] if above else []
+        above.append(page.titled("best response to each grating", _map(view)))
+    blocks = [page.beside(above, 36)] if above else []
     if view.has("tuning"):
-        blocks.append(titled("tuning to phase (filled: rectified)", _tuning(view)))
-    return page(view.title, lines, blocks)
+        blocks.append(page.titled("tuning to phase (filled: rectified)", _tuning(view)))
+    return page.compose(view.title, lines, blocks)
 
 
-def layer_picture(layer: Layer) -> bytes | None:
+def layer_picture(layer: Layer) -> page.Block | None:
     """F1/F0 of every unit; where F0 is near zero it means little, and is left out."""
-    best, weak = _told(layer.values("f1f0"), layer.measures)
-    fits = [measure.get("fitted") if measure else None for measure in layer.measures]
-    fitted_to, _ = _told(layer.values("fitted", "f1f0"), fits)
-    if not np.isfinite(best).any():
-        return None
-    series = [Series("best grating", BLUE, best)]
-    if np.isfinite(fitted_to).any():
-        series.append(Series("fitted to the best image", ORANGE, fitted_to))
-    graph = spread(
-        layer, series, label="F1/F0", limits=(0.0, 2.0),
-        marks=[(1.0, "1"), (SIMPLE, "π/2: half-rectified linear")],
-        sides=(1.0, "complex-like", "simple-like"),
+    weak = _weak(layer.numbers)
+    weak_fits = _weak([entry.get("fitted") if entry else None for entry in layer.numbers])
+    best = np.where(weak, math.nan, layer.values("f1f0"))
+    fitted_best = np.where(weak_fits, math.nan, layer.values("fitted", "f1f0"))
+    series = [Series("best grating", graph.BLUE, best)]
+    if np.isfinite(fitted_best).any():
+        series.append(Series("fitted to the best image", graph.ORANGE, fitted_best))
+    line = (
+        f"Phase. F1/F0 of the best grating: {int((best < 1).sum())} of "
+        f"{int(np.isfinite(best).sum())} units below 1 (complex-like)"
+    )
+    units = [unit for unit, is_weak in zip(layer.units, weak, strict=True) if is_weak]
+    more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(units)}"] if units else []
+    return spread_page(
+        layer, line, series, more=more, label="F1/F0", limits=(0.0, 2.0),
+        marks=[(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")],
     )  # fmt: skip
-    below, told = int((best < 1).sum()), int(np.isfinite(best).sum())
-    lines = [
-        f"Phase. F1/F0 of the best grating: {below} of {told} units below 1 (complex-like)",
-        layer.counted(np.where(weak, math.nan, layer.values("f1f0"))),
-    ]
-    few = [unit for unit, is_weak in zip(layer.units, weak, strict=True) if is_weak]
-    if few:
-        lines.append(f"of these, weak (F0 near zero, F1/F0 means little): {listed(few)}")
-    return page(layer.title, lines, [graph])
 
 
-def _told(
-    ratios: Float[np.ndarray, " unit"], found: Sequence[dict[str, Any] | None]
-) -> tuple[Float[np.ndarray, " unit"], Bool[np.ndarray, " unit"]]:
-    """F1/F0 without those that mean little, and which these are."""
-    weak = np.array([bool(one and one.get("weak")) for one in found])
-    return np.where(weak, math.nan, ratios), weak
+def _weak(gratings: Sequence[dict[str, Any] | None]) -> Bool[np.ndarray, " unit"]:
+    return np.array([bool(grating and grating.get("weak")) for grating in gratings])
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(grating: dict[str, Any]) -> str:
     """F1/F0 in words."""
-    ratio = found.get("f1f0")
+    ratio = grating.get("f1f0")
     if ratio is None or not math.isfinite(ratio):
         return "F1/F0 has no value"
-    if found.get("weak"):
+    if grating.get("weak"):
         return f"F1/F0 = {number(ratio)}, weak: F0 near zero, so that it means little"
     kind = "above 1, simple-like" if ratio > 1 else "below 1, complex-like"
     return f"F1/F0 = {number(ratio)}: {kind}"
 
 
-def _gratings(view: View) -> list[Block]:
-    """The two gratings and, between them, the image that one was fitted to."""
-    shown, captions = [], []
-    if view.has("grating"):
-        shown.append(view.pixels("grating")[0])
-        captions.append("best grating\n" + _described(view.measure))
-    batch, best = view.batch(), view.best()
-    if batch is not None and best is not None:
-        shown.append(batch[best])
-        captions.append(f"best image\nresponse {view.captions(len(batch))[best]}")
-    if view.has("fitted_grating") and view.measure.get("fitted"):
-        shown.append(view.pixels("fitted_grating")[0])
-        captions.append("fitted grating\n" + _described(view.measure["fitted"]))
+def _gratings(view: View) -> list[page.Block]:
+    """The two gratings and, between them, the image to which the second was fitted."""
+    shown = [
+        *_grating(view, "grating", "best grating", view.numbers),
+        *view.best_image(),
+        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
+    ]
     if not shown:
         return []
-    large, reduction = fitted(np.stack(shown), SIDE)
-    return [gallery(list(large), captions, len(shown), note(reduction))]
+    pixels, captions = zip(*shown, strict=True)
+    return [page.tiles(np.stack(pixels), captions, side=TILE)]
 
 
-def _described(found: dict[str, Any]) -> str:
-    color = found.get("color")
-    lines = [
-        f"response {number(found.get('response'))}",
-        f"{number(found.get('frequency'))} cycles/pixel",
-        f"{number(found.get('orientation'))}°" + (f", {color}" if isinstance(color, str) else ""),
-    ]
-    return "\n".join(lines)
+def _grating(
+    view: View, key: str, name: str, grating: dict[str, Any] | None
+) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+    """A grating, captioned with response, frequency, orientation and colour; nothing without it."""
+    if not grating or not view.has(key):
+        return []
+    response, frequency, orientation = (
+        number(grating.get(name)) for name in ("response", "frequency", "orientation")
+    )
+    color = grating.get("color")  # its name, or, of the fitted grating, its three components
+    in_color = f", {color}" if isinstance(color, str) else ""
+    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°{in_color}"
+    return [(view.pixels(view.arrays[key])[0], caption)]
 
 
-def _tuning(view: View) -> Block:
-    degrees = np.rad2deg(view.numbers("phases"))
-    curves = [("best grating", BLUE, view.numbers("tuning"))]
+def _tuning(view: View) -> page.Block:
+    degrees = np.rad2deg(view.array("phases"))
+    curves = [("best grating", graph.BLUE, view.array("tuning"))]
     if view.has("fitted_tuning"):
-        curves.append(("fitted grating", ORANGE, view.numbers("fitted_tuning")))
-    figure, axis = canvas(1000, 270, margins=(LEFT, 120, BOTTOM, 22))
+        curves.append(("fitted grating", graph.ORANGE, view.array("fitted_tuning")))
+    figure, axis = graph.canvas(1000, 270, right=120, top=22)
     for _, color, tuning in curves:
         x, y = np.append(degrees, degrees[0] + 360), np.append(tuning, tuning[0])  # once around
         axis.fill_between(x, 0, y.clip(min=0), color=color, alpha=0.15, lw=0)
         axis.plot(x, y.clip(min=0), color=color, lw=1.6)
         axis.plot(x, y, color=color, lw=1.2, ls="--")
         axis.plot(degrees, tuning, ".", color=color, ms=5)
-    axis.axhline(0, color=FAINT, lw=0.8)
-    axis.set_xlim(0, 360)
-    axis.set_xticks(range(0, 361, 45))
-    axis.set_xlabel("phase (degrees)")
-    axis.set_ylabel("response")
-    response_axis(axis)
-    label_ends(axis, [(float(tuning[0]), name, color) for name, color, tuning in curves])
-    return drawn(figure)
-
-
-def _map(view: View) -> Block:
-    """Frequency x orientation of the colour that drives the unit most."""
-    table, found = view.numbers("map"), view.measure
-    index = COLORS.index(found["color"]) if found.get("color") in COLORS else 0
-    frequencies, orientations = view.numbers("frequencies"), view.numbers("orientations")
-    figure, axis = canvas(450, 280, margins=(LEFT, 90, BOTTOM, 22))
-    shown = axis.pcolormesh(
-        np.exp(_edges(np.log(frequencies), 0.2)), _edges(orientations, 22.5),
-        np.ma.masked_invalid(table[index].T), cmap=MAP, rasterized=True,
+    axis.axhline(0, color=graph.FAINT, lw=0.8)
+    axis.set(
+        xlim=(0, 360), xticks=range(0, 361, 45), xlabel="phase (degrees)", ylabel="response"
     )  # fmt: skip
-    axis.set_xscale("log")
-    ticks = plain_ticks(*axis.get_xlim())
-    if len(ticks) < 2:  # a small field has few frequencies
-        ticks = [round(float(frequency), 3) for frequency in frequencies]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_xticks([], minor=True)
-    axis.set_yticks(range(0, 180, 45))
-    axis.set_xlabel("cycles/pixel")
-    axis.set_ylabel("orientation (degrees)")
-    boxed(axis)
-    if found.get("frequency") is not None and found.get("orientation") is not None:
-        at = [found["frequency"]], [found["orientation"]]
-        axis.scatter(*at, s=90, facecolors="none", edgecolors="white", linewidths=3)
-        axis.scatter(*at, s=90, facecolors="none", edgecolors="black", linewidths=1)
-    color_bar(figure, shown, axis, f"peak response, {COLORS[index]}")
-    return drawn(figure)
+    graph.response_axis(axis)
+    graph.label_ends(axis, [(float(tuning[0]), name, color) for name, color, tuning in curves])
+    return graph.drawn(figure)
 
 
-def _edges(centers: Float[np.ndarray, " cell"], alone: float) -> Float[np.ndarray, " edge"]:
-    """Cells reach halfway to their neighbours; a cell without any, `alone` to either side."""
+def _map(view: View) -> page.Block:
+    """Frequency x orientation, in the colour that drives the unit most."""
+    grating = view.numbers
+    color = COLORS.index(grating["color"]) if grating.get("color") in COLORS else 0
+    frequencies, orientations = view.array("frequencies"), view.array("orientations")
+    figure, axis = graph.canvas(470, 280, right=graph.FOR_COLOR_BAR, top=22)
+    colors = axis.pcolormesh(
+        np.exp(_edges(np.log(frequencies), 0.2)), _edges(orientations, 22.5),
+        np.ma.masked_invalid(view.array("map")[color].T), cmap=graph.MAP, rasterized=True,
+    )  # fmt: skip
+    if len(graph.log_axis(axis, "x", *axis.get_xlim())) < 2:  # a small field has few frequencies
+        graph.plain_ticks(axis.xaxis, [round(float(frequency), 3) for frequency in frequencies])
+    axis.set(yticks=range(0, 180, 45), xlabel="cycles/pixel", ylabel="orientation (degrees)")
+    if grating.get("frequency") is not None and grating.get("orientation") is not None:
+        best = [grating["frequency"]], [grating["orientation"]]
+        axis.scatter(*best, s=90, facecolors="none", edgecolors="white", linewidths=3)
+        axis.scatter(*best, s=90, facecolors="none", edgecolors="black", linewidths=1)
+    graph.color_bar(figure, colors, axis, f"peak response, {COLORS[color]}")
+    return graph.drawn(figure)
+
+
+def _edges(centers: Float[np.ndarray, " cell"], half: float) -> Float[np.ndarray, " edge"]:
+    """Cells reach halfway to their neighbours; a single cell, by `half` to either side."""
     if len(centers) == 1:
-        return np.array([centers[0] - alone, centers[0] + alone])
+        return np.array([centers[0] - half, centers[0] + half])
     between = (centers[1:] + centers[:-1]) / 2
     first, last = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
     return np.concatenate([[first], between, [last]])

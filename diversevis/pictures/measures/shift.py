@@ -1,4 +1,4 @@
-"""Shift: the texture of which every crop drives the unit. METHOD.md section 6."""
+"""Shift: the texture of which every crop drives the unit (docs/method.md, section 6)."""
 
 from __future__ import annotations
 
@@ -6,101 +6,88 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from diversevis.pictures.graph import (
-    BLUE,
-    BOTTOM,
-    LEFT,
-    MAP,
-    ORANGE,
-    boxed,
-    canvas,
-    color_bar,
-    drawn,
-)
-from diversevis.pictures.measures.spread import Series, spread
-from diversevis.pictures.measures.view import Layer, View, number, percent
-from diversevis.pictures.page import Block, beside, captioned, fitted, note, page, titled
+from diversevis.pictures import graph, page
+from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 TEXTURE, TILE = 240, 130  # pixels
-THIN = 4  # a map so many times longer than wide is stretched, to be seen at all
+THIN = 4  # a map that is longer than wide by more than this factor is stretched, to be visible
 
 
-def picture(view: View) -> bytes:
-    """Both textures, what the unit sees them through, and its response to every crop."""
-    blocks = [
-        _variant(view, which)
-        for which in ("fixed", "learned")
-        if view.has(f"texture_{which}")
-    ]  # fmt: skip
-    lines = [f"Shift. Fixed mask: {_said(view.measure)}"]
-    if view.measure.get("learned") is not None:
-        lines.append(f"Learned mask: {_said(view.measure['learned'])}")
+def picture(view: View) -> page.Block:
+    """Both textures, the masks over the unit's crops, and its response to every crop."""
+    learned = view.numbers.get("learned")
+    lines = [f"Shift. Fixed mask: {_shares(view.numbers)}"]
+    if learned is not None:
+        lines.append(f"Learned mask: {_shares(learned)}")
     lines.append("On the scale of a map, the line is the best image under the mask")
-    return page(view.title, lines, blocks)
+    blocks = [_variant(view, mask) for mask in ("fixed", "learned") if view.has(f"texture_{mask}")]
+    return page.compose(view.title, lines, blocks)
 
 
-def layer_picture(layer: Layer) -> bytes | None:
+def layer_picture(layer: Layer) -> page.Block | None:
     """Mean crop response of every unit, relative to its best image with and without the mask."""
-    masked, plain = layer.values("mean_masked"), layer.values("mean")
-    if not np.isfinite(masked).any():
-        return None
-    graph = spread(
-        layer,
-        [
-            Series("of the best image under the mask", BLUE, masked),
-            Series("of the best image", ORANGE, plain),
-        ],
-        label="mean response of all crops, as a share (fixed mask)",
+    masked = layer.values("mean_masked")
+    series = [
+        Series("of the best image under the mask", graph.BLUE, masked),
+        Series("of the best image", graph.ORANGE, layer.values("mean")),
+    ]
+    line = f"Shift. Median {number(median(masked))} of the best image under the mask"
+    return spread_page(
+        layer, line, series, label="mean response of all crops, as a share (fixed mask)",
         limits=(0.0, 1.0), marks=[(1.0, "1: fully shift invariant")],
     )  # fmt: skip
-    line = f"Shift. Median {number(float(np.nanmedian(masked)))} of the best image under the mask"
-    return page(layer.title, [line, layer.counted(masked)], [graph])
 
 
-def _said(found: dict[str, Any]) -> str:
-    mean, least = percent(found.get("mean_masked")), percent(found.get("min_masked"))
+def _shares(numbers: dict[str, Any]) -> str:
+    mean, least, mean_masked, least_masked = (
+        percent(numbers.get(name)) for name in ("mean", "min", "mean_masked", "min_masked")
+    )
     return (
-        f"all crops reach {mean} (worst {least}) of the best image under the mask, "
-        f"{percent(found.get('mean'))} ({percent(found.get('min'))}) of the best image"
+        f"all crops reach {mean_masked} (worst {least_masked}) of the best image under the mask, "
+        f"{mean} ({least}) of the best image"
     )
 
 
-def _heading(view: View, which: str) -> str:
-    """The mask, with what was learned of its shape."""
-    learned = view.measure.get("learned")
-    if which == "fixed" or learned is None:
-        return f"{which} mask"
+def _heading(view: View, mask: str) -> str:
+    """The mask, with the learned parameters of its shape."""
+    learned = view.numbers.get("learned")
+    if mask == "fixed" or learned is None:
+        return f"{mask} mask"
     p, q, sigma = (number(learned.get(name)) for name in ("p", "q", "sigma"))
     return f"learned mask: p = {p}, q = {q}, sigma = {sigma} of the field's side"
 
 
-def _variant(view: View, which: str) -> Block:
-    """One row: texture with the size of a crop, mask, the image the crops are compared with."""
-    height, width = view.arrays[f"mask_{which}"].shape
-    texture, reduction = fitted(view.pixels(f"texture_{which}"), TEXTURE)
-    framed = _framed(texture[0], height, width)
-    shown, captions = [framed], [f"texture, with the size of a crop{note(reduction)}"]
-    mask = view.numbers(f"mask_{which}")
-    grey = np.rint(255 * np.nan_to_num(mask).clip(0, 1)).astype(np.uint8)
-    shown.append(fitted(grey[None, :, :, None].repeat(3, axis=-1), TILE)[0][0])
-    captions.append("mask")
-    if view.has(f"masked_{which}"):
-        shown.append(fitted(view.pixels(f"masked_{which}"), TILE)[0][0])
-        response = number(float(view.numbers(f"best_masked_{which}")))
-        captions.append(f"best image under it\nresponse {response}")
-    row = [captioned(*one) for one in zip(shown, captions, strict=True)]
-    responses = view.numbers(f"map_{which}")
-    if responses.size and np.isfinite(responses).any():
-        row.append(_map(responses, view, which))
-    return titled(_heading(view, which), beside(row, gap=30))
+def _variant(view: View, mask: str) -> page.Block:
+    """A row: texture with the size of a crop, mask, the image to which the crops are compared."""
+    weights = view.array(f"mask_{mask}")
+    texture, reduction = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
+    caption = f"texture, with the size of a crop{page.note(reduction)}"
+    grey = np.rint(255 * np.nan_to_num(weights).clip(0, 1)).astype(np.uint8)
+    grey = grey[None, :, :, None].repeat(3, axis=-1)
+    row = [
+        page.captioned(_framed(texture[0], *weights.shape), caption),
+        page.tiles(grey, ["mask"], side=TILE),
+    ]
+    if view.has(f"masked_{mask}"):
+        caption = (
+            f"best image under it\nresponse {number(float(view.array(f'best_masked_{mask}')))}"
+        )
+        row.append(page.tiles(view.pixels(view.arrays[f"masked_{mask}"]), [caption], side=TILE))
+    if view.has(f"map_{mask}"):
+        row.append(_map(view, mask))
+    return page.titled(_heading(view, mask), page.beside(row, 30))
 
 
 def _framed(
     texture: UInt8[np.ndarray, "rows columns 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The texture with a thin frame, black in white, around its middle crop."""
+    """The texture with a thin frame, black in white, around its middle crop.
+
+    height, width  of a crop, in pixels of the texture before it was enlarged
+    """
     framed = texture.copy()
     rows, columns = texture.shape[:2]
     zoom_y, zoom_x = rows / (2 * height - 1), columns / (2 * width - 1)
@@ -114,29 +101,30 @@ def _framed(
     return framed
 
 
-def _map(responses: Float[np.ndarray, "down right"], view: View, which: str) -> Block:
+def _map(view: View, mask: str) -> page.Block:
     """Responses over shifts, in parts of the best image's where that is above zero."""
-    best = float(view.numbers("best")) if "best" in view.arrays else math.nan
+    responses = view.array(f"map_{mask}")
+    best = float(view.array("best")) if "best" in view.arrays else math.nan
     is_share = math.isfinite(best) and best > 0
     values = responses / best if is_share else responses
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    figure, axis = canvas(380, 280, margins=(LEFT, 90, BOTTOM, 22))
+    if is_share:  # 0 and 1 are always on the scale
+        low, high = min(0, low), max(1, high)
+    figure, axis = graph.canvas(400, 280, right=graph.FOR_COLOR_BAR, top=22)
     rows, columns = values.shape
     up, back = rows // 2 + 0.5, columns // 2 + 0.5  # no shift: the crop that is framed
-    shown = axis.imshow(
-        np.ma.masked_invalid(values), cmap=MAP, interpolation="nearest",
-        vmin=min(0, low) if is_share else low, vmax=max(1, high) if is_share else high,
+    colors = axis.imshow(
+        np.ma.masked_invalid(values), cmap=graph.MAP, interpolation="nearest", vmin=low, vmax=high,
         extent=(-back, columns - back, rows - up, -up),
         aspect="equal" if max(rows, columns) <= THIN * min(rows, columns) else "auto",
     )  # fmt: skip
-    axis.set_xlabel("shift right (pixels)")
-    axis.set_ylabel("shift down (pixels)")
+    axis.set(xlabel="shift right (pixels)", ylabel="shift down (pixels)")
     axis.locator_params(nbins=5, integer=True)
-    boxed(axis)
-    label = "response / best image's" if is_share else "response"
-    bar = color_bar(figure, shown, axis, label)
-    masked = float(view.numbers(f"best_masked_{which}")) / best if is_share else math.nan
+    bar = graph.color_bar(
+        figure, colors, axis, "response / best image's" if is_share else "response"
+    )
+    masked = float(view.array(f"best_masked_{mask}")) / best if is_share else math.nan
     if math.isfinite(masked):
         bar.ax.axhline(masked, color="white", lw=3)
         bar.ax.axhline(masked, color="black", lw=1)
-    return drawn(figure)
+    return graph.drawn(figure)

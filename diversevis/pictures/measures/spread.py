@@ -1,28 +1,55 @@
-"""How one number is spread over the units of a layer: a histogram above, every unit below."""
+"""How a number is spread over the units of a layer: a histogram above, every unit below."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from diversevis.pictures.graph import FAINT, canvas, drawn, plain_ticks
+from diversevis.pictures import graph, page
 from diversevis.pictures.measures.view import Layer
-from diversevis.pictures.page import Block
 
 BINS = 30
-LEVELS = (0.8, 0.5, 0.2)  # where the named units stand: their numbers cannot touch
-FLOOR = 1e-3  # a logarithmic axis begins here at the latest; what is below stands on it
+LEVELS = (0.8, 0.5, 0.2)  # heights of the named units: their numbers cannot touch
+FLOOR = 1e-3  # lowest end of a logarithmic axis; lower values are drawn at it
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 lie evenly, however many there are
 
 
 class Series(NamedTuple):
-    """A number of every unit; the first series of a graph is the one whose units are named."""
+    """A number of every unit. Of a graph's series the first is filled, and its units named."""
 
     name: str
     color: str
     values: Float[np.ndarray, " unit"]
+
+
+def spread_page(
+    layer: Layer,
+    line: str,
+    series: Sequence[Series],
+    *,
+    more: Sequence[str] = (),
+    above: Sequence[page.Block] = (),
+    **look: Any,
+) -> page.Block | None:
+    """The picture of a layer: `spread` of the series, or None where the first has no value.
+
+    line   what the picture shows; how many units it shows is added
+    more   lines of text after these
+    above  blocks over the graph
+    look   as for `spread`
+    """
+    values = series[0].values
+    if not np.isfinite(values).any():
+        return None
+    blocks = list(above)
+    if len(series) > 1:
+        blocks.append(page.legend([(name, color) for name, color, _ in series]))
+    blocks.append(spread(layer, series, **look))
+    return page.compose(layer.title, [line, layer.counted(values), *more], blocks)
 
 
 def spread(
@@ -32,97 +59,70 @@ def spread(
     label: str,
     limits: tuple[float, float] | None = None,
     marks: Sequence[tuple[float, str]] = (),
-    sides: tuple[float, str, str] | None = None,
     is_log: bool = False,
-    width: int = 900,
-) -> Block:
+) -> page.Block:
     """Histograms of the series over a strip of units, the most extreme with their numbers.
 
-    limits  what is shown at least
-    marks   (x, name) of each line
-    sides   x, and what it means to stand at its left and at its right
+    label   name of the x axis
+    limits  what the x axis shows at least
+    marks   (x, name) of vertical lines
     """
-    series = [s._replace(values=s.values.clip(min=FLOOR)) if is_log else s for s in series]
-    low, high = _limits([s.values for s in series], limits, [x for x, _ in marks], is_log)
-    edges = (np.geomspace if is_log else np.linspace)(low, high, BINS + 1)
-    figure, axes = canvas(width, 420, nrows=2, ncols=1, sharex=True, height_ratios=(3, 1.3))
-    above, strip = axes
-    for one in series:
-        _histogram(above, one, edges, is_filled=one is series[0])
+    if is_log:
+        series = [s._replace(values=s.values.clip(min=FLOOR)) for s in series]
+    shown = [*(s.values for s in series), np.array([*(limits or ()), *(x for x, _ in marks)])]
+    low, high = _limits(np.concatenate(shown), is_log)
+    figure, (above, strip) = graph.canvas(
+        900, 364, right=70, top=24, nrows=2, sharex=True, height_ratios=(3, 1.3)
+    )
+    _histograms(above, series, (np.geomspace if is_log else np.linspace)(low, high, BINS + 1))
     for x, name in marks:
-        for axis in axes:
-            axis.axvline(x, color=FAINT, lw=1.2, ls="--")
-        above.annotate(name, (x, 1.01), xycoords=above.get_xaxis_transform(), ha="center",
-                       va="bottom", color=FAINT, fontsize=9)  # fmt: skip
-    if sides:
-        x, left, right = sides
-        for text, align in ((f"← {left}   ", "right"), (f"   {right} →", "left")):
-            above.annotate(text, (x, 1.09), xycoords=above.get_xaxis_transform(), ha=align,
-                           va="bottom", fontsize=11)  # fmt: skip
-    if len(series) > 1:
-        above.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.18), ncols=len(series), borderpad=0,
-            frameon=False, labelcolor="linecolor", handlelength=1.2,
-        )  # fmt: skip
-    above.set_ylabel("units")
-    above.yaxis.get_major_locator().set_params(integer=True)
+        for axis in (above, strip):
+            axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
+        above.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT, fontsize=9,
+                   transform=above.get_xaxis_transform())  # fmt: skip
     _strip(strip, layer, series[0])
-    _ticks(strip, label, (low, high), is_log)
-    return drawn(figure)
+    if is_log:
+        graph.log_axis(strip, "x", low / 1.1, high * 1.1)
+    else:
+        rim = 0.04 * (high - low)
+        strip.set_xlim(low - rim, high + rim)
+    strip.set_xlabel(label)
+    return graph.drawn(figure)
 
 
-def _histogram(axis: Any, one: Series, edges: np.ndarray, *, is_filled: bool) -> None:
-    counts, _ = np.histogram(one.values[np.isfinite(one.values)], edges)
-    counts = np.where(counts, counts, np.nan)  # no line where no unit is
-    axis.stairs(counts, edges, color=one.color, lw=1.6, label=one.name)
-    if is_filled:
-        axis.stairs(counts, edges, color=one.color, alpha=0.3, fill=True, lw=0)
+def _histograms(axis: Any, series: Sequence[Series], edges: Float[np.ndarray, " edge"]) -> None:
+    for _, color, values in series:
+        counts, _ = np.histogram(values[np.isfinite(values)], edges)
+        counts = np.where(counts, counts, np.nan)  # no line where no unit is
+        axis.stairs(counts, edges, color=color, lw=1.6)
+        if values is series[0].values:
+            axis.stairs(counts, edges, color=color, alpha=0.3, fill=True, lw=0)
+    axis.set_ylabel("units")
+    axis.yaxis.get_major_locator().set_params(integer=True)
 
 
-def _strip(axis: Any, layer: Layer, one: Series) -> None:
-    """Every unit at its value; heights mean nothing. The named ones are ringed."""
-    values = one.values
-    heights = 0.1 + 0.8 * (np.arange(len(values)) * 0.618034 % 1)  # spread evenly, always alike
+def _strip(axis: Any, layer: Layer, series: Series) -> None:
+    """Every unit at its value; heights mean nothing. The named units are ringed."""
+    _, color, values = series
+    heights = 0.1 + 0.8 * (np.arange(len(values)) * GOLDEN % 1)
     lowest, highest = layer.extremes(values)
-    for places, side, align in ((lowest, -7, "right"), (highest, 7, "left")):
-        for place, level in zip(places, LEVELS, strict=False):
-            heights[place] = level
+    for rows, side, align in ((lowest, -7, "right"), (highest, 7, "left")):
+        for row, level in zip(rows, LEVELS, strict=False):
+            heights[row] = level
             axis.annotate(
-                str(layer.units[place]), (values[place], level), (side, 0),
+                str(layer.units[row]), (values[row], level), (side, 0),
                 textcoords="offset points", ha=align, va="center", fontsize=9,
             )  # fmt: skip
-    axis.scatter(values, heights, s=16, color=one.color, alpha=0.6, linewidths=0)
+    axis.scatter(values, heights, s=16, color=color, alpha=0.6, linewidths=0)
     named = [*lowest, *highest]
-    axis.scatter(values[named], heights[named], s=30, facecolors="none", edgecolors=one.color)
-    axis.set_ylim(0, 1)
-    axis.set_yticks([])
+    axis.scatter(values[named], heights[named], s=30, facecolors="none", edgecolors=color)
+    axis.set(ylim=(0, 1), yticks=[])
     axis.spines["left"].set_visible(False)
 
 
-def _ticks(axis: Any, label: str, limits: tuple[float, float], is_log: bool) -> None:
-    low, high = limits
-    if is_log:
-        axis.set_xscale("log")
-        axis.set_xlim(low / 1.1, high * 1.1)
-        ticks = plain_ticks(low, high)
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_xticks([], minor=True)
-    else:
-        rim = 0.04 * (high - low)
-        axis.set_xlim(low - rim, high + rim)
-    axis.set_xlabel(label)
-
-
-def _limits(
-    values: Sequence[np.ndarray],
-    limits: tuple[float, float] | None,
-    marks: Sequence[float],
-    is_log: bool,
-) -> tuple[float, float]:
-    """A range with every value and mark in it, and never an empty one."""
-    finite = np.concatenate([v[np.isfinite(v)] for v in values])
-    found = np.concatenate([finite, np.array([*(limits or ()), *marks], dtype=float)])
-    low, high = float(found.min()), float(found.max())
+def _limits(values: Float[np.ndarray, " value"], is_log: bool) -> tuple[float, float]:
+    """A range that holds every finite value and is not empty."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if is_log:
         return (low, high) if high > low * 1.01 else (low / 2, high * 2)
     return (low, high) if high - low > 1e-9 * max(1, abs(high)) else (low - 0.5, high + 0.5)

@@ -1,4 +1,4 @@
-"""What a picture is drawn from: one unit's numbers and arrays, or a layer's."""
+"""What a measure's picture is drawn from: the numbers and arrays of a unit, or of a layer."""
 
 from __future__ import annotations
 
@@ -12,98 +12,110 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.sheet import noun
+from diversevis.pictures.page import Block, tiles, title_of
 
-# Arrays that all units of a run share; of every other one the first axis is the unit.
+# Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
-LISTED = 6  # so many unit numbers are written out
+LISTED = 6  # unit numbers that are written out
 NO_NUMBER = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One unit: what its measure found (`measure`), its own arrays, and its batch where there
-    is one."""
+    """One unit that is not dead.
+
+    record             run.json
+    metrics            the unit's entry of metrics.json
+    numbers            the measure's part of it
+    arrays             of the measure, this unit's alone
+    images, responses  the unit's batch, in grey levels around the network's mean, and the responses
+                       to it; None where only measures were made
+    """
 
     record: dict[str, Any]
     metrics: dict[str, Any]
-    measure: dict[str, Any]
+    numbers: dict[str, Any]
     arrays: dict[str, Tensor]
     images: Float[Tensor, "image 3 height width"] | None
     responses: Float[Tensor, " image"] | None
 
     @property
     def title(self) -> str:
-        return f"{self.record['model']}  {self.record['layer']}  {noun(self.record)} " + str(
-            self.metrics["unit"]
-        )
+        return title_of(self.record, [self.metrics["unit"]])
 
-    def numbers(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        """An array of the measure."""
-        return _numbers(self.arrays[name])
+    def text(self, name: str) -> str:
+        """A number of the measure, for a person."""
+        return number(self.numbers.get(name))
+
+    def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
+        return _to_numpy(self.arrays[name])
 
     def has(self, name: str) -> bool:
-        """Whether the array is there and says anything."""
+        """Whether the array is there, with any finite value."""
         return name in self.arrays and bool(self.arrays[name].isfinite().any())
 
-    def pixels(self, name: str) -> UInt8[np.ndarray, "image height width 3"]:
-        """Images [3, h, w] or [image, 3, h, w] of the measure as a person sees them."""
-        x = self.arrays[name]
-        return self.shown(x[None] if x.ndim == 3 else x)
-
-    def batch(self) -> UInt8[np.ndarray, "image height width 3"] | None:
-        """The unit's own images as a person sees them."""
-        return None if self.images is None else self.shown(self.images)
-
-    def captions(self, n: int) -> list[str]:
-        """The responses of the batch, one per image."""
-        if self.responses is None:
-            return [""] * n
-        return [number(response) for response in self.responses.tolist()]
-
-    def best(self) -> int | None:
-        """The place of the batch's best image."""
-        if self.responses is None or self.images is None:
-            return None
-        return int(self.responses.nan_to_num(-math.inf).argmax())
-
-    def shown(self, x: Tensor) -> UInt8[np.ndarray, "image height width 3"]:
-        """Images in grey levels around the mean as a person sees them."""
+    def pixels(self, x: Tensor) -> UInt8[np.ndarray, "image height width 3"]:
+        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, as a person sees
+        them."""
+        x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
+
+    def batch(self, heading: str, *, is_numbered: bool = False) -> list[Block]:
+        """Tiles of the unit's images with their responses; nothing where there are no images."""
+        if self.images is None or self.responses is None:
+            return []
+        captions = [number(response) for response in self.responses.tolist()]
+        if is_numbered:
+            captions = [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
+        return [tiles(self.pixels(self.images), captions, heading)]
+
+    def best_image(self) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+        """The unit's image with the highest response, and a caption; nothing without images."""
+        if self.images is None or self.responses is None:
+            return []
+        best = int(self.responses.nan_to_num(-math.inf).argmax())
+        caption = f"best image\nresponse {number(float(self.responses[best]))}"
+        return [(self.pixels(self.images[best])[0], caption)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """All units of a run: their numbers, the measure's objects (None where dead), the arrays."""
+    """All units of a run.
+
+    record   run.json
+    units    their numbers in the layer
+    numbers  what metrics.json holds of the measure for every unit; None where a unit is dead
+    arrays   of the measure
+    """
 
     record: dict[str, Any]
     units: list[int]
-    measures: list[dict[str, Any] | None]
+    numbers: list[dict[str, Any] | None]
     arrays: dict[str, Tensor]
 
     @property
     def title(self) -> str:
-        what = noun(self.record)
-        return f"{self.record['model']}  {self.record['layer']}  {len(self.units)} {what}s"
+        return title_of(self.record, self.units)
 
     def values(self, *path: str) -> Float[np.ndarray, " unit"]:
-        """One field of every unit, `values("fitted", "f1f0")`; NaN where it has none."""
-        return np.array([_follow(measure, path) for measure in self.measures], dtype=float)
+        """A number of every unit, `values("fitted", "f1f0")`; NaN where a unit has none."""
+        return np.array([_follow(entry, path) for entry in self.numbers], dtype=float)
 
-    def numbers(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        """An array of the measure, of all units."""
-        return _numbers(self.arrays[name])
+    def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
+        return _to_numpy(self.arrays[name])
 
     def counted(self, values: Float[np.ndarray, " unit"]) -> str:
         """How many units are shown, and which have no value."""
-        found = zip(self.units, values, strict=True)
-        missing = [unit for unit, value in found if not math.isfinite(value)]
+        pairs = zip(self.units, values, strict=True)
+        missing = [unit for unit, value in pairs if not math.isfinite(value)]
         shown = f"{len(self.units) - len(missing)} of {len(self.units)} units shown"
         return f"{shown}; without a value: {listed(missing)}" if missing else shown
 
-    def extremes(self, values: Float[np.ndarray, " unit"], most: int = 3) -> tuple[list, list]:
-        """Places of the lowest (lowest first) and the highest units (highest first)."""
-        order = [int(at) for at in np.argsort(values, kind="stable") if math.isfinite(values[at])]
+    def extremes(
+        self, values: Float[np.ndarray, " unit"], most: int = 3
+    ) -> tuple[list[int], list[int]]:
+        """Rows of the lowest units (lowest first) and the highest (highest first); none twice."""
+        order = [int(row) for row in np.argsort(values, kind="stable") if np.isfinite(values[row])]
         few = min(most, (len(order) + 1) // 2)
         return order[:few], order[::-1][: min(few, len(order) - few)]
 
@@ -120,18 +132,23 @@ def percent(value: float | int | None) -> str:
     return NO_NUMBER if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
+def median(values: Float[np.ndarray, " unit"]) -> float:
+    """Of the finite values; NaN where there is none."""
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
+
+
 def listed(units: Sequence[int]) -> str:
     """Unit numbers, the first few written out."""
     few = ", ".join(str(unit) for unit in units[:LISTED])
     return few if len(units) <= LISTED else f"{few} and {len(units) - LISTED} more"
 
 
-def _numbers(values: Tensor) -> Float64[np.ndarray, "*axes"]:
+def _to_numpy(values: Tensor) -> Float64[np.ndarray, "*axes"]:
     return values.detach().cpu().double().numpy()
 
 
-def _follow(measure: Mapping[str, Any] | None, path: Sequence[str]) -> float:
-    found: Any = measure
+def _follow(numbers: Mapping[str, Any] | None, path: Sequence[str]) -> float:
+    value: Any = numbers
     for name in path:
-        found = None if found is None else found.get(name)
-    return math.nan if found is None else float(found)
+        value = None if value is None else value.get(name)
+    return math.nan if value is None else float(value)
