@@ -9,13 +9,12 @@ from typing import Any
 
 from diversevis.config.arguments import is_folder, split_flags
 from diversevis.config.bind import bind
-from diversevis.config.compose import compose_config, plain, read_config, settled
+from diversevis.config.compose import compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.integrity import flaw_of
-from diversevis.runs.states import FAILED, FINISHED, INTERRUPTED
 
 # Settings that may differ from those of the run; the images were made with all others.
 FREE = ("analysis", "measure", "natural", "device", "batch", "images")
@@ -47,14 +46,15 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
                 f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in FREE)}."
             )
     config = plain(compose_config(settings))
-    runs = [_finished_run(Path(folder)) for folder in folders]
-    experiments = [_experiment(run, config) for run in runs]
+    runs = [(Path(folder), _config_of(Path(folder))) for folder in folders]
+    free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
+    experiments = [bind(Experiment, {**made, **free, "seeds": 1}, "") for _, made in runs]
     show_warnings()
     from diversevis.experiment.analyze import analyze_run
 
-    for run, experiment in zip(runs, experiments, strict=True):
-        analyze_run(run, experiment)
-        print(run.path, flush=True)
+    for (run, _), experiment in zip(runs, experiments, strict=True):
+        analyze_run(RunFolder(run), experiment)
+        print(run, flush=True)
 
 
 def _analyze_units(settings: Sequence[str], typed: str) -> None:
@@ -66,13 +66,13 @@ def _analyze_units(settings: Sequence[str], typed: str) -> None:
     print(analyze_units(experiment, command=typed, config=settled(config)))
 
 
-def _finished_run(path: Path) -> RunFolder:
-    """The run folder at `path`; raises InputError if its images are not complete."""
+def _config_of(path: Path) -> Mapping[str, Any]:
+    """The config of the run at `path`; raises InputError if its images are not complete."""
     folder = RunFolder(path)
     try:
         record = folder.read_record()
-        status, with_images = record["status"], record["n"] is not None
-        if status == FINISHED and with_images and (flaw := flaw_of(path)):
+        status, config = record["status"], record["config"]
+        if status == "finished" and record["n"] is not None and (flaw := flaw_of(path)):
             raise InputError(f"{path}: {flaw}. The command that made it repairs it.")
         folder.read_metrics()
     except (OSError, ValueError, KeyError) as error:
@@ -81,19 +81,6 @@ def _finished_run(path: Path) -> RunFolder:
             f"{EXAMPLES}"
         ) from error
     # Metrics are written once all images are made: what failed then was a measure or a picture.
-    if status not in (FINISHED, INTERRUPTED, FAILED):
+    if status not in ("finished", "interrupted", "failed"):
         raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
-    return folder
-
-
-def _experiment(folder: RunFolder, config: Mapping[str, Any]) -> Experiment:
-    """The folder's settings, with those of `config` that are free to differ."""
-    try:
-        made_with = read_config(folder.path / "config.yaml")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder.path}: its config.yaml cannot be read ({error}).") from error
-    made_with["objective"] = {"fraction": None, "front": None} | made_with["objective"]
-    known = {key: value for key, value in made_with.items() if key in config}
-    natural = config["natural"] if config["natural"] is not None else made_with.get("natural")
-    free = {key: config[key] for key in FREE} | {"natural": natural, "seeds": 1}
-    return bind(Experiment, dict(config) | known | free, "")
+    return config

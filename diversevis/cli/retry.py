@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from diversevis.config.arguments import (
     split_flags,
     split_hydra_overrides,
 )
-from diversevis.config.compose import read_config
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError, SweepUnfinished
+from diversevis.runs.folder import RunFolder
 from diversevis.runs.states import DAMAGED, UNFINISHED
 from diversevis.sweep.launch import launch
 from diversevis.sweep.record import Planned, share_jobs
@@ -88,36 +89,28 @@ def _launch(unfinished: Sequence[State], root: Path, launcher: Sequence[str], ty
 
 def _planned(state: State, root: Path) -> Planned:
     """The work with its original config, for the root where its folder is now."""
-    config: Mapping[str, Any]
-    if state.planned is not None:
-        config, where = state.planned.config, state.planned.where
-    else:
+    planned = state.planned
+    if planned is None:
         assert state.folder is not None  # noqa: S101  (work without a plan has a folder)
+        assert state.hash is not None  # noqa: S101  (the caller leaves such states out)
         model, layer, units = state.folder.resolve().parts[-4:-1]
-        config, where = _config_of(state, state.folder), (model, layer, units)
-    assert state.hash is not None  # noqa: S101  (the caller leaves such states out)
-    return Planned(
-        hash=state.hash,
-        model=state.model,
-        layer=state.layer,
-        units=state.units,
-        where=where,
-        config={
-            **config,
-            "root": str(root),
-            # A version that was begun is continued, even if again=true made it.
-            "again": not state.folder and config.get("again", False),
-        },
-    )
+        planned = Planned(
+            hash=state.hash,
+            model=state.model,
+            layer=state.layer,
+            units=state.units,
+            where=(model, layer, units),
+            config=_config_of(state.folder),
+        )
+    # A version that was begun is continued, even if again=true made it.
+    again = not state.folder and planned.config.get("again", False)
+    return replace(planned, config={**planned.config, "root": str(root), "again": again})
 
 
-def _config_of(state: State, folder: Path) -> Mapping[str, Any]:
-    """From the run's record; that of a damaged finished run is read without its config."""
-    if state.record and isinstance(state.record.get("config"), Mapping):
-        return state.record["config"]
+def _config_of(folder: Path) -> Mapping[str, Any]:
     try:
-        return read_config(folder / "config.yaml")
-    except (OSError, ValueError) as error:
+        return RunFolder(folder).read_record()["config"]
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{folder} does not say with which config it was begun ({error}). Remove it, and "
             "type its command again."

@@ -8,12 +8,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
 from diversevis.config.bind import bind
 from diversevis.config.combinations import combinations
 from diversevis.config.compose import settled
-from diversevis.config.hydra_call import Composed, call_with_config
+from diversevis.config.hydra_call import call_with_config
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
@@ -45,7 +46,11 @@ def run_command(arguments: Sequence[str]) -> None:
         )
     started = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     folder = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{started}"  # of other sweepers (hydra/sweeper=)
-    call_with_config(lambda composed: _one_run(composed, typed), flags, [folder, *overrides])
+    call_with_config(
+        lambda config, record: _one_run(config, record, overrides, typed),
+        flags,
+        [folder, *overrides],
+    )
 
 
 def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
@@ -56,23 +61,21 @@ def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
     return multirun and not SHOW_FLAGS & set(flags) and not other_sweeper
 
 
-def _one_run(composed: Composed, typed: str) -> None:
+def _one_run(
+    config: dict[str, Any], record: dict[str, str], overrides: Sequence[str], typed: str
+) -> None:
     show_warnings()
-    experiment = bind(Experiment, composed.config, "")
-    if experiment.norm == "paper" and "contrast" in composed.typed:
+    experiment = bind(Experiment, config, "")
+    given = {word.partition("=")[0].lstrip("+") for word in overrides}
+    if experiment.norm == "paper" and "contrast" in given:
         raise InputError(
-            f"contrast={composed.config['contrast']} and norm=paper exclude one another: the "
-            "paper's table gives the norm. Leave out one of them."
+            f"contrast={config['contrast']} and norm=paper exclude one another: the paper's table "
+            "gives the norm. Leave out one of them."
         )
     from diversevis.experiment.run import run
 
     with signals.listening():
-        done = run(
-            experiment,
-            command=typed,
-            config=settled(composed.config),
-            extras=composed.record,
-        )
+        done = run(experiment, command=typed, config=settled(config), extras=record)
     if done.how == "found":
         print(
             f"diversevis: skipped: already finished in {done.path}; again=true recomputes it as a "

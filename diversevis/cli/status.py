@@ -15,19 +15,7 @@ from typing import Any
 
 from diversevis.config.arguments import is_folder, named_folder
 from diversevis.errors import InputError
-from diversevis.runs.states import (
-    DAMAGED,
-    DIED,
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    LOST,
-    MEANINGS,
-    MISSING,
-    NEVER_BEGUN,
-    RUNNING,
-    UNFINISHED,
-)
+from diversevis.runs.states import DAMAGED, DIED, LOST, MEANINGS, MISSING, NEVER_BEGUN, UNFINISHED
 from diversevis.sweep.queue import Launched, read_launched
 from diversevis.sweep.status import State, states
 from diversevis.units import units_text
@@ -35,7 +23,7 @@ from diversevis.units import units_text
 DEFAULT = "outputs"
 NAMED = 20  # runs of a state that are listed; --failed lists all
 LONGEST = 200  # characters of an error
-WRONG = FAILED, LOST, MISSING, DAMAGED
+WRONG = "failed", LOST, MISSING, DAMAGED
 SPANS = ("day", 86400), ("h", 3600), ("min", 60), ("s", 1)
 # Errors and file names may hold terminal commands: of a program's output, or a damaged file.
 ESCAPES = re.compile(
@@ -82,15 +70,15 @@ def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]
     for state in work:
         by_state[state.state].append(state)
     yield from table(work)
-    if running := by_state[RUNNING]:
-        yield from ("", RUNNING)
+    if running := by_state["running"]:
+        yield from ("", "running")
         yield from _first(f"  {name(state)}: {_progress_of(state)}" for state in running)
     wrong = [state for kind in WRONG for state in by_state[kind]]
     quoted_root = shlex.quote(str(root))
     if in_full:
         yield from _in_full(wrong)
     elif wrong:
-        for kind in (FAILED, LOST, DAMAGED):  # of what is missing there is nothing to say
+        for kind in ("failed", LOST, DAMAGED):  # of what is missing there is nothing to say
             if by_state[kind]:
                 yield from ("", kind)
                 yield from _first(f"  {name(state)}: {reason(state)}" for state in by_state[kind])
@@ -107,7 +95,7 @@ def table(work: Sequence[State]) -> Iterator[str]:
     layers: dict[tuple[str, str], list[State]] = defaultdict(list)
     for state in work:
         layers[plain(state.model), plain(state.layer)].append(state)
-    present = {state.state for state in work} | {FINISHED}
+    present = {state.state for state in work} | {"finished"}
     columns = [state for state in MEANINGS if state in present]
     rows = [("model", "layer", "units", "runs", *columns)]
     rows += [(model, layer, *_counts(of, columns)) for (model, layer), of in layers.items()]
@@ -124,7 +112,7 @@ def table(work: Sequence[State]) -> Iterator[str]:
 
 def _counts(work: Sequence[State], columns: Sequence[str]) -> list[str]:
     """Units as finished/all; runs; and runs in every state."""
-    finished = sum(len(state.units) for state in work if state.state == FINISHED)
+    finished = sum(len(state.units) for state in work if state.state == "finished")
     units = f"{finished}/{sum(len(state.units) for state in work)}"
     numbers = [sum(state.state == column for state in work) for column in columns]
     return [units, *(str(number or "-") for number in [len(work), *numbers])]
@@ -194,7 +182,7 @@ def reason(state: State) -> str:
     record = state.record or {}
     if state.state == MISSING:
         return NEVER_BEGUN + ("" if ended is None else plain(f"; its launcher ended: {ended}"))
-    if state.state == LOST and record.get("status") == INTERRUPTED:
+    if state.state == LOST and record.get("status") == "interrupted":
         return f"ended by {record.get('ended_by')}, and its job is gone: cancelled"
     if state.state == LOST:
         why = "killed when its sweep was ended by Ctrl-C" if ended == "Ctrl-C" else DIED

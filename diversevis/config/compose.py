@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from diversevis.config.arguments import check_words, quoted, split_flags
 from diversevis.config.bind import bind, with_settings
@@ -35,14 +33,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """Return the resolved config as plain Python; missing values stay `???`."""
     with plain_errors([]):
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a config.yaml as plain Python; raises OSError or ValueError if it is unreadable."""
-    try:
-        return plain(OmegaConf.load(path))  # type: ignore[arg-type]
-    except YAMLError as error:
-        raise ValueError(str(error)) from error
 
 
 def experiment_of(config: DictConfig) -> Experiment:

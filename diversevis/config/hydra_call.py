@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
@@ -29,22 +29,11 @@ HYDRA_SETTINGS = (
 )
 
 
-class Composed(NamedTuple):
-    """The config that Hydra composed.
-
-    config  resolved, as plain Python
-    typed   names of the settings that were given on the command line
-    record  Hydra's record for the run folder, file name -> text
-    """
-
-    config: dict[str, Any]
-    typed: set[str]
-    record: dict[str, str]
+# The resolved config, and Hydra's record for the run folder: file name -> text.
+Job = Callable[[dict[str, Any], dict[str, str]], None]
 
 
-def call_with_config(
-    job: Callable[[Composed], None], flags: Sequence[str], overrides: Sequence[str]
-) -> None:
+def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Have Hydra compose the config and call `job` with it.
 
     Raises InputError for overrides that do not fit, and what `job` raises. A sweeper given with
@@ -56,7 +45,7 @@ def call_with_config(
 
     def task(config: DictConfig) -> None:
         try:
-            job(_composed(config))
+            job(plain(config), _record(config))
         except Exception as error:
             if os.getpid() != this_process:  # a launcher's worker: Hydra brings the exception home
                 raise
@@ -95,15 +84,13 @@ def launch_jobs(
     _call_hydra(task, ["-m"], words)
 
 
-def _composed(config: DictConfig) -> Composed:
+def _record(config: DictConfig) -> dict[str, str]:
     hydra = HydraConfig.get()
-    record = {
+    return {
         ".hydra/config.yaml": OmegaConf.to_yaml(config),
         ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
         ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
     }
-    typed = {word.partition("=")[0].lstrip("+") for word in hydra.overrides.task}
-    return Composed(plain(config), typed, record)
 
 
 def _call_hydra(

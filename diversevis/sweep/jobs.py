@@ -20,11 +20,9 @@ from typing import Any
 from diversevis.config.log import show_warnings
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.runs import signals
-from diversevis.runs.states import FAILED
 from diversevis.sweep.record import Planned, Sweep, read_sweep
 
 LOG = logging.getLogger("diversevis")
-HELD = "held"  # another process works on it
 
 
 @dataclass(kw_only=True)
@@ -53,7 +51,7 @@ class Jobs:
             if not is_submitter:
                 _exit_with_failure()
             raise
-        if FAILED in outcomes and not is_submitter:
+        if "failed" in outcomes and not is_submitter:
             _exit_with_failure()
         return outcomes
 
@@ -66,7 +64,7 @@ class Jobs:
             works = [sweep.works[index] for index in sweep.jobs[number]]
             outcomes = [self._do(sweep, work, prepare, wait=False) for work in works]
             pairs = zip(works, outcomes, strict=True)
-            self._held += [work for work, outcome in pairs if outcome == HELD]
+            self._held += [work for work, outcome in pairs if outcome == "held"]
             if not is_submitter or number == len(sweep.jobs) - 1:
                 # Wait for other processes last, when nothing else is left to do: they may fail.
                 outcomes += [self._do(sweep, work, prepare, wait=True) for work in self._held]
@@ -92,15 +90,15 @@ class Jobs:
             )
         except FolderLost as error:  # deleted, or taken over by another process
             LOG.warning("%s", error)
-            return HELD
+            return "held"
         except Exception as error:
             text = str(error) if isinstance(error, InputError) else traceback.format_exc()
             LOG.warning("%s failed: %s", "/".join(work.where), error)
             with contextlib.suppress(OSError):  # a full disk may be why
                 sweep.write_failure(work, text)
-            return FAILED
-        if done.how == HELD:
-            return HELD
+            return "failed"
+        if done.how == "held":
+            return "held"
         with contextlib.suppress(OSError):
             sweep.forget_failure(work)
         if os.getpid() == self.submitter:

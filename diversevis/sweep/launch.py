@@ -20,7 +20,6 @@ from pathlib import Path
 from diversevis.config.hydra_call import launch_jobs
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.lease import Claim
-from diversevis.runs.states import FINISHED
 from diversevis.runs.versions import SWEEPS
 from diversevis.sweep.jobs import Jobs, shown
 from diversevis.sweep.queue import read_launched, squeue_ids
@@ -51,7 +50,15 @@ def launch(
     could be launched.
     """
     batch = _jobs_at_once(launcher) or len(jobs)
-    sweep = _record(root, works, jobs, launcher, typed)
+    sweep = Sweep(
+        folder=root / SWEEPS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}",
+        command=typed,
+        launcher=tuple(launcher),
+        start=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        works=tuple(works),
+        jobs=tuple(tuple(job) for job in jobs),
+    )
+    sweep.write()
     _print_plan(sweep)
     claim = Claim.make(sweep.folder)
     if claim is not None:
@@ -72,25 +79,6 @@ def launch(
         if claim is not None:
             claim.remove()
     _print_end(sweep)
-
-
-def _record(
-    root: Path,
-    works: Sequence[Planned],
-    jobs: Sequence[Sequence[int]],
-    launcher: Sequence[str],
-    typed: str,
-) -> Sweep:
-    sweep = Sweep(
-        folder=root / SWEEPS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}",
-        command=typed,
-        launcher=tuple(launcher),
-        start=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        works=tuple(works),
-        jobs=tuple(tuple(job) for job in jobs),
-    )
-    sweep.write()
-    return sweep
 
 
 def _jobs_at_once(launcher: Sequence[str]) -> int | None:
@@ -183,10 +171,10 @@ def _print_end(sweep: Sweep) -> None:
     chosen = [word for word in sweep.launcher if word.startswith("hydra/launcher=")]
     if chosen and chosen[-1] != "hydra/launcher=basic":  # else `Jobs` has printed them, in here
         for state in states:
-            if state.state == FINISHED and state.folder is not None:
+            if state.state == "finished" and state.folder is not None:
                 print(shown(state.folder), flush=True)
     counts = Counter(state.state for state in states)
-    if set(counts) <= {FINISHED}:
+    if set(counts) <= {"finished"}:
         print(f"diversevis: {len(states)} runs, all finished.", file=sys.stderr)
         return
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,6 @@ from diversevis.pictures import draw
 from diversevis.runs import provenance
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import Work, fixed_paths, measuring, recipe, science
-from diversevis.runs.states import FINISHED
 from diversevis.runs.versions import versions_in
 from diversevis.sweep.record import Planned, share_jobs
 from diversevis.units import units_list
@@ -35,6 +35,7 @@ from diversevis.units import units_list
 UNITS_AT_LEAST = 64  # in a job, so that starting it is not most of its time
 
 PlainConfig = Mapping[str, Any]
+Read = Callable[[Path], list[tuple[RunFolder, dict[str, Any]]]]  # the finished runs of a layer
 
 
 class Plan(NamedTuple):
@@ -58,7 +59,8 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
     """
     experiments = [bind(Experiment, config, "") for config in configs]
     root = _common_root(experiments)
-    prepare, finished = Preparer(), _FinishedRuns()
+    prepare, read_finished = Preparer(), cache(_read_finished)
+    finished: dict[Path, int] = defaultdict(int)
     works: list[Planned] = []
     sizes: list[int] = []
     for experiment, config in _layer_by_layer(experiments, configs):
@@ -67,11 +69,11 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
         on_cpu = replace(experiment, device="cpu", precision="float32")  # this may have no GPU
         setup = prepare(on_cpu)
         size = _units_per_run(setup, kind)
-        left = _left(replace(setup, experiment=experiment), config, size, finished)
+        left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
         works += left
         sizes += [size] * len(left)
     _refuse_repeated(works)
-    return Plan(root, works, share_jobs(works, sizes), dict(finished.used))
+    return Plan(root, works, share_jobs(works, sizes), dict(finished))
 
 
 def _common_root(experiments: Sequence[Experiment]) -> Path:
@@ -127,22 +129,6 @@ def _refuse_repeated(works: Sequence[Planned]) -> None:
         hashes.add(work.hash)
 
 
-@dataclass
-class _FinishedRuns:
-    """Finished runs by the folder of their layer, read once.
-
-    used  how many of the wanted units a run folder has
-    """
-
-    layers: dict[Path, list[tuple[RunFolder, dict[str, Any]]]] = field(default_factory=dict)
-    used: dict[Path, int] = field(default_factory=lambda: defaultdict(int))
-
-    def of_layer(self, layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
-        if layer not in self.layers:
-            self.layers[layer] = _read_finished(layer)
-        return self.layers[layer]
-
-
 def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
     """Finished runs of a layer whose records say with which settings they were made."""
     runs = []
@@ -151,13 +137,15 @@ def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
             folder = RunFolder(path)
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = folder.read_record()
-                if record["status"] == FINISHED and record["n"] and record["recipe_hash"]:
+                if record["status"] == "finished" and record["n"] and record["recipe_hash"]:
                     runs.append((folder, {**record, "units": set(record["units"])}))
     return runs
 
 
-def _left(setup: Setup, config: PlainConfig, size: int, finished: _FinishedRuns) -> list[Planned]:
-    """The work of one combination that is not finished."""
+def _left(
+    setup: Setup, config: PlainConfig, size: int, read: Read, finished: dict[Path, int]
+) -> list[Planned]:
+    """The work of one combination that is not finished; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
     scientific = science(setup)
     root = Path(experiment.root).expanduser().resolve()
@@ -169,11 +157,11 @@ def _left(setup: Setup, config: PlainConfig, size: int, finished: _FinishedRuns)
         if version is None:
             left = list(part)
             if not experiment.again:
-                left = _without_finished(work, scientific, part, finished)
+                left = _without_finished(work, scientific, part, read, finished)
             if left:
                 works.append(_planned(setup, config, scientific, left, root))
         elif work.is_done(version) and not _lacks_pictures(experiment, version):
-            finished.used[version.path] += len(part)
+            finished[version.path] += len(part)
         else:
             works.append(planned)
     return works
@@ -200,16 +188,20 @@ def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
 
 
 def _without_finished(
-    work: Work, scientific: PlainConfig, units: Sequence[int], finished: _FinishedRuns
+    work: Work,
+    scientific: PlainConfig,
+    units: Sequence[int],
+    read: Read,
+    finished: dict[Path, int],
 ) -> list[int]:
     """The units that no finished run with the same settings has."""
     same_recipe = provenance.sha256_of(recipe(dict(scientific)))
     left = list(units)
-    for folder, record in finished.of_layer(work.place.parent):
+    for folder, record in read(work.place.parent):
         shared = [unit for unit in left if unit in record["units"]]
         if not shared or record["recipe_hash"] != same_recipe or not work.is_done(folder):
             continue
-        finished.used[folder.path] += len(shared)
+        finished[folder.path] += len(shared)
         left = [unit for unit in left if unit not in shared]
     return left
 

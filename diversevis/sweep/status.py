@@ -18,17 +18,7 @@ from typing import Any
 from diversevis.runs.find import Run, find_runs, newest, read_run
 from diversevis.runs.lease import Holder
 from diversevis.runs.sign import Sign, sign_of
-from diversevis.runs.states import (
-    DAMAGED,
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    LOST,
-    MISSING,
-    RUNNING,
-    UNFINISHED,
-    WAITING,
-)
+from diversevis.runs.states import DAMAGED, LOST, MISSING, UNFINISHED, WAITING
 from diversevis.runs.versions import work_folder
 from diversevis.sweep.queue import Launched, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep, sweeps
@@ -123,12 +113,12 @@ class _Plans:
         return not again or run.record.get("origin") == sweep.name
 
     def outcome(self, work: str, since: float) -> tuple[str, str | None] | None:
-        """(FAILED, error) or (WAITING, None) by the sweeps begun since then; None for neither."""
+        """("failed", error) or (WAITING, None) by the sweeps begun since then; None for neither."""
         for launched in self._launched.get(work, []):
             if launched.start < since:
                 continue
             if (error := launched.sweep.read_failure(launched.works[work])) is not None:
-                return FAILED, error
+                return "failed", error
             if launched.may_do(work, self.queue, self.busy):
                 return WAITING, None
         return None
@@ -138,7 +128,7 @@ def _states(runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]) -> lis
     """The states of the runs, and of those `works` that have none."""
     known = {run.hash for run in runs if plans.is_asked_for(run)}
     pairs = [(run, _of_run(run, plans)) for run in newest(runs) if run.hash in known]
-    plans.busy = {state.hash for _, state in pairs if state.state == RUNNING and state.hash}
+    plans.busy = {state.hash for _, state in pairs if state.state == "running" and state.hash}
     unknown = {work.hash: work for work in works if work.hash not in known}
     return [
         *(_by_sweeps(state, run.changed, plans) for run, state in pairs),
@@ -162,7 +152,7 @@ def _of_run(run: Run, plans: _Plans) -> State:
         planned=plans.works.get(run.hash) if run.hash else None,
         sweep=plans.newest(run.hash),
         holder=sign.holder if sign else None,
-        error=error if state in (FAILED, DAMAGED) and isinstance(error, str) else None,
+        error=error if state in ("failed", DAMAGED) and isinstance(error, str) else None,
         age=sign.age if sign else None,
     )
 
@@ -180,16 +170,16 @@ def _look(run: Run) -> tuple[Run, str, Sign | None]:
     if run.record is None or run.reason is not None:
         return run, DAMAGED, None
     status = run.record["status"]
-    if status == FINISHED:
-        return run, FINISHED, None
+    if status == "finished":
+        return run, "finished", None
     sign = sign_of(run.folder)
     # Of a run that has ended, an old claim may be left; only a fresh sign means a new process.
-    if sign is not None and (sign.alive if status == RUNNING else sign.fresh):
-        return run, RUNNING, sign
-    if status != RUNNING:
+    if sign is not None and (sign.alive if status == "running" else sign.fresh):
+        return run, "running", sign
+    if status != "running":
         return run, status, sign
     again = read_run(run.folder)  # it may have ended after its record was read
-    if again is None or again.record is None or again.record["status"] == RUNNING:
+    if again is None or again.record is None or again.record["status"] == "running":
         return run, LOST, sign
     return again, again.record["status"], sign
 
@@ -201,7 +191,7 @@ def _by_sweeps(state: State, changed: float, plans: _Plans) -> State:
     job, ended_by = state.record.get("job"), state.record.get("ended_by")
     # In a job, a person's shell may survive the run: Slurm restarts no run typed there.
     of_slurm = state.state == LOST and state.record.get("sweep") is not None
-    warned = state.state == INTERRUPTED and ended_by in REQUEUED
+    warned = state.state == "interrupted" and ended_by in REQUEUED
     if str(job) in (plans.queue or ()) and (of_slurm or warned):
         return replace(state, state=WAITING, error=None)
     outcome = plans.outcome(state.hash, changed) if state.hash else None
