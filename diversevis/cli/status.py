@@ -91,7 +91,7 @@ def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]
 
 
 def table(work: Sequence[State]) -> Iterator[str]:
-    """Yield a row for every model and layer, and one for all; empty states are left out."""
+    """Yield a row for every model and layer, and a row for all; empty states are left out."""
     layers: dict[tuple[str, str], list[State]] = defaultdict(list)
     for state in work:
         layers[plain(state.model), plain(state.layer)].append(state)

@@ -19,7 +19,7 @@ from diversevis.errors import InputError
 
 
 def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the config of every combination; units are not split: all of them are in each.
+    """Yield the config of every combination; units are no axis: every config has all of them.
 
     flags  Hydra's, of which --config-dir and --config-name count
 
@@ -39,7 +39,7 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dic
 
 
 def _values(override: Override) -> list[str]:
-    """The values that an override sweeps over; for `unit`, one value with all units."""
+    """The values that an override sweeps over; for `unit`, a single value with all units."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep():

@@ -54,7 +54,7 @@ def _choices(group: str) -> Iterator[tuple[str, str]]:
 
 
 def _shown(default: str) -> str:
-    """The default as one would type it; empty for one that another setting decides."""
+    """The default as it is typed; empty where another setting decides it."""
     return "" if default.startswith("${") or default == "???" else default.replace(", ", ",")
 
 

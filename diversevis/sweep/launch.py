@@ -99,7 +99,9 @@ def _jobs_at_once(launcher: Sequence[str]) -> int | None:
     except (OSError, subprocess.SubprocessError):
         return None
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return max(1, int(match[1]) - 1) if match else None  # it is the highest index plus one
+    return (
+        max(1, int(match[1]) - 1) if match else None
+    )  # Slurm's array indices are smaller than this, and start at 0
 
 
 def _follow(launch_array: Callable[[], None], sweep: Sweep) -> None:

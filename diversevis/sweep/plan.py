@@ -1,4 +1,4 @@
-"""A sweep's combinations of settings -> pieces of work, in jobs that each fill a device.
+"""A sweep's combinations of settings -> pieces of work, in jobs that fill a device.
 
 The units of a combination are cut into runs of a fixed size, from its first unit on, so that the
 same sweep names the same work when it is typed again. Units that are in finished runs with the same
@@ -145,7 +145,7 @@ def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
 def _left(
     setup: Setup, config: PlainConfig, size: int, read: Read, finished: dict[Path, int]
 ) -> list[Planned]:
-    """The work of one combination that is not finished; counts in `finished` what is."""
+    """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
     scientific = science(setup)
     root = Path(experiment.root).expanduser().resolve()

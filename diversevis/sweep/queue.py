@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 
 from diversevis.runs.sign import sign_of
-from diversevis.sweep.record import Planned, Sweep
+from diversevis.sweep.record import Sweep
 
 PATIENCE = 10.0  # seconds in which Slurm must have answered
 JOB_FILE = re.compile(r"((\d+)(?:_(\d+))?)_(?:submitted\.pkl|0_log\.(?:err|out)|0_result\.pkl)")
@@ -46,7 +46,6 @@ class Launched:
     alive    whether the process that launched the sweep still waits for its end
     ids      the launcher's names of the jobs sent so far, in the order of the sweep's jobs
     slurm    whether the jobs are Slurm's
-    works    hash -> work
     numbers  hash -> number of the job that does the work
     """
 
@@ -54,7 +53,6 @@ class Launched:
     alive: bool
     ids: tuple[str, ...]
     slurm: bool
-    works: Mapping[str, Planned]
     numbers: Mapping[str, int]
 
     @property
@@ -99,7 +97,6 @@ def read_launched(sweep: Sweep) -> Launched:
         alive=sign is not None and sign.alive,
         ids=ids,
         slurm=slurm,
-        works={work.hash: work for work in sweep.works},
         numbers={
             sweep.works[index].hash: number
             for number, job in enumerate(sweep.jobs)

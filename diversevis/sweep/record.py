@@ -80,25 +80,26 @@ class Sweep:
             ) from error
 
     def write_failure(self, work: Planned, error: str) -> None:
-        """Keep the error of work that has no run folder to write it to."""
-        _write_json(self._failure(work), {"error": error})
+        """Save the error of work that has no run folder to write it to."""
+        _write_json(self._failure(work.hash), {"error": error})
 
     def forget_failure(self, work: Planned) -> None:
-        self._failure(work).unlink(missing_ok=True)
+        self._failure(work.hash).unlink(missing_ok=True)
 
-    def read_failure(self, work: Planned) -> str | None:
+    def read_failure(self, work: str) -> str | None:
+        """Return the error of the work of this hash, None if there was none."""
         return _read_text(self._failure(work), "error")
 
     def write_end(self, why: str) -> None:
-        """Keep why the launcher ended before its jobs did."""
+        """Save why the launcher ended before its jobs did."""
         with contextlib.suppress(OSError):
             _write_json(self.folder / "ended.json", {"ended": why})
 
     def read_end(self) -> str | None:
         return _read_text(self.folder / "ended.json", "ended")
 
-    def _failure(self, work: Planned) -> Path:
-        return self.folder / "failures" / f"{work.hash[:SHORT]}.json"
+    def _failure(self, work: str) -> Path:
+        return self.folder / "failures" / f"{work[:SHORT]}.json"
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -134,7 +135,7 @@ def sweeps(root: Path) -> Iterator[Sweep]:
 def share_jobs(works: Sequence[Planned], most_units: Sequence[int]) -> list[list[int]]:
     """Return jobs as indices into `works`: neighbours on one layer share a process and network.
 
-    most_units  for each work, how many units a job has at most that begins with it
+    most_units  of a job that begins with this work
     """
     jobs: list[list[int]] = []
     layer, room = None, 0

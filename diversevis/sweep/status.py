@@ -91,18 +91,19 @@ class _Plans:
     """
 
     def __init__(self, launched: Iterable[Launched], queued: Queued) -> None:
-        self._launched: dict[str, list[Launched]] = defaultdict(list)  # newest first
-        for sweep in reversed(list(launched)):
-            for work in sweep.works:
-                self._launched[work].append(sweep)
-        self.works = {work: of[0].works[work] for work, of in self._launched.items()}
+        self.works: dict[str, Planned] = {}  # as the newest sweep planned them
+        self._launched: dict[str, list[Launched]] = defaultdict(list)  # oldest sweep first
+        for launch in launched:
+            for work in launch.sweep.works:
+                self.works[work.hash] = work
+                self._launched[work.hash].append(launch)
         self.queue = queued()
         self.busy: set[str] = set()  # hashes of works in progress
 
     def newest(self, work: str | None) -> Sweep | None:
         """The newest sweep that planned the work of this hash."""
         launched = self._launched.get(work) if work else None
-        return launched[0].sweep if launched else None
+        return launched[-1].sweep if launched else None
 
     def is_asked_for(self, run: Run) -> bool:
         """False for a run that the newest sweep does over, as again=true asks."""
@@ -114,10 +115,10 @@ class _Plans:
 
     def outcome(self, work: str, since: float) -> tuple[str, str | None] | None:
         """("failed", error) or (WAITING, None) by the sweeps begun since then; None for neither."""
-        for launched in self._launched.get(work, []):
+        for launched in reversed(self._launched.get(work, [])):
             if launched.start < since:
                 continue
-            if (error := launched.sweep.read_failure(launched.works[work])) is not None:
+            if (error := launched.sweep.read_failure(work)) is not None:
                 return "failed", error
             if launched.may_do(work, self.queue, self.busy):
                 return WAITING, None
