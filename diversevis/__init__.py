@@ -17,7 +17,7 @@ def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
     A row is a unit of a run, sorted by model, layer, unit and version. Columns: model, layer, unit,
     folder (as seen from `root`), version, latest (true for the highest version of its config),
     config_hash; the settings by the names that one types (objective.diversity); what else the run
-    found (run.norm in grey levels, run.receptive_field.height in pixels, run.seconds); and every
+    recorded (run.norm in grey levels, run.receptive_field.height in pixels, run.seconds); and every
     number of metrics.json (response_mean, phase.f1f0, seeds.phase.f1f0.mean). Lists of settings are
     JSON, lists of numbers are left out. A column has one type, and is there where some unit has a
     value.

@@ -14,9 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "diversevis"
 UNCHECKED = {  # modules whose annotations are not checked when they run
     "__init__",
     "__main__",
-    "cli",  # OmegaConf annotates DictConfig in a way that beartype refuses
-    "config",
-    "sweep",
+    "config",  # OmegaConf annotates DictConfig in a way that beartype refuses
     "models/energy",  # torch.fx traces it with stand-ins for tensors
 }
 MODULES = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]

@@ -83,7 +83,7 @@ def test_analyze_without_a_run(here, capsys):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["nowhere"], "nowhere is no folder of a run that is done"),
+    (["nowhere"], "nowhere is not the folder of a finished run"),
     (["RUN", "n=3"], "n=3: what a run is made of is fixed"),
     (["RUN", "analysis=fase"], "analysis=fase is no measure"),
     (["RUN", "natural=nowhere"], "natural=nowhere is not a folder"),

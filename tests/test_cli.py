@@ -112,7 +112,7 @@ def test_work_that_is_done_is_not_done_again(here, capsys):
     assert run("unit=3,7".replace("3,7", "[7,3]")) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(path)]
-    assert "is this very work, finished. again=true makes a new version" in err
+    assert f"skipped: already finished in {path}; again=true recomputes it as a new version" in err
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
     assert run("unit=[3,7]", "again=true") == 0
     assert Path(capsys.readouterr().out.splitlines()[-1]).name == "v002"
@@ -178,14 +178,17 @@ def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
         for name in ("2-3/v001", "6-7/v001", "0-3/v001", "4-7/v001")
     }
     assert set(out.splitlines()) == made | {"outputs/energy/complex/0-1,4-5/v001"}
-    assert "0-1,4-5/v001 has 4 of these units, finished: skipped" in err
+    assert (
+        "skipped: 4 of these units are already finished in outputs/energy/complex/0-1,4-5/v001"
+        in err
+    )
     assert "4 runs, all finished" in err
     alone = load_file("outputs/energy/complex/0-1,4-5/v001/images.safetensors")
     assert run("unit=0-1", "root=other") == 0
     pair = load_file("other/energy/complex/0-1/v001/images.safetensors")
     assert torch.equal(alone["images"][:2], pair["images"])
     assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1") == 0
-    assert "all of it is finished" in capsys.readouterr().err
+    assert "all units are already finished" in capsys.readouterr().err
 
 
 def test_small_works_of_a_layer_share_a_job(here, capsys):
@@ -343,7 +346,7 @@ def test_a_finished_run_that_is_damaged_is_told_and_made_whole(here, capsys, nam
     assert main(["status", "outputs"]) == 0
     said = capsys.readouterr().out
     assert f"{name} is " in said
-    assert "To do again what is damaged:" in said
+    assert "To repeat what is damaged:" in said
     if how == "gone":
         assert main(["analyze", str(record.parent), "analysis=dimension"]) == 2
         assert f"{name} is not there" in capsys.readouterr().err
@@ -387,7 +390,7 @@ def test_a_sweep_adds_pictures_too(here, capsys):
     assert len(list(here.rglob("run.json"))) == 4
     capsys.readouterr()
     assert run(*sweep) == 0
-    assert "all of it is finished" in capsys.readouterr().err
+    assert "all units are already finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from diversevis.cli.main import main
 from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
 from diversevis.config.bind import bind
 from diversevis.config.compose import compose_config, experiment_of, plain
@@ -124,6 +125,26 @@ def test_numbers_are_taken_as_the_settings_need_them():
     assert isinstance(found.optimizer.learning_rate, float)
     assert experiment("unit=[1,0-3]").unit == [1, "0-3"]
     assert experiment("unit=all").unit == "all"
+
+
+def test_help_shows_every_setting(capsys):
+    assert main(["run", "--help"]) == main(["analyze", "--help"]) == 0
+    shown = capsys.readouterr().out
+    config = plain(compose_config([]))
+    names = [name for name, value in config.items() if not isinstance(value, dict)]
+    names += [f"{group}.{name}" for group in ("objective", "optimizer") for name in config[group]]
+    names += [
+        f"measure.{name}"
+        for name, value in config["measure"].items()
+        if not isinstance(value, dict)
+    ]
+    names += [f"measure.phase.{name}" for name in config["measure"]["phase"]]
+    for name in names:
+        assert f"  {name}=" in shown or name == "optimizer.kind", name
+    for path in CONF.glob("*/*.yaml"):
+        assert f"  {path.parent.name}={path.stem} " in shown
+    assert "  objective.diversity=0.1       weight of the smallest distance" in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_config_files_are_plain_yaml():

@@ -344,7 +344,7 @@ def test_killed_jobs_are_told_and_tried_again(cluster, launch):
     assert counts == {"running": 1, "waiting": 1}
     assert ended["lost"] >= 1
     assert sum(ended.values()) == 2
-    assert f"{works[0]}/v001: killed without a word" in said
+    assert f"{works[0]}/v001: the process died without an error" in said
     assert "diversevis retry killed" in said
 
     sweep.open_gate()

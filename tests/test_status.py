@@ -573,7 +573,7 @@ def test_the_table_counts_units_and_runs(tmp_path, capsys):
         "",
         f"All of these, with their logs: diversevis status {tmp_path} --failed",
         "",
-        "To do again what is interrupted or missing:",
+        "To repeat what is interrupted or missing:",
         f"  diversevis retry {tmp_path}",
     ]
 
@@ -584,7 +584,7 @@ def test_when_all_is_well_little_is_said(tmp_path, capsys):
         "model  layer  units  runs  finished", "m      l        1/1     1         1",
     ]  # fmt: skip
     assert said(capsys, tmp_path, "--failed")[2:] == [
-        "", "Nothing has failed, was lost, is missing or damaged.",
+        "", "Nothing is failed, lost, missing or damaged.",
     ]  # fmt: skip
 
 
@@ -635,8 +635,8 @@ def test_what_went_wrong_is_named_up_to_twenty(tmp_path, capsys):
         "  and 3 more",
         "",
         "lost",
-        f"  {lost}: killed without a word (out of memory, or the machine went down), its last "
-        "sign of life 2 h ago",
+        f"  {lost}: the process died without an error (out of memory, or its node failed), its "
+        "last sign of life 2 h ago",
         "",
         "damaged",
         f"  {damaged}: run.json holds no object",
@@ -675,11 +675,11 @@ def test_all_that_went_wrong_with_its_logs(tmp_path, capsys, monkeypatch):
         f"  log       {job}",
         "",
         "missing m l 4-5,9",
-        "  because   its job is gone, and has left nothing",
+        "  because   its job is gone and left no error",
         "  sweep     outputs/multirun/s",
         "  log       outputs/multirun/s/.submitit/5_0_0_log.err",
         "",
-        "To do again what is failed or missing:",
+        "To repeat what is failed or missing:",
         "  diversevis retry outputs",
     ]
 
@@ -729,7 +729,7 @@ def test_nothing_in_a_file_moves_the_terminal(tmp_path, capsys):
 
 def test_a_failure_that_left_no_word(tmp_path, capsys):
     folder = run(tmp_path, status="failed ".strip())  # marked in place, on a full disk
-    line = f"  {folder}: no error was kept: the disk may have been full"
+    line = f"  {folder}: its error could not be written: the disk may have been full"
     assert line in said(capsys, tmp_path)
 
 
@@ -742,8 +742,8 @@ def test_the_command_to_retry_can_be_pasted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere is no folder"),
-        ([], "outputs is no folder"),
+        (["nowhere"], "nowhere: there is no such folder"),
+        ([], "outputs: there is no such folder"),
         (["."], r"\.: there is no run and no sweep"),
         (["a", "b"], "given 2"),
         (["--all"], "no flag --all"),
@@ -763,7 +763,7 @@ def test_a_launchers_end_is_why(tmp_path, capsys):
     status_command([str(tmp_path), "--failed"])
     said = capsys.readouterr().out
     assert "its launcher ended: n_jobs == 0 has no meaning" in said
-    assert "killed without a word" in said
+    assert "the process died without an error" in said
     made.write_end("Ctrl-C")
     status_command([str(tmp_path), "--failed"])
     assert "killed when its sweep was ended by Ctrl-C" in capsys.readouterr().out

@@ -92,7 +92,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     err = capsys.readouterr().err
     by = "Ctrl-C" if number == signal.SIGINT else number.name
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-    assert f"{said}. The same command goes on." in err
+    assert f"{said}. The same command continues." in err
     (record,) = here.rglob("run.json")
     found = json.loads(record.read_text())
     assert (found["status"], found["ended_by"]) == ("interrupted", by)

@@ -1,4 +1,4 @@
-"""`diversevis analyze`."""
+"""`diversevis analyze`: measures of finished runs, or of units without a run."""
 
 from __future__ import annotations
 
@@ -7,92 +7,80 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
-from diversevis.config.arguments import split_flags
+from diversevis.config.arguments import is_folder, split_flags
 from diversevis.config.bind import bind
-from diversevis.config.compose import compose_config, experiment_of, plain, settled
-from diversevis.config.log import speak
+from diversevis.config.compose import compose_config, plain, settled
+from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.integrity import flaw_of
 
-# What may differ when a run is looked at again; the rest is the run's own.
-TODAYS = ("analysis", "measure", "natural", "device", "batch", "images")
+# Settings that may differ from those of the run; the images were made with all others.
+FREE = ("analysis", "measure", "natural", "device", "batch", "images")
+EXAMPLES = "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 unit=all."
 
 
 def analyze_command(arguments: Sequence[str]) -> None:
-    """`diversevis analyze FOLDER... [key=value ...]`, or without a folder the units named."""
-    folders = [
-        word
-        for word in arguments
-        if not word.startswith("-") and ("=" not in word or Path(word).is_dir())
-    ]
+    """Print the folder of every run once its measures are taken.
+
+    Raises InputError before it begins, if any run cannot be measured.
+    """
+    folders = [word for word in arguments if is_folder(word)]
     settings = [word for word in arguments if word not in folders]
+    if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):
+        raise InputError(f"analyze needs run folders, such as {EXAMPLES}")
     if not any(word.startswith("analysis=") for word in settings):
         settings.append("analysis=all")
-    if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):
-        raise InputError(
-            "analyze needs run folders, or units of a layer: diversevis analyze "
-            "outputs/vgg19/conv2_1/12/v001, or model=vgg19 layer=conv2_1 unit=all."
-        )
-    if not folders:
-        print(_analyze_units(settings, shlex.join(["diversevis", "analyze", *arguments])))
-        return
+    if folders:
+        _analyze_runs(folders, settings)
+    else:
+        _analyze_units(settings, shlex.join(["diversevis", "analyze", *arguments]))
+
+
+def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
     for word in split_flags(settings)[1]:
-        if word.split("=")[0].split(".")[0].lstrip("+") not in TODAYS:
+        if word.split("=")[0].split(".")[0].lstrip("+") not in FREE:
             raise InputError(
                 f"{word}: what a run is made of is fixed in its folder. With folders, "
-                f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in TODAYS)}."
+                f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in FREE)}."
             )
-    today = plain(compose_config(settings))
-    runs = [_finished_run(Path(folder)) for folder in folders]
-    experiments = [_with_todays(run, today) for run in runs]  # all checked before any is begun
-    speak()
+    config = plain(compose_config(settings))
+    runs = [(Path(folder), _config_of(Path(folder))) for folder in folders]
+    free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
+    experiments = [bind(Experiment, {**made, **free, "seeds": 1}, "") for _, made in runs]
+    show_warnings()
     from diversevis.experiment.analyze import analyze_run
 
-    for run, experiment in zip(runs, experiments, strict=True):
-        analyze_run(run, experiment)
-        print(run.path, flush=True)
+    for (run, _), experiment in zip(runs, experiments, strict=True):
+        analyze_run(RunFolder(run), experiment)
+        print(run, flush=True)
 
 
-def _analyze_units(settings: Sequence[str], typed: str) -> Path:
-    config = compose_config(settings)
-    speak()
+def _analyze_units(settings: Sequence[str], typed: str) -> None:
+    config = plain(compose_config(settings))
+    show_warnings()
     from diversevis.experiment.analyze import analyze_units
 
-    return analyze_units(experiment_of(config), command=typed, config=settled(plain(config)))
+    experiment = bind(Experiment, config, "")
+    print(analyze_units(experiment, command=typed, config=settled(config)))
 
 
-def _finished_run(path: Path) -> RunFolder:
-    """The run folder at `path`; raises `InputError` where there is none that is done."""
+def _config_of(path: Path) -> Mapping[str, Any]:
+    """The config of the run at `path`; raises InputError if its images are not complete."""
     folder = RunFolder(path)
     try:
         record = folder.read_record()
-        status, made = record["status"], record["n"] is not None
-        if status == "finished" and made and (flaw := flaw_of(path)):
-            raise InputError(f"{path}: {flaw}. Its command, typed again, makes it whole.")
+        status, config = record["status"], record["config"]
+        if status == "finished" and record["n"] is not None and (flaw := flaw_of(path)):
+            raise InputError(f"{path}: {flaw}. The command that made it repairs it.")
         folder.read_metrics()
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{path} is no folder of a run that is done ({error}). Name run folders, such as "
-            "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 unit=all."
+            f"{path} is not the folder of a finished run ({error}). Name run folders, such as "
+            f"{EXAMPLES}"
         ) from error
-    if status not in ("finished", "interrupted", "failed"):  # with numbers, as was seen above
+    # Metrics are written once all images are made: what failed then was a measure or a picture.
+    if status not in ("finished", "interrupted", "failed"):
         raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
-    return folder
-
-
-def _with_todays(folder: RunFolder, today: Mapping[str, Any]) -> Experiment:
-    """The folder's own settings, with those of today where a later look may differ."""
-    try:
-        own = plain(OmegaConf.load(folder.path / "config.yaml"))  # type: ignore[arg-type]
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{folder.path}: its config.yaml cannot be read ({error}).") from error
-    own["objective"] = {"fraction": None, "front": None} | own["objective"]
-    kept = {key: value for key, value in own.items() if key in today}
-    natural = today["natural"] if today["natural"] is not None else own.get("natural")
-    changed = {key: today[key] for key in TODAYS} | {"natural": natural, "seeds": 1}
-    return bind(Experiment, dict(today) | kept | changed, "")
+    return config

@@ -1,4 +1,4 @@
-"""`diversevis retry`: what failed, was lost or never began, again with the config it had."""
+"""`diversevis retry`: the unfinished work below a root, again with the config that it had."""
 
 from __future__ import annotations
 
@@ -6,126 +6,112 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
-from diversevis.cli.sweep import apart
-from diversevis.config.arguments import check_words, is_folder, named_folder, split_flags
-from diversevis.config.compose import plain
-from diversevis.config.log import speak
+from diversevis.config.arguments import (
+    check_words,
+    is_folder,
+    named_folder,
+    split_flags,
+    split_hydra_overrides,
+)
+from diversevis.config.log import show_warnings
 from diversevis.errors import InputError, SweepUnfinished
+from diversevis.runs.folder import RunFolder
+from diversevis.runs.states import DAMAGED, UNFINISHED
 from diversevis.sweep.launch import launch
-from diversevis.sweep.record import Planned
+from diversevis.sweep.record import Planned, share_jobs
+from diversevis.sweep.status import State, states
 
-if TYPE_CHECKING:
-    from diversevis.sweep.status import State
-
-UNFINISHED = "failed", "lost", "interrupted", "missing", "damaged"
-UNITS_AT_LEAST = 64  # small works of one layer share a job up to so many units
+UNITS_PER_JOB = 64  # small works of one layer share a job, up to this many units
 
 
 def retry_command(arguments: Sequence[str]) -> None:
-    """`diversevis retry [ROOT] [hydra/launcher=... hydra.launcher....=...]`.
+    """Print the folders of the runs that are now finished.
 
-    Raises `InputError` where there is nothing of the kind, `SweepUnfinished` where some of it is
-    unfinished again.
+    Raises InputError if there is no run at all, SweepUnfinished if some work is unfinished again.
     """
-    folders = [word for word in arguments if is_folder(word)]
-    flags, words = split_flags([word for word in arguments if word not in folders])
-    check_words(flags, words, known=())
-    others, launcher = apart(words)
-    if others or len(folders) > 1:
-        raise InputError(
-            f"{' '.join(others or folders)}: `diversevis retry` takes one folder and where to run, "
-            "hydra/launcher=... hydra.launcher....=...; the rest is as it was."
-        )
-    speak()
-    from diversevis.sweep.status import states
-
-    root = named_folder(*folders or ["outputs"])
-    every = states(root)
-    if not every:
+    root, launcher = _parse(arguments)
+    show_warnings()
+    all_work = states(root)
+    if not all_work:
         raise InputError(
             f"{root} has no runs and no record of a sweep. Name the folder given as root=..."
         )
-    found = [one for one in every if one.state in UNFINISHED and one.hash is not None]
-    groups: dict[tuple[Path, tuple[str, ...]], list[Planned]] = defaultdict(list)
-    for one in found:
-        place = one.folder.resolve().parents[3] if one.folder else root.resolve()
-        own = tuple(launcher) or (one.sweep.launcher if one.sweep else ())
-        groups[place, own].append(_as_planned(one, place))
-    unknown = [one for one in every if one.state == "damaged" and one.hash is None]
-    for one in unknown:
+    unknown = [s for s in all_work if s.state == DAMAGED and s.hash is None]
+    for state in unknown:
         print(
-            f"diversevis: {one.folder} does not say what it was ({one.error}): remove it, and type "
-            "its command again.",
+            f"diversevis: {state.folder} does not say what it was ({state.error}): remove it, and "
+            "type its command again.",
             file=sys.stderr,
         )
-    if not groups:
+    unfinished = [s for s in all_work if s.state in (*UNFINISHED, DAMAGED) and s.hash is not None]
+    if not unfinished:
         rest = " else" if unknown else ""
         print(f"diversevis: nothing{rest} to retry in {root}.", file=sys.stderr)
-    typed = shlex.join(["diversevis", "retry", *arguments])
-    unfinished = []
-    for (place, own), works in groups.items():
-        try:
-            launch(place, works, _jobs(works), own, typed)
-        except SweepUnfinished as error:  # the other launchers' share all the same
-            unfinished.append(str(error))
-    if unfinished:
-        raise SweepUnfinished(" ".join(unfinished))
+    _launch(unfinished, root, launcher, shlex.join(["diversevis", "retry", *arguments]))
 
 
-def _as_planned(one: State, root: Path) -> Planned:
-    """The work with its original config, for the root where its folder is now."""
-    if one.planned is not None:
-        config: Mapping[str, Any] = one.planned.config
-        where = one.planned.where
-    else:
-        assert one.folder is not None  # noqa: S101  (no plan, then a folder)
-        config = _config_of(one)
-        where = tuple(one.folder.resolve().parts[-4:-1])  # type: ignore[assignment]
-    assert one.hash is not None  # noqa: S101  (others are left out)
-    return Planned(
-        hash=one.hash,
-        model=one.model,
-        layer=one.layer,
-        units=one.units,
-        where=where,
-        # A version that was begun is gone on with; of one that was not, a new one may be wanted.
-        config={
-            **config,
-            "root": str(root),
-            "again": not one.folder and config.get("again", False),
-        },
-    )
-
-
-def _config_of(one: State) -> Mapping[str, Any]:
-    """From the run's record; an older one has it as YAML alone."""
-    if one.record and isinstance(one.record.get("config"), Mapping):
-        return one.record["config"]
-    try:
-        return plain(OmegaConf.load(one.folder / "config.yaml"))  # type: ignore[arg-type,operator]
-    except (OSError, ValueError, YAMLError) as error:
+def _parse(arguments: Sequence[str]) -> tuple[Path, list[str]]:
+    """The root, and Hydra's overrides that choose a launcher."""
+    folders = [word for word in arguments if is_folder(word)]
+    flags, overrides = split_flags([word for word in arguments if word not in folders])
+    check_words(flags, overrides, known=())
+    settings, launcher = split_hydra_overrides(overrides)
+    if settings or len(folders) > 1:
         raise InputError(
-            f"{one.folder} does not say with which config it was begun ({error}). Remove it, and "
+            f"{' '.join(settings or folders)}: `diversevis retry` takes one folder and where to "
+            "run, hydra/launcher=... hydra.launcher....=...; all other settings stay as they were."
+        )
+    return named_folder(*folders or ["outputs"]), launcher
+
+
+def _launch(unfinished: Sequence[State], root: Path, launcher: Sequence[str], typed: str) -> None:
+    """A sweep for every root and launcher: runs may have been moved here from several roots."""
+    groups: dict[tuple[Path, tuple[str, ...]], list[Planned]] = defaultdict(list)
+    for state in unfinished:
+        its_root = state.folder.resolve().parents[3] if state.folder else root.resolve()
+        its_launcher = tuple(launcher) or (state.sweep.launcher if state.sweep else ())
+        groups[its_root, its_launcher].append(_planned(state, its_root))
+    errors = []
+    for (its_root, its_launcher), works in groups.items():
+        works.sort(key=lambda work: work.where[:2])  # for `share_jobs`
+        jobs = share_jobs(works, [UNITS_PER_JOB] * len(works))
+        try:
+            launch(its_root, works, jobs, its_launcher, typed)
+        except SweepUnfinished as error:  # the other launchers do their work all the same
+            errors.append(str(error))
+    if errors:
+        raise SweepUnfinished(" ".join(errors))
+
+
+def _planned(state: State, root: Path) -> Planned:
+    """The work with its original config, for the root where its folder is now."""
+    planned = state.planned
+    if planned is None:
+        assert state.folder is not None  # noqa: S101  (work without a plan has a folder)
+        assert state.hash is not None  # noqa: S101  (the caller leaves such states out)
+        model, layer, units = state.folder.resolve().parts[-4:-1]
+        planned = Planned(
+            hash=state.hash,
+            model=state.model,
+            layer=state.layer,
+            units=state.units,
+            where=(model, layer, units),
+            config=_config_of(state.folder),
+        )
+    # A version that was begun is continued, even if again=true made it.
+    again = not state.folder and planned.config.get("again", False)
+    return replace(planned, config={**planned.config, "root": str(root), "again": again})
+
+
+def _config_of(folder: Path) -> Mapping[str, Any]:
+    try:
+        return RunFolder(folder).read_record()["config"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{folder} does not say with which config it was begun ({error}). Remove it, and "
             "type its command again."
         ) from error
-
-
-def _jobs(works: Sequence[Planned]) -> list[list[int]]:
-    """Works of one layer share a job, as long as they are small."""
-    jobs: list[list[int]] = []
-    layer, room = None, 0
-    order = sorted(range(len(works)), key=lambda place: works[place].where[:2])
-    for place in order:
-        work = works[place]
-        if work.where[:2] != layer or len(work.units) > room:
-            jobs.append([])
-            layer, room = work.where[:2], UNITS_AT_LEAST
-        jobs[-1].append(place)
-        room -= len(work.units)
-    return jobs

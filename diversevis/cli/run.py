@@ -1,93 +1,107 @@
-"""`diversevis run`: Hydra composes one run, or a sweep is planned and launched."""
+"""`diversevis run`: one run, or with -m a sweep."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
-from diversevis.cli.sweep import apart, is_sweep, sweep_command
-from diversevis.config.arguments import check_words, split_flags, with_home
-from diversevis.config.compose import experiment_of, plain, settled
-from diversevis.config.hydra_call import call_hydra
-from diversevis.config.log import speak
+from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
+from diversevis.config.bind import bind
+from diversevis.config.combinations import combinations
+from diversevis.config.compose import settled
+from diversevis.config.hydra_call import call_with_config
+from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
+from diversevis.method.settings import Experiment
 from diversevis.runs import signals
 from diversevis.runs.versions import SWEEPS
+from diversevis.sweep.jobs import shown
+from diversevis.sweep.launch import launch
+
+SHOW_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 
 
 def run_command(arguments: Sequence[str]) -> None:
-    """`diversevis run ARGUMENTS`: one run, or with `-m` a sweep."""
+    """Print the folder of the finished run, or the folders of a sweep.
+
+    Raises InputError before anything is begun, SweepUnfinished where not all is finished.
+    """
     typed = shlex.join(["diversevis", "run", *arguments])
     flags, overrides = split_flags(arguments)
     check_words(flags, overrides)
     overrides = [with_home(word) for word in overrides]
-    if is_sweep(flags, overrides):
-        sweep_command(flags, overrides, typed)
+    if _is_sweep(flags, overrides):
+        _sweep(flags, overrides, typed)
         return
-
-    if not flags and (launcher := [one for one in apart(overrides)[1] if "launcher" in one]):
+    launcher = [word for word in split_hydra_overrides(overrides)[1] if "launcher" in word]
+    if launcher and not flags:
         raise InputError(
-            f"{' '.join(launcher)}: one run is made here, in this process. Launchers are for "
+            f"{' '.join(launcher)}: a single run is made here, in this process. Launchers are for "
             "sweeps: put -m before it, as in `diversevis run -m ... hydra/launcher=slurm`."
         )
-    here = os.getpid()
-    failures: list[Exception] = []
-
-    def job(config: DictConfig) -> None:
-        try:
-            _one_run(config, typed)
-        except Exception as error:
-            if os.getpid() != here:  # a launcher's worker: only an exception gets home
-                raise
-            failures.append(error)  # told below, in our own words
-
-    record = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{time.strftime('%Y-%m-%d_%H-%M-%S')}_{here}"
-    call_hydra(job, flags, [record, *overrides])
-    unexpected = next((error for error in failures if not isinstance(error, InputError)), None)
-    if unexpected is not None:
-        raise unexpected
-    if failures:
-        raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
+    started = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    folder = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{started}"  # of other sweepers (hydra/sweeper=)
+    call_with_config(
+        lambda config, record: _one_run(config, record, overrides, typed),
+        flags,
+        [folder, *overrides],
+    )
 
 
-def _one_run(config: DictConfig, typed: str) -> None:
-    speak()
-    hydra = HydraConfig.get()
-    experiment = experiment_of(config)
-    given = {word.partition("=")[0].lstrip("+") for word in hydra.overrides.task}
+def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Whether a sweep is planned here: not if Hydra only shows configs, nor for another sweeper,
+    which chooses combinations as it goes."""
+    multirun = bool({"-m", "--multirun"} & set(flags))
+    other_sweeper = any(re.match(r"\+?hydra/sweeper=(?!basic$)", word) for word in overrides)
+    return multirun and not SHOW_FLAGS & set(flags) and not other_sweeper
+
+
+def _one_run(
+    config: dict[str, Any], record: dict[str, str], overrides: Sequence[str], typed: str
+) -> None:
+    show_warnings()
+    experiment = bind(Experiment, config, "")
+    given = {word.partition("=")[0].lstrip("+") for word in overrides}
     if experiment.norm == "paper" and "contrast" in given:
         raise InputError(
-            f"contrast={config.contrast} and norm=paper exclude one another: the paper's "
-            "table says the norm. Leave out one of them."
+            f"contrast={config['contrast']} and norm=paper exclude one another: the paper's table "
+            "gives the norm. Leave out one of them."
         )
-
     from diversevis.experiment.run import run
 
     with signals.listening():
-        done = run(
-            experiment,
-            command=typed,
-            config=settled(plain(config)),
-            extras={
-                ".hydra/config.yaml": OmegaConf.to_yaml(config),
-                ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-                ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-            },
+        done = run(experiment, command=typed, config=settled(config), extras=record)
+    if done.how == "found":
+        print(
+            f"diversevis: skipped: already finished in {done.path}; again=true recomputes it as a "
+            "new version.",
+            file=sys.stderr,
         )
-    say_found(done.how, str(done.path))
     print(done.path, flush=True)
 
 
-def say_found(how: str, path: str) -> None:
-    """That work was there already."""
-    if how == "found":
+def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
+    show_warnings()
+    task_overrides, launcher = split_hydra_overrides(overrides)
+    configs = list(combinations(flags, task_overrides))
+    from diversevis.sweep.plan import plan
+
+    planned = plan(configs, launcher)
+    for folder, units in planned.finished.items():
+        words = f"skipped: {units} of these units are already finished in {shown(folder)}"
+        print(f"diversevis: {words}", file=sys.stderr)
+    if planned.works:
+        launch(planned.root, planned.works, planned.jobs, launcher, typed)
+    else:
         print(
-            f"diversevis: {path} is this very work, finished. again=true makes a new version.",
+            "diversevis: all units are already finished; again=true recomputes them as new "
+            "versions.",
             file=sys.stderr,
         )
+    for folder in planned.finished:
+        print(shown(folder), flush=True)

@@ -1,4 +1,8 @@
-"""The words of a command line: Hydra's flags apart from settings, and paths quoted for it."""
+"""The words of a command line: flags, settings (Hydra's overrides) and folders.
+
+Not argparse: a folder may have `=` in its name or begin with a dash, `key=value` is no option to
+argparse, and its messages neither suggest the nearest name nor stay in one paragraph.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,11 @@ FLAGS = (
     *FLAGS_WITH_VALUE, "--multirun", "-m", "--run", "-r", "--info", "-i", "--resolve",
     "--hydra-help", "--shell-completion", "-sc",
 )  # fmt: skip
-
-
 PATHS = r"root|natural|model\.weights|objective\.(?:direction|photographs)"  # settings
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides; Hydra's parser wants them apart."""
+    """Return (Hydra's flags with their values, overrides): Hydra's parser wants flags first."""
     flags: list[str] = []
     overrides: list[str] = []
     before = ""
@@ -33,10 +35,16 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
+def split_hydra_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (task overrides, Hydra overrides): the latter choose and set the launcher."""
+    of_hydra = [word for word in overrides if re.match(r"[+~]*hydra[./]", word)]
+    return [word for word in overrides if word not in of_hydra], of_hydra
+
+
 def check_words(
     flags: Sequence[str], overrides: Sequence[str], known: Sequence[str] = FLAGS
 ) -> None:
-    """Raises `InputError` for a flag that is none, and for a word that sets nothing."""
+    """Raises InputError for an unknown flag, and for a word that is not key=value."""
     for position, flag in enumerate(flags):
         follower = flags[position + 1] if position + 1 < len(flags) else ""
         name = flag.partition("=")[0]
@@ -53,35 +61,33 @@ def check_words(
             raise InputError(f"{word!r} sets nothing: settings are written key=value, as {hint}.")
 
 
-def quoted(word: str) -> str:
-    """An override that names a path, quoted where Hydra's grammar would stumble over it."""
-    match = re.fullmatch(rf"({PATHS})=(.+)", word)
+def quoted(override: str) -> str:
+    """Return the override, its value in quotes if it is a path that Hydra's grammar refuses."""
+    match = re.fullmatch(rf"({PATHS})=(.+)", override)
     if match is None or re.fullmatch(r"[\w./:${}\-+%@,\[\]]+", match[2], re.ASCII):
-        return word
+        return override
     if match[2][0] in "\"'":
-        return word
+        return override
     return f"{match[1]}={in_quotes(match[2])}"
 
 
 def in_quotes(value: str) -> str:
-    """As Hydra's grammar takes any value for a single string.
-
-    It reads a backslash as one unless a quote or the end follows.
-    """
+    """Return the value in quotes, as Hydra's grammar takes any text for a single string."""
+    # The grammar reads a backslash as itself unless a quote or the end follows.
     escaped = re.sub(r'(\\+)(?="|$)', r"\1\1", value).replace('"', '\\"')
     return f'"{escaped}"'
 
 
-def with_home(word: str) -> str:
-    """`root=~/x` with the home folder in place of `~`: shells leave it alone after `=`."""
-    key, equals, value = word.partition("=")
+def with_home(override: str) -> str:
+    """Return `root=~/x` with the home folder for `~`, which shells leave alone after `=`."""
+    key, equals, value = override.partition("=")
     if key != "root" or not value.startswith("~"):
-        return word
+        return override
     return f"{key}{equals}{named_folder(value)}"
 
 
 def named_folder(word: str) -> Path:
-    """The folder that a word names; raises `InputError` where it names none."""
+    """Return the folder, with the home folder for `~`; raises InputError if there is no such."""
     if not word:
         raise InputError("An empty word names no folder: write its name.")
     try:
@@ -91,8 +97,7 @@ def named_folder(word: str) -> Path:
 
 
 def is_folder(word: str) -> bool:
-    """Whether a word of a command line names a folder, which may have `=` in its name or begin with
-    a dash; of two meanings it is the folder that is there."""
+    """Whether a word names a folder. What looks like a flag or a setting does if it exists."""
     if word.startswith("-") or re.match(r"[+~]*[\w.@/]+=", word):
         return Path(word).is_dir()
     return True
@@ -101,11 +106,11 @@ def is_folder(word: str) -> bool:
 def folders_and_settings(
     arguments: Sequence[str], defaults: Mapping[str, str]
 ) -> tuple[list[Path], dict[str, str]]:
-    """The words of `diversevis COMMAND FOLDER... [key=value ...]`, for commands without Hydra.
+    """Return the folders and settings of `diversevis COMMAND FOLDER... [key=value ...]`.
 
-    defaults  of every setting there is
+    defaults  every setting of the command with its default
 
-    Raises `InputError` for a flag, a setting that is none, and one without a value.
+    Raises InputError for an unknown flag or setting, and for a setting without a value.
     """
     settings, folders = dict(defaults), []
     for word in arguments:

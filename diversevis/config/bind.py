@@ -1,90 +1,112 @@
-"""Plain settings -> typed dataclasses, naming whatever does not fit."""
+"""Plain settings -> typed dataclasses, with errors that name the setting.
+
+OmegaConf's structured configs cannot do this: they have no unions of dataclasses.
+"""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diversevis.errors import InputError, suggest
 
+NO_MATCH = object()  # None is a legal value
+UNIONS = Union, types.UnionType  # Union[int, str], and int | str
 
-def bind(kind: Any, value: Any, key: str) -> Any:
-    """`value` as a `kind`: dataclasses by field name, everything else by its annotation.
 
-    Raises `InputError` that names the key, the value and what is legal.
+def bind(annotation: Any, value: Any, key: str) -> Any:
+    """Return `value` as the annotated type; a dict becomes the dataclass with these fields.
+
+    key  the setting's dotted name, for error messages
+
+    Raises InputError that names the key, the value and what is legal.
     """
-    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    choices = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
     if value == "???" or (value is None and type(None) not in choices):
-        more = " `diversevis layers` with the same model lists them." if key == "layer" else ""
-        raise InputError(f"{key} has no default here: say which, {key}=...{more}")
+        hint = " `diversevis layers` with the same model lists them." if key == "layer" else ""
+        raise InputError(f"{key} has no default here: give it a value, {key}=...{hint}")
     if all(is_dataclass(choice) for choice in choices):
         return _bind_dataclass(choices, value, key)
-    for choice in choices:
-        fitting, result = _fit(choice, value)
-        if fitting:
-            return result
-    legal = " or ".join(_words(choice) for choice in choices)
-    raise InputError(f"{key}={value!r} is of the wrong kind: it must be {legal}.")
+    result = _convert(annotation, value)
+    if result is NO_MATCH:
+        legal = " or ".join(_describe(choice) for choice in choices)
+        raise InputError(f"{key}={value!r} is of the wrong kind: it must be {legal}.")
+    return result
+
+
+def with_settings(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `config` with some settings replaced, given by their dotted names."""
+    result = dict(config)
+    for name, value in changes.items():
+        first, _, rest = name.partition(".")
+        result[first] = with_settings(result[first], {rest: value}) if rest else value
+    return result
 
 
 def _bind_dataclass(choices: Sequence[Any], value: Any, key: str) -> Any:
     dot = f"{key}." if key else ""
     if not isinstance(value, dict):
         raise InputError(f"{key}={value!r} must be a group of settings ({dot}...=...).")
-    kind = choices[0]
-    if len(choices) > 1:  # told apart by their `kind`
-        kinds = {get_args(get_type_hints(c)["kind"])[0]: c for c in choices}
-        said = value.get("kind")
-        if said not in kinds:
-            raise InputError(f"{dot}kind={said} is unknown. {suggest(str(said), kinds)}")
-        kind = kinds[said]
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
+    dataclass = choices[0] if len(choices) == 1 else _by_kind(choices, value, dot)
+    hints = get_type_hints(dataclass)
+    names = [field.name for field in fields(dataclass)]
     for name in value:
         if name not in names:
             legal = [f"{dot}{known}" for known in names]
             raise InputError(f"There is no setting {dot}{name}. {suggest(dot + name, legal)}")
-    for field in fields(kind):
+    for field in fields(dataclass):
         if field.name not in value and field.default is MISSING:
             raise InputError(f"The setting {dot}{field.name} is missing from the config.")
-    return kind(**{name: bind(hints[name], value[name], f"{dot}{name}") for name in value})
+    return dataclass(**{name: bind(hints[name], value[name], f"{dot}{name}") for name in value})
 
 
-def _fit(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` is a `kind`, and the value as one."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if kind is type(None):
-        return value is None, None
-    if get_origin(kind) in (tuple, list):
-        inner = get_args(kind)
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        if get_origin(kind) is tuple and len(value) != len(inner):
-            return False, None
-        kinds = inner if get_origin(kind) is tuple else inner * len(value)
-        fits = [
-            _fit_any(get_args(k) if get_origin(k) in (Union, types.UnionType) else (k,), v)
-            for k, v in zip(kinds, value, strict=True)
-        ]
-        return all(f for f, _ in fits), get_origin(kind)(v for _, v in fits)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), value
+def _by_kind(choices: Sequence[Any], value: Mapping[str, Any], dot: str) -> Any:
+    """The dataclass whose field `kind` is annotated with the value's kind."""
+    kinds = {get_args(get_type_hints(choice)["kind"])[0]: choice for choice in choices}
+    kind = value.get("kind")
+    if kind not in kinds:
+        raise InputError(f"{dot}kind={kind} is unknown. {suggest(str(kind), kinds)}")
+    return kinds[kind]
 
 
-def _fit_any(kinds: Sequence[Any], value: Any) -> tuple[bool, Any]:
-    return next((fit for kind in kinds if (fit := _fit(kind, value))[0]), (False, None))
+def _convert(annotation: Any, value: Any) -> Any:
+    """Return `value` as the annotated type, NO_MATCH if it is of another."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in UNIONS:
+        results = (_convert(choice, value) for choice in arguments)
+        return next((result for result in results if result is not NO_MATCH), NO_MATCH)
+    if origin is Literal:
+        return value if value in arguments else NO_MATCH
+    if origin in (list, tuple):
+        return _convert_elements(origin, arguments, value)
+    if annotation is type(None):
+        return None if value is None else NO_MATCH
+    if isinstance(value, bool) and annotation is not bool:  # to Python a bool is an int
+        return NO_MATCH
+    if annotation is float and isinstance(value, int):
+        return float(value)
+    return value if isinstance(value, annotation) else NO_MATCH
 
 
-def _words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(str(choice) for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers, [0.5,0.5,0.5]"
-    if get_origin(kind) is list:
+def _convert_elements(sequence: Any, annotations: Sequence[Any], value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return NO_MATCH
+    if sequence is list:  # one annotation for every element
+        annotations = [annotations[0]] * len(value)
+    if len(annotations) != len(value):
+        return NO_MATCH
+    elements = [_convert(a, element) for a, element in zip(annotations, value, strict=True)]
+    return NO_MATCH if any(e is NO_MATCH for e in elements) else sequence(elements)
+
+
+def _describe(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return f"{len(get_args(annotation))} numbers, [0.5,0.5,0.5]"
+    if get_origin(annotation) is list:
         return "a list, [1,5,9]"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false",
-            type(None): "null"}.get(kind, str(kind))  # fmt: skip
+            type(None): "null"}.get(annotation, str(annotation))  # fmt: skip

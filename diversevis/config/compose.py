@@ -1,4 +1,4 @@
-"""Hydra configs -> a checked `Experiment`."""
+"""Command-line overrides -> a config, by Hydra -> a checked `Experiment`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from diversevis.config.arguments import check_words, quoted, split_flags
-from diversevis.config.bind import bind
+from diversevis.config.bind import bind, with_settings
 from diversevis.config.conf_dir import config_folder
 from diversevis.config.messages import plain_errors
 from diversevis.method.settings import Config, Experiment, Settled
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The config that `overrides` make of the defaults."""
+    """Return conf/run.yaml with the overrides; raises InputError where they do not fit."""
     flags, settings = split_flags(overrides)
     check_words(flags, settings, known=())
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
@@ -24,29 +24,28 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_model(overrides: Sequence[str]) -> Any:
-    """The model alone, for commands that need nothing else."""
-    hints = get_type_hints(Experiment)
-    return bind(hints["model"], plain(compose_config(overrides).model), "model")
+    """Return the model alone, for commands that need no other setting."""
+    annotation = get_type_hints(Experiment)["model"]
+    return bind(annotation, plain(compose_config(overrides).model), "model")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain Python; missing values stay `???`."""
+    """Return the resolved config as plain Python; missing values stay `???`."""
     with plain_errors([]):
         return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def experiment_of(config: DictConfig) -> Experiment:
-    """The checked experiment; raises `InputError` for unknown keys, wrong types, missing values."""
+    """Return the checked experiment; raises InputError for unknown keys, wrong types, missing
+    values."""
     return bind(Experiment, plain(config), "")
 
 
 def settled(config: Mapping[str, Any]) -> Config:
-    """The resolved config, with some settings in place of what was typed."""
+    """Return a function that replaces settings of the resolved config, given by dotted names."""
 
     def settle(fixed: Mapping[str, str]) -> Settled:
-        whole = OmegaConf.create(dict(config))
-        for key, value in fixed.items():
-            OmegaConf.update(whole, key, value)
-        return Settled(plain(whole), OmegaConf.to_yaml(whole))
+        content = with_settings(config, fixed)
+        return Settled(content, OmegaConf.to_yaml(OmegaConf.create(content)))
 
     return settle

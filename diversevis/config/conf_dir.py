@@ -1,4 +1,4 @@
-"""Where the configs are."""
+"""The folder of the config files, conf/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def config_folder() -> str:
-    """`conf/`: inside the installed package, or at the top of the repository."""
+    """Return conf/: inside the installed package, or at the top of the repository."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "conf"
     return str(inside if inside.is_dir() else package.parent / "conf")

@@ -1,4 +1,4 @@
-"""Hydra called from within: it composes the config and has its launcher call a function with it."""
+"""Hydra called from within: it composes the config and has its launcher call a function."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra import main as hydra_main
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
-from diversevis.config.arguments import quoted
+from diversevis.config.arguments import in_quotes, quoted
+from diversevis.config.compose import plain
 from diversevis.config.conf_dir import config_folder
 from diversevis.config.messages import plain_errors
+from diversevis.errors import InputError
 
-# Hydra itself writes nothing where the user stands: its record goes into the run folder.
+# Hydra itself writes nothing to the current folder: its record goes into the run folder.
 HYDRA_SETTINGS = (
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -24,19 +29,85 @@ HYDRA_SETTINGS = (
 )
 
 
-def call_hydra(
-    job: Callable[[DictConfig], object], flags: Sequence[str], overrides: Sequence[str]
+# The resolved config, and Hydra's record for the run folder: file name -> text.
+Job = Callable[[dict[str, Any], dict[str, str]], None]
+
+
+def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -> None:
+    """Have Hydra compose the config and call `job` with it.
+
+    Raises InputError for overrides that do not fit, and what `job` raises. A sweeper given with
+    hydra/sweeper=... calls it several times; then an exception ends that call alone, and the first
+    unexpected one is raised after the last call.
+    """
+    this_process = os.getpid()
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            job(plain(config), _record(config))
+        except Exception as error:
+            if os.getpid() != this_process:  # a launcher's worker: Hydra brings the exception home
+                raise
+            failures.append(error)  # Hydra would wrap it in its own words
+
+    _call_hydra(task, flags, overrides)
+    unexpected = next((error for error in failures if not isinstance(error, InputError)), None)
+    if unexpected is not None:
+        raise unexpected
+    if failures:
+        raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
+
+
+def launch_jobs(
+    job: Callable[[int], object], numbers: range, launcher: Sequence[str], folder: Path
 ) -> None:
-    """Have Hydra compose the config, and call `job` with it, here or wherever it launches."""
-    task = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(job)
+    """Have Hydra's launcher call `job` with every number; returns when the launcher does.
+
+    launcher  overrides that choose and set the launcher
+    folder    for the launcher's own files
+    """
+
+    def task(config: DictConfig) -> object:
+        # This closure is pickled and sent to the job's process. It must use nothing of this module,
+        # whose import takes seconds in which the process would not hear a signal.
+        return job(config.planned_job)
+
+    first, last = numbers.start, numbers.stop
+    swept = f"range({first},{last})" if last - first > 1 else str(first)
+    words = [
+        *launcher,
+        f"hydra.sweep.dir={in_quotes(str(folder))}",
+        "hydra.job.name=diversevis",
+        f"+planned_job={swept}",
+    ]
+    _call_hydra(task, ["-m"], words)
+
+
+def _record(config: DictConfig) -> dict[str, str]:
+    hydra = HydraConfig.get()
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(config),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+    }
+
+
+def _call_hydra(
+    task: Callable[[DictConfig], object], flags: Sequence[str], overrides: Sequence[str]
+) -> None:
+    main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
     words = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
     with _argv(words), plain_errors(overrides):
-        task()
+        main()
 
 
 @contextlib.contextmanager
 def _argv(words: list[str]) -> Iterator[None]:
-    """Hydra reads the command line itself; and raises what it meets, for `plain_errors`."""
+    """Give Hydra its command line, and have it raise errors (for `plain_errors`), not print them.
+
+    Hydra reads both from the process, not from arguments.
+    """
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
     try:

@@ -1,4 +1,7 @@
-"""Hydra's errors about what was typed, told in our words."""
+"""Hydra's and OmegaConf's errors in plain words.
+
+Hydra has no error classes or codes for most of these, so its texts are matched.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,19 @@ from diversevis.config.conf_dir import config_folder
 from diversevis.errors import InputError, suggest
 
 LISTS = "unit", "analysis", "device", "objective.front"  # settings that may be lists
+EXTRAS = {"slurm": "slurm", "local": "slurm", "joblib": "joblib", "ray": "ray"}  # of launchers
 
 
 @contextlib.contextmanager
 def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
-    """Hydra's errors about what was typed become one paragraph."""
+    """Turn Hydra's errors about the overrides into an InputError of one paragraph."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(error, overrides)) from error
+        text = " ".join(str(error).split())
+        explain = _launcher, _key, _choice, _grammar, _commas
+        explanations = (message for words in explain if (message := words(text, overrides)))
+        raise InputError(next(explanations, text)) from error
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise
@@ -36,67 +43,37 @@ def _raised_by_hydra(error: Exception) -> bool:
     return str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    text = " ".join(str(error).split())
-    if launcher := re.search(r"hydra/launcher/(?:submitit_)?(\w+)'", text):
-        return _missing_launcher(launcher[1])
-    if unknown := re.search(r"Could not override '([^']+)'", text):
-        key = unknown[1]
-        group = key.rpartition(".")[0]
-        legal = _legal_keys(
-            group, [word for word in overrides if not word.lstrip("+~").startswith(key)]
-        )
-        if key in legal:
-            return f"{key} is fixed in this config and cannot be chosen anew: set {key}.name=..."
-        if legal:
-            return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
-        if key.startswith("hydra.launcher."):
-            return _unknown_of_launcher(key, overrides)
-    if missing := re.search(
-        r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text
-    ):
-        group, name = missing[1], missing[2]
-        options = text.partition(f"Available options in '{group}':")[2]
-        legal = options.partition("Config search path")[0].split()
-        if legal:
-            more = _torchvision_hint(name) if group == "model" else ""
-            return f"{group}={name} is unknown. {more or suggest(name, legal)}"
-    if "LexerNoViableAlt" in text or "mismatched input" in text or "extraneous input" in text:
-        typed = text.removeprefix("Error parsing override").strip().split("'")[1:2]
-        return (
-            f"{typed[0] if typed else ' '.join(overrides)} cannot be read. A value with spaces or "
-            "other special characters is quoted twice: 'key=\"value\"'."
-        )
-    if "Ambiguous value for argument" in text:
-        word = re.search(r"argument '([^']+)'", text)
-        key, _, value = (word[1] if word else "unit=0,1,2").partition("=")
-        sweep = (
-            f"for a sweep with one run for each put -m before it: diversevis run -m {key}={value}."
-        )
-        if key in LISTS:
-            return (
-                f"{key}={value} can mean two things. For one run over the list write "
-                f"{key}=[{value}]; {sweep}"
-            )
-        return (
-            f"{key}={value} has commas: {sweep} A single value with commas is quoted twice: "
-            f"'{key}=\"{value}\"'."
-        )
-    return text
+def _launcher(text: str, overrides: Sequence[str]) -> str | None:
+    """About a launcher that Hydra does not have."""
+    match = re.search(r"hydra/launcher/(?:submitit_)?(\w+)'", text)
+    if match is None:
+        return None
+    name = match[1]
+    if name not in EXTRAS:
+        return f"hydra/launcher={name} is unknown. {suggest(name, ['basic', *EXTRAS])}"
+    return (
+        f"hydra/launcher={name} needs Hydra's plugin for it, which is not installed: "
+        f"pip install 'diversevis[{EXTRAS[name]}]'."
+    )
 
 
-def _missing_launcher(name: str) -> str:
-    extras = {"slurm": "slurm", "local": "slurm", "joblib": "joblib", "ray": "ray"}
-    if name in extras:
-        return (
-            f"hydra/launcher={name} needs Hydra's plugin for it, which is not installed: "
-            f"pip install 'diversevis[{extras[name]}]'."
-        )
-    return f"hydra/launcher={name} is unknown. {suggest(name, ['basic', *extras])}"
+def _key(text: str, overrides: Sequence[str]) -> str | None:
+    """About a setting that does not exist."""
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match is None:
+        return None
+    key = match[1]
+    others = [word for word in overrides if not word.lstrip("+~").startswith(key)]
+    legal = _legal_keys(key.rpartition(".")[0], others)
+    if key in legal:
+        return f"{key} is fixed in this config and cannot be chosen again: set {key}.name=..."
+    if legal:
+        return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
+    return _launcher_key(key, overrides) if key.startswith("hydra.launcher.") else None
 
 
-def _unknown_of_launcher(key: str, overrides: Sequence[str]) -> str:
-    """Hydra would have it added, where it does nothing or breaks the launcher."""
+def _launcher_key(key: str, overrides: Sequence[str]) -> str:
+    """Hydra itself suggests to add the setting, where it does nothing or breaks the launcher."""
     chosen = [word.partition("=")[2] for word in overrides if word.startswith("hydra/launcher=")]
     if not chosen or chosen[-1] == "basic":
         return (
@@ -105,30 +82,70 @@ def _unknown_of_launcher(key: str, overrides: Sequence[str]) -> str:
         )
     return (
         f"hydra/launcher={chosen[-1]} has no setting {key.removeprefix('hydra.launcher.')}. "
-        f"Those it has: `diversevis run hydra/launcher={chosen[-1]} --cfg hydra -p hydra.launcher`."
+        f"To list them: `diversevis run hydra/launcher={chosen[-1]} --cfg hydra -p hydra.launcher`."
     )
 
 
-def _torchvision_hint(name: str) -> str:
+def _choice(text: str, overrides: Sequence[str]) -> str | None:
+    """About a config file that a group does not have."""
+    match = re.search(r"(?:Could not find|In '[^']+': Could not find) '([\w/]+)/([\w.]+)'", text)
+    if match is None:
+        return None
+    group, name = match[1], match[2]
+    options = text.partition(f"Available options in '{group}':")[2]
+    legal = options.partition("Config search path")[0].split()
+    if not legal:
+        return None
+    hint = _torchvision_hint(name) if group == "model" else None
+    return f"{group}={name} is unknown. {hint or suggest(name, legal)}"
+
+
+def _torchvision_hint(name: str) -> str | None:
     from diversevis.models.architectures import import_torchvision_models
 
     models = import_torchvision_models()
-    known = name in models.list_models(module=models)
+    if name not in models.list_models(module=models):
+        return None
+    return f"It is one of torchvision's: write model=torchvision model.name={name}."
+
+
+def _grammar(text: str, overrides: Sequence[str]) -> str | None:
+    """About a word that Hydra's grammar does not allow."""
+    if not any(s in text for s in ("LexerNoViableAlt", "mismatched input", "extraneous input")):
+        return None
+    typed = text.removeprefix("Error parsing override").strip().split("'")[1:2]
     return (
-        f"It is one of torchvision's: write model=torchvision model.name={name}." if known else ""
+        f"{typed[0] if typed else ' '.join(overrides)} cannot be read. A value with spaces or "
+        "other special characters is quoted twice: 'key=\"value\"'."
+    )
+
+
+def _commas(text: str, overrides: Sequence[str]) -> str | None:
+    """About several values without -m."""
+    if "Ambiguous value for argument" not in text:
+        return None
+    match = re.search(r"argument '([^']+)'", text)
+    key, _, value = (match[1] if match else "unit=0,1,2").partition("=")
+    sweep = f"for a sweep with a run for every value put -m first: diversevis run -m {key}={value}."
+    if key in LISTS:
+        return (
+            f"{key}={value} can mean two things. For one run over the list write "
+            f"{key}=[{value}]; {sweep}"
+        )
+    return (
+        f"{key}={value} has commas: {sweep} A single value with commas is quoted twice: "
+        f"'{key}=\"{value}\"'."
     )
 
 
 def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:
-    """The settings one can give beside a misspelt one."""
-    words = [word for word in overrides if "=" in word and not word.startswith("-")]
-    for attempt in (words, []):
-        try:
+    """The settings of a group, dotted; of the whole config where `group` is empty."""
+    settings = [word for word in overrides if "=" in word and not word.startswith("-")]
+    for words in (settings, []):  # the other overrides may be wrong, too
+        with contextlib.suppress(HydraException, OmegaConfBaseException):
             with initialize_config_dir(config_folder(), version_base="1.3"):
-                config = compose("run", overrides=list(attempt))
-            found = OmegaConf.select(config, group) if group else config
-            if isinstance(found, DictConfig):
-                return [f"{group}.{name!s}" if group else str(name) for name in found]
-        except (HydraException, OmegaConfBaseException):
-            continue
+                config = compose("run", overrides=list(words))
+            selected = OmegaConf.select(config, group) if group else config
+            if isinstance(selected, DictConfig):
+                return [f"{group}.{name!s}" if group else str(name) for name in selected]
     return []

@@ -1,4 +1,8 @@
-"""One job of a sweep, wherever a launcher has started it: its works one after the other."""
+"""One job of a sweep, in whichever process a launcher has started it.
+
+Imports neither torch nor Hydra at the top: a job must hear a cluster's signals from its first
+second, and both take several seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from diversevis.config.log import speak
+from diversevis.config.log import show_warnings
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.runs import signals
 from diversevis.sweep.record import Planned, Sweep, read_sweep
@@ -21,50 +27,50 @@ LOG = logging.getLogger("diversevis")
 
 @dataclass(kw_only=True)
 class Jobs:
-    """The jobs of the sweep whose record is in `folder`; `submitter` is the process that launched
-    them."""
+    """The jobs of the sweep recorded in `folder`, launched by the process `submitter`."""
 
     folder: Path
     submitter: int
     _held: list[Planned] = field(default_factory=list)
 
     def __call__(self, number: int) -> list[str]:
-        """Do job `number`; returns what has become of each of its works.
+        """Do the works of job `number` in turn; return what was done of each.
 
-        One that fails does not keep the others from being done. Raises `Stopped` after a checkpoint
-        where the system asked this process to end.
+        A work that fails does not keep the others from being done. Raises Stopped after a
+        checkpoint if the system asked this process to end.
         """
-        elsewhere = os.getpid() != self.submitter
+        is_submitter = os.getpid() == self.submitter
         try:
-            fates = self._all(number, elsewhere)
+            outcomes = self._do_all(number, is_submitter)
         except Stopped as error:
-            if not elsewhere:
+            if is_submitter:
                 raise
-            LOG.warning("ended by %s; the job, started again, goes on", error)
+            LOG.warning("ended by %s; the job continues when it is started again", error)
             sys.exit(128 + error.number)
         except Exception:
-            if elsewhere:
-                _end_badly()
+            if not is_submitter:
+                _exit_with_failure()
             raise
-        if "failed" in fates and elsewhere:
-            _end_badly()
-        return fates
+        if "failed" in outcomes and not is_submitter:
+            _exit_with_failure()
+        return outcomes
 
-    def _all(self, number: int, elsewhere: bool) -> list[str]:
-        speak()
+    def _do_all(self, number: int, is_submitter: bool) -> list[str]:
+        show_warnings()
         with signals.listening():
             from diversevis.method.setup import Preparer
 
             sweep, prepare = read_sweep(self.folder), Preparer()
-            works = [sweep.works[place] for place in sweep.jobs[number]]
-            fates = [self._do(sweep, work, prepare, wait=False) for work in works]
-            self._held += [work for work, how in zip(works, fates, strict=True) if how == "held"]
-            if elsewhere or number == len(sweep.jobs) - 1:
-                # All others first, which nobody may be at; then see what has become of these.
-                fates += [self._do(sweep, work, prepare, wait=True) for work in self._held]
-        return fates
+            works = [sweep.works[index] for index in sweep.jobs[number]]
+            outcomes = [self._do(sweep, work, prepare, wait=False) for work in works]
+            pairs = zip(works, outcomes, strict=True)
+            self._held += [work for work, outcome in pairs if outcome == "held"]
+            if not is_submitter or number == len(sweep.jobs) - 1:
+                # Wait for other processes last, when nothing else is left to do: they may fail.
+                outcomes += [self._do(sweep, work, prepare, wait=True) for work in self._held]
+        return outcomes
 
-    def _do(self, sweep: Sweep, work: Planned, prepare: object, *, wait: bool) -> str:
+    def _do(self, sweep: Sweep, work: Planned, prepare: Callable[..., Any], *, wait: bool) -> str:
         from diversevis.config.bind import bind
         from diversevis.config.compose import settled
         from diversevis.experiment.run import run
@@ -80,19 +86,19 @@ class Jobs:
                 sweep=sweep.name,
                 expected=work.hash,
                 wait=wait,
-                prepare=prepare,  # type: ignore[arg-type]
+                prepare=prepare,
             )
-        except FolderLost as error:  # deleted, or another process goes on with it
+        except FolderLost as error:  # deleted, or taken over by another process
             LOG.warning("%s", error)
             return "held"
         except Exception as error:
-            plain = isinstance(error, InputError)
+            text = str(error) if isinstance(error, InputError) else traceback.format_exc()
             LOG.warning("%s failed: %s", "/".join(work.where), error)
             with contextlib.suppress(OSError):  # a full disk may be why
-                sweep.write_failure(work, str(error) if plain else traceback.format_exc())
+                sweep.write_failure(work, text)
             return "failed"
         if done.how == "held":
-            return done.how
+            return "held"
         with contextlib.suppress(OSError):
             sweep.forget_failure(work)
         if os.getpid() == self.submitter:
@@ -101,23 +107,23 @@ class Jobs:
 
 
 def shown(path: Path) -> str:
-    """As a person sees it from here."""
+    """Return the path relative to the current folder, if it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _end_badly() -> None:
-    """Have a launcher's process end with status 1, after it has handed over what it has.
+def _exit_with_failure() -> None:
+    """Have submitit's process end with status 1, after it has handed over its result.
 
-    Launchers take whatever a job raises for a result, and end it well: a cluster would show a job
-    that failed as completed.
+    submitit takes an exception for a result and ends with status 0: Slurm would show a job that
+    failed as completed.
     """
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
 
-    def end() -> None:
+    def exit_now() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
 
-    atexit.register(end)
+    atexit.register(exit_now)

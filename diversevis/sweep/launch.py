@@ -1,4 +1,4 @@
-"""A planned sweep, given to whichever launcher Hydra has, and followed to its end."""
+"""A planned sweep, given to the launcher that Hydra has for it, and followed to its end."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from diversevis.config.arguments import in_quotes
-from diversevis.config.hydra_call import call_hydra
+from diversevis.config.hydra_call import launch_jobs
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.lease import Claim
 from diversevis.runs.versions import SWEEPS
 from diversevis.sweep.jobs import Jobs, shown
+from diversevis.sweep.queue import read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep
+from diversevis.sweep.status import state_of_works
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 5.0
-PATIENCE = 600.0  # seconds in which Slurm must say once what it has
+PATIENCE = 600.0  # seconds without an answer of Slurm after which it is no longer waited for
 BATCH_SIZE = "hydra.sweeper.max_batch_size="
-SHOWN = 20  # jobs that are told one by one
+SHOWN = 20  # jobs whose work is printed
 
 
 def launch(
@@ -41,13 +40,18 @@ def launch(
     launcher: Sequence[str],
     typed: str,
 ) -> None:
-    """Have Hydra's launcher do the jobs; returns when all is finished.
+    """Have Hydra's launcher do the jobs; returns when all works are finished.
 
-    Raises `SweepUnfinished` where it is not.
+    jobs      indices into `works`
+    launcher  overrides that choose and set the launcher
+    typed     the command, for the record
+
+    Raises SweepUnfinished if some works are not finished in the end, and InputError if nothing
+    could be launched.
     """
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    batch = _jobs_at_once(launcher) or len(jobs)
     sweep = Sweep(
-        folder=root / SWEEPS / name,
+        folder=root / SWEEPS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}",
         command=typed,
         launcher=tuple(launcher),
         start=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -55,40 +59,30 @@ def launch(
         jobs=tuple(tuple(job) for job in jobs),
     )
     sweep.write()
-    _say_plan(sweep)
+    _print_plan(sweep)
     claim = Claim.make(sweep.folder)
     if claim is not None:
         claim.begin()
     job = Jobs(folder=sweep.folder, submitter=os.getpid())
-
-    def one_job(config: DictConfig) -> object:
-        return job(config.planned_job)
-
-    size = _most_at_once(launcher) or len(jobs)
-    here = [
-        *(word for word in launcher if BATCH_SIZE not in word),
-        f"hydra.sweep.dir={in_quotes(str(sweep.folder))}",
-        "hydra.job.name=diversevis",
-    ]
+    settings = [word for word in launcher if BATCH_SIZE not in word]
     try:
-        # Array by array: a launcher gives up all that it has not launched once a job has died.
-        for first in range(0, len(jobs), size):
-            last = min(first + size, len(jobs))
-            numbers = f"range({first},{last})" if last - first > 1 else str(first)
-            words = [*here, f"+planned_job={numbers}"]
-            _until_its_end(partial(call_hydra, one_job, ["-m"], words), sweep)
+        # Array by array here, not by Hydra's sweeper: once a job has died, a launcher raises, and
+        # the sweeper would not launch the arrays that are left.
+        for first in range(0, len(jobs), batch):
+            numbers = range(first, min(first + batch, len(jobs)))
+            _follow(partial(launch_jobs, job, numbers, settings, sweep.folder), sweep)
     except InputError:
         if not (sweep.folder / ".submitit").exists():  # nothing was launched
-            _forget(sweep)
+            _remove(sweep)
         raise
     finally:
         if claim is not None:
             claim.remove()
-    _say_end(sweep)
+    _print_end(sweep)
 
 
-def _most_at_once(launcher: Sequence[str]) -> int | None:
-    """How many jobs are launched at once: as told, or as a cluster's job arrays may be long."""
+def _jobs_at_once(launcher: Sequence[str]) -> int | None:
+    """How many jobs to launch at once: as set, or as the cluster limits job arrays; None: all."""
     for word in launcher:
         if BATCH_SIZE in word:
             value = word.partition("=")[2]
@@ -104,57 +98,49 @@ def _most_at_once(launcher: Sequence[str]) -> int | None:
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return max(1, int(found[1]) - 1) if found else None
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
+    return (
+        max(1, int(match[1]) - 1) if match else None
+    )  # Slurm's array indices are smaller than this, and start at 0
 
 
-def _until_its_end(launched: Callable[[], None], sweep: Sweep) -> None:
-    """The launcher's part; it gives up at the first job that died, and the others go on."""
+def _follow(launch_array: Callable[[], None], sweep: Sweep) -> None:
+    """Launch, and wait until no job is queued: a launcher raises at the first job that died, while
+    the others continue."""
     try:
-        launched()
+        launch_array()
     except InputError:
         raise
     except KeyboardInterrupt:
-        if not _queued(sweep):
-            sweep.write_end("Ctrl-C")
-        else:
+        if _is_queued(sweep):
             print(
-                "diversevis: the jobs in the cluster's queue go on; scancel ends them, "
-                f"`diversevis status {shown(sweep.folder.parents[1])}` tells how they stand.",
+                "diversevis: the jobs in the cluster's queue continue; scancel ends them, "
+                f"`diversevis status {shown(sweep.root)}` shows their state.",
                 file=sys.stderr,
             )
+        else:
+            sweep.write_end("Ctrl-C")
         raise
     except Exception as error:
-        LOG.warning("the launcher: %s%s", error, _hint(str(error)))
+        hint = "\nA cluster's nodes without GPUs need hydra.launcher.gpus_per_node=0."
+        LOG.warning("the launcher: %s%s", error, hint if "node configuration" in str(error) else "")
         sweep.write_end(str(error))
-        silent_since = time.monotonic()
-        while (queued := _queued(sweep)) is not False:
-            if queued:
-                silent_since = time.monotonic()
-            elif time.monotonic() - silent_since > PATIENCE:
-                LOG.warning("Slurm does not say which jobs it has: no longer waited for")
-                return
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        _wait_for_queue(sweep)
 
 
-def _hint(said: str) -> str:
-    if "node configuration" in said:
-        return "\nA cluster's nodes without GPUs need hydra.launcher.gpus_per_node=0."
-    return ""
+def _wait_for_queue(sweep: Sweep) -> None:
+    answered = time.monotonic()
+    while (queued := _is_queued(sweep)) is not False:
+        if queued:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > PATIENCE:
+            LOG.warning("Slurm does not answer which jobs it has: no longer waiting for them")
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _forget(sweep: Sweep) -> None:
-    """The record of a sweep that came to nothing, and the folders made for it."""
-    shutil.rmtree(sweep.folder, ignore_errors=True)
-    for empty in (sweep.folder.parent, sweep.folder.parents[1]):
-        with contextlib.suppress(OSError):
-            empty.rmdir()
-
-
-def _queued(sweep: Sweep) -> bool | None:
-    """Whether the cluster's queue has jobs of this sweep; None where it does not say."""
-    from diversevis.sweep.queue import read_launched, squeue_ids
-
+def _is_queued(sweep: Sweep) -> bool | None:
+    """Whether Slurm has jobs of this sweep; None if it does not answer."""
     launched = read_launched(sweep)
     if not launched.slurm:
         return False
@@ -162,37 +148,40 @@ def _queued(sweep: Sweep) -> bool | None:
     return None if queue is None else bool(set(launched.ids) & queue)
 
 
-def _say_end(sweep: Sweep) -> None:
-    """Folders, counts, and what to do about the rest."""
-    from diversevis.sweep.status import state_of_works
+def _remove(sweep: Sweep) -> None:
+    """Remove the sweep's record, and the folders above it that were made for it."""
+    shutil.rmtree(sweep.folder, ignore_errors=True)
+    for folder in (sweep.folder.parent, sweep.root):
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
 
-    root = sweep.folder.parents[1]
-    states = state_of_works(root, sweep.works, sweep=sweep)
+
+def _print_plan(sweep: Sweep) -> None:
+    units = sum(len(work.units) for work in sweep.works)
+    counts = f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs"
+    print(f"diversevis: {counts}", file=sys.stderr)
+    for number, job in enumerate(sweep.jobs[:SHOWN]):
+        names = ", ".join("/".join(sweep.works[index].where) for index in job)
+        print(f"  job {number}: {names}", file=sys.stderr)
+    if len(sweep.jobs) > SHOWN:
+        print(f"  and {len(sweep.jobs) - SHOWN} more", file=sys.stderr)
+
+
+def _print_end(sweep: Sweep) -> None:
+    """Print the finished folders and the counts; raises SweepUnfinished if not all is finished."""
+    states = state_of_works(sweep.root, sweep.works, sweep=sweep)
     chosen = [word for word in sweep.launcher if word.startswith("hydra/launcher=")]
-    elsewhere = bool(chosen) and chosen[-1] != "hydra/launcher=basic"
-    for one in states:
-        if elsewhere and one.state == "finished" and one.folder is not None:
-            print(shown(one.folder), flush=True)
-    counts = Counter(one.state for one in states)
-    words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    if chosen and chosen[-1] != "hydra/launcher=basic":  # else `Jobs` has printed them, in here
+        for state in states:
+            if state.state == "finished" and state.folder is not None:
+                print(shown(state.folder), flush=True)
+    counts = Counter(state.state for state in states)
     if set(counts) <= {"finished"}:
         print(f"diversevis: {len(states)} runs, all finished.", file=sys.stderr)
         return
-    where = shlex.quote(shown(root))
+    words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    root = shlex.quote(shown(sweep.root))
     raise SweepUnfinished(
-        f"{len(states)} runs: {words}. `diversevis status {where} --failed` tells why; "
-        f"`diversevis retry {where}` does what is left."
+        f"{len(states)} runs: {words}. `diversevis status {root} --failed` shows why; "
+        f"`diversevis retry {root}` does the rest."
     )
-
-
-def _say_plan(sweep: Sweep) -> None:
-    units = sum(len(work.units) for work in sweep.works)
-    print(
-        f"diversevis: {units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs",
-        file=sys.stderr,
-    )
-    for number, job in enumerate(sweep.jobs[:SHOWN]):
-        words = ", ".join("/".join(sweep.works[place].where) for place in job)
-        print(f"  job {number}: {words}", file=sys.stderr)
-    if len(sweep.jobs) > SHOWN:
-        print(f"  and {len(sweep.jobs) - SHOWN} more", file=sys.stderr)

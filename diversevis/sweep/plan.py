@@ -1,21 +1,23 @@
-"""A sweep's combinations of settings -> pieces of work, and jobs that each fill a device.
+"""A sweep's combinations of settings -> pieces of work, in jobs that fill a device.
 
-The units of a combination are cut into runs of so many, always at the same places, so that the same
-sweep names the same work when it is typed again. Units that finished runs with the same settings
-have already are left out, whichever others these runs were of.
+The units of a combination are cut into runs of a fixed size, from its first unit on, so that the
+same sweep names the same work when it is typed again. Units that are in finished runs with the same
+settings are left out, whichever other units these runs have.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from diversevis.config.bind import bind, with_settings
 from diversevis.errors import InputError
 from diversevis.experiment.measure import possible
 from diversevis.measures.catalogue import chosen
@@ -27,181 +29,192 @@ from diversevis.runs import provenance
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import Work, fixed_paths, measuring, recipe, science
 from diversevis.runs.versions import versions_in
-from diversevis.sweep.record import Planned
+from diversevis.sweep.record import Planned, share_jobs
 from diversevis.units import units_list
 
 UNITS_AT_LEAST = 64  # in a job, so that starting it is not most of its time
 
-
-class Combination(NamedTuple):
-    """One combination of a sweep's settings, with all its units."""
-
-    experiment: Experiment
-    config: Mapping[str, Any]
+PlainConfig = Mapping[str, Any]
+Read = Callable[[Path], list[tuple[RunFolder, dict[str, Any]]]]  # the finished runs of a layer
 
 
 class Plan(NamedTuple):
-    """What is to do.
+    """What a sweep has to do.
 
-    jobs   places in `works` of what shares a process
-    found  folder of finished runs -> how many of the units wanted it has
+    root      of the run folders
+    jobs      indices into `works` of what shares a process
+    finished  folder of a finished run -> how many of the wanted units it has
     """
 
+    root: Path
     works: list[Planned]
     jobs: list[list[int]]
-    found: dict[Path, int]
+    finished: dict[Path, int]
 
 
-def plan(combinations: Sequence[Combination], kinds: Sequence[str]) -> Plan:
-    """The work that is left, in jobs for devices of these kinds (`cpu` or `cuda`).
+def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
+    """Return the work that is left of these configs, for jobs of this launcher.
 
-    Raises `InputError` for whatever cannot be had, before anything is begun.
+    Raises InputError for whatever is not possible, before anything is begun.
     """
-    prepare, shelf = Preparer(), _Shelf({}, defaultdict(int))
+    experiments = [bind(Experiment, config, "") for config in configs]
+    root = _common_root(experiments)
+    prepare, read_finished = Preparer(), cache(_read_finished)
+    finished: dict[Path, int] = defaultdict(int)
     works: list[Planned] = []
-    jobs: list[list[int]] = []
-    network: Any = None
-    room = 0
-    hashes: set[str] = set()
-    for (experiment, config), kind in _layer_by_layer(combinations, kinds):
+    sizes: list[int] = []
+    for experiment, config in _layer_by_layer(experiments, configs):
+        kind = _kind_of_device(experiment, launcher)
         check_precision(experiment.precision, torch.device(kind))
-        wanted = replace(experiment, device="cpu", precision="float32")
-        setup = replace(prepare(wanted), experiment=experiment)
-        size = _units_per_job(setup, wanted, kind)
-        for work in _works(setup, config, size, shelf):
-            if work.hash in hashes:
-                raise InputError(
-                    f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
-                    "change the images (such as measure, natural or device). Type one command "
-                    "after the other, each with a root=... of its own."
-                )
-            hashes.add(work.hash)
-            if work.where[:2] != network or len(work.units) > room:  # a job of its own
-                jobs.append([])
-                network, room = work.where[:2], size
-            jobs[-1].append(len(works))
-            works.append(work)
-            room -= len(work.units)
-    return Plan(works, jobs, dict(shelf.found))
+        on_cpu = replace(experiment, device="cpu", precision="float32")  # this may have no GPU
+        setup = prepare(on_cpu)
+        size = _units_per_run(setup, kind)
+        left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
+        works += left
+        sizes += [size] * len(left)
+    _refuse_repeated(works)
+    return Plan(root, works, share_jobs(works, sizes), dict(finished))
+
+
+def _common_root(experiments: Sequence[Experiment]) -> Path:
+    roots = {Path(experiment.root).expanduser().resolve() for experiment in experiments}
+    if len(roots) > 1:
+        raise InputError(
+            f"root={','.join(map(str, sorted(roots)))}: a sweep has one root. Type one command "
+            "after the other."
+        )
+    return roots.pop()
 
 
 def _layer_by_layer(
-    combinations: Sequence[Combination], kinds: Sequence[str]
-) -> list[tuple[Combination, str]]:
-    """Those of one network and layer together, else in the order given; with their devices."""
-    found: dict[tuple[str, str], list[tuple[Combination, str]]] = {}
-    for one in zip(combinations, kinds, strict=True):
-        experiment = one[0].experiment
-        found.setdefault((repr(experiment.model), str(experiment.layer)), []).append(one)
-    return [one for layer in found.values() for one in layer]
+    experiments: Sequence[Experiment], configs: Sequence[PlainConfig]
+) -> list[tuple[Experiment, PlainConfig]]:
+    """Those of one network and layer together, so that they share it; else in the given order."""
+    layers: dict[tuple[str, str], list[tuple[Experiment, PlainConfig]]] = {}
+    for experiment, config in zip(experiments, configs, strict=True):
+        layer = repr(experiment.model), str(experiment.layer)
+        layers.setdefault(layer, []).append((experiment, config))
+    return [pair for pairs in layers.values() for pair in pairs]
 
 
-@dataclass
-class _Shelf:
-    """Finished runs, read once for each layer; and what of them was of use."""
-
-    layers: dict[Path, list[tuple[RunFolder, dict[str, Any]]]]
-    found: dict[Path, int]
-
-    def finished(self, layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
-        if layer not in self.layers:
-            self.layers[layer] = _finished_in(layer)
-        return self.layers[layer]
+def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
+    """`cpu` or `cuda`: where the jobs will run, by the settings, else as on this machine."""
+    name = str(experiment.device)
+    if name != "auto":
+        return "cuda" if "cuda" in name else "cpu"
+    if "hydra/launcher=slurm" in launcher:  # the node that launches often has no GPU
+        without = {f"hydra.launcher.gpus_per_node={value}" for value in ("0", "null")}
+        return "cpu" if without & set(launcher) else "cuda"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _works(setup: Setup, config: Mapping[str, Any], size: int, shelf: _Shelf) -> list[Planned]:
-    """Those of one combination that are not done."""
+def _units_per_run(setup: Setup, kind: str) -> int:
+    """As set; else several batches that fill the device."""
+    if isinstance(setup.experiment.units_per_job, int):
+        return setup.experiment.units_per_job
+    with torch.no_grad():
+        batch = units_to_fill(setup, kind)
+    return batch * -(-UNITS_AT_LEAST // batch)
+
+
+def _refuse_repeated(works: Sequence[Planned]) -> None:
+    hashes: set[str] = set()
+    for work in works:
+        if work.hash in hashes:
+            raise InputError(
+                f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
+                "change the images (such as measure, natural or device). Type one command "
+                "after the other, each with a root=... of its own."
+            )
+        hashes.add(work.hash)
+
+
+def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
+    """Finished runs of a layer whose records say with which settings they were made."""
+    runs = []
+    for work in sorted(layer.iterdir()) if layer.is_dir() else []:
+        for _, path in versions_in(work):
+            folder = RunFolder(path)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                record = folder.read_record()
+                if record["status"] == "finished" and record["n"] and record["recipe_hash"]:
+                    runs.append((folder, {**record, "units": set(record["units"])}))
+    return runs
+
+
+def _left(
+    setup: Setup, config: PlainConfig, size: int, read: Read, finished: dict[Path, int]
+) -> list[Planned]:
+    """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
     scientific = science(setup)
     root = Path(experiment.root).expanduser().resolve()
-    names = possible(chosen(experiment.analysis), experiment.natural)
     works = []
     for part in (units[first : first + size] for first in range(0, len(units), size)):
-        work = _planned(setup, config, scientific, part, root)
-        wanted = Work(
-            root=root, where=work.where, hash=work.hash, measures=names,
-            seeds=experiment.seeds, again=experiment.again, origin=None, restarted=False,
-            measuring=measuring(config),
-        )  # fmt: skip
-        if not experiment.again and (version := wanted.version()) is not None:
-            if wanted.is_done(version) and not _lacks_pictures(experiment, version):
-                shelf.found[version.path] += len(part)
-            else:
-                works.append(work)
-            continue
-        left = part if experiment.again else _left(wanted, scientific, part, shelf)
-        if left:
-            works.append(_planned(setup, config, scientific, left, root))
+        planned = _planned(setup, config, scientific, part, root)
+        work = _work(planned, experiment, root)
+        version = None if experiment.again else work.version()
+        if version is None:
+            left = list(part)
+            if not experiment.again:
+                left = _without_finished(work, scientific, part, read, finished)
+            if left:
+                works.append(_planned(setup, config, scientific, left, root))
+        elif work.is_done(version) and not _lacks_pictures(experiment, version):
+            finished[version.path] += len(part)
+        else:
+            works.append(planned)
     return works
 
 
+def _work(planned: Planned, experiment: Experiment, root: Path) -> Work:
+    return Work(
+        root=root,
+        where=planned.where,
+        hash=planned.hash,
+        measures=possible(chosen(experiment.analysis), experiment.natural),
+        seeds=experiment.seeds,
+        again=experiment.again,
+        measuring=measuring(planned.config),
+        origin=None,
+        restarted=False,
+    )
+
+
 def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
-    with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: it has what it has
+    with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: nothing can be drawn
         return experiment.images == "png" and bool(draw.lacking(folder))
     return False
 
 
-def _left(
-    wanted: Work, scientific: Mapping[str, Any], units: Sequence[int], shelf: _Shelf
+def _without_finished(
+    work: Work,
+    scientific: PlainConfig,
+    units: Sequence[int],
+    read: Read,
+    finished: dict[Path, int],
 ) -> list[int]:
-    """Units that no finished run with the same settings has, whatever others it is of."""
-    same = provenance.sha256_of(recipe(dict(scientific)))
+    """The units that no finished run with the same settings has."""
+    same_recipe = provenance.sha256_of(recipe(dict(scientific)))
     left = list(units)
-    for folder, record in shelf.finished(wanted.place.parent):
+    for folder, record in read(work.place.parent):
         shared = [unit for unit in left if unit in record["units"]]
-        if not shared or record["recipe_hash"] != same or not wanted.is_done(folder):
+        if not shared or record["recipe_hash"] != same_recipe or not work.is_done(folder):
             continue
-        shelf.found[folder.path] += len(shared)
+        finished[folder.path] += len(shared)
         left = [unit for unit in left if unit not in shared]
     return left
 
 
-def _finished_in(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
-    """Finished runs of a layer that say which settings they had."""
-    found = []
-    for work in sorted(layer.iterdir()) if layer.is_dir() else []:
-        for _, path in versions_in(work):
-            folder = RunFolder(path)
-            try:
-                record = folder.read_record()
-                if record["status"] == "finished" and record["n"] and record["recipe_hash"]:
-                    found.append((folder, {**record, "units": set(record["units"])}))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-    return found
-
-
 def _planned(
-    setup: Setup,
-    config: Mapping[str, Any],
-    scientific: Mapping[str, Any],
-    units: Sequence[int],
-    root: Path,
+    setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int], root: Path
 ) -> Planned:
     fixed = {"root": str(root), "unit": units_list(units), **fixed_paths(setup)}
-    targets = setup.targets.only(units)
     return Planned(
         hash=provenance.sha256_of({**scientific, "units": list(units)}),
         model=setup.network.name,
         layer=setup.network.layer.name,
         units=tuple(units),
-        where=(*setup.where[:2], targets.text),
-        config=_with(config, fixed),
+        where=(*setup.where[:2], setup.targets.only(units).text),
+        config=with_settings(config, fixed),
     )
-
-
-def _with(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with some settings, by their dotted names, in place of others."""
-    found = dict(config)
-    for name, value in changes.items():
-        first, _, rest = name.partition(".")
-        found[first] = _with(found[first], {rest: value}) if rest else value
-    return found
-
-
-def _units_per_job(setup: Setup, experiment: Experiment, kind: str) -> int:
-    if isinstance(experiment.units_per_job, int):
-        return experiment.units_per_job
-    with torch.no_grad():
-        batch = units_to_fill(replace(setup, experiment=experiment), kind)
-    return batch * -(-UNITS_AT_LEAST // batch)

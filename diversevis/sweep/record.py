@@ -3,8 +3,9 @@
 root/multirun/<name>/
     sweep.json            written before anything is launched
     failures/<hash>.json  errors of work that failed before it had a run folder
+    ended.json            why the launcher ended before its jobs
     .claim-0001           while the process that launched it waits for its end
-    .submitit/, multirun.yaml, ...   the launcher's and Hydra's own
+    .submitit/, multirun.yaml, ...   files of the launcher and of Hydra
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Planned:
 
     hash    of its scientific config
     where   its run folder's versions are in root/where[0]/where[1]/where[2]
-    config  all of it, resolved; its root is absolute
+    config  resolved; its root is absolute
     """
 
     hash: str
@@ -44,11 +45,12 @@ class Planned:
 class Sweep:
     """What was planned.
 
-    folder    of the record
+    folder    of the record, root/multirun/<name>
     command   as typed
     launcher  Hydra's overrides that chose and set the launcher
+    start     when it was launched, in ISO format
     works     everything that was to do
-    jobs      places in `works` of what each job does, in the launcher's order
+    jobs      indices into `works` of what each job does, in the launcher's order
     """
 
     folder: Path
@@ -62,57 +64,46 @@ class Sweep:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def root(self) -> Path:
+        return self.folder.parents[1]
+
     def write(self) -> None:
-        """`sweep.json`. Raises `InputError` where it cannot be written."""
-        content = {
-            "command": self.command,
-            "launcher": self.launcher,
-            "start": self.start,
-            "jobs": self.jobs,
-            "works": [asdict(work) for work in self.works],
-        }
+        """Write sweep.json; raises InputError if that is not possible."""
+        content = {name: value for name, value in asdict(self).items() if name != "folder"}
         try:
-            with replacing(self.folder / "sweep.json") as beside:
-                beside.write_text(json.dumps(content))
+            _write_json(self.folder / "sweep.json", content)
         except OSError as error:
             raise InputError(
-                f"root={self.folder.parents[1]}: the sweep's record {self.folder} cannot be made "
+                f"root={self.root}: the sweep's record {self.folder} cannot be made "
                 f"({error.strerror}). Choose a folder that can be written, root=/some/where."
             ) from error
 
     def write_failure(self, work: Planned, error: str) -> None:
-        """Of work that has no run folder to say it in."""
-        with replacing(self._failure(work.hash)) as beside:
-            beside.write_text(json.dumps({"error": error}))
+        """Save the error of work that has no run folder to write it to."""
+        _write_json(self._failure(work.hash), {"error": error})
 
     def forget_failure(self, work: Planned) -> None:
         self._failure(work.hash).unlink(missing_ok=True)
 
-    def read_failure(self, work: Planned) -> str | None:
-        """The error, None where there was none."""
-        try:
-            return str(json.loads(self._failure(work.hash).read_text())["error"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def read_failure(self, work: str) -> str | None:
+        """Return the error of the work of this hash, None if there was none."""
+        return _read_text(self._failure(work), "error")
 
     def write_end(self, why: str) -> None:
-        """Why its launcher has ended before its jobs did."""
-        with contextlib.suppress(OSError), replacing(self.folder / "ended.json") as beside:
-            beside.write_text(json.dumps({"ended": why}))
+        """Save why the launcher ended before its jobs did."""
+        with contextlib.suppress(OSError):
+            _write_json(self.folder / "ended.json", {"ended": why})
 
     def read_end(self) -> str | None:
-        """None where it has not, or does not say."""
-        try:
-            return str(json.loads((self.folder / "ended.json").read_text())["ended"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return _read_text(self.folder / "ended.json", "ended")
 
     def _failure(self, work: str) -> Path:
         return self.folder / "failures" / f"{work[:SHORT]}.json"
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Raises `OSError` or `ValueError` where there is none, or a damaged one."""
+    """Return the sweep; raises OSError or ValueError if its record is missing or damaged."""
     content = json.loads((folder / "sweep.json").read_text())
     try:
         return Sweep(
@@ -131,13 +122,40 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def sweeps(root: Path) -> Iterator[Sweep]:
-    """The sweeps recorded below `root/multirun`, oldest first; damaged ones are left out."""
+    """Yield the sweeps recorded in root/multirun, oldest first; damaged ones are left out."""
     try:
         folders: Sequence[Path] = sorted((root / SWEEPS).iterdir())
     except OSError:
         return
     for folder in folders:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             yield read_sweep(folder)
-        except (OSError, ValueError):
-            continue
+
+
+def share_jobs(works: Sequence[Planned], most_units: Sequence[int]) -> list[list[int]]:
+    """Return jobs as indices into `works`: neighbours on one layer share a process and network.
+
+    most_units  of a job that begins with this work
+    """
+    jobs: list[list[int]] = []
+    layer, room = None, 0
+    for index, (work, most) in enumerate(zip(works, most_units, strict=True)):
+        if work.where[:2] != layer or len(work.units) > room:
+            jobs.append([])
+            layer, room = work.where[:2], most
+        jobs[-1].append(index)
+        room -= len(work.units)
+    return jobs
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content))
+
+
+def _read_text(path: Path, key: str) -> str | None:
+    """The entry `key` of a JSON file; None if there is no such file or it is damaged."""
+    try:
+        return str(json.loads(path.read_text())[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,14 +1,7 @@
-"""What has become of every piece of work below a root.
+"""The state of every piece of work below a root, from three sources.
 
-finished     its run folder is whole
-running      a process is at it and gives signs of life
-waiting      it has not begun, or has ended early, and a job is still to come to it
-interrupted  ended by Ctrl-C or by the system, with what there was kept
-failed       ended by an error
-lost         its process is gone without a word (out of memory, or the machine went down), or
-             its job was cancelled
-missing      planned by a sweep, and neither there nor still to come
-damaged      a folder whose record cannot be read
+The run's record in run.json, the sign of life of whoever works on it, and the sweep that planned
+it. `diversevis.runs.states` has the states' names and meanings.
 """
 
 from __future__ import annotations
@@ -24,30 +17,27 @@ from typing import Any
 
 from diversevis.runs.find import Run, find_runs, newest, read_run
 from diversevis.runs.holder import Holder, Sign, sign_of
+from diversevis.runs.states import DAMAGED, LOST, MISSING, UNFINISHED, WAITING
 from diversevis.runs.versions import work_folder
 from diversevis.sweep.queue import Launched, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep, sweeps
 
-STATES = (
-    "finished", "running", "waiting", "interrupted", "failed", "lost", "missing", "damaged",
-)  # fmt: skip
-UNDONE = "interrupted", "failed", "lost", "missing"  # of which nothing becomes by itself
-REQUEUED = "SIGTERM", "SIGUSR1", "SIGUSR2"  # may have ended a job that Slurm then starts again
+REQUEUED = "SIGTERM", "SIGUSR1", "SIGUSR2"  # Slurm sends them to jobs that it starts again
 
 Queued = Callable[[], set[str] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What has become of a piece of work.
+    """The state of a piece of work.
 
-    state   one of `STATES`
+    state   one of `MEANINGS`
     hash    of its scientific config; None where its record does not say
     folder  of its newest version; None where there is none
-    record  that folder's, of finished work without its config; None where none can be read
+    record  that folder's, of finished work without its config; None where it cannot be read
     planned, sweep  as the newest sweep that has it planned it; None where no sweep did
-    holder  who was the last at work there and has not finished
-    error   whole; None where there was none, or nothing is known of it
+    holder  the last process that worked on it and has not finished
+    error   complete; None where there was none, or it is not known
     age     seconds since the holder's last sign of life
     """
 
@@ -56,24 +46,23 @@ class State:
     layer: str
     units: tuple[int, ...]
     hash: str | None
-    folder: Path | None
-    record: Mapping[str, Any] | None
-    planned: Planned | None
-    sweep: Sweep | None
-    holder: Holder | None
-    error: str | None
-    age: float | None
+    folder: Path | None = None
+    record: Mapping[str, Any] | None = None
+    planned: Planned | None = None
+    sweep: Sweep | None = None
+    holder: Holder | None = None
+    error: str | None = None
+    age: float | None = None
 
 
 def states(root: Path, *, queued: Queued = squeue_ids) -> list[State]:
-    """Of every run at or below `root`, and of all work that the sweeps in `root/multirun` planned;
-    by model, layer and units.
+    """Return the state of every run at or below `root`, and of all work planned by the sweeps in
+    root/multirun, by model, layer and units.
 
-    queued  the ids of the jobs that Slurm has, None where they are not known
+    queued  returns the ids of the jobs that Slurm has, None if they are not known
     """
     plans = _Plans(map(read_launched, sweeps(root)), queued)
-    found = _settled(find_runs([root]), plans, plans.works.values())
-    return sorted(found, key=_order)
+    return sorted(_states(find_runs([root]), plans, plans.works.values()), key=_order)
 
 
 def state_of_works(
@@ -83,79 +72,75 @@ def state_of_works(
     sweep: Sweep | None = None,
     queued: Queued = squeue_ids,
 ) -> list[State]:
-    """Of these works alone, in their order, without a look at all of `root`.
+    """Return the states of these works alone, in their order, without reading all of `root`.
 
-    sweep  that planned them; the process that launched it is the one that asks, so that nothing is
-           to come from there any more
+    sweep  that planned them; the process that launched it asks, so it will launch nothing more
     """
     launched = [replace(read_launched(sweep), alive=False)] if sweep else []
     plans = _Plans(launched, queued)
-    places = dict.fromkeys(work_folder(root, work.where) for work in works)
-    found = {
-        state.hash: state
-        for state in _settled(find_runs(places), plans, works)
-        if state.hash is not None
-    }
-    return [found[work.hash] for work in works]
+    folders = dict.fromkeys(work_folder(root, work.where) for work in works)
+    by_hash = {state.hash: state for state in _states(find_runs(folders), plans, works)}
+    return [by_hash[work.hash] for work in works]
 
 
 class _Plans:
-    """What sweeps planned, and what may still come of it.
+    """What sweeps planned, and what may still be done of it.
 
-    Made before the runs are read: what ends in between is then among the runs.
+    Made before the runs are read, so that a job that ends in between is seen as a run.
     """
 
     def __init__(self, launched: Iterable[Launched], queued: Queued) -> None:
-        self._launched: dict[str, list[Launched]] = defaultdict(list)  # the newest first
-        for one in reversed(list(launched)):
-            for work in one.works:
-                self._launched[work].append(one)
-        self.works = {work: of[0].works[work] for work, of in self._launched.items()}
+        self.works: dict[str, Planned] = {}  # as the newest sweep planned them
+        self._launched: dict[str, list[Launched]] = defaultdict(list)  # oldest sweep first
+        for launch in launched:
+            for work in launch.sweep.works:
+                self.works[work.hash] = work
+                self._launched[work.hash].append(launch)
         self.queue = queued()
-        self.busy: set[str] = set()  # works at which somebody is
+        self.busy: set[str] = set()  # hashes of works in progress
 
-    def newest(self, work: str | None) -> Launched | None:
-        of = self._launched.get(work) if work else None
-        return of[0] if of else None
+    def newest(self, work: str | None) -> Sweep | None:
+        """The newest sweep that planned the work of this hash."""
+        launched = self._launched.get(work) if work else None
+        return launched[-1].sweep if launched else None
 
-    def fate(self, work: str, since: float) -> tuple[str, str | None] | None:
-        """What the sweeps begun since then have made of work that has nothing newer to show for it:
-        `failed` and why, or `waiting`; None for nothing."""
-        for one in self._launched.get(work, []):
-            if one.start < since:
+    def is_asked_for(self, run: Run) -> bool:
+        """False for a run that the newest sweep does over, as again=true asks."""
+        sweep = self.newest(run.hash)
+        if sweep is None or run.hash is None or run.record is None:
+            return True
+        again = self.works[run.hash].config.get("again")
+        return not again or run.record.get("origin") == sweep.name
+
+    def outcome(self, work: str, since: float) -> tuple[str, str | None] | None:
+        """("failed", error) or (WAITING, None) by the sweeps begun since then; None for neither."""
+        for launched in reversed(self._launched.get(work, [])):
+            if launched.start < since:
                 continue
-            if (error := one.sweep.read_failure(one.works[work])) is not None:
+            if (error := launched.sweep.read_failure(work)) is not None:
                 return "failed", error
-            if one.may_come(work, self.queue, self.busy):
-                return "waiting", None
+            if launched.may_do(work, self.queue, self.busy):
+                return WAITING, None
         return None
 
 
-def _settled(runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]) -> list[State]:
-    """Of runs, and of those `works` that have none."""
-    known = {run.hash for run in runs if _counts(run, plans)}
-    found = [(run, _of_run(run, plans)) for run in newest(runs) if run.hash in known]
-    plans.busy = {state.hash for _, state in found if state.state == "running" and state.hash}
+def _states(runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]) -> list[State]:
+    """The states of the runs, and of those `works` that have none."""
+    known = {run.hash for run in runs if plans.is_asked_for(run)}
+    pairs = [(run, _of_run(run, plans)) for run in newest(runs) if run.hash in known]
+    plans.busy = {state.hash for _, state in pairs if state.state == "running" and state.hash}
     unknown = {work.hash: work for work in works if work.hash not in known}
     return [
-        *(_to_come(run, state, plans) for run, state in found),
+        *(_by_sweeps(state, run.changed, plans) for run, state in pairs),
         *(_of_plan(work, plans) for work in unknown.values()),
     ]
 
 
-def _counts(run: Run, plans: _Plans) -> bool:
-    """Whether it may be what the newest sweep asked for: with `again=true`, one of its own."""
-    newest = plans.newest(run.hash)
-    if newest is None or run.hash is None or run.record is None:
-        return True
-    again = newest.works[run.hash].config.get("again")
-    return not again or run.record.get("origin") == newest.sweep.name
-
-
 def _of_run(run: Run, plans: _Plans) -> State:
+    """The state by the run's record and its sign of life."""
     run, state, sign = _look(run)
-    newest = plans.newest(run.hash)
     model, layer = _network(run)
+    error = run.reason or (run.record or {}).get("error")
     return State(
         state=state,
         model=model,
@@ -165,15 +150,15 @@ def _of_run(run: Run, plans: _Plans) -> State:
         folder=run.folder,
         record=run.record,
         planned=plans.works.get(run.hash) if run.hash else None,
-        sweep=newest.sweep if newest else None,
+        sweep=plans.newest(run.hash),
         holder=sign.holder if sign else None,
-        error=_error(run) if state in ("failed", "damaged") else None,
+        error=error if state in ("failed", DAMAGED) and isinstance(error, str) else None,
         age=sign.age if sign else None,
     )
 
 
 def _network(run: Run) -> tuple[str, str]:
-    """Model and layer; of a damaged run by where it is, if that tells."""
+    """Model and layer; of a damaged run by the names of the folders that it is in."""
     if run.record is not None:
         return run.record["model"], run.record["layer"]
     names = run.folder.absolute().parts[-4:-2]
@@ -181,77 +166,64 @@ def _network(run: Run) -> tuple[str, str]:
 
 
 def _look(run: Run) -> tuple[Run, str, Sign | None]:
-    """Its state by its record, and by the sign of life of whoever is at work there."""
+    """The run, its state by its record, and the sign of life of whoever works on it."""
     if run.record is None or run.reason is not None:
-        return run, "damaged", None
-    if run.record["status"] == "finished":
+        return run, DAMAGED, None
+    status = run.record["status"]
+    if status == "finished":
         return run, "finished", None
     sign = sign_of(run.folder)
-    status = run.record["status"]
+    # Of a run that has ended, an old claim may be left; only a fresh sign means a new process.
     if sign is not None and (sign.alive if status == "running" else sign.fresh):
         return run, "running", sign
     if status != "running":
         return run, status, sign
-    again = read_run(run.folder)  # it may have ended between the two looks
+    again = read_run(run.folder)  # it may have ended after its record was read
     if again is None or again.record is None or again.record["status"] == "running":
-        return run, "lost", sign
+        return run, LOST, sign
     return again, again.record["status"], sign
 
 
-def _error(run: Run) -> str | None:
-    found = run.reason or (run.record or {}).get("error")
-    return found if isinstance(found, str) else None
-
-
-def _to_come(run: Run, state: State, plans: _Plans) -> State:
-    """The same, unless something else has become of it since, or will."""
-    if state.state not in UNDONE or state.record is None:
+def _by_sweeps(state: State, changed: float, plans: _Plans) -> State:
+    """The state, changed where a job will continue the work, or has failed to since `changed`."""
+    if state.state not in UNFINISHED or state.record is None:
         return state
-    if str(state.record.get("job")) in (plans.queue or ()) and _is_started_again(state):
-        return replace(state, state="waiting", error=None)
-    fate = plans.fate(state.hash, run.changed) if state.hash else None
-    if fate is not None:
-        return replace(state, state=fate[0], error=fate[1])
-    gone = plans.queue is not None and state.record.get("job") is not None
-    if gone and state.state == "interrupted" and state.record.get("ended_by") in REQUEUED:
-        return replace(state, state="lost")  # its job was cancelled, not queued again
+    job, ended_by = state.record.get("job"), state.record.get("ended_by")
+    # In a job, a person's shell may survive the run: Slurm restarts no run typed there.
+    of_slurm = state.state == LOST and state.record.get("sweep") is not None
+    warned = state.state == "interrupted" and ended_by in REQUEUED
+    if str(job) in (plans.queue or ()) and (of_slurm or warned):
+        return replace(state, state=WAITING, error=None)
+    outcome = plans.outcome(state.hash, changed) if state.hash else None
+    if outcome is not None:
+        return replace(state, state=outcome[0], error=outcome[1])
+    if warned and job is not None and plans.queue is not None:
+        return replace(state, state=LOST)  # the job was cancelled: Slurm did not queue it again
     return state
 
 
-def _is_started_again(state: State) -> bool:
-    """By Slurm, whose job it was; a person's own shell goes on in a job of which nothing comes."""
-    record = state.record or {}
-    if state.state == "interrupted":
-        return record.get("ended_by") in REQUEUED
-    return state.state == "lost" and record.get("sweep") is not None
-
-
 def _of_plan(work: Planned, plans: _Plans) -> State:
-    newest = plans.newest(work.hash)
-    state, error = plans.fate(work.hash, since=-math.inf) or ("missing", None)
+    """The state of work that has no run."""
+    state, error = plans.outcome(work.hash, since=-math.inf) or (MISSING, None)
     return State(
         state=state,
         model=work.model,
         layer=work.layer,
         units=work.units,
         hash=work.hash,
-        folder=None,
-        record=None,
         planned=work,
-        sweep=newest.sweep if newest else None,
-        holder=None,
+        sweep=plans.newest(work.hash),
         error=error,
-        age=None,
     )
 
 
 def _order(state: State) -> tuple[Any, ...]:
-    names = natural(state.model), natural(state.layer)
-    return *names, state.units, str(state.folder or "")
+    return natural(state.model), natural(state.layer), state.units, str(state.folder or "")
 
 
 @cache
 def natural(text: str) -> list[tuple[int, str]]:
-    """Sorts conv1_2 before conv1_10."""
+    """Return a key that sorts conv1_2 before conv1_10."""
+    # 18 digits: int() refuses more than a few thousand, and a hash of digits is no number.
     parts = re.split(r"(\d{1,18})", text)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

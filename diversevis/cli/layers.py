@@ -1,0 +1,35 @@
+"""`diversevis layers`: the layers of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diversevis.config.compose import compose_model
+from diversevis.errors import InputError
+from diversevis.models.network import open_model
+from diversevis.models.receptive_field import receptive_field
+
+
+def layers_command(arguments: Sequence[str]) -> None:
+    """Print a table of the layers whose units have a receptive field of fixed size."""
+    traced = open_model(compose_model(arguments))
+    rows = [("layer", "units", "receptive field", "stride", "response")]
+    for layer in traced.layers:
+        try:
+            field = receptive_field(traced.root, traced.graph, layer.node)
+        except InputError:  # its units see the whole image, whatever its size
+            continue
+        size, stride = _text(field.size), _text(field.stride)
+        rows.append((layer.name, str(layer.channels), size, stride, layer.response))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _text(pair: tuple[int, int]) -> str:
+    """Pixels, vertical and horizontal: `14`, or `14 x 10`."""
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}"
