@@ -24,7 +24,7 @@ FLOORS = [  # a room may import from lower floors only; rooms on one floor do no
 ]
 
 
-PENDING = {("measures", "method"), ("method", "experiment"), ("method", "runs")}  # to be mended
+PENDING = {("measures", "method")}  # to be mended
 
 
 def modules():
