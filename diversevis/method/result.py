@@ -12,6 +12,7 @@ from torch import Tensor
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import pairwise_distances
+from diversevis.method.optimize.loop import Result as Optimized
 from diversevis.method.response import Responses, respond
 from diversevis.method.setup import Setup
 
@@ -43,26 +44,52 @@ class Visualization:
     front: Float[Tensor, "weight image 3 height width"] | None = None
 
 
-def unit_metrics(
-    final: Responses,
+def unit_result(
+    setup: Setup,
+    row: int,
     index: int,
-    response_scale: Float[Tensor, ""],
+    final: Responses,
+    optimized: Optimized,
     best_response: Float[Tensor, ""],
-) -> dict[str, Any]:
-    """Responses and distances of the images at `index`; distances are None for a single image."""
-    responses, scaled = final.responses[index], final.scaled[index] / response_scale
-    metrics: dict[str, Any] = {}
-    for suffix, values in (("", responses), ("_scaled", scaled)):
-        metrics[f"response_mean{suffix}"] = values.mean().item()
-        metrics[f"response_min{suffix}"] = values.min().item()
-        metrics[f"response_max{suffix}"] = values.max().item()
-    metrics["response_best"] = best_response.item()
-    pixels = final.images.flatten(2)
-    for name, vectors in (("distance", final.features), ("distance_pixels", pixels)):
-        pairs = pairwise_distances(vectors[index : index + 1])[0]
-        metrics[f"{name}_min"] = pairs.min().item() if len(pairs) else None
-        metrics[f"{name}_mean"] = pairs.mean().item() if len(pairs) else None
-    return metrics
+    response_scale: Float[Tensor, ""],
+) -> Visualization:
+    """The result of the unit at `row` of the targets, whose images stand at `index` of `final`."""
+    unit, steps = setup.targets.units[row], optimized.steps[index]
+    scaled = final.scaled[index] / response_scale
+    metrics = (
+        {"unit": unit}
+        | _response_metrics("", final.responses[index])
+        | _response_metrics("_scaled", scaled)
+        | {"response_best": best_response.item()}
+        | _distance_metrics("distance", final.features[index])
+        | _distance_metrics("distance_pixels", final.images[index].flatten(1))
+        | {"steps": steps, "stop": optimized.stop[index]}
+    )
+    return Visualization(
+        unit=unit,
+        images=final.images[index],
+        responses=final.responses[index],
+        metrics=metrics,
+        trace={name: terms[:steps, index] for name, terms in optimized.trace.items()},
+        interrupted=optimized.interrupted,
+    )
+
+
+def _response_metrics(suffix: str, responses: Float[Tensor, " image"]) -> dict[str, Any]:
+    return {
+        f"response_mean{suffix}": responses.mean().item(),
+        f"response_min{suffix}": responses.min().item(),
+        f"response_max{suffix}": responses.max().item(),
+    }
+
+
+def _distance_metrics(name: str, features: Float[Tensor, "image feature"]) -> dict[str, Any]:
+    """None for a single image."""
+    pairs = pairwise_distances(features[None])[0]
+    return {
+        f"{name}_min": pairs.min().item() if len(pairs) else None,
+        f"{name}_mean": pairs.mean().item() if len(pairs) else None,
+    }
 
 
 def dead_units(setup: Setup, rows: Tensor, noise: Tensor) -> list[Visualization]:

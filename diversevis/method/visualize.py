@@ -27,7 +27,7 @@ from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.loop import Listener, PhaseCheckpoints, Result, StepProgress
 from diversevis.method.response import Responses, respond
 from diversevis.method.result import Visualization as Visualization
-from diversevis.method.result import dead_units, unit_metrics
+from diversevis.method.result import dead_units, unit_result
 from diversevis.method.setup import Setup
 
 
@@ -43,7 +43,7 @@ class Batch:
 
 
 class Noise(NamedTuple):
-    """Start images of the live units, at whose responses a gradient exists; and the dead units."""
+    """Start images of the live units, all with a gradient; and the dead units, which have none."""
 
     rows: Int[Tensor, " unit"]
     search: Float[Tensor, "unit restart 3 height width"]
@@ -109,7 +109,7 @@ def draw_noise(batch: Batch) -> Noise:
 def search_best(batch: Batch, noise: Noise) -> Responses:
     """Step 2: the image that drives every unit most, [unit, 1], for the response alone.
 
-    Several images are optimized, none of them knowing of the others, and the best is taken.
+    Several images are optimized independently, and the best is taken.
     """
     setup, checkpoints, progress = batch.setup, batch.checkpoints, batch.progress
     if progress:
@@ -183,20 +183,10 @@ def score(
         final = respond(setup, optimized.images, repeated[0])
     final = Responses(*(values.cpu() for values in final))
     rows, best_responses, response_scales = (values.cpu() for values in repeated)
-    results = []  # [unit * weight]
-    for i, row in enumerate(rows.tolist()):
-        unit, steps, stop = setup.targets.units[row], optimized.steps[i], optimized.stop[i]
-        metrics = unit_metrics(final, i, response_scales[i], best_responses[i])
-        results.append(
-            Visualization(
-                unit=unit,
-                images=final.images[i],
-                responses=final.responses[i],
-                metrics={"unit": unit} | metrics | {"steps": steps, "stop": stop},
-                trace={name: terms[:steps, i] for name, terms in optimized.trace.items()},
-                interrupted=optimized.interrupted,
-            )
-        )
+    results = [  # [unit * weight]
+        unit_result(setup, row, i, final, optimized, best_responses[i], response_scales[i])
+        for i, row in enumerate(rows.tolist())
+    ]
     size = len(weights)
     return [at_knee(results[i : i + size], weights) for i in range(0, len(results), size)]
 
