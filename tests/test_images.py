@@ -20,7 +20,7 @@ def test_rendered_images_have_the_norm_and_the_direction():
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (7, 10), (1, 1)])
 def test_preconditioned_gradient_is_filtered_in_the_fourier_domain(height, width):
-    """Against the definition of METHOD.md section 3, with numpy's full transform in float64."""
+    """Against the definition of docs/method.md, section 3, with numpy's full transform in float64."""
     gradient = torch.randn(1, 2, 3, height, width, dtype=torch.float64)
     rows = np.fft.fftfreq(height)[:, None] * height
     columns = np.fft.fftfreq(width)[None, :] * width

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diversevis.method.objective import Objective, Target, pairwise_distances, smallest_distance
+from diversevis.method.objective import Objective, pairwise_distances, smallest_distance
+from diversevis.models.targets import responses_to_all_images, responses_to_own_images
 
 
 def brute_force(features):
@@ -109,16 +110,11 @@ def test_responses_to_a_channel_and_to_a_direction():
     y = torch.tensor([[[3.0, 4.0, 0.0]], [[3.0, 4.0, 0.0]]])
     vectors = torch.tensor([[0.0, 2.0, 0.0], [3.0, 4.0, 0.0]])  # any length: the direction counts
     kinds = {
-        kind: Target(vectors=vectors, kind=kind, gain=None)(y)[:, 0]
-        for kind in ("max", "cos", "mse")
+        kind: responses_to_own_images(y, vectors, kind)[:, 0] for kind in ("max", "cos", "mse")
     }
     assert kinds["max"].tolist() == [4, 5]
     assert kinds["cos"].tolist() == pytest.approx([4 / math.sqrt(25.01), 5 / math.sqrt(25.01)])
     assert kinds["mse"].tolist() == pytest.approx([-(9 + 4) / 3, 0])
-
-
-def test_channel_gains_scale_the_response():
-    y = torch.tensor([[[3.0, 4.0]]])
-    one_hot = torch.tensor([[0.0, 1.0]])
-    target = Target(vectors=one_hot, kind="max", gain=torch.tensor([9.0, 0.5]))
-    assert target(y).item() == 2
+    for kind, responses in kinds.items():
+        of_all = responses_to_all_images(y[0], vectors, kind)[0]
+        assert of_all.tolist() == pytest.approx(responses.tolist())

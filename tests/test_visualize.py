@@ -9,6 +9,7 @@ import torch
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
 from diversevis.method.objective import pairwise_distances
+from diversevis.method.response import respond
 from diversevis.method.setup import prepare
 from diversevis.method.visualize import visualize
 from diversevis.models.energy import gabor_pairs
@@ -90,6 +91,13 @@ def test_other_targets_and_scales(tmp_path, monkeypatch):
     scaled = alone(natural, 0).metrics
     mean = 1 / natural.channel_gain[8].item()
     assert scaled["response_mean_scaled"] == pytest.approx(scaled["response_mean"] / mean, rel=1e-4)
+    directed = setup_of(*base, "objective.scale=natural", f"objective.photographs={tmp_path}")
+    x = torch.randn(1, 2, 3, *directed.field.size)
+    seen = respond(directed, x, torch.tensor([0]))
+    channels = directed.readout(x[0] / 255, torch.tensor([0]))[0].reshape(2, -1)
+    vector = torch.from_numpy(direction) / 5
+    assert torch.allclose(seen.responses[0], channels @ vector, atol=1e-5)
+    assert torch.allclose(seen.scaled[0], (channels * directed.channel_gain) @ vector, atol=1e-4)
     plain = setup_of("layer=simple", "unit=8", "objective.diversity=0.02")
     assert sha256_of(science(natural)) != sha256_of(science(plain))
 
@@ -165,7 +173,7 @@ def test_norm_paper_is_for_vgg19():
 
 
 def test_the_papers_published_setting(real_weights):
-    """METHOD.md section 4; the published batch's mean response is 7665, after up to 2000 steps."""
+    """docs/method.md, section 4; the published batch's mean response is 7665, after up to 2000 steps."""
     responses = []
     for seed in range(5):
         setup = setup_of("experiment=cadena2018", f"seed={seed}")

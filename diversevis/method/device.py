@@ -1,4 +1,4 @@
-"""The machine: how much memory there is, how many images fit, and an allocator that keeps pages."""
+"""Device, precision, memory, batch size: what the machine offers, and how many images fit."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from diversevis.errors import InputError
 
 Precision = Literal["float32", "tf32"]
 
-# mallopt's names for its settings (glibc's malloc.h), and the values they get.
+# Parameters of mallopt (glibc's malloc.h) and their values.
 KEEP_PAGES = {
-    -4: 0,  # M_MMAP_MAX: no block gets a mapping of its own, which would be given back when freed
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: what is free at the top is kept
+    -4: 0,  # M_MMAP_MAX: no separate mapping for a large block, which would be returned when freed
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: free memory at the top of the heap is not returned
     -2: 2**26,  # M_TOP_PAD: grow by 64 MiB
-    -8: 1,  # M_ARENA_MAX: one heap for all threads
+    -8: 1,  # M_ARENA_MAX: a single heap for all threads
 }
-BACKWARD = 2.5  # memory of a step, in activations: these, their gradients, and workspace
-SHARE = 0.5  # of the free memory, for one batch
-# What one batch's step should take: enough to fill the device, little enough to stay near it.
+BACKWARD = 2.5  # memory of a step over that of the activations: with their gradients and workspace
+SHARE = 0.5  # of the free memory, for a batch
+# Bytes for the step of a batch (ours): enough to keep the device busy, and not more.
 FOOTPRINT = {"cpu": 256 * 2**20, "cuda": 8 * 2**30}
 MOST_IMAGES = {"cpu": 1024, "cuda": 8192}
 
-# What torch's host allocator, and what CUDA's libraries say when they have no room to work in.
+# In messages of torch's host allocator and of CUDA's libraries.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
-CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of them
+CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of control groups
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
 
 def keep_pages() -> bool:
-    """Have freed memory stay with this process instead of going back to the system and coming as
-    new, zeroed pages at every step; without this, large batches lose up to half their time.
+    """Let this process keep the memory that it frees; returns whether it took effect (glibc only).
 
-    Returns whether it took effect: the C library must be glibc.
+    Otherwise memory returns to the system and comes back as zeroed pages at every step, which costs
+    large batches up to half their time.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -50,11 +50,11 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return all([mallopt(setup, value) == 1 for setup, value in KEEP_PAGES.items()])
+    return all([mallopt(name, value) == 1 for name, value in KEEP_PAGES.items()])
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`; raises `InputError` for one that is not there."""
+    """The device called `auto`, `cpu`, `cuda` or `cuda:1`; raises `InputError` if it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
@@ -76,17 +76,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_devices(names: str | Sequence[str | int]) -> tuple[torch.device, ...]:
-    """The devices that share the units: one name, or several (`cuda:0,1`, [cuda:0,1]).
+    """The devices that share the units: a name, or several (`cuda:0,1`, [cuda:0,1]).
 
-    Raises `InputError` for one that is not there, or is a GPU named twice.
+    Raises `InputError` for a device that is missing, or a GPU named twice.
     """
     written = names if isinstance(names, str) else ",".join(str(name) for name in names)
     if not written:
         raise InputError(f"device={names} names no device. Use device=auto.")
-    first, *others = (part.strip() for part in written.split(","))
+    first, *more = (part.strip() for part in written.split(","))
     kind = first.partition(":")[0]
-    every = [first, *(f"{kind}:{other}" if other.isdigit() else other for other in others)]
-    devices = tuple(pick_device(name) for name in every)
+    full_names = [first, *(f"{kind}:{name}" if name.isdigit() else name for name in more)]
+    devices = tuple(pick_device(name) for name in full_names)
     gpus = [device for device in devices if device.type == "cuda"]
     if len(set(gpus)) < len(gpus):
         raise InputError(f"device={written} names one device twice.")
@@ -95,9 +95,12 @@ def pick_devices(names: str | Sequence[str | int]) -> tuple[torch.device, ...]:
 
 @contextlib.contextmanager
 def precision(name: Precision) -> Iterator[None]:
-    """`float32`: plain, chosen the same way every time (cuDNN would round convolutions to TF32);
-    `tf32`: convolutions round their factors to 10 bits. Products of matrices, which tell images
-    from one another, stay plain."""
+    """Rounding of convolutions on CUDA devices, by the same algorithms in every run.
+
+    float32  plain (by default, cuDNN would round to TF32)
+    tf32     factors are rounded to 10 bits; matrix products, from which distances between images
+             are computed, stay plain
+    """
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=name == "tf32"
     ):
@@ -105,13 +108,13 @@ def precision(name: Precision) -> Iterator[None]:
 
 
 def check_precision(name: Precision, device: torch.device) -> None:
-    """Raises `InputError` for a precision that the device does not have."""
+    """Raises `InputError` for a precision that the device lacks."""
     if name == "tf32" and device.type != "cuda":
         raise InputError("precision=tf32 is a setting of CUDA devices. Use precision=float32.")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a new computation may take on `device`."""
+    """Bytes that are free for a new computation on `device`."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -120,7 +123,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor) -> int:
-    """Memory of one image's step, forward and backward, measured on the network's own maps."""
+    """Memory of a step (forward and backward) per image, from the sizes of the network's maps."""
     device = rows.device
     counter = _Counter(network)
     with torch.no_grad():
@@ -128,29 +131,35 @@ def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor
     return int(BACKWARD * counter.bytes)
 
 
-def choose_batch(each: int, device: torch.device, one_unit: int) -> int:
-    """How many images to send through the network at once, `each` of them taking so many bytes.
+def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
+    """Number of images to send through the network at once.
 
-    It depends on the network alone (`one_unit` of images, if they are large), and on the machine
-    only where memory is short.
+    per_image  bytes
+    per_unit   images
+
+    It depends on the network alone, so that all machines compute the same batches, except where
+    memory is short.
     """
-    wanted = batch_to_fill(each, device.type, one_unit)
-    return max(1, min(wanted, int(SHARE * free_memory(device)) // each))
+    wanted = batch_to_fill(per_image, device.type, per_unit)
+    return max(1, min(wanted, int(SHARE * free_memory(device)) // per_image))
 
 
-def batch_to_fill(each: int, kind: str, one_unit: int) -> int:
-    """How many images fill a device of this kind, `cpu` or `cuda`, whatever its free memory."""
-    return min(MOST_IMAGES[kind], max(one_unit, FOOTPRINT[kind] // each))
+def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:
+    """Number of images that fill a device of this kind (`cpu`, `cuda`), if all its memory is free:
+    those of a unit (`per_unit`) at least."""
+    return min(MOST_IMAGES[kind], max(per_unit, FOOTPRINT[kind] // per_image))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the host had no memory left."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
 
 
 class _Counter(fx.Interpreter):
+    """Runs a network and adds up the sizes of the maps that it computes."""
+
     bytes = 0
 
     def run_node(self, node: fx.Node) -> object:
@@ -170,12 +179,12 @@ def _available() -> int:
 
 
 def _control_group() -> list[int | None]:
-    """What is left of the limit that a container or a cluster's job has, if it has one."""
-    found: list[int | None] = []
+    """Bytes that the limits of a container or a cluster's job leave; empty without a limit."""
+    free: list[int | None] = []
     for limit, used in CONTROL_GROUPS:
         try:
             left = int(Path(limit).read_text()) - int(Path(used).read_text())
         except (OSError, ValueError):  # no such group, or `max`
             continue
-        found.append(max(left, 0))
-    return found
+        free.append(max(left, 0))
+    return free

@@ -1,12 +1,38 @@
-"""The front of response against diversity over the objective's weights (METHOD.md section 9)."""
+"""The front of response against smallest distance over several diversity weights.
+
+docs/method.md, section 9.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from diversevis.method.result import Visualization
+
+IN_TABLE = "response_mean", "response_min", "distance_min", "distance_mean", "stop"
+
+
+def at_knee(results: Sequence[Visualization], weights: Sequence[float]) -> Visualization:
+    """A unit's results at all diversity weights -> the result at the knee, with the front."""
+    if len(results) == 1:  # no front
+        return results[0]
+    table = [
+        {"diversity": weight} | {name: result.metrics[name] for name in IN_TABLE}
+        for weight, result in zip(weights, results, strict=True)
+    ]
+    index = knee(*([row[name] for row in table] for name in ("response_mean", "distance_min")))
+    return replace(
+        results[index],
+        metrics=results[index].metrics | {"knee": weights[index], "front": table},
+        front=torch.stack([result.images for result in results]),
+    )
 
 
 def undominated(responses: Sequence[float], distances: Sequence[float]) -> list[int]:
-    """The points that no other one beats in both, by ascending distance."""
+    """Indices of the points that no other point exceeds in both, by ascending distance."""
     order = sorted(range(len(responses)), key=lambda i: (-distances[i], -responses[i]))
     front: list[int] = []
     for i in order:
@@ -16,26 +42,27 @@ def undominated(responses: Sequence[float], distances: Sequence[float]) -> list[
 
 
 def knee(responses: Sequence[float], distances: Sequence[float]) -> int:
-    """The point from which more distance costs more response than it did until there.
+    """Index of the point from which more distance costs more response than before.
 
     Both axes are scaled to the ends of the front; the knee is the undominated point furthest above
-    the line between them (Satopaa et al. 2011). A front of two points has its knee at the one with
-    the larger sum of shares; of one, there.
+    the line between them (Satopaa et al. 2011). Where no point lies above it, the end with the
+    larger sum of relative response and relative distance; a front of a single point has it there.
     """
     front = undominated(responses, distances)
     first, last = front[0], front[-1]
     if first == last:
         return first
-    # Responses fall with distance along the front: each share runs from 0 to 1.
+    # Responses fall with distance along the front: both shares run between 0 and 1.
     fall, rise = responses[first] - responses[last], distances[last] - distances[first]
 
-    def above(i: int) -> float:
-        kept = (responses[i] - responses[last]) / fall
-        gained = (distances[i] - distances[first]) / rise
-        return kept + gained - 1
+    def height(i: int) -> float:
+        """Above the line between the ends, in shares of the axes."""
+        response = (responses[i] - responses[last]) / fall
+        distance = (distances[i] - distances[first]) / rise
+        return response + distance - 1
 
-    best = max(front, key=above)
-    if above(best) > 0:
-        return best
+    highest = max(front, key=height)
+    if height(highest) > 0:
+        return highest
     return max((first, last), key=lambda i: responses[i] / abs(responses[first] or 1.0)
                + distances[i] / (distances[last] or 1.0))  # fmt: skip

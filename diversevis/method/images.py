@@ -1,7 +1,7 @@
-"""Raw parameters -> images of fixed norm, and images -> what a person looks at.
+"""Raw parameters -> images of fixed norm; images -> network input, and pixels for a person.
 
 An image is `x`, shape [3, h, w], RGB, in grey levels (0..255 scale) around the network's input
-mean. METHOD.md sections 1 to 3.
+mean (docs/method.md, sections 1 to 3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from diversevis.errors import InputError, suggest
 
 # Mean Euclidean norm of natural-image crops of each layer's receptive field, VGG-19
-# (the paper's reference code, METHOD.md section 2); an image has half of it.
+# (the paper's reference code; docs/method.md, section 2). An image has half of this norm.
 PAPER_MEAN_NORMS = {
     "conv1_1": 321.44, "conv1_2": 538.35, "conv2_1": 1086.86, "conv2_2": 1531.58,
     "conv3_1": 2651.66, "conv3_2": 3553.22, "conv3_3": 4453.84, "conv3_4": 5362.63,
@@ -35,7 +35,7 @@ def norm_of_contrast(contrast: float, size: tuple[int, int]) -> float:
 
 
 def paper_norm(model: str, layer: str) -> float:
-    """The paper's image norm for a layer of VGG-19; raises `InputError` for anything else."""
+    """The paper's image norm for a layer of VGG-19; raises `InputError` for any other layer."""
     if model != "vgg19" or layer not in PAPER_MEAN_NORMS:
         raise InputError(
             f"norm=paper is a table for the convolutions of vgg19; it has no entry for "
@@ -46,7 +46,7 @@ def paper_norm(model: str, layer: str) -> float:
 
 
 def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """Standard normal raw parameters, drawn on the CPU so that every device starts alike."""
+    """Standard normal raw parameters, drawn on the CPU: the same for every device."""
     return torch.randn(shape, generator=generator)
 
 
@@ -60,8 +60,8 @@ def render(
 def precondition(
     gradient: Float[Tensor, "unit image 3 height width"], kind: Precondition
 ) -> Float[Tensor, "unit image 3 height width"]:
-    """The gradient with its frequencies, channel by channel, weighted by 1/sqrt(f) (`sqrt`,
-    METHOD.md section 3) or left alone (`none`)."""
+    """The gradient with its frequencies weighted by 1/sqrt(f), channel by channel (`sqrt`;
+    docs/method.md, section 3), or as it is (`none`)."""
     if kind == "none":
         return gradient
     height, width = gradient.shape[-2:]
@@ -74,7 +74,7 @@ def frequency_weights(
     height: int, width: int, device: torch.device
 ) -> Float[Tensor, "height half_width"]:
     """`1 / max(1, sqrt(|f|))` over the half plane of `rfft2`, f in cycles per image, divided by
-    its mean over the whole plane (METHOD.md section 3)."""
+    its mean over the full plane (docs/method.md, section 3)."""
     rows = torch.fft.fftfreq(height, 1 / height, device=device)[:, None]
     columns = torch.fft.fftfreq(width, 1 / width, device=device)[None, :]
     weights = 1 / torch.hypot(rows, columns).sqrt().clamp(min=1)
@@ -84,7 +84,7 @@ def frequency_weights(
 def to_network_input(
     x: Float[Tensor, "... 3 height width"], std: tuple[float, float, float]
 ) -> Float[Tensor, "... 3 height width"]:
-    """`z = x / (255 std)`: what the network takes."""
+    """`z = x / (255 std)` (docs/method.md, section 1)."""
     return x * _inverse_std(std, x.dtype, x.device)
 
 

@@ -1,10 +1,10 @@
-"""Images of norm -> what the network makes of them: of each unit its own, or of a layer all."""
+"""Images of fixed norm -> responses: of every unit to its own images, or of all units to all."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,26 +14,85 @@ from torch.utils.checkpoint import checkpoint
 
 from diversevis.method import images
 from diversevis.method.device import precision
-from diversevis.method.objective import Target
 from diversevis.method.setup import Setup
 from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.receptive_field import unpad
+from diversevis.models.targets import responses_to_all_images, responses_to_own_images
 
 
-class Seen(NamedTuple):
-    """A batch as the network sees it, every field [unit, image, ...]."""
+class Responses(NamedTuple):
+    """Images and what the network computes from them."""
 
     images: Float[Tensor, "unit image 3 height width"]
-    responses: Float[Tensor, "unit image"]  # in the network's own units
-    scaled: Float[Tensor, "unit image"]  # channels scaled as `objective.scale` says
-    features: Float[Tensor, "unit image feature"]  # what distances are taken in
+    responses: Float[Tensor, "unit image"]  # as the network gives them
+    scaled: Float[Tensor, "unit image"]  # with channels scaled as `objective.scale` says
+    features: Float[Tensor, "unit image feature"]  # in which distances are measured
+
+
+def respond(
+    setup: Setup, x: Float[Tensor, "unit image 3 height width"], rows: Int[Tensor, " unit"]
+) -> Responses:
+    """What every unit makes of its own images.
+
+    rows  index into the setup's targets, for every set of images in `x`
+    """
+    units, n = x.shape[:2]
+    z = images.to_network_input(x.flatten(0, 1), setup.network.weights.std)  # [unit * image, 3, ..]
+    target, *maps = _through_network(setup, z.contiguous(memory_format=setup.layout), rows)
+    vectors, gain = setup.targets.vectors[rows], setup.channel_gain
+    if setup.reads_out:
+        responses = target  # [unit, image]
+        # The readout gives the unit's own channel only: it has one gain.
+        scaled = responses if gain is None else responses * (vectors @ gain)[:, None]
+    else:
+        channels, kind = target.reshape(units, n, -1), setup.experiment.objective.response
+        responses = responses_to_own_images(channels, vectors, kind)
+        scaled = responses
+        if gain is not None:
+            scaled = responses_to_own_images(channels * gain, vectors, kind)
+    if not maps:  # distances in pixels
+        features = x.flatten(2)
+    else:
+        feature_gain = setup.feature_gain
+        scaled_maps = maps[0] if feature_gain is None else maps[0] * feature_gain[:, None, None]
+        features = scaled_maps.reshape(units, n, -1)
+    return Responses(images=x, responses=responses, scaled=scaled, features=features)
+
+
+def _through_network(
+    setup: Setup, z: Float[Tensor, "image 3 height width"], rows: Int[Tensor, " unit"]
+) -> Sequence[Tensor]:
+    """The outputs of the network.
+
+    More images than `setup.batch` go through in parts, whose activations are computed a second
+    time for the gradient instead of being stored.
+    """
+    network, n = setup.readout, len(z) // len(rows)
+    if len(z) <= setup.batch:
+        return network(z, rows)
+    outputs = []
+    units_per_part = max(1, setup.batch // n)
+    for rows_of_part, z_of_part in zip(
+        torch.split(rows, units_per_part), torch.split(z, units_per_part * n), strict=True
+    ):
+        # The images of a single unit may still be too many.
+        size = min(len(z_of_part), setup.batch)
+        parts = [
+            checkpoint(network, part, rows_of_part, use_reentrant=False)
+            for part in torch.split(z_of_part, size)
+        ]
+        target, *maps = zip(*parts, strict=True)
+        # A readout's responses are [unit, image]: of a single unit if there are several parts.
+        joined = torch.cat(target, dim=1 if setup.reads_out else 0)
+        outputs.append([joined, *(torch.cat(part) for part in maps)])
+    return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looking:
-    """Images of norm -> what the network makes of them.
+    """`respond` for a fixed choice of units.
 
-    rows  the units' places in the setup's targets, in the order of this batch
+    rows  indices of the units into the setup's targets
     """
 
     setup: Setup
@@ -41,89 +100,41 @@ class Looking:
 
     def __call__(
         self, x: Float[Tensor, "unit image 3 height width"], units: Int[Tensor, " unit"]
-    ) -> Seen:
-        """units  the place in this batch of the unit that each set of images belongs to"""
-        setup, (count, n) = self.setup, x.shape[:2]
-        rows = self.rows[units]
-        z = images.to_network_input(x.flatten(0, 1), setup.network.weights.std)
-        answer, *maps = self._through(z.contiguous(memory_format=setup.layout), rows)
-        if setup.reads_out:
-            responses = answer
-            gain = setup.channel_gain
-            scaled = responses if gain is None else responses * self._own(gain, rows)[:, None]
-        else:
-            channels = answer.reshape(count, n, -1)
-            target = Target(
-                vectors=setup.targets.vectors[rows],
-                kind=setup.experiment.objective.response,
-                gain=None,
-            )
-            responses = target(channels)
-            scaled = replace(target, gain=setup.channel_gain)(channels)
-        if not maps:
-            features = x.flatten(2)
-        elif setup.feature_gain is None:
-            features = maps[0].reshape(count, n, -1)
-        else:
-            features = (maps[0] * setup.feature_gain[:, None, None]).reshape(count, n, -1)
-        return Seen(images=x, responses=responses, scaled=scaled, features=features)
-
-    def _own(self, gain: Tensor, rows: Tensor) -> Tensor:
-        """The factor of each unit's own channel."""
-        return self.setup.targets.vectors[rows] @ gain
-
-    def _through(self, z: Tensor, rows: Tensor) -> Sequence[Tensor]:
-        """The network's outputs. Images that are too many at once go through in parts, computed
-        anew for the gradient instead of being kept."""
-        network, each = self.setup.readout, len(z) // len(rows)
-        if len(z) <= self.setup.batch:
-            return network(z, rows)
-        units = max(1, self.setup.batch // each)  # in a part, unless one unit is too much
-        parts = [
-            [checkpoint(network, part, few, use_reentrant=False) for part in torch.split(own, size)]
-            for few, own in zip(torch.split(rows, units), torch.split(z, units * each), strict=True)
-            for size in (len(own) if len(own) <= self.setup.batch else self.setup.batch,)
-        ]
-        found = []
-        for output in range(len(parts[0][0])):
-            axis = 1 if output == 0 and self.setup.reads_out else 0
-            joined = [torch.cat([part[output] for part in own], dim=axis) for own in parts]
-            found.append(torch.cat(joined))
-        return found
+    ) -> Responses:
+        """units  index into `rows`, for every set of images in `x`"""
+        return respond(self.setup, x, self.rows[units])
 
 
 class LookingAtAll:
-    """Images -> the responses of all of a setup's units to each of them, in one pass."""
+    """Images -> the responses of all of a setup's units to every image, in a single pass."""
 
     def __init__(self, setup: Setup) -> None:
         module = unpad(setup.network.module).to(setup.device)
         module.to(memory_format=setup.layout)
         self.network = tune_for_cpu(module) if setup.device.type == "cpu" else module
         self.setup = setup
-        self.target = Target(
-            vectors=setup.targets.vectors,
-            kind=setup.experiment.objective.response,
-            gain=None,
-        )
 
     def __call__(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
-        """Without gradient, in float32; images go through in parts if they are too many."""
+        """Without gradient, in float32; more images than `setup.batch` go through in parts."""
         setup = self.setup
+        vectors, kind = setup.targets.vectors, setup.experiment.objective.response
+        responses = []
         with torch.no_grad(), precision("float32"):
-            found = []
             for part in torch.split(x, setup.batch):
                 z = images.to_network_input(part.to(setup.device), setup.network.weights.std)
-                channels = self.network(z.contiguous(memory_format=setup.layout))[0]
-                found.append(self.target.of_all(channels.flatten(1)))
-        return torch.cat(found)
+                channels = self.network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
+                responses.append(responses_to_all_images(channels, vectors, kind))
+        return torch.cat(responses)
 
 
 def noise_of(
     setup: Setup, unit: int, purpose: str, count: int, size: tuple[int, int] | None = None
 ) -> Callable[[], Float[Tensor, "image 3 height width"]]:
-    """Draws `count` images of noise from a generator of the unit's own, whatever runs beside it.
+    """A function that draws `count` images of noise.
 
-    size  the receptive field's unless given
+    The unit has a generator of its own, so that its noise does not depend on the other units.
+
+    size  height and width; None: the receptive field's
     """
     generator = generator_of(setup, f"{unit}/{purpose}")
     shape = (count, 3, *(size or setup.field.size))

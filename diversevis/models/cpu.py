@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-FEW_POSITIONS = 16  # of a filter on an image; with fewer there is nothing to gain, and a product
-# of matrices as small as that is rounded by how many images there are
-FEW_CHANNELS = 4  # of an image; the libraries' convolutions are made for many
+# Positions of a filter on an image. With fewer there is nothing to gain, and the rounding of such a
+# small matrix product would depend on the number of images.
+FEW_POSITIONS = 16
+FEW_CHANNELS = 4  # of an image; the libraries' convolutions are made for many channels
 
 
 def tune_for_cpu(module: fx.GraphModule) -> fx.GraphModule:
@@ -32,16 +33,19 @@ def tune_for_cpu(module: fx.GraphModule) -> fx.GraphModule:
         name, called = node.target, module.get_submodule(node.target)
         tuned = _tuned(module, node, called)
         if tuned is not None:
-            name, called = f"tuned_{len(parts)}", tuned
-            copied[node].target = name
-        parts[name] = called
+            name = copied[node].target = f"tuned_{len(parts)}"
+        parts[name] = tuned or called
     return fx.GraphModule(parts, graph).eval()
 
 
 def _tuned(module: fx.GraphModule, node: fx.Node, called: nn.Module) -> nn.Module | None:
+    """What replaces `called` at `node`; None if it stays."""
     source = node.all_input_nodes[0]
-    if isinstance(called, nn.ReLU) and len(source.users) == 1 and _makes_its_own(module, source):
-        return nn.ReLU(inplace=True)
+    if isinstance(called, nn.ReLU) and len(source.users) == 1 and source.op == "call_module":
+        # In place only if no other step, and no gradient, needs the value before the ReLU.
+        if isinstance(module.get_submodule(str(source.target)), nn.Conv2d):
+            return nn.ReLU(inplace=True)
+        return None
     if (
         source.op == "placeholder"
         and isinstance(called, nn.Conv2d)
@@ -53,10 +57,10 @@ def _tuned(module: fx.GraphModule, node: fx.Node, called: nn.Module) -> nn.Modul
 
 
 class FirstConvolution(nn.Module):
-    """A convolution of images, whose gradient is one product of matrices, added up by offsets.
+    """A convolution of images whose gradient is a single matrix product, added up by offsets.
 
-    A library's convolution spends most of a gradient with respect to three channels on channels
-    that are not there.
+    The libraries compute a gradient with respect to blocks of many channels; of an image's three,
+    most of such a block is computed in vain.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -85,25 +89,18 @@ class _FirstConvolution(torch.autograd.Function):
         rows, columns = gradient.shape[2:]
         if rows * columns < FEW_POSITIONS:
             arguments = [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
-            found = torch.ops.aten.convolution_backward(
+            gradients = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, ctx.stride, *arguments
             )
-            return found[0], None, None, None
+            return gradients[0], None, None, None
         flat = gradient.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
         shares = (weight.reshape(filters, -1).T @ flat.T).reshape(
             few, tall, wide, images, rows, columns
         )
-        found = gradient.new_zeros(few, images, height, width)
+        to_x = gradient.new_zeros(few, images, height, width)
         for i in range(tall):
             for j in range(wide):
                 to_rows = slice(i, i + down * (rows - 1) + 1, down)
                 to_columns = slice(j, j + right * (columns - 1) + 1, right)
-                found[:, :, to_rows, to_columns] += shares[:, i, j]
-        return found.transpose(0, 1), None, None, None
-
-
-def _makes_its_own(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the value of `node` is nobody else's, nor needed for its gradient."""
-    return node.op == "call_module" and isinstance(
-        module.get_submodule(str(node.target)), nn.Conv2d
-    )
+                to_x[:, :, to_rows, to_columns] += shares[:, i, j]
+        return to_x.transpose(0, 1), None, None, None

@@ -1,4 +1,7 @@
-"""What is driven: channels of the target layer, or directions in its channel space."""
+"""Targets: the units of a run as directions in the channel space of their layer.
+
+A channel is the direction along its own axis. docs/method.md, section 4.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,31 +21,40 @@ from torch import Tensor
 from diversevis.errors import InputError
 from diversevis.units import parse_units, units_text
 
+# `max`: projection on the unit-norm direction; `cos`: cosine with the direction;
+# `mse`: negative mean squared difference to the vector as it is.
+ResponseKind = Literal["max", "cos", "mse"]
+COSINE_FLOOR = 0.01  # added under the root of the cosine's denominator (docs/method.md, section 4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The units of a run.
+    """The units of a run. A row is an index into `units` and `vectors`.
 
-    units    numbers, ascending: channels, or rows of the direction file
-    vectors  one direction in channel space for each, [unit, channel]
-    text     file-safe name of them all
-    file     name of the direction file; None for channels
-    sha256   of that file
+    units    numbers, ascending: channels of the layer, or rows of the direction file
+    vectors  a direction in channel space for every unit, of any length; one-hot for a channel
+    text     name of all units together, safe in a file name
+    file     name of the direction file; None if the units are channels
+    sha256   of the direction file
     """
 
     units: tuple[int, ...]
-    vectors: Float[Tensor, "unit channel"]
+    vectors: Float[Tensor, "row channel"]
     text: str
     file: str | None
     sha256: str | None
 
     @property
-    def directions(self) -> Float[Tensor, "unit channel"]:
+    def are_channels(self) -> bool:
+        return self.file is None
+
+    @property
+    def directions(self) -> Float[Tensor, "row channel"]:
         """The vectors at unit norm."""
-        return self.vectors / torch.linalg.vector_norm(self.vectors, dim=1, keepdim=True)
+        return at_unit_norm(self.vectors)
 
     def only(self, units: Sequence[int]) -> Targets:
-        """Some of them."""
+        """The targets with these units alone."""
         rows = [self.units.index(unit) for unit in units]
         if len(rows) == len(self.units):
             return self
@@ -52,8 +64,38 @@ class Targets:
         return replace(self, units=tuple(units), vectors=self.vectors[rows], text=text)
 
 
+def at_unit_norm(vectors: Float[Tensor, "row channel"]) -> Float[Tensor, "row channel"]:
+    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+
+
+def responses_to_own_images(
+    y: Float[Tensor, "unit image channel"],
+    vectors: Float[Tensor, "unit channel"],
+    kind: ResponseKind,
+) -> Float[Tensor, "unit image"]:
+    """Responses of every unit to its own images, from the values `y` of its layer's channels."""
+    if kind == "mse":
+        return -(y - vectors[:, None]).square().mean(-1)
+    projection = torch.einsum("uic,uc->ui", y, at_unit_norm(vectors))
+    return projection if kind == "max" else projection / _cosine_norm(y)
+
+
+def responses_to_all_images(
+    y: Float[Tensor, "image channel"], vectors: Float[Tensor, "unit channel"], kind: ResponseKind
+) -> Float[Tensor, "image unit"]:
+    """Responses of all units to every image, from the values `y` of their layer's channels."""
+    if kind == "mse":  # vector by vector: all at once would need [image, unit, channel]
+        return -torch.stack([(y - vector).square().mean(1) for vector in vectors], dim=1)
+    projection = y @ at_unit_norm(vectors).T
+    return projection if kind == "max" else projection / _cosine_norm(y)[:, None]
+
+
+def _cosine_norm(y: Float[Tensor, "*batch channel"]) -> Float[Tensor, "*batch"]:
+    return (y.square().sum(-1) + COSINE_FLOOR).sqrt()
+
+
 def channel_targets(unit: int | str | Sequence[int | str], channels: int, layer: str) -> Targets:
-    """Channels of `layer`, each its own target; raises `InputError` for a unit it does not have."""
+    """The channels `unit` of `layer`; raises `InputError` for a unit that the layer lacks."""
     units = parse_units(unit, channels, f"layer {layer}")
     vectors = torch.eye(channels)[list(units)]
     return Targets(units=units, vectors=vectors, text=units_text(units), file=None, sha256=None)
@@ -64,27 +106,27 @@ def direction_targets(
 ) -> Targets:
     """Directions from a `.npy` or `.safetensors` file of shape [channel] or [direction, channel].
 
-    `unit` chooses rows. Raises `InputError` for a file that is no such thing, has another number
-    of channels than `layer`, or holds NaN, infinite or all-zero vectors.
+    `unit` chooses directions of the file. Raises `InputError` for a file that cannot be read, has
+    another number of channels than `layer`, or holds NaN, infinite or all-zero vectors.
     """
     values = _read(file)
-    rows = values[None] if values.ndim == 1 else values
-    if rows.ndim != 2 or rows.shape[1] != channels or len(rows) == 0:
+    directions = values[None] if values.ndim == 1 else values
+    if directions.ndim != 2 or directions.shape[1] != channels or len(directions) == 0:
         raise InputError(
             f"objective.direction={file} has shape {list(values.shape)}; layer {layer} has "
             f"{channels} channels, so it must be [{channels}] or [directions, {channels}]."
         )
-    if not bool(torch.isfinite(rows).all()):
+    if not bool(torch.isfinite(directions).all()):
         raise InputError(f"objective.direction={file} holds NaN or infinite values.")
-    units = parse_units(unit, len(rows), f"the direction file {file.name}")
-    vectors = rows[list(units)]
+    units = parse_units(unit, len(directions), f"the direction file {file.name}")
+    vectors = directions[list(units)]
     if bool((torch.linalg.vector_norm(vectors, dim=1) == 0).any()):
         raise InputError(
             f"objective.direction={file} holds a vector of zeros, which points nowhere."
         )
-    name = f"direction-{file.stem}" + ("" if values.ndim == 1 else f"-{units_text(units)}")
+    text = f"direction-{file.stem}" + ("" if values.ndim == 1 else f"-{units_text(units)}")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Targets(units=units, vectors=vectors, text=name, file=file.name, sha256=digest)
+    return Targets(units=units, vectors=vectors, text=text, file=file.name, sha256=digest)
 
 
 def _read(file: Path) -> Tensor:
@@ -95,12 +137,12 @@ def _read(file: Path) -> Tensor:
             array: Any = np.load(file, allow_pickle=False)
             if array.dtype.kind not in "fiu":
                 raise ValueError(f"it holds {array.dtype}, not numbers")
-            with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+            with np.errstate(over="ignore"):  # too large for float32: infinite, refused later
                 return torch.from_numpy(array.astype(np.float32))
         if file.suffix == ".safetensors":
             tensors = load_file(file)
             if len(tensors) != 1:
-                raise ValueError(f"it holds {len(tensors)} tensors; one is expected")
+                raise ValueError(f"it holds {len(tensors)} tensors; 1 is expected")
             return next(iter(tensors.values())).float()
     except (ValueError, OSError, EOFError, SafetensorError) as error:
         reason = "it is no plain array of numbers" if "pickle" in str(error) else error

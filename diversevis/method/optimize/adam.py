@@ -1,38 +1,31 @@
-"""Adam with the published stopping rule (METHOD.md sections 3 and 5)."""
+"""Adam with the published stopping rule (docs/method.md, sections 3 and 5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from diversevis.method.optimize.loop import (
-    Images,
-    Keep,
-    Listener,
-    Problem,
-    Result,
-    Terms,
-    descend,
-    sizes,
-    tangent,
-)
+from diversevis.method.checks import check_at_least, check_positive, check_share
+from diversevis.method.optimize.descend import descend
+from diversevis.method.optimize.loop import Images, Problem, Tensors, Terms, sizes, tangent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam as published (Kingma & Ba 2015), on parameters whose direction is the image.
+    """Adam (Kingma & Ba 2015) as published, on parameters whose direction is the image.
 
     The gradient is preconditioned first and brought to the parameters afterwards, as published:
     at rest the preconditioned gradient, not the gradient itself, is along the image.
 
     learning_rate  step size in units of the raw parameters' standard deviation
     beta1, beta2, epsilon  decay rates of the moments, floor of the denominator
-    steps          at most so many
+    steps          largest number of steps
     search_steps   the same for the search of a unit's best response, image by image
-    patience       stop when the smoothed loss has not improved for so many steps
+    patience       stop when the smoothed loss has not improved for this number of steps
     smoothing      decay rate of the exponential moving average of the loss
     """
 
@@ -46,49 +39,46 @@ class Adam:
     patience: int
     smoothing: float
 
-    def __call__(
-        self,
-        problem: Problem,
-        start: Images,
-        listener: Listener | None = None,
-        keep: Keep | None = None,
-    ) -> Result:
-        """Minimise `loss` of every unit from `start`; Ctrl-C ends with what there is."""
-        return descend(problem, start, _Moves(self, problem, start), self.steps, listener, keep)
+    def __post_init__(self) -> None:
+        names = "learning_rate", "steps", "search_steps", "patience"
+        check_positive({f"optimizer.{name}": getattr(self, name) for name in names})
+        rates = "beta1", "beta2", "smoothing"
+        check_share({f"optimizer.{name}": getattr(self, name) for name in rates})
+        check_at_least(0, {"optimizer.epsilon": self.epsilon})
 
+    at_the_end: ClassVar[str] = "max_steps"
+    __call__ = descend
 
-class _Moves:
-    at_the_end = "max_steps"
-
-    def __init__(self, settings: Adam, problem: Problem, start: Images) -> None:
-        self.settings, self.problem = settings, problem
-        none = torch.full((len(start),), torch.inf, device=start.device)
-        self.state: dict[str, Tensor] = {
+    def begin(self, start: Images) -> Tensors:
+        infinite = torch.full((len(start),), torch.inf, device=start.device)
+        return {
             "first": torch.zeros_like(start),
             "second": torch.zeros_like(start),
-            "average": torch.full_like(none, torch.nan),
-            "best_average": none,
-            "improved_at": torch.zeros_like(none, dtype=torch.long),
+            "average": torch.full_like(infinite, torch.nan),
+            "best_average": infinite,
+            "improved_at": torch.zeros_like(infinite, dtype=torch.long),
         }
 
     def guidance(self, step: int) -> tuple[float, float]:
-        return 1.0, 0.0
+        return 1.0, 0.0  # the objective itself, as published
 
-    def move(self, step: int, raw: Images, images: Images, gradient: Images) -> Images:
-        settings, state = self.settings, self.state
-        gradient = tangent(images, self.problem.precondition(gradient))
-        gradient = gradient * (sizes(images) / sizes(raw))
-        state["first"] = torch.lerp(gradient, state["first"], settings.beta1)
-        state["second"] = torch.lerp(gradient.square(), state["second"], settings.beta2)
-        first = state["first"] / (1 - settings.beta1**step)
-        second = state["second"] / (1 - settings.beta2**step)
-        return raw - settings.learning_rate * first / (second.sqrt() + settings.epsilon)
-
-    def finished(self, step: int, terms: Terms) -> Tensor:
-        state, loss = self.state, terms["loss"]
-        average = torch.lerp(loss, state["average"], self.settings.smoothing)
+    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
+        loss = terms["loss"]
+        average = torch.lerp(loss, state["average"], self.smoothing)
         state["average"] = torch.where(state["average"].isnan(), loss, average)
         improved = state["average"] < state["best_average"]
         state["best_average"] = torch.where(improved, state["average"], state["best_average"])
         state["improved_at"] = torch.where(improved, step, state["improved_at"])
-        return step - state["improved_at"] >= self.settings.patience
+        return step - state["improved_at"] >= self.patience
+
+    def move(
+        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        gradient: Images,
+    ) -> Images:  # fmt: skip
+        gradient = tangent(images, problem.precondition(gradient))
+        gradient = gradient * (sizes(images) / sizes(raw))  # through `render` to the parameters
+        state["first"] = torch.lerp(gradient, state["first"], self.beta1)
+        state["second"] = torch.lerp(gradient.square(), state["second"], self.beta2)
+        first = state["first"] / (1 - self.beta1**step)
+        second = state["second"] / (1 - self.beta2**step)
+        return raw - self.learning_rate * first / (second.sqrt() + self.epsilon)

@@ -1,4 +1,4 @@
-"""Noise from which the response has somewhere to go."""
+"""Noise images from which the response has a gradient to follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NEAR = 0.1  # of noise, added to a live image to make another one near it
+# Share of noise added to a copy of a live image: small enough that the copy is live, large enough
+# that the copies do not start as identical images, whose distance has no gradient.
+COPY_NOISE = 0.1
 
 
 def live_start(
@@ -17,34 +19,38 @@ def live_start(
     *,
     rounds: int,
 ) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
-    """Noise images from all of which the response has a gradient, and which units have such.
+    """Return (noise images from all of which the response has a gradient, which units are alive).
 
-    draws     for every unit, what gives it fresh images, all as many
-    gradient  images of some units, and which units -> norm of each image's gradient
-    rounds    how often noise is drawn before a unit is given up as dead; images without a gradient
-              are replaced by later draws, and the last few by near copies of live ones
+    draws     for every unit a function that draws n fresh noise images
+    gradient  images of some units, and their index into `draws` -> norm of every image's gradient
+    rounds    how often noise is drawn before a unit is given up as dead
 
-    A dead unit has the noise of its first draw.
+    Images without a gradient are replaced by those of later draws, and the last that are still
+    missing by copies of live images with a little noise. A dead unit has the noise of its first
+    draw.
     """
     start = torch.stack([draw() for draw in draws])
     n = start.shape[1]
-    wanting = list(range(len(draws)))
-    live: dict[int, list[Tensor]] = {row: [] for row in wanting}
+    incomplete = list(range(len(draws)))
+    live: dict[int, list[Tensor]] = {unit: [] for unit in incomplete}
     drawn = start.clone()
     for _ in range(rounds):
-        moving = (gradient(drawn, torch.tensor(wanting, device=start.device)) > 0).cpu()
-        for place, row in enumerate(wanting):
-            live[row].extend(drawn[place, moving[place]])
-        for row in wanting:
-            if len(live[row]) >= n:
-                start[row] = torch.stack(live[row][:n])
-        wanting = [row for row in wanting if len(live[row]) < n]
-        if not wanting:
+        moving = (gradient(drawn, torch.tensor(incomplete, device=start.device)) > 0).cpu()
+        for unit, images, has_gradient in zip(incomplete, drawn, moving, strict=True):
+            live[unit].extend(images[has_gradient])
+            if len(live[unit]) >= n:
+                start[unit] = torch.stack(live[unit][:n])
+        incomplete = [unit for unit in incomplete if len(live[unit]) < n]
+        if not incomplete:
             break
-        drawn = torch.stack([draws[row]() for row in wanting])
-    for place, row in enumerate(wanting):
-        if found := live[row]:
-            copies = [found[i % len(found)] + NEAR * drawn[place, i] for i in range(n - len(found))]
-            start[row] = torch.stack(found + copies)
-    alive = torch.tensor([bool(live[row]) for row in range(len(draws))])
+        drawn = torch.stack([draws[unit]() for unit in incomplete])
+    # After a `break`, `drawn` still holds images, but no unit is incomplete: hence not strict.
+    for unit, noise in zip(incomplete, drawn, strict=False):
+        images = live[unit]
+        if images:
+            copies = [
+                images[i % len(images)] + COPY_NOISE * noise[i] for i in range(n - len(images))
+            ]
+            start[unit] = torch.stack(images + copies)
+    alive = torch.tensor([bool(live[unit]) for unit in range(len(draws))])
     return start, alive

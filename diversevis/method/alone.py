@@ -1,0 +1,90 @@
+"""Images that are optimized alone, for the response only: the search, and the gain's control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diversevis.method import images
+from diversevis.method.device import precision
+from diversevis.method.objective import Terms
+from diversevis.method.optimize.loop import Evaluate, Keep, Listener, Problem
+from diversevis.method.optimize.start import live_start
+from diversevis.method.response import Responses, noise_of, respond
+from diversevis.method.setup import Setup
+
+ROUNDS_OF_NOISE = 10  # draws before a unit without gradient is reported dead
+
+
+def live_noise(
+    setup: Setup, rows: Sequence[int], purpose: str, count: int
+) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
+    """Noise from all of which the response has a gradient, and which units have such noise."""
+    targets = torch.tensor(list(rows), device=setup.device)
+
+    def gradient(raw: Tensor, index: Tensor) -> Tensor:
+        x = images.render(raw, setup.norm).requires_grad_(True)
+        (gradients,) = torch.autograd.grad(respond(setup, x, targets[index]).scaled.sum(), x)
+        return torch.linalg.vector_norm(gradients, dim=(2, 3, 4))
+
+    draws = [noise_of(setup, setup.targets.units[row], purpose, count) for row in rows]
+    return live_start(draws, gradient, rounds=ROUNDS_OF_NOISE)
+
+
+def optimize_alone(
+    setup: Setup,
+    rows: Int[Tensor, " unit"],
+    start: Float[Tensor, "unit image 3 height width"],
+    steps: int,
+    listener: Listener | None = None,
+    checkpoint: Keep | None = None,
+) -> Responses:
+    """Images that are all optimized alone, for the response only; raises `KeyboardInterrupt`."""
+    row_of_image = rows.repeat_interleave(start.shape[1])  # every image is a set of its own
+
+    def evaluate(x: Tensor, index: Tensor, *, emphasis: float, softness: float) -> Terms:
+        seen = respond(setup, x, row_of_image[index])
+        loss = -seen.scaled[:, 0]
+        return {"response_mean": seen.responses[:, 0], "loss": loss, "descent": loss}
+
+    optimizer = replace(setup.experiment.optimizer, steps=steps)
+    alone = start.flatten(0, 1)[:, None]  # [unit * image, 1, 3, height, width]
+    result = optimizer(problem_of(setup, evaluate), alone, listener, checkpoint)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    with torch.no_grad(), precision("float32"):
+        return respond(setup, result.images.reshape(start.shape), rows)
+
+
+def problem_of(setup: Setup, evaluate: Evaluate) -> Problem:
+    kind = setup.experiment.precondition
+    return Problem(
+        evaluate=evaluate,
+        render=lambda raw: images.render(raw, setup.norm),
+        precondition=lambda gradient: images.precondition(gradient, kind),
+    )
+
+
+def images_alone(
+    setup: Setup, rows: Sequence[int]
+) -> list[tuple[Float[Tensor, "image 3 height width"], Float[Tensor, " image"]] | None]:
+    """Control for the gain by optimizing together: (images, responses) of the units at `rows`.
+
+    n images for every unit, all optimized alone, from noise of their own, with as many steps as the
+    diverse images have. None for a dead unit.
+    """
+    results: list[tuple[Tensor, Tensor] | None] = [None] * len(rows)
+    with precision(setup.experiment.precision):
+        start, alive = live_noise(setup, rows, "alone", setup.experiment.n)
+        live = alive.nonzero()[:, 0].tolist()
+        if live:
+            live_rows = torch.tensor([rows[i] for i in live], device=setup.device)
+            steps = setup.experiment.optimizer.steps
+            final = optimize_alone(setup, live_rows, start[live], steps)
+            for i, x, responses in zip(live, final.images, final.responses, strict=True):
+                results[i] = x.cpu(), responses.cpu()
+    return results

@@ -1,0 +1,227 @@
+"""The loop of all optimizers: evaluate, remember the best, remove what has stopped, move."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from diversevis.method.optimize.loop import (
+    Images,
+    Keep,
+    Listener,
+    Optimizer,
+    Problem,
+    Result,
+    State,
+    Tensors,
+    Terms,
+)
+
+LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
+IN_BATCH = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
+
+
+def descend(
+    optimizer: Optimizer,
+    problem: Problem,
+    start: Images,
+    listener: Listener | None = None,
+    checkpoint: Keep | None = None,
+) -> Result:
+    """Minimise `loss` of every set from `start`; Ctrl-C ends with the best images so far.
+
+    checkpoint  stores the state between steps, and may hold a state to continue from; the result
+                is then the same to the bit, if the machine repeats its computations exactly
+    """
+    record = _Record.of(problem.render(start))
+    batch = _Batch.of(record.images)
+    raw, moves, first, interrupted = start, optimizer.begin(start), 1, False
+    if checkpoint is not None and (state := checkpoint.restore()) is not None:
+        record, batch, raw, moves, first = _restored(state)
+    try:
+        for step in range(first, optimizer.steps + 1):
+            images, terms, gradient = _evaluated(problem, raw, batch.rows, optimizer.guidance(step))
+            batch.update(step, images, terms, gradient, optimizer.finished(moves, step, terms))
+            if listener is not None:
+                listener(step, batch.listed, images, terms)
+            if step == optimizer.steps:
+                break
+            raw = optimizer.move(problem, moves, step, raw, images, gradient)
+            if step % LOOK == 0 and not bool(batch.active.all()):
+                staying = batch.active.nonzero()[:, 0]
+                record.take(batch)
+                batch = batch.only(staying)
+                moves = {name: value[staying] for name, value in moves.items()}
+                raw = raw[staying]
+                if not len(staying):
+                    break
+            if checkpoint is not None:
+                checkpoint(step, functools.partial(_snapshot, step, record, batch, raw, moves))
+    except KeyboardInterrupt:
+        interrupted = True
+    record.take(batch)
+    return record.result("interrupted" if interrupted else optimizer.at_the_end, interrupted)
+
+
+def _evaluated(
+    problem: Problem, raw: Images, rows: Int[Tensor, " set"], guidance: tuple[float, float]
+) -> tuple[Images, Terms, Images]:
+    """Images, their terms without `descent`, and the gradient of `descent` at the images."""
+    emphasis, softness = guidance
+    images = problem.render(raw).requires_grad_(True)
+    terms = problem.evaluate(images, rows, emphasis=emphasis, softness=softness)
+    (gradient,) = torch.autograd.grad(terms["descent"].sum(), images)
+    terms = {name: value.detach() for name, value in terms.items() if name != "descent"}
+    return images.detach(), terms, gradient
+
+
+@dataclass(kw_only=True)
+class _Batch:
+    """The sets still at work."""
+
+    rows: Int[Tensor, " set"]  # index into the start
+    listed: list[int]  # `rows` on the host
+    active: Bool[Tensor, " set"]
+    diverged: Bool[Tensor, " set"]
+    steps: Int[Tensor, " set"]
+    loss: Float[Tensor, " set"]  # the smallest so far
+    images: Images  # where the loss was smallest
+    trace: list[Terms] = field(default_factory=list)  # a step's terms each, since the batch began
+
+    @classmethod
+    def of(cls, images: Images) -> _Batch:
+        sets, device = len(images), images.device
+        rows = torch.arange(sets, device=device)
+        active = torch.ones(sets, dtype=torch.bool, device=device)
+        return cls(
+            rows=rows, listed=list(range(sets)), active=active, diverged=~active,
+            steps=torch.zeros_like(rows), loss=torch.full((sets,), torch.inf, device=device),
+            images=images.clone(),
+        )  # fmt: skip
+
+    def update(
+        self, step: int, images: Images, terms: Terms, gradient: Images, finished: Tensor
+    ) -> None:
+        """Take note of an evaluation at `images`. On the device alone: the host does not wait."""
+        loss = terms["loss"]
+        self.trace.append(
+            {name: torch.where(self.active, value, torch.nan) for name, value in terms.items()}
+        )
+        finite = loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+        self.steps = torch.where(self.active, step, self.steps)
+        self.diverged |= self.active & ~finite
+        self.active &= finite
+        better = self.active & (loss < self.loss)
+        self.loss = torch.where(better, loss, self.loss)
+        self.images = torch.where(better[:, None, None, None, None], images, self.images)
+        self.active &= ~finished
+
+    def only(self, staying: Int[Tensor, " set"]) -> _Batch:
+        tensors: dict[str, Any] = {name: getattr(self, name)[staying] for name in IN_BATCH}
+        listed = [self.listed[index] for index in staying.tolist()]
+        return replace(self, listed=listed, trace=[], **tensors)
+
+    def stacked_trace(self) -> dict[str, Float[Tensor, "step set"]]:
+        names = list(self.trace[0]) if self.trace else []
+        return {name: torch.stack([terms[name] for terms in self.trace]) for name in names}
+
+    def state(self) -> State:
+        trace = self.stacked_trace()
+        tensors = {name: getattr(self, name) for name in IN_BATCH}
+        tensors |= {f"trace.{name}": values for name, values in trace.items()}
+        return State(tensors, {"listed": self.listed, "terms": list(trace)})
+
+    @classmethod
+    def of_state(cls, state: State) -> _Batch:
+        names, tensors = state.facts["terms"], state.tensors
+        steps = zip(*(tensors[f"trace.{name}"].unbind() for name in names), strict=True)
+        return cls(
+            **{name: tensors[name] for name in IN_BATCH},
+            listed=state.facts["listed"],
+            trace=[dict(zip(names, values, strict=True)) for values in steps],
+        )
+
+
+@dataclass(kw_only=True)
+class _Record:
+    """What all sets have reached, whether or not they are still at work."""
+
+    images: Images
+    steps: list[int]
+    ended: list[str]  # "" for a set that had not stopped by itself
+    traces: list[tuple[list[int], Terms]]  # of consecutive batches: `listed`, terms [step, set]
+
+    @classmethod
+    def of(cls, images: Images) -> _Record:
+        sets = len(images)
+        return cls(images=images.clone(), steps=[0] * sets, ended=[""] * sets, traces=[])
+
+    def take(self, batch: _Batch) -> None:
+        self.images[batch.rows] = batch.images
+        facts = batch.steps.tolist(), batch.diverged.tolist(), batch.active.tolist()
+        for row, steps, diverged, active in zip(batch.listed, *facts, strict=True):
+            self.steps[row] = steps
+            self.ended[row] = "diverged" if diverged else "" if active else "converged"
+        if batch.trace:
+            trace = {name: values.cpu() for name, values in batch.stacked_trace().items()}
+            self.traces.append((batch.listed, trace))
+
+    def result(self, running: str, interrupted: bool) -> Result:
+        """running  why the sets stopped that had not stopped by themselves"""
+        return Result(
+            images=self.images,
+            steps=tuple(self.steps),
+            stop=tuple(ended or running for ended in self.ended),
+            trace=self._whole_trace(),
+            interrupted=interrupted,
+        )
+
+    def _whole_trace(self) -> dict[str, Float[Tensor, "step set"]]:
+        steps = sum(len(terms["loss"]) for _, terms in self.traces)
+        names = self.traces[0][1] if self.traces else ()
+        trace = {name: torch.full((steps, len(self.steps)), torch.nan) for name in names}
+        begin = 0
+        for rows, terms in self.traces:
+            end = begin + len(terms["loss"])
+            for name, values in terms.items():
+                trace[name][begin:end, rows] = values
+            begin = end
+        return trace
+
+    def state(self) -> State:
+        tensors = {"images": self.images}
+        for index, (_, terms) in enumerate(self.traces):
+            tensors |= {f"trace.{index}.{name}": values for name, values in terms.items()}
+        traces = [[rows, list(terms)] for rows, terms in self.traces]
+        return State(tensors, {"steps": self.steps, "ended": self.ended, "traces": traces})
+
+    @classmethod
+    def of_state(cls, state: State) -> _Record:
+        traces = [
+            (rows, {name: state.tensors[f"trace.{index}.{name}"].cpu() for name in names})
+            for index, (rows, names) in enumerate(state.facts["traces"])
+        ]
+        steps, ended = state.facts["steps"], state.facts["ended"]
+        return cls(images=state.tensors["images"], steps=steps, ended=ended, traces=traces)
+
+
+def _snapshot(step: int, record: _Record, batch: _Batch, raw: Images, moves: Tensors) -> State:
+    """Everything on which the next step and the result depend."""
+    parts = {"moves": State(moves, {}), "record": record.state(), "batch": batch.state()}
+    tensors = {"raw": raw}
+    for part, state in parts.items():
+        tensors |= {f"{part}.{name}": value for name, value in state.tensors.items()}
+    facts = {"step": step, "record": parts["record"].facts, "batch": parts["batch"].facts}
+    return State(tensors, facts)
+
+
+def _restored(state: State) -> tuple[_Record, _Batch, Images, Tensors, int]:
+    """The arguments of `_snapshot`, with the number of the next step last."""
+    record, batch = _Record.of_state(state.part("record")), _Batch.of_state(state.part("batch"))
+    moves, raw = state.part("moves").tensors, state.tensors["raw"]
+    return record, batch, raw, moves, state.facts["step"] + 1
