@@ -1,6 +1,6 @@
 """A unit whose batch shows one orientation in all phases: what the paper's complex cells look like.
 
-METHOD.md section 7, claim 2. From the images alone: a grating is fitted to each image of the batch,
+docs/method.md, section 7, claim 2. From the images alone: a grating is fitted to each image of the batch,
 and the phase of each image is read off at the batch's mean wave vector.
 """
 
