@@ -135,18 +135,48 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
     _make_functional(root, graph)
     channels = _channels(root, graph)
 
+    layers, paths = _layers_of(root, graph, tracer.outputs, channels, field_names)
+    if not layers:
+        raise InputError(
+            f"model {name} has no layer that is a map of units over the image, as a convolution is."
+        )
+    paths |= {layer.name: layer.name for layer in layers}
+    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
+    return TracedModel(
+        name=name,
+        root=root,
+        graph=graph,
+        layers=layers,
+        paths=paths,
+        called_often=often,
+        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
+    )
+
+
+def _layers_of(
+    root: nn.Module,
+    graph: fx.Graph,
+    outputs: dict[str, list[fx.Node]],
+    channels: dict[fx.Node, int],
+    field_names: dict[str, str],
+) -> tuple[tuple[Layer, ...], dict[str, str]]:
+    """The layers in the order of computation, and module path -> name of its layer.
+
+    outputs   the output nodes of every module, by module path
+    channels  number of channels of every node whose value is a batch of maps
+    """
     layers: dict[fx.Node, Layer] = {}
     paths: dict[str, str] = {}
     # A layer is named after the module that computes it, or after the block that ends with it,
     # rather than after the nonlinearity that follows.
-    by_rank = sorted(tracer.outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
+    by_rank = sorted(outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
     for path, nodes in by_rank:
         if len(nodes) != 1 or channels.get(nodes[0]) is None:
             continue
         node = _before_nonlinearity(root, graph, nodes[0])
+        if node.op == "placeholder":
+            continue
         if node not in layers:
-            if node.op == "placeholder":
-                continue
             layers[node] = Layer(
                 name=field_names.get(path, path),
                 node=node,
@@ -155,23 +185,8 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
                 response=_describe(root, node),
             )
         paths[path] = layers[node].name
-    if not layers:
-        raise InputError(
-            f"model {name} has no layer that is a map of units over the image, as a convolution is."
-        )
-    paths |= {layer.name: layer.name for layer in layers.values()}
     position = {node: i for i, node in enumerate(graph.nodes)}
-    ordered = tuple(sorted(layers.values(), key=lambda layer: position[layer.node]))
-    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
-    return TracedModel(
-        name=name,
-        root=root,
-        graph=graph,
-        layers=ordered,
-        paths=paths,
-        called_often=often,
-        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
-    )
+    return tuple(sorted(layers.values(), key=lambda layer: position[layer.node])), paths
 
 
 class _LayerTracer(fx.Tracer):
@@ -207,55 +222,58 @@ def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
 
 def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
     """Number of channels of every node whose value is a batch of maps, by shapes (meta tensors)."""
-    channels: dict[fx.Node, int] = {}
-    beyond: set[fx.Node] = set()  # nodes after a global pooling: they have no maps of units
-
-    class Shapes(fx.Interpreter):
-        """Follows the channels; maps keep their size, on which no channel depends."""
-
-        def run_node(self, n: fx.Node) -> Any:
-            sources = n.all_input_nodes
-            module = module_of(root, n)
-            is_beyond = bool(beyond.intersection(sources))
-            # Most steps need not run; running their meta kernels would load torch's compiler.
-            if isinstance(module, nn.Conv2d) and not is_beyond:
-                if channels.get(sources[0], module.in_channels) != module.in_channels:
-                    raise InputError(
-                        f"the step {n.name!r} takes {module.in_channels} channels where "
-                        f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
-                    )
-                value: Any = image.new_empty(1, module.out_channels, PROBE, PROBE)
-            elif n.target is torch.cat and all(source in channels for source in sources):
-                value = image.new_empty(
-                    1, sum(channels[source] for source in sources), PROBE, PROBE
-                )
-            elif (
-                is_beyond
-                or isinstance(module, KEEP_CHANNELS)
-                or _nonlinearity(root, n)
-                or (n.target in KEEP_CHANNELS_FUNCTIONS and sources)
-            ):
-                value = max((self.env[source] for source in sources), key=torch.numel)
-            else:
-                value = super().run_node(n)
-            reads_all = isinstance(module, READ_WHOLE_IMAGE)
-            if isinstance(value, Tensor) and value.ndim == 4 and not (is_beyond or reads_all):
-                channels[n] = value.shape[1]
-            elif is_beyond or channels.keys() & set(sources):
-                beyond.add(n)
-            return value
-
-    image = torch.empty(1, 3, PROBE, PROBE, device="meta")
-    shapeless = copy.deepcopy(root).to("meta")
+    shapeless = fx.GraphModule(copy.deepcopy(root).to("meta"), graph)
+    counter = _ChannelCounter(shapeless, garbage_collect_values=False)
     try:
         with torch.no_grad():
-            Shapes(fx.GraphModule(shapeless, graph), garbage_collect_values=False).run(image)
+            counter.run(torch.empty(1, 3, PROBE, PROBE, device="meta"))
     except InputError:
         raise
     except Exception as error:  # later layers have no maps, or the network is broken
-        if not channels:
+        if not counter.channels:
             raise InputError(f"the network cannot take an image of 3 channels: {error}") from error
-    return channels
+    return counter.channels
+
+
+class _ChannelCounter(fx.Interpreter):
+    """Follows the channels through the graph; maps keep their size, on which no channel depends."""
+
+    def __init__(self, module: fx.GraphModule, **options: Any) -> None:
+        super().__init__(module, **options)
+        self.channels: dict[fx.Node, int] = {}
+        self.beyond: set[fx.Node] = (
+            set()
+        )  # nodes after a global pooling: they have no maps of units
+
+    def run_node(self, n: fx.Node) -> Any:
+        sources, module = n.all_input_nodes, module_of(self.module, n)
+        is_beyond = bool(self.beyond.intersection(sources))
+        value = self._value(n, module, is_beyond)
+        reads_all = isinstance(module, READ_WHOLE_IMAGE)
+        if isinstance(value, Tensor) and value.ndim == 4 and not (is_beyond or reads_all):
+            self.channels[n] = value.shape[1]
+        elif is_beyond or self.channels.keys() & set(sources):
+            self.beyond.add(n)
+        return value
+
+    def _value(self, n: fx.Node, module: nn.Module | None, is_beyond: bool) -> Any:
+        """A tensor with the right number of channels. Most steps need not run; running their meta
+        kernels would load torch's compiler."""
+        sources, channels = n.all_input_nodes, self.channels
+        if isinstance(module, nn.Conv2d) and not is_beyond:
+            if channels.get(sources[0], module.in_channels) != module.in_channels:
+                raise InputError(
+                    f"the step {n.name!r} takes {module.in_channels} channels where "
+                    f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
+                )
+            return torch.empty(1, module.out_channels, PROBE, PROBE, device="meta")
+        if n.target is torch.cat and all(source in channels for source in sources):
+            count = sum(channels[source] for source in sources)
+            return torch.empty(1, count, PROBE, PROBE, device="meta")
+        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
+        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
+            return max((self.env[source] for source in sources), key=torch.numel)
+        return super().run_node(n)
 
 
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
