@@ -1,4 +1,4 @@
-"""What a person typed is wrong: said in one paragraph that names the value and the way out."""
+"""Errors with a message for the user: a paragraph that names the value and the remedy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """A value given by the user cannot be used; the message says which and what to do instead."""
+    """A value from the user cannot be used; the message names it and says what to do instead."""
 
 
 def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
-    """Words that end an error: the names nearest to `name`, or the first `limit` choices."""
+    """The end of an error message: names similar to `name`, or the first `limit` choices."""
     choices = list(choices)
     near = difflib.get_close_matches(name, choices, n=4, cutoff=0.6)
     if near:
@@ -22,11 +22,11 @@ def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
 
 
 class FolderLost(Exception):
-    """A run's folder was deleted under it, or another process holds it by now."""
+    """The folder of a running run was deleted, or another process has taken the run over."""
 
 
 class Stopped(BaseException):
-    """The system asked this process to end (SIGTERM, SIGUSR1, SIGUSR2), and it is ready to."""
+    """This process was asked to end (SIGTERM, SIGUSR1, SIGUSR2) and has saved its state."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -34,4 +34,4 @@ class Stopped(BaseException):
 
 
 class SweepUnfinished(Exception):
-    """A sweep has come to its end, and some of its work has not; the message counts it."""
+    """A sweep has ended and some of its runs are unfinished; the message counts them."""

@@ -1,4 +1,4 @@
-"""Which units: `12`, `0-63`, `[1,5,9]`, `all`, as people write them."""
+"""Units as a user writes them (`12`, `0-63`, `[1,5,9]`, `all`) <-> unit numbers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from diversevis.errors import InputError
 
-LONGEST_NAME = 40  # characters of a folder name before it is abbreviated
+LONGEST_NAME = 40  # characters; a longer folder name is abbreviated
 
 
 def parse_units(
     unit: int | str | Sequence[int | str], channels: int, where: str
 ) -> tuple[int, ...]:
-    """Unit numbers, ascending, each once.
+    """Unit numbers, ascending, without repeats.
 
-    unit      a number, a range `0-63`, several of them (`[1,5,9]` or `1,5,8-11`), or `all`
-    channels  how many units there are
-    where     what holds them, for error messages
+    unit      a number, a range `0-63`, a list (`[1,5,9]` or `1,5,8-11`), or `all`
+    channels  number of units of the layer
+    where     the layer or file, for error messages
 
     Raises `InputError` for an empty or malformed list and for a unit out of range.
     """
@@ -45,14 +45,14 @@ def parse_units(
 
 
 def units_list(units: Sequence[int]) -> list[str]:
-    """Units as people write them, runs of them as ranges: `0-63`, `70`."""
-    runs: list[list[int]] = []
+    """Units as a user writes them, consecutive numbers as ranges: `0-63`, `70`."""
+    ranges: list[list[int]] = []
     for unit in units:
-        if runs and unit == runs[-1][-1] + 1:
-            runs[-1].append(unit)
+        if ranges and unit == ranges[-1][-1] + 1:
+            ranges[-1].append(unit)
         else:
-            runs.append([unit])
-    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+            ranges.append([unit])
+    return [f"{part[0]}-{part[-1]}" if len(part) > 1 else f"{part[0]}" for part in ranges]
 
 
 def units_text(units: Sequence[int]) -> str:

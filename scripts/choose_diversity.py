@@ -1,4 +1,4 @@
-"""How the default of objective.diversity was chosen; writes the table that README.md shows.
+"""How the default of objective.diversity was chosen; writes the table of docs/paper.md.
 
     DIVERSEVIS_WEIGHTS=weights python scripts/choose_diversity.py
 

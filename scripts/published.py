@@ -1,5 +1,5 @@
 """The published protocol, plainly written: one unit at a time, every channel of the layer, every
-pair of images in Python, Adam with the published stopping rule (METHOD.md sections 1 to 5)."""
+pair of images in Python, Adam with the published stopping rule (docs/method.md, section 1 to 5)."""
 
 from __future__ import annotations
 

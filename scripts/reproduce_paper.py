@@ -4,8 +4,8 @@
 
 Whole layers of VGG-19 (conv1_1 to conv3_1) and ResNet-50 (conv1 to layer1.2) are visualized and
 measured, each by the command that claims.json names; then the numbers that speak for or against
-each claim (METHOD.md section 7) are computed. What does not come out as claimed is reported as it
-is. Runs that are there already are used again: started a second time, it goes on where it stopped.
+each claim (docs/method.md, section 7) are computed. A claim that does not hold is reported as such.
+Finished runs are used again: a second start continues where the first stopped.
 
 `--quick` takes 16 units of each layer, 6 of them for the slow measures: minutes. The whole takes
 less than an hour on two cores; there the texture and deformation tests take a random sample of the

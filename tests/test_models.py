@@ -140,7 +140,9 @@ def test_a_partial_file_names_what_is_missing_and_how_deep_it_reaches(alexnet, t
     save_file(partial, tmp_path / "part.safetensors")
     file = str(tmp_path / "part.safetensors")
     assert response(load_alexnet("features.6", weights=file), 99).shape[1] == 384
-    with pytest.raises(InputError, match=r"needs features\.8\.weight.*serves is features\.6"):
+    with pytest.raises(
+        InputError, match=r"needs features\.8\.weight.*has weights for is features\.6"
+    ):
         load_alexnet("features.10", weights=file)
     checked_model = torchvision_model("alexnet", weights=file)
     checked = check_weights(checked_model, open_model(checked_model))
@@ -223,7 +225,9 @@ def test_a_network_whose_name_only_begins_alike_is_not_taken(tmp_path, monkeypat
     monkeypatch.setenv("DIVERSEVIS_WEIGHTS", str(tmp_path))
     save_file({"x": torch.ones(1)}, tmp_path / "vgg19_bn-mine.safetensors")
     asked = []
-    monkeypatch.setattr(weights, "download", lambda model: asked.append(model.name) or (None, None))
+    monkeypatch.setattr(
+        weights, "download", lambda model: asked.append(model.name) or (tmp_path, None)
+    )
     weights.find_weights_file(torchvision_model("vgg19", weights="imagenet"))
     assert asked == ["vgg19"]
 
@@ -278,7 +282,7 @@ def test_weights_are_downloaded_once_into_torchvisions_cache(server, alexnet, ca
 
 def test_a_download_that_is_not_what_its_name_promises_is_refused(server):
     server.file.write_bytes(server.file.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match="not the file it should be"):
+    with pytest.raises(InputError, match="does not have the published hash"):
         load_alexnet(weights="imagenet")
     assert not server.cached.exists()
 

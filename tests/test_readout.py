@@ -103,7 +103,7 @@ class Wide(nn.Module):
 def test_dilation_stride_and_groups(layer):
     torch.manual_seed(0)
     custom = CustomModel(kind="custom", name=None, target="test_readout.Wide", weights="own",
-                         default_layer=None, mean=[0.5] * 3, std=[1.0] * 3)  # fmt: skip
+                         default_layer=None, mean=(0.5,) * 3, std=(1.0,) * 3)  # fmt: skip
     module, channels, size = unpadded(custom, layer)
     vectors = torch.eye(channels, dtype=torch.float64)[[5, 1, 0]]
     found, expected, _ = both_routes(module, channels, size, vectors)

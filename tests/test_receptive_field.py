@@ -268,10 +268,10 @@ def test_the_function_steps_of_a_whole_graph():
 
 def test_units_that_see_everything_are_refused():
     traced = open_model(torchvision_model("resnet18"))
-    with pytest.raises(InputError, match="looks at the whole image"):
+    with pytest.raises(InputError, match="reads the whole image"):
         field_of(traced, "avgpool")
     squeezed = open_model(torchvision_model("efficientnet_b0"))
-    with pytest.raises(InputError, match="looks at the whole image"):
+    with pytest.raises(InputError, match="reads the whole image"):
         field_of(squeezed, "features.2.0.block.0.0")
 
 

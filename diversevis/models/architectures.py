@@ -1,7 +1,7 @@
-"""The networks one can name: the analytic one, torchvision's, and a user's own.
+"""The networks a user can name: the analytic network, torchvision's classifiers, a custom network.
 
-Each is a frozen description whose `skeleton()` is the module to trace: torchvision's without
-values (meta tensors), so that opening a network of half a gigabyte costs milliseconds.
+A frozen description per kind. Its `skeleton()` is the module to trace: torchvision's networks have
+no values there (meta tensors), so that opening a network of half a gigabyte takes milliseconds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from diversevis.errors import InputError, suggest
 from diversevis.models.energy import EnergyNetwork
 
 Color = tuple[float, float, float]
-IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)  # torchvision's weights, RGB in [0, 1]
+# Of the ImageNet training images, RGB in [0, 1]: torchvision's weights expect this normalization.
+IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyModel:
-    """The analytic network of METHOD.md section 9; its weights are computed."""
+    """The analytic network (docs/method.md, section 9); its weights are computed."""
 
     kind: Literal["energy"]
     name: str
@@ -41,11 +42,12 @@ class EnergyModel:
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionModel:
-    """A classifier of torchvision by its name.
+    """A classifier of torchvision, by its name.
 
     weights    `imagenet`, `random` (the architecture's own initialization), or a file
     seed       of random weights
-    mean, std  of the network's input, RGB in [0, 1]; None: what belongs to the weights
+    mean, std  of the network's input, RGB in [0, 1]; None: the values that
+               belong to the weights
     """
 
     kind: Literal["torchvision"]
@@ -66,9 +68,12 @@ class TorchvisionModel:
                 return self._build().to("meta")
 
     def initialized(self) -> nn.Module:
-        """The network as its architecture initializes it, from `seed`; global state is kept."""
+        """The network with its architecture's random initialization, drawn from `seed`.
+
+        The global random state stays as it was.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # that of the CPU alone
+            torch.default_generator.manual_seed(self.seed)  # not the CUDA generators
             return self._build()
 
     def published_weights(self) -> Any:
@@ -85,11 +90,8 @@ class TorchvisionModel:
     def published_mean_std(self) -> tuple[Color, Color]:
         """Input mean and standard deviation that belong to torchvision's weights."""
         if self.name in INCEPTION_NAMES:
-            return (0.5, 0.5, 0.5), (
-                0.5,
-                0.5,
-                0.5,
-            )  # what their transform_input makes of ImageNet's
+            # Their `transform_input` turns ImageNet's normalization into this; it is switched off.
+            return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
         return IMAGENET_MEAN, IMAGENET_STD
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
@@ -122,9 +124,9 @@ class TorchvisionModel:
 
 @dataclass(frozen=True, kw_only=True)
 class CustomModel:
-    """A user's network: `target` is the import path of a function that returns an `nn.Module`.
+    """A user's network: `target` is the import path of a function returning an `nn.Module`.
 
-    weights    `own` (as the function returns them) or a file
+    weights    `own` (the values that the function returns) or a file
     mean, std  of the network's input, RGB in [0, 1]
     """
 
@@ -140,7 +142,7 @@ class CustomModel:
         """The network itself; raises `InputError` where `target` cannot be imported or called."""
         module_name, _, function_name = self.target.replace(":", ".").rpartition(".")
         try:
-            if "" not in sys.path:  # the current folder holds a user's code; last, it hides nothing
+            if "" not in sys.path:  # the current folder, last: it must not hide installed packages
                 sys.path.append("")
             build = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, AttributeError, ValueError) as error:
@@ -155,7 +157,7 @@ class CustomModel:
             ) from error
         try:
             network = build()
-        except Exception as error:  # a stranger's code: anything may happen in it
+        except Exception as error:  # user code can raise anything
             raise InputError(
                 f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "
                 "a function that needs no arguments and returns an nn.Module."
@@ -171,11 +173,11 @@ class CustomModel:
 
 
 Model = EnergyModel | TorchvisionModel | CustomModel
-INCEPTION_NAMES = ("googlenet", "inception_v3")
+INCEPTION_NAMES = ("googlenet", "inception_v3")  # torchvision gives them another normalization
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Skips the in-place initializers: a skeleton has no values to initialize."""
+    """Skips the in-place initializers (`normal_`, ...): a skeleton has no values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -185,16 +187,17 @@ class _NoInitialization(TorchFunctionMode):
 
 
 def import_torchvision_models() -> types.ModuleType:
-    """`torchvision.models`, without the compiler that it would import and never use here.
+    """Import `torchvision.models` without torch's compiler, which is not used here.
 
-    torchvision's RoI-align imports `torch._dynamo` for one flag, which doubles the start-up time.
-    A stand-in that asks the real function when called serves while torchvision is imported.
+    torchvision's RoI-align imports `torch._dynamo` for a single flag, which doubles the start-up
+    time. While torchvision is imported, a stand-in takes its place, which asks the real function
+    when it is called.
     """
     if "torchvision" in sys.modules or "torch._dynamo" in sys.modules:
         return importlib.import_module("torchvision.models")
 
     def is_compile_supported(device_type: str) -> bool:
-        from torch._dynamo.utils import is_compile_supported as answer  # the real one, by then
+        from torch._dynamo.utils import is_compile_supported as answer
 
         return answer(device_type)
 

@@ -1,6 +1,6 @@
 """The analytic network: Gabor quadrature pairs whose invariances are known exactly.
 
-Adelson & Bergen 1985 (energy model), METHOD.md section 9. Weights are computed, never stored.
+Adelson & Bergen 1985 (energy model), docs/method.md, section 9. Weights are computed, not stored.
 Every channel pair (even, odd) is orthonormal, so over all images of one norm the energy
 `even^2 + odd^2` is largest, and constant, on a circle: all phases of one Gabor.
 """
@@ -30,7 +30,7 @@ COLOR_AXES = (
 
 
 def gabor_pairs() -> Float[Tensor, "filter 3 kernel kernel"]:
-    """Even and odd Gabors, interleaved (even_0, odd_0, even_1, ...), each of unit Euclidean norm.
+    """Even and odd Gabors, interleaved (even_0, odd_0, even_1, ...), all of unit Euclidean norm.
 
     Pair `p` has colour axis `p // 24`, wavelength `p // 8 % 3` and orientation `p % 8`
     (times pi/8; the wave vector's angle from the horizontal). Even filters have no DC response.
@@ -56,8 +56,8 @@ def gabor_pairs() -> Float[Tensor, "filter 3 kernel kernel"]:
 class EnergyNetwork(nn.Module):
     """Layers `simple` (half-rectified linear), `complex`, `shift` and `bipartite` (energies).
 
-    `complex` is the energy of one pair; `shift` its mean over 9 x 9 positions; `bipartite` the
-    energy at one fixed position on the left plus the mean energy over a column band on the right.
+    `complex` is the energy of a filter pair; `shift` its mean over 9 x 9 positions; `bipartite` the
+    energy at a fixed position on the left plus the mean energy over a column band on the right.
     """
 
     def __init__(self) -> None:

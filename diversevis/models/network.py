@@ -1,4 +1,4 @@
-"""A network cut off at its target layer, with the weights that layer needs and no others."""
+"""A network cut off at its target layer, with only the weights that this layer needs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from diversevis.models.weights import (
 class Network:
     """A frozen network cut off at its target layer, with weights.
 
-    module   padded as published; takes `z = (pixel/255 - mean)/std`, shape [image, 3, h, w], and
-             returns a tuple: the target's response (before its ReLU), then the features asked for
+    module   with its published padding; takes `z = (pixel/255 - mean)/std`, [image, 3, h, w], and
+             returns a tuple of maps [image, channel, rows, columns]: the target's response (before
+             its ReLU), then the requested features
     weights  where the weights came from, and the input's mean and std
     """
 
@@ -44,7 +45,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedWeights:
-    """What a network's weights hold: how many tensors, and how deep they reach."""
+    """Checked weights: origin, number of tensors, the deepest layer that they suffice for."""
 
     record: WeightsRecord
     tensors: int
@@ -52,7 +53,10 @@ class CheckedWeights:
 
 
 def open_model(model: Model) -> TracedModel:
-    """Trace the network that `model` describes; its weights are not looked at."""
+    """Trace the network that `model` describes, without its weights.
+
+    Raises `InputError` if it cannot be built or traced.
+    """
     root = model.skeleton()
     if isinstance(model, CustomModel):
         name = model.name or model.target.replace(":", ".")
@@ -64,12 +68,12 @@ def open_model(model: Model) -> TracedModel:
 def load(
     model: Model, traced: TracedModel, layer: Layer, features: Sequence[Layer] = ()
 ) -> Network:
-    """Build and load what `layer` needs, and nothing else.
+    """Build the part of the network that `layer` needs and load its weights.
 
-    features  earlier layers whose activations (after their ReLU) are returned too
+    features  earlier layers whose activations (after their ReLU) are returned as well
 
-    Raises `InputError` where a feature layer does not lie before the target, or the weights
-    cannot be had or trusted.
+    Raises `InputError` if a feature layer does not lie before the target, or if the weights are
+    missing, damaged or made for another network.
     """
     before = traced.ancestors(layer.node)
     for feature in features:
@@ -79,9 +83,11 @@ def load(
                 "Distances are measured in `pixels` or in an earlier layer."
             )
     tensors, record = _tensors(model, traced, layer, _file(model))
-    # What the layers after it see: past its ReLU, unless the way to the target does not lead there.
-    seen = [one.features if one.features in before else one.node for one in features]
-    module = _truncate(traced, [layer.node, *seen])
+    # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
+    outputs = [
+        feature.features if feature.features in before else feature.node for feature in features
+    ]
+    module = _truncate(traced, [layer.node, *outputs])
     module.load_state_dict(tensors, strict=False, assign=True)
     for name, buffer in module.named_buffers():
         if buffer.is_meta:  # batch norm's step counter: no response depends on it
@@ -93,10 +99,10 @@ def load(
 
 
 def check_weights(model: Model, traced: TracedModel, layer: Layer | None = None) -> CheckedWeights:
-    """Find (or fetch) the weights and check every tensor that `layer` needs (default: the deepest
-    that they serve).
+    """Find (or download) the weights and check every tensor that `layer` needs (default: the
+    deepest layer for which the file has weights).
 
-    Raises `InputError` where they cannot be had or trusted.
+    Raises `InputError` if they are missing, damaged or made for another network.
     """
     file = _file(model)
     deepest = layer or traced.layers[-1]
@@ -122,7 +128,7 @@ class _File:
 
 
 def _file(model: Model) -> _File | None:
-    """The weights file that `model` asks for; None where its weights are in no file."""
+    """The weights file that `model` names; None if its weights do not come from a file."""
     if isinstance(model, EnergyModel) or model.weights in ("own", "random"):
         if isinstance(model, CustomModel) and model.weights == "random":
             raise InputError(
@@ -140,7 +146,7 @@ def _file(model: Model) -> _File | None:
 def _tensors(
     model: Model, traced: TracedModel, layer: Layer, file: _File | None
 ) -> tuple[dict[str, Tensor], WeightsRecord]:
-    """What `layer` needs, checked; and the record of where it came from."""
+    """The checked tensors that `layer` needs, and the record of their origin."""
     wanted = traced.tensors(layer.node)
     if file is not None:
         tensors = check_and_load(
@@ -154,12 +160,12 @@ def _tensors(
     else:
         if isinstance(model, TorchvisionModel):
             source, state = f"random, seed {model.seed}", model.initialized().state_dict()
-            found: Mapping[str, Tensor] = {name: state[name] for name in wanted}
+            values: Mapping[str, Tensor] = {name: state[name] for name in wanted}
         else:
-            source, found = ("own" if isinstance(model, CustomModel) else "analytic"), wanted
-        tensors = check_tensors(found, wanted, source=f"model {traced.name} ({source})")
+            source, values = ("own" if isinstance(model, CustomModel) else "analytic"), wanted
+        tensors = check_tensors(values, wanted, source=f"model {traced.name} ({source})")
         sha256 = sha256_of_tensors(tensors)
-    mean, std, said_by = _mean_std(model, file)
+    mean, std, mean_std_source = _mean_std(model, file)
     record = WeightsRecord(
         source=source,
         is_file=file is not None,
@@ -167,14 +173,14 @@ def _tensors(
         sha256=sha256,
         mean=mean,
         std=std,
-        mean_std_source=said_by,
+        mean_std_source=mean_std_source,
     )
     return tensors, record
 
 
 def _mean_std(model: Model, file: _File | None) -> tuple[Color, Color, str]:
-    """Input mean and std, and who says so: the config, else the file, else torchvision."""
-    if isinstance(model, EnergyModel):  # grey levels around mid-grey: responses are of order 1
+    """Mean and std of the input, and their source: the config, else the file, else torchvision."""
+    if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
         return (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "analytic"
     if (model.mean is None) != (model.std is None):
         raise InputError("model.mean and model.std belong together: give both or neither.")
@@ -187,7 +193,7 @@ def _mean_std(model: Model, file: _File | None) -> tuple[Color, Color, str]:
             return in_file[0], in_file[1], "weights file"
         if in_file != (None, None):
             raise InputError(
-                f"{file.opened.path}: its metadata has only one of mean and std. Give both with "
+                f"{file.opened.path}: its metadata has only mean or only std. Give both with "
                 "model.mean=[...] model.std=[...]."
             )
     if isinstance(model, CustomModel):
@@ -199,7 +205,7 @@ def _mean_std(model: Model, file: _File | None) -> tuple[Color, Color, str]:
 
 
 def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-    """A copy of the graph that ends in `outputs`; modules off the way to them are left out."""
+    """A copy of the graph that ends in `outputs`; modules not on the path to them are left out."""
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     needed = set[fx.Node]().union(*(traced.ancestors(node) for node in outputs))
@@ -208,7 +214,7 @@ def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[node] for node in outputs))
     module = fx.GraphModule(traced.root, graph)
-    for node in module.graph.nodes:  # the traced model keeps its own modules
+    for node in module.graph.nodes:  # copies: the traced model must not change
         if node.op == "call_module":
             owner, _, leaf = str(node.target).rpartition(".")
             called = module.get_submodule(str(node.target))
@@ -217,7 +223,7 @@ def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule
 
 
 def _fold_batch_norm(module: fx.GraphModule) -> None:
-    """Batch norm (eval mode) becomes part of the convolution that it alone follows."""
+    """Merge batch norm (eval mode) into the convolution before it, if no other step reads that."""
     calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
     for node in list(module.graph.nodes):
         norm = module_of(module, node)

@@ -1,7 +1,7 @@
-"""Only the wanted filter: a network that answers with one response per image, not a layer's worth.
+"""Compute for every image only the response of its unit, instead of all channels of the layer.
 
-The last steps before a target are rewritten so that every image meets its own unit's filter alone.
-Nothing else of the layer is computed, and nothing behind or beside the way to it.
+The last steps before the target layer are rewritten: an image is convolved only with the filter of
+its unit. Steps that the target does not need are removed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from torch.nn import functional
 
 from diversevis.models.trace import SUMS
 
-# Steps that treat every channel alike, and do not mix them.
+# Steps that act on every channel separately and in the same way.
 CHANNEL_BY_CHANNEL = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout,
 )  # fmt: skip
-LINEAR = (nn.AvgPool2d, nn.Identity, nn.Dropout)  # of these, the linear ones (in eval mode)
+LINEAR = (nn.AvgPool2d, nn.Identity, nn.Dropout)  # those that are linear in eval mode
 POINTWISE_FUNCTIONS = (torch.square, torch.abs, torch.relu, torch.sqrt)
-FEW = 4  # inputs of a grouped convolution's filter: so many filters before it are chosen one by one
+# Largest number of input channels of a grouped convolution's filter for which the convolution
+# before it is computed channel by channel (complex cells of the energy network have 2).
+FEW = 4
 
 
 def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> fx.GraphModule:
-    """`module` with its first output replaced by the projections on `vectors`.
+    """Return `module` with its first output replaced by the projections on `vectors`.
 
-    module   unpadded: z [image, 3, h, w] -> a tuple of the target [image, channel, 1, 1] and
+    module   without padding: z [image, 3, h, w] -> a tuple of the target [image, channel, 1, 1] and
              further outputs
-    vectors  of unit norm, one per row
+    vectors  unit-norm directions in channel space, a row per target
 
-    Returns a module that takes z, its images sorted by unit, as many for each, and rows [unit], the
-    vector of each unit: it gives responses [unit, image], then the further outputs. The result is
-    the same as projecting all channels; each linear step before the target is asked for the
-    projection directly.
+    The new module takes z (images sorted by unit, equally many per unit) and rows [unit], the index
+    of every unit's vector. It returns responses [unit, image], then the further outputs. The result
+    is the same as projecting all channels: the projection is moved before every linear step.
     """
     parts: dict[str, Any] = {}
     for node in module.graph.nodes:
@@ -47,23 +48,25 @@ def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> f
     copied: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node.op == "output":
-            (target, *others) = node.args[0]
+            (target, *further) = node.args[0]
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
             if node.op == "placeholder":
                 rows = graph.placeholder("rows")
     reader = _Reader(module, parts, graph, copied, rows, vectors)
-    answer = graph.call_function(_by_unit, (reader.select(target, is_output=True), rows))
-    graph.output((answer, *(copied[other] for other in others)))
+    responses = graph.call_function(_by_unit, (reader.select(target, is_output=True), rows))
+    graph.output((responses, *(copied[node] for node in further)))
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
     used = {node.target for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    found = fx.GraphModule({name: parts[name] for name in parts if name in used}, graph)
-    return found.eval().requires_grad_(False)
+    readout = fx.GraphModule({name: parts[name] for name in parts if name in used}, graph)
+    return readout.eval().requires_grad_(False)
 
 
 class _Reader:
+    """Builds the graph's last steps, from the target towards the image."""
+
     def __init__(
         self,
         module: fx.GraphModule,
@@ -79,9 +82,9 @@ class _Reader:
         self.channels = vectors.argmax(1) if bool(one_hot.all()) else None
 
     def select(self, node: fx.Node, is_output: bool = False) -> fx.Node:
-        """A node that gives [image, 1, h, w]: the projection of the value of `node`."""
+        """Return a node with the projection of the value of `node`, [image, 1, h, w]."""
         if len(node.users) > 1 and not is_output:
-            return self._project(node)  # its channels are all computed for someone else anyway
+            return self._project(node)  # another step needs all its channels anyway
         called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(called, nn.Conv2d) and (called.groups == 1 or self.channels is not None):
             return self._filter(node, called)
@@ -100,9 +103,9 @@ class _Reader:
 
     def _project(self, node: fx.Node) -> fx.Node:
         if self.channels is not None:
-            channels = self._keep("channels", self.channels)
+            channels = self._constant("channels", self.channels)
             return self.graph.call_function(_pick, (self.copied[node], channels, self.rows))
-        vectors = self._keep("vectors", self.vectors)
+        vectors = self._constant("vectors", self.vectors)
         return self.graph.call_function(_mix, (self.copied[node], vectors, self.rows))
 
     def _filter(self, node: fx.Node, convolution: nn.Conv2d) -> fx.Node:
@@ -123,17 +126,18 @@ class _Reader:
             if inputs is None
             else self._select_many(node.all_input_nodes[0], inputs)
         )
-        kept_bias = None if biases is None else self._keep("biases", biases.detach().clone())
+        bias_node = None if biases is None else self._constant("biases", biases.detach().clone())
         # Channels last, as images are laid out on the way here.
         flat = filters.detach().permute(0, 2, 3, 1).contiguous()
         return self.graph.call_function(
-            _own_filter,
-            (ahead, self._keep("filters", flat), kept_bias, self.rows),
+            _filter_of_unit,
+            (ahead, self._constant("filters", flat), bias_node, self.rows),
             {"stride": convolution.stride, "dilation": convolution.dilation},
         )
 
     def _select_many(self, node: fx.Node, inputs: Int[Tensor, "row input"]) -> fx.Node:
-        """A node that gives [image, input, h, w]: of the value of `node`, each unit's inputs."""
+        """Return a node with the channels of `node` that every image's unit reads,
+        [image, input, h, w]."""
         called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         alone = len(node.users) == 1 and inputs.shape[1] <= FEW
         if alone and isinstance(called, nn.Conv2d) and called.groups == 1:
@@ -142,9 +146,9 @@ class _Reader:
                 _chosen_filters,
                 (
                     self.copied[node.all_input_nodes[0]],
-                    self._keep("weight", weight),
-                    None if bias is None else self._keep("bias", bias.detach()),
-                    self._keep("inputs", inputs),
+                    self._constant("weight", weight),
+                    None if bias is None else self._constant("bias", bias.detach()),
+                    self._constant("inputs", inputs),
                     self.rows,
                 ),
                 {"stride": called.stride, "dilation": called.dilation},
@@ -155,10 +159,11 @@ class _Reader:
         if alone and node.target in POINTWISE_FUNCTIONS:
             source = self._select_many(node.all_input_nodes[0], inputs)
             return self.graph.call_function(node.target, (source,))
-        kept = self._keep("inputs", inputs)
-        return self.graph.call_function(_pick_many, (self.copied[node], kept, self.rows))
+        constant = self._constant("inputs", inputs)
+        return self.graph.call_function(_pick_many, (self.copied[node], constant, self.rows))
 
-    def _keep(self, name: str, value: Tensor) -> fx.Node:
+    def _constant(self, name: str, value: Tensor) -> fx.Node:
+        """Store a tensor with the new module and return a node that gives it."""
         path = f"read_out_{name}_{len(self.parts)}"
         self.parts[path] = value
         return self.graph.get_attr(path)
@@ -173,8 +178,8 @@ def _pick(
     channels: Int[Tensor, " row"],
     rows: Int[Tensor, " unit"],
 ) -> Float[Tensor, "image 1 h w"]:
-    each = channels[rows].repeat_interleave(len(maps) // len(rows))
-    return maps.gather(1, each[:, None, None, None].expand(-1, 1, *maps.shape[2:]))
+    channel_of_image = channels[rows].repeat_interleave(len(maps) // len(rows))
+    return maps.gather(1, channel_of_image[:, None, None, None].expand(-1, 1, *maps.shape[2:]))
 
 
 def _pick_many(
@@ -182,8 +187,8 @@ def _pick_many(
     channels: Int[Tensor, "row few"],
     rows: Int[Tensor, " unit"],
 ) -> Float[Tensor, "image few h w"]:
-    each = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)
-    return maps.gather(1, each[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
+    channels_of_image = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)
+    return maps.gather(1, channels_of_image[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
 
 
 def _mix(
@@ -195,7 +200,7 @@ def _mix(
     return torch.einsum("uichw,uc->uihw", by_unit, vectors[rows]).flatten(0, 1)[:, None]
 
 
-def _own_filter(
+def _filter_of_unit(
     maps: Float[Tensor, "image channel h w"],
     filters: Float[Tensor, "row kh kw channel"],
     biases: Float[Tensor, " row"] | None,
@@ -206,17 +211,16 @@ def _own_filter(
 ) -> Float[Tensor, "image 1 rows columns"]:
     """Convolution of every image with the filter of its unit."""
     units, kernel = len(rows), filters.shape[1:3]
-    if maps.shape[2:] == kernel and tuple(dilation) == (1, 1):  # the filter sees all there is
+    if maps.shape[2:] == kernel and tuple(dilation) == (1, 1):  # the filter covers the whole map
         seen = maps.permute(0, 2, 3, 1).reshape(units, len(maps) // units, -1)
-        # Not a product of matrices, whose rounding would depend on how many units there are.
+        # A sum, not a matrix product: the rounding of a product depends on the number of units.
         answer = (seen * filters[rows].reshape(units, 1, -1)).sum(2, keepdim=True)
         size = [1, 1]
     else:
         windows = functional.unfold(maps, kernel, dilation=dilation, stride=stride)
         flat = filters[rows].permute(0, 3, 1, 2).reshape(units, 1, 1, -1)
-        answer = (flat @ windows.reshape(units, -1, *windows.shape[1:]))[
-            :, :, 0
-        ]  # [unit, image, position]
+        by_unit = windows.reshape(units, -1, *windows.shape[1:])
+        answer = (flat @ by_unit)[:, :, 0]  # [unit, image, position]
         size = [
             (maps.shape[2 + axis] - (kernel[axis] - 1) * dilation[axis] - 1) // stride[axis] + 1
             for axis in (0, 1)
@@ -236,21 +240,26 @@ def _chosen_filters(
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Float[Tensor, "image input rows columns"]:
-    """Convolution of every image with the few filters that its unit needs, where these see all of
-    it; with all filters, of which these are taken, where there are many positions to see."""
+    """Convolution of every image with the filters that its unit needs.
+
+    Where a filter covers the whole map, only these filters are computed; elsewhere all filters are
+    computed and the needed channels are picked, which is faster.
+    """
     options: dict[str, Any] = {"stride": stride, "dilation": dilation}
     if maps.shape[2:] != weight.shape[2:]:
         return _pick_many(functional.conv2d(maps, weight, bias, **options), inputs, rows)
     filters = weight.permute(0, 2, 3, 1)
-    found = [
-        _own_filter(maps, filters[own], None if bias is None else bias[own], rows, **options)
-        for own in inputs.T
+    channels = [
+        _filter_of_unit(
+            maps, filters[index], None if bias is None else bias[index], rows, **options
+        )
+        for index in inputs.T
     ]
-    return torch.cat(found, dim=1)
+    return torch.cat(channels, dim=1)
 
 
 def _keeps_channels(index: Any) -> bool:
-    """Whether it is a crop: a choice of rows and columns alone."""
+    """Whether `index` crops rows and columns and keeps all channels."""
     return (
         isinstance(index, tuple)
         and len(index) == 4

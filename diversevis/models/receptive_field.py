@@ -1,8 +1,9 @@
 """Size, stride and offset of a unit's receptive field, and the network cut down to it.
 
-Both come from one walk back through the traced graph: which outputs of each step does one unit at
-the top need? What reaches the image is the receptive field. Residual sums and parallel branches
-need what their widest branch needs; narrower branches are cropped to match. METHOD.md section 1.
+Both come from a walk back through the traced graph, which asks at every step: which outputs of this
+step does a unit of the target layer need? The box of pixels that it needs is the receptive field.
+Residual sums and parallel branches need the box of their widest branch; narrower branches are
+cropped to match (docs/method.md, section 1).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Box = tuple[Span, Span]  # rows, columns
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveField:
-    """What the unit at map position (0, 0) sees of the image, in pixels, as (rows, columns).
+    """The pixels that the unit at map position (0, 0) sees, as (rows, columns).
 
-    size    extent
-    stride  distance between the fields of neighbouring units
-    offset  first pixel; negative where the padded network looks beyond the image
+    size    extent of the field
+    stride  distance between the fields of neighbouring units of the map
+    offset  first pixel; negative where the field of the padded network reaches beyond the image
     """
 
     size: tuple[int, int]
@@ -39,7 +40,7 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class Window:
-    """How a step looks at its input along one axis; the default is a pointwise step."""
+    """The window through which a step reads its input along an axis; the default is pointwise."""
 
     kernel: int = 1
     stride: int = 1
@@ -83,8 +84,8 @@ WHOLE_IMAGE = (
 def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> ReceptiveField:
     """Receptive field of the units of `node` in `graph`, whose modules live in `root`.
 
-    Raises `InputError` where there is none of fixed size: a step before the node looks at the
-    whole image (global pooling, attention), or is of a kind not known here.
+    Raises `InputError` if the field has no fixed size: a step before the node reads the whole image
+    (global pooling, attention) or is of an unknown kind.
     """
     image = next(n for n in graph.nodes if n.op == "placeholder")
     first, second = (_needed(root, graph, node, index).get(image) for index in (0, 1))
@@ -98,13 +99,13 @@ def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> Receptiv
 
 
 def unpad(network: fx.GraphModule) -> fx.GraphModule:
-    """The network without padding: an image of the receptive field's size gives one value.
+    """The network without padding: an image of the receptive field's size gives a 1 x 1 map.
 
-    network  its output is a tuple of nodes; the receptive field is that of the first, the others
-             lie on the way to it and give what of their maps the first depends on
+    network  its output is a tuple of nodes. The receptive field is that of the first node; the
+             others lie on the path to it, and of their maps the part that it depends on is returned
 
-    On an image larger by a multiple of the stride it gives the dense map of responses. Parameters
-    are shared with `network`, which stays as it was.
+    An image that is larger by a multiple of the stride gives the dense map of responses. The new
+    network shares its parameters with `network`, which is not changed.
     """
     tail = next(node for node in reversed(network.graph.nodes) if node.op == "output")
     outputs: tuple[fx.Node, ...] = tail.args[0]
@@ -152,7 +153,7 @@ def _hull(a: Box, b: Box | None) -> Box:
 
 
 def _needed(root: nn.Module, graph: fx.Graph, target: fx.Node, index: int) -> dict[fx.Node, Box]:
-    """For every node on the way to unit (index, index) of `target`: the outputs it must give."""
+    """The box of outputs that unit (index, index) of `target` needs of every node before it."""
     needed: dict[fx.Node, Box] = {target: ((index, index), (index, index))}
     for node in reversed(graph.nodes):
         if node not in needed or node.op in ("placeholder", "get_attr"):
@@ -165,7 +166,7 @@ def _needed(root: nn.Module, graph: fx.Graph, target: fx.Node, index: int) -> di
 
 
 def _sees_image(node: fx.Node) -> bool:
-    """Whether the value of `node` depends on the image (remembered on the node)."""
+    """Whether the value of `node` depends on the image (cached on the node)."""
     if "sees_image" not in node.meta:
         node.meta["sees_image"] = node.op == "placeholder" or any(
             _sees_image(source) for source in node.all_input_nodes
@@ -174,8 +175,10 @@ def _sees_image(node: fx.Node) -> bool:
 
 
 def _crop(graph: fx.Graph, source: fx.Node, has: Box, wants: Box) -> fx.Node:
-    """`source`, which gives the box `has`, cut down to `wants`; counted from both ends, so that
-    larger images are cut alike."""
+    """`source`, whose value covers the box `has`, cropped to `wants`.
+
+    The crop is counted from both ends, so that it also holds for larger images.
+    """
     cuts = [slice(None), slice(None)]
     for (first, last), (wanted_first, wanted_last) in zip(has, wants, strict=True):
         cuts.append(slice(wanted_first - first or None, wanted_last - last or None))
@@ -230,7 +233,7 @@ def _windows_of(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any
     return rows, columns
 
 
-# Functions that look at a window, with the names of their leading arguments.
+# Functions that read a window of their input, with the names of their positional arguments.
 WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
     functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
     functional.max_pool2d: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
@@ -249,9 +252,9 @@ def _is_padding(root: nn.Module, node: fx.Node) -> bool:
 
 
 def _windows(root: nn.Module, node: fx.Node) -> Windows:
-    """How `node` looks at its input (remembered on the node).
+    """The windows through which `node` reads its input (cached on the node).
 
-    Raises `InputError` for a step without a window of known size.
+    Raises `InputError` for a step whose window is unknown.
     """
     if "windows" not in node.meta:
         node.meta["windows"] = _find_windows(root, node)
@@ -259,20 +262,20 @@ def _windows(root: nn.Module, node: fx.Node) -> Windows:
 
 
 def _find_windows(root: nn.Module, node: fx.Node) -> Windows:
-    found: Windows | None = None
+    windows: Windows | None = None
     module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
     if module is not None:
-        found = _module_windows(module)
+        windows = _module_windows(module)
     elif node.op == "call_function":
-        found = _function_windows(root, node)
+        windows = _function_windows(root, node)
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
-        found = POINTWISE
-    if found is not None:
-        return found
+        windows = POINTWISE
+    if windows is not None:
+        return windows
     name = type(module).__name__ if module is not None else None
     name = name or getattr(node.target, "__name__", str(node.target))
     sees_all = isinstance(module, WHOLE_IMAGE)
-    why = "looks at the whole image" if sees_all else "has no window of known size"
+    why = "reads the whole image" if sees_all else "has no window of known size"
     raise InputError(
         f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
         "Choose a layer before it; `diversevis layers` lists them."

@@ -1,7 +1,7 @@
-"""A network as a graph whose layers have the field's names.
+"""A network as a graph whose layers have the names used in the field (conv3_1, layer1.0.conv2).
 
-The response of a layer is its value before its ReLU (or other pointwise nonlinearity) and, for a
-convolution followed by batch normalization, after that normalization.
+The response of a layer is its value before its ReLU (or other pointwise nonlinearity). For a
+convolution followed by batch normalization it is the value after the normalization.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ NONLINEARITIES: dict[object, str] = {
 }  # fmt: skip
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)
-SEE_THE_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-KEEP_CHANNELS = (nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, *SEE_THE_WHOLE_IMAGE)
+READ_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+KEEP_CHANNELS = (nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, *READ_WHOLE_IMAGE)
 KEEP_CHANNELS_FUNCTIONS = (*SUMS, nn.functional.max_pool2d, nn.functional.avg_pool2d)
-PROBE = 64  # side of the (meta) maps that tell the channels of every layer
+PROBE = 64  # side of the meta-tensor maps with which the channels of every layer are counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One place of the network where units are read.
+    """A layer: a point of the network where units are read.
 
-    name      the field's name for it (`conv3_1`, `layer1.0.conv2`)
+    name      as used in the field (`conv3_1`, `layer1.0.conv2`)
     node      the graph node whose value is the response
-    features  the node whose value later layers see: the response after its nonlinearity
+    features  the node whose value later layers read: the response after its nonlinearity
     channels  number of units
-    response  in words, what the response is
+    response  what the response is, in words
     """
 
     name: str
@@ -61,15 +61,15 @@ class TracedModel:
     root: nn.Module
     graph: fx.Graph
     layers: tuple[Layer, ...]
-    paths: dict[str, str] = field(repr=False)  # module path or field name -> Layer.name
+    paths: dict[str, str] = field(repr=False)  # module path or layer name -> Layer.name
     called_often: frozenset[str] = frozenset()
     seeing_all: frozenset[str] = frozenset()  # modules without a map of units
 
     def layer(self, name: str, key: str = "layer", also: tuple[str, ...] = ()) -> Layer:
-        """The layer called `name`; raises `InputError` with the nearest names.
+        """The layer called `name`; raises `InputError` with similar names.
 
-        key   the setting that asks for it, for the error message
-        also  what else that setting may be
+        key   the setting that names the layer, for the error message
+        also  other legal values of that setting
         """
         names = {layer.name: layer for layer in self.layers}
         if name in self.paths:
@@ -77,13 +77,13 @@ class TracedModel:
         if name in self.called_often:
             owner = name.rpartition(".")[0]
             raise InputError(
-                f"{key}={name} of {self.name} is one module that is called several times, so it "
+                f"{key}={name} of {self.name} is a module that is called several times, so it "
                 f"names no single response. Name the module around it ({key}={owner}) or one of "
                 f"its convolutions; `diversevis layers` lists them."
             )
         if name in self.seeing_all:
             raise InputError(
-                f"{key}={name} of {self.name} has no receptive field of fixed size: it looks at "
+                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads "
                 "the whole image, or comes after a step that does. `diversevis layers` lists the "
                 "layers before that."
             )
@@ -94,13 +94,13 @@ class TracedModel:
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
         """All nodes that the value of `node` depends on, itself included."""
-        found, pending = set(), [node]
+        nodes, pending = set(), [node]
         while pending:
             current = pending.pop()
-            if current not in found:
-                found.add(current)
+            if current not in nodes:
+                nodes.add(current)
                 pending.extend(current.all_input_nodes)
-        return found
+        return nodes
 
     def tensors(self, node: fx.Node) -> dict[str, Tensor]:
         """Parameters and buffers, by state-dict name, that the value of `node` depends on."""
@@ -120,14 +120,14 @@ class TracedModel:
 def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedModel:
     """Trace `root` (eval mode) and find its layers.
 
-    field_names  module path -> the name people use for it, where that differs
+    field_names  module path -> name used in the field, where the two differ
 
-    Raises `InputError` where torch.fx cannot follow the network.
+    Raises `InputError` if torch.fx cannot trace the network.
     """
     tracer = _LayerTracer()
     try:
         graph = tracer.trace(root)
-    except Exception as error:  # any code of a stranger's network may run here
+    except Exception as error:  # user code can raise anything
         raise InputError(
             f"model {name} could not be traced by torch.fx ({error}). Its forward may not branch "
             "on values of the image; a module that does can be wrapped so that tracing skips it."
@@ -135,18 +135,48 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
     _make_functional(root, graph)
     channels = _channels(root, graph)
 
+    layers, paths = _layers_of(root, graph, tracer.outputs, channels, field_names)
+    if not layers:
+        raise InputError(
+            f"model {name} has no layer that is a map of units over the image, as a convolution is."
+        )
+    paths |= {layer.name: layer.name for layer in layers}
+    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
+    return TracedModel(
+        name=name,
+        root=root,
+        graph=graph,
+        layers=layers,
+        paths=paths,
+        called_often=often,
+        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
+    )
+
+
+def _layers_of(
+    root: nn.Module,
+    graph: fx.Graph,
+    outputs: dict[str, list[fx.Node]],
+    channels: dict[fx.Node, int],
+    field_names: dict[str, str],
+) -> tuple[tuple[Layer, ...], dict[str, str]]:
+    """The layers in the order of computation, and module path -> name of its layer.
+
+    outputs   the output nodes of every module, by module path
+    channels  number of channels of every node whose value is a batch of maps
+    """
     layers: dict[fx.Node, Layer] = {}
     paths: dict[str, str] = {}
-    # A layer is called by the module that computes it, or the block that ends in it, rather than by
-    # the nonlinearity that follows.
-    by_rank = sorted(tracer.outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
+    # A layer is named after the module that computes it, or after the block that ends with it,
+    # rather than after the nonlinearity that follows.
+    by_rank = sorted(outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
     for path, nodes in by_rank:
         if len(nodes) != 1 or channels.get(nodes[0]) is None:
             continue
         node = _before_nonlinearity(root, graph, nodes[0])
+        if node.op == "placeholder":
+            continue
         if node not in layers:
-            if node.op == "placeholder":
-                continue
             layers[node] = Layer(
                 name=field_names.get(path, path),
                 node=node,
@@ -155,27 +185,12 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
                 response=_describe(root, node),
             )
         paths[path] = layers[node].name
-    if not layers:
-        raise InputError(
-            f"model {name} has no layer that is a map of units over the image, as a convolution is."
-        )
-    paths |= {layer.name: layer.name for layer in layers.values()}
     position = {node: i for i, node in enumerate(graph.nodes)}
-    ordered = tuple(sorted(layers.values(), key=lambda layer: position[layer.node]))
-    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
-    return TracedModel(
-        name=name,
-        root=root,
-        graph=graph,
-        layers=ordered,
-        paths=paths,
-        called_often=often,
-        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
-    )
+    return tuple(sorted(layers.values(), key=lambda layer: position[layer.node])), paths
 
 
 class _LayerTracer(fx.Tracer):
-    """Remembers which node is the output of which module."""
+    """Records the output nodes of every module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +207,7 @@ class _LayerTracer(fx.Tracer):
 
 
 def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
-    """Nothing may overwrite a value that is read elsewhere: in-place operations become plain."""
+    """Replace in-place operations: they could overwrite a value that another step reads."""
     for module in root.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
@@ -206,54 +221,59 @@ def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
 
 
 def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
-    """Channel count of every node that is a batch of maps, from shapes alone (meta tensors)."""
-    found: dict[fx.Node, int] = {}
-    beyond: set[fx.Node] = set()  # what sees the whole image: no maps of units, nothing to compute
-
-    class Shapes(fx.Interpreter):
-        """Follows channels; the size of the maps stays what it was, since it matters to none."""
-
-        def run_node(self, n: fx.Node) -> Any:
-            sources = n.all_input_nodes
-            module = module_of(root, n)
-            is_beyond = bool(beyond.intersection(sources))
-            # Most steps need not run (their meta kernels would also load a compiler).
-            if isinstance(module, nn.Conv2d) and not is_beyond:
-                if found.get(sources[0], module.in_channels) != module.in_channels:
-                    raise InputError(
-                        f"the step {n.name!r} takes {module.in_channels} channels where "
-                        f"{found[sources[0]]} come in. Images are RGB: the network must take 3."
-                    )
-                value: Any = image.new_empty(1, module.out_channels, PROBE, PROBE)
-            elif n.target is torch.cat and all(source in found for source in sources):
-                value = image.new_empty(1, sum(found[source] for source in sources), PROBE, PROBE)
-            elif (
-                is_beyond
-                or isinstance(module, KEEP_CHANNELS)
-                or _nonlinearity(root, n)
-                or (n.target in KEEP_CHANNELS_FUNCTIONS and sources)
-            ):
-                value = max((self.env[source] for source in sources), key=torch.numel)
-            else:
-                value = super().run_node(n)
-            sees_all = isinstance(module, SEE_THE_WHOLE_IMAGE)
-            if isinstance(value, Tensor) and value.ndim == 4 and not (is_beyond or sees_all):
-                found[n] = value.shape[1]
-            elif is_beyond or found.keys() & set(sources):
-                beyond.add(n)
-            return value
-
-    image = torch.empty(1, 3, PROBE, PROBE, device="meta")
-    shapeless = copy.deepcopy(root).to("meta")
+    """Number of channels of every node whose value is a batch of maps, by shapes (meta tensors)."""
+    shapeless = fx.GraphModule(copy.deepcopy(root).to("meta"), graph)
+    counter = _ChannelCounter(shapeless, garbage_collect_values=False)
     try:
         with torch.no_grad():
-            Shapes(fx.GraphModule(shapeless, graph), garbage_collect_values=False).run(image)
+            counter.run(torch.empty(1, 3, PROBE, PROBE, device="meta"))
     except InputError:
         raise
-    except Exception as error:  # past this point the network has no layer with maps, or is broken
-        if not found:
+    except Exception as error:  # later layers have no maps, or the network is broken
+        if not counter.channels:
             raise InputError(f"the network cannot take an image of 3 channels: {error}") from error
-    return found
+    return counter.channels
+
+
+class _ChannelCounter(fx.Interpreter):
+    """Follows the channels through the graph; maps keep their size, on which no channel depends."""
+
+    def __init__(self, module: fx.GraphModule, **options: Any) -> None:
+        super().__init__(module, **options)
+        self.channels: dict[fx.Node, int] = {}
+        self.beyond: set[fx.Node] = (
+            set()
+        )  # nodes after a global pooling: they have no maps of units
+
+    def run_node(self, n: fx.Node) -> Any:
+        sources, module = n.all_input_nodes, module_of(self.module, n)
+        is_beyond = bool(self.beyond.intersection(sources))
+        value = self._value(n, module, is_beyond)
+        reads_all = isinstance(module, READ_WHOLE_IMAGE)
+        if isinstance(value, Tensor) and value.ndim == 4 and not (is_beyond or reads_all):
+            self.channels[n] = value.shape[1]
+        elif is_beyond or self.channels.keys() & set(sources):
+            self.beyond.add(n)
+        return value
+
+    def _value(self, n: fx.Node, module: nn.Module | None, is_beyond: bool) -> Any:
+        """A tensor with the right number of channels. Most steps need not run; running their meta
+        kernels would load torch's compiler."""
+        sources, channels = n.all_input_nodes, self.channels
+        if isinstance(module, nn.Conv2d) and not is_beyond:
+            if channels.get(sources[0], module.in_channels) != module.in_channels:
+                raise InputError(
+                    f"the step {n.name!r} takes {module.in_channels} channels where "
+                    f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
+                )
+            return torch.empty(1, module.out_channels, PROBE, PROBE, device="meta")
+        if n.target is torch.cat and all(source in channels for source in sources):
+            count = sum(channels[source] for source in sources)
+            return torch.empty(1, count, PROBE, PROBE, device="meta")
+        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
+        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
+            return max((self.env[source] for source in sources), key=torch.numel)
+        return super().run_node(n)
 
 
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -281,7 +301,7 @@ def _batch_norm_of(root: nn.Module, node: fx.Node) -> fx.Node | None:
 
 
 def _before_nonlinearity(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """The response that belongs to the value of `node`."""
+    """The node of the response: the value of `node` before its nonlinearity."""
     while _nonlinearity(root, node):
         node = node.all_input_nodes[0]
     if node.target is torch.cat and all(_nonlinearity(root, n) for n in node.all_input_nodes):
@@ -292,7 +312,7 @@ def _before_nonlinearity(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.
 
 
 def _features(root: nn.Module, response: fx.Node, output: fx.Node) -> fx.Node:
-    """What later layers see of `response`: its nonlinearity's value if it has one."""
+    """The node that later layers read for `response`: its nonlinearity's value if it has one."""
     if output is not response and _nonlinearity(root, output):
         return output
     if response.target is torch.cat:
@@ -321,7 +341,7 @@ def _describe(root: nn.Module, node: fx.Node) -> str:
     else:
         what = getattr(node.target, "__name__", str(node.target)).replace("_", " ")
     users = [_nonlinearity(root, user) for user in node.users]
-    if node.target is torch.cat and not users:  # made here, from the inputs of the nonlinearities
+    if node.target is torch.cat and not users:  # made by _before_nonlinearity
         users = [_nonlinearity(root, user) for part in node.all_input_nodes for user in part.users]
     nonlinear = next((name for name in users if name), None)
     return f"{what}, before its {nonlinear}" if nonlinear else what

@@ -1,4 +1,4 @@
-"""Weights found, checked and loaded: never more of them than the target layer needs."""
+"""Find, check and load weights: only the tensors that the target layer needs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from torch import Tensor
 from diversevis.errors import InputError
 from diversevis.models.architectures import Color, TorchvisionModel, import_torchvision_models
 
-OWN_CONFIG = ("vgg19", "resnet50")  # networks with a config file of their own
+WITH_CONFIG = ("vgg19", "resnet50")  # networks that have a file in conf/model/
 WEIGHTS_FOLDER = "DIVERSEVIS_WEIGHTS"  # environment variable: a folder searched before a download
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsRecord:
-    """Where the weights came from; goes into a run's record.
+    """The origin of a network's weights, as run.json records it.
 
     source  path, `random` with its seed, `analytic` or `own`
     url     where a downloaded file came from
     sha256  of the file, or of the tensors used where there is no file
     mean, std          of the network's input, RGB in [0, 1]
-    mean_std_source    who said so: `weights file`, `config` or `torchvision`
+    mean_std_source    their source: `weights file`, `config` or `torchvision`
     """
 
     source: str
@@ -58,7 +58,7 @@ class WeightsFile:
 
     @classmethod
     def open(cls, path: Path) -> WeightsFile:
-        """Open a `.safetensors`, `.pth` or `.pt` file; raises `InputError` where it is none."""
+        """Open a `.safetensors`, `.pth` or `.pt` file; raises `InputError` if it cannot be read."""
         if not path.is_file():
             raise InputError(
                 f"model.weights={path} is not a file. Give a .safetensors or .pth file, or one of "
@@ -86,14 +86,14 @@ class WeightsFile:
         )
 
     def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors, all of which must be there."""
+        """Tensors by name; the file must have all of them."""
         if self._state is not None:
             return {name: self._state[name] for name in names}
         with safe_open(self.path, "pt") as file:
             return {name: file.get_tensor(name) for name in names}
 
     def color(self, key: str) -> Color | None:
-        """`mean` or `std` from the metadata; None where the file does not say."""
+        """`mean` or `std` from the metadata; None if the file does not have it."""
         if key not in self.metadata:
             return None
         try:
@@ -119,7 +119,8 @@ def find_weights_file(model: TorchvisionModel) -> tuple[Path, str | None]:
     """Path (and URL, if downloaded) of the weights that `model.weights` names.
 
     `imagenet` looks first for `<model>*.safetensors` in the folder that DIVERSEVIS_WEIGHTS names,
-    then in torchvision's own hub cache, and downloads it there if need be (hash checked).
+    then in torchvision's own hub cache, and downloads them into that cache if they are
+    missing (the hash is checked).
     """
     if model.weights != "imagenet":
         return Path(model.weights).expanduser(), None
@@ -132,7 +133,10 @@ def find_weights_file(model: TorchvisionModel) -> tuple[Path, str | None]:
 
 
 def download(model: TorchvisionModel) -> tuple[Path, str]:
-    """torchvision's official weights in its hub cache, fetched if they are not there yet."""
+    """Path and URL of torchvision's official weights in its hub cache, downloaded if missing.
+
+    Raises `InputError` if the download fails or its hash is wrong.
+    """
     url = model.published_weights().url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     prefix = path.stem.rpartition("-")[2]  # torchvision's file names end in the hash's first digits
@@ -150,10 +154,10 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
             reason = getattr(error, "reason", error)
             raise InputError(
                 f"The weights of model {model.name} could not be downloaded from {url} ({reason})"
-                f"{_folder_searched(model.name)}. Three ways out: run `diversevis weights "
+                f"{_folder_searched(model.name)}. Three remedies: run `diversevis weights "
                 f"{_as_typed(model.name)}` on a machine with internet and copy {path} here; give a "
                 f"file with model.weights=FILE (or a folder with {WEIGHTS_FOLDER}); or use "
-                "model=energy, which needs none."
+                "model=energy, which needs no weights."
             ) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -162,10 +166,10 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
                 f"The weights of model {model.name} could not be stored as {path} ({error}). Set "
                 "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
             ) from error
-        except RuntimeError as error:  # torch.hub: the hash is not what the name promises
+        except RuntimeError as error:  # torch.hub found a wrong hash
             raise InputError(
-                f"The download of {url} is not the file it should be ({error}). Try again; if it "
-                "happens twice, something between here and there changes the file."
+                f"The download of {url} does not have the published hash ({error}). Try again; if "
+                "that happens twice, a proxy or the disk changes the file."
             ) from error
     if not sha256_of_file(path).startswith(prefix):
         raise InputError(
@@ -186,16 +190,16 @@ def check_and_load(
     """The tensors `wanted` (name -> tensor of the right shape) from `file`, as float32.
 
     layer   the target, for error messages
-    served  (layer name, tensor names) in order of depth: to tell how deep a partial file reaches
+    served  (layer name, tensor names) in order of depth, to name a partial file's deepest layer
 
-    Raises `InputError` for a foreign file, and by name for a missing, wrongly shaped, NaN or
-    infinite tensor.
+    Raises `InputError` for a file of another network, and for a tensor that is missing, has the
+    wrong shape, or holds NaN or infinite values.
     """
-    said = file.metadata.get("architecture", "")
-    if said and said.rpartition(".")[2] != architecture:
+    in_file = file.metadata.get("architecture", "")
+    if in_file and in_file.rpartition(".")[2] != architecture:
         raise InputError(
-            f"{file.path} holds weights of {said}, not of {architecture}. "
-            f"Give the right file with model.weights=FILE, or choose the model that it is for."
+            f"{file.path} holds weights of {in_file}, not of {architecture}. "
+            f"Give the right file with model.weights=FILE, or choose the model of this file."
         )
     missing = next((name for name in wanted if name not in file.names), None)
     if missing is not None:
@@ -206,12 +210,13 @@ def check_and_load(
         if deepest is None:
             raise InputError(
                 f"{file.path} is not a weights file of {architecture}: it lacks {missing} and "
-                f"serves none of the network's layers (it begins with "
-                f"{', '.join(sorted(file.names)[:3]) or 'no tensor at all'})."
+                f"has weights for none of the network's layers (its first tensors: "
+                f"{', '.join(sorted(file.names)[:3]) or 'none'})."
             )
         raise InputError(
             f"layer={layer} needs {missing}, which {file.path} does not hold. The deepest layer "
-            f"that it serves is {deepest}; for more give a fuller file with model.weights=FILE."
+            f"that it has weights for is {deepest}; for deeper layers give another file with "
+            "model.weights=FILE."
         )
     return check_tensors(file.tensors(wanted), wanted, source=str(file.path))
 
@@ -219,7 +224,8 @@ def check_and_load(
 def check_tensors(
     tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str
 ) -> dict[str, Tensor]:
-    """The tensors as float32; raises `InputError` for one that cannot be the network's."""
+    """The tensors as float32; raises `InputError` for a wrong shape or type, NaN or
+    infinite values."""
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise InputError(
@@ -230,14 +236,14 @@ def check_tensors(
             raise InputError(f"{source}: {name} holds {tensor.dtype}, not floating-point numbers.")
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"{source}: {name} holds NaN or infinite values, so no response could be trusted. "
+                f"{source}: {name} holds NaN or infinite values, so responses would be wrong. "
                 "The file is damaged: copy or download it again."
             )
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces; remembered while the file stays as it is."""
+    """Hexadecimal SHA-256 of a file, read in pieces; cached until its size or time changes."""
     facts = path.stat()
     return _sha256_of_file(path, facts.st_size, facts.st_mtime_ns)
 
@@ -252,7 +258,7 @@ def _sha256_of_file(path: Path, size: int, changed: int) -> str:
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hexadecimal SHA-256 of tensors that live in no file."""
+    """Hexadecimal SHA-256 of tensors that do not come from a file."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0")
@@ -261,23 +267,25 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    """`<name>*.safetensors` in `folder`; not that of a network whose name only begins alike."""
+    """`<name>*.safetensors` in `folder`; not the file of another network whose name
+    begins with the same letters (resnet50 and resnet50_32x4d).
+    """
     if not folder.is_dir():
         raise InputError(f"{WEIGHTS_FOLDER}={folder} is not a folder.")
     longer = [
         n for n in import_torchvision_models().list_models() if n.startswith(name) and n != name
     ]
-    found = [
+    files = [
         path
         for path in sorted(folder.glob(f"{name}*.safetensors"))
         if not any(path.name.startswith(other) for other in longer)
     ]
-    if len(found) > 1:
+    if len(files) > 1:
         raise InputError(
             f"{WEIGHTS_FOLDER}={folder} holds several files for {name}: "
-            f"{', '.join(path.name for path in found)}. Say which with model.weights=FILE."
+            f"{', '.join(path.name for path in files)}. Say which with model.weights=FILE."
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def _folder_searched(name: str) -> str:
@@ -286,21 +294,20 @@ def _folder_searched(name: str) -> str:
 
 
 def _as_typed(name: str) -> str:
-    return f"model={name}" if name in OWN_CONFIG else f"model=torchvision model.name={name}"
+    return f"model={name}" if name in WITH_CONFIG else f"model=torchvision model.name={name}"
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():  # of odd pickle protocols: what is refused is said below
+        with warnings.catch_warnings():  # about pickle protocols; the errors below say enough
             warnings.simplefilter("ignore")
             state: Any = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"model.weights={path} is refused: it is damaged, or a pickle that asks for more than "
-            "tensors and would run code of its own. Save its state_dict() alone, best as "
-            ".safetensors."
+            f"model.weights={path} is refused: it is damaged, or a pickle that holds more than "
+            "tensors and could run code. Save only its state_dict(), best as .safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
@@ -310,7 +317,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     items = state.items() if isinstance(state, dict) else ()
-    # `module.` is what training on several devices puts before every name.
+    # Training on several devices puts `module.` before every name.
     tensors = {k.removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(f"model.weights={path} holds no dictionary of tensors (a state_dict).")

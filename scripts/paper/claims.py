@@ -1,4 +1,4 @@
-"""The paper's four claims (METHOD.md section 7) together, and the first of them.
+"""The paper's four claims (docs/method.md, section 7) together, and the first of them.
 
 Every verdict follows from its rule and the numbers alone.
 """

@@ -1,4 +1,4 @@
-"""Claim 3 (METHOD.md section 7): local deformations, and the paper's dot clusters."""
+"""Claim 3 (docs/method.md, section 7): local deformations, and the paper's dot clusters."""
 
 from __future__ import annotations
 

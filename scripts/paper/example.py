@@ -1,7 +1,7 @@
 """A unit whose batch shows one orientation in all phases: what the paper's complex cells look like.
 
-METHOD.md section 7, claim 2. From the images alone: a grating is fitted to each image of the batch,
-and the phase of each image is read off at the batch's mean wave vector.
+docs/method.md, section 7, claim 2. From the images alone: a grating is fitted to every image of the
+batch, and the phase of every image is read off at the mean wave vector of the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Claim 2 (METHOD.md section 7): phase invariance in early layers, and under random weights."""
+"""Claim 2 (docs/method.md, section 7): phase invariance in early layers; random weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paper.runs import Run, about, spread
 
 Numbers = dict[str, Any]
 
-SIMPLE, NEAR_PERFECT = 1.0, 0.2  # F1/F0: Skottun et al. 1991; METHOD.md section 7's "near-perfect"
+SIMPLE, NEAR_PERFECT = 1.0, 0.2  # F1/F0: Skottun et al. 1991; "near-perfect" (claim 2)
 LISTED = 8  # units named per layer
 PHASE_RULE = (
     "Holds: conv1_1, whose units are linear, has no unit with F1/F0 below "
