@@ -32,8 +32,8 @@ def prose(path):
 def anchors(path):
     """The anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
-    kept = [re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in headings]
-    return {heading.replace(" ", "-") for heading in kept}
+    plain = [re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
 
 
 def commands():
@@ -94,6 +94,11 @@ def test_the_map_has_every_room():
 
 def test_readme_has_at_most_120_lines():
     assert len(README.read_text().splitlines()) <= 120
+
+
+def test_readme_has_the_line_that_ci_runs():
+    pattern = re.search(r"grep -m1 -E '(.*)' README", (ROOT / ".ci" / "run").read_text())[1]
+    assert re.search(pattern, README.read_text(), re.MULTILINE)
 
 
 def test_nothing_cites_files_outside_the_repository():
