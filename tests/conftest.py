@@ -60,15 +60,24 @@ def seeded():
     torch.manual_seed(0)
 
 
+@contextlib.contextmanager
+def unchanged_log():
+    """Commands change the program's log; afterwards it is as it was before."""
+    log = logging.getLogger("diversevis")
+    level, propagate, handlers = log.level, log.propagate, [*log.handlers]
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        log.handlers[:] = handlers
+
+
 @pytest.fixture(autouse=True)
 def restored_log():
-    """Commands change the program's log; the next test finds it as it was."""
-    log = logging.getLogger("diversevis")
-    before = log.level, log.propagate, [*log.handlers]
-    yield
-    log.setLevel(before[0])
-    log.propagate = before[1]
-    log.handlers[:] = before[2]
+    """The next test finds the program's log as this one did."""
+    with unchanged_log():
+        yield
 
 
 def torchvision_model(name, **changes):

@@ -513,6 +513,7 @@ def test_run_started_with_ctrl_c_ignored_finishes(start):
     assert json.loads(record.read_text())["status"] == "finished"
 
 
+@pytest.mark.process
 def test_ctrl_c_before_there_is_anything(start):
     process, record = start(
         "optimizer=paper", "optimizer.search_steps=100000000", "optimizer.patience=100000000",

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from test_slurm import MARK, marked
 
+pytestmark = pytest.mark.cluster
+
 PATIENCE = 240  # seconds that a sweep may take at most, on a busy machine
 SMALL = [
     "device=cpu", "layer=simple", "n=2", "images=tensor", "optimizer.steps=12",

@@ -1,5 +1,7 @@
 """Only the wanted filter: the same numbers as computing all channels and throwing most away."""
 
+import functools
+
 import pytest
 import torch
 from conftest import torchvision_model
@@ -11,7 +13,9 @@ from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import receptive_field, unpad
 
 
+@functools.cache
 def unpadded(model, layer, features=()):
+    """The network up to a layer without padding, how many channels it has, and its field's size."""
     traced = open_model(model)
     target = traced.layer(layer)
     before = [traced.layer(name) for name in features]
@@ -103,7 +107,7 @@ class Wide(nn.Module):
 def test_dilation_stride_and_groups(layer):
     torch.manual_seed(0)
     custom = CustomModel(kind="custom", name=None, target="test_readout.Wide", weights="own",
-                         default_layer=None, mean=[0.5] * 3, std=[1.0] * 3)  # fmt: skip
+                         default_layer=None, mean=(0.5,) * 3, std=(1.0,) * 3)  # fmt: skip
     module, channels, size = unpadded(custom, layer)
     vectors = torch.eye(channels, dtype=torch.float64)[[5, 1, 0]]
     found, expected, _ = both_routes(module, channels, size, vectors)

@@ -38,6 +38,7 @@ def whole(tmp_path_factory):
     return root, time.monotonic() - began
 
 
+@pytest.mark.process
 def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_path):
     root, seconds = whole
     found = check_survival.kill(tmp_path, SWEEP, kills=8, seconds=seconds, seed=0)
@@ -46,6 +47,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_
     check_survival.compare(root, tmp_path, killed=True)
 
 
+@pytest.mark.process
 def test_many_processes_given_the_same_work_do_it_once(whole, tmp_path):
     root, _ = whole
     assert check_survival.crowd(tmp_path, SWEEP, processes=6) == [0] * 6
@@ -130,6 +132,7 @@ def test_a_second_ctrl_c_does_not_wait():
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.process
 def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):
     import shutil
 
@@ -144,6 +147,7 @@ def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, her
     assert not record.parent.exists()
 
 
+@pytest.mark.process
 def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
     """Stopped, it looks dead from another machine, where another process takes the run over."""
     process, record = start("unit=0", "checkpoint=0.1", *LONG)
