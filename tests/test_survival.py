@@ -67,7 +67,9 @@ def test_killed_run_goes_on_to_the_same_images(start, here):
     assert "going on from step" in (record.parent / "run.log").read_text()
     assert main(["run", "device=cpu", *words, "root=undisturbed"]) == 0
     for name in ("images.safetensors", "trace.csv"):
-        killed, whole = (next(here.glob(f"{root}/**/{name}")) for root in ("outputs", "undisturbed"))
+        killed, whole = (
+            next(here.glob(f"{root}/**/{name}")) for root in ("outputs", "undisturbed")
+        )
         assert killed.read_bytes() == whole.read_bytes()
 
 
