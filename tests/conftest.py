@@ -1,5 +1,7 @@
 """Annotated shapes are checked throughout; tests on real weights run where these are."""
 
+import contextlib
+import json
 import logging
 import os
 import signal
@@ -33,6 +35,7 @@ import pytest
 import torch
 from matplotlib import cbook
 from PIL import Image
+from safetensors import safe_open
 
 from diversevis.config.bind import bind
 from diversevis.models.architectures import EnergyModel, TorchvisionModel
@@ -41,21 +44,38 @@ COMMAND = [sys.executable, "-m", "diversevis"]
 QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def default_sigint():
+    """Ctrl-C as in a terminal, here and in what tests start: a background shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Noise in tests is the same every time."""
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def silent():
-    """A command run in a test has the program's log speak; the next test finds it as it was."""
+@contextlib.contextmanager
+def unchanged_log():
+    """Commands change the program's log; afterwards it is as it was before."""
     log = logging.getLogger("diversevis")
-    before = log.level, log.propagate, [*log.handlers]
-    yield
-    log.setLevel(before[0])
-    log.propagate = before[1]
-    log.handlers[:] = before[2]
+    level, propagate, handlers = log.level, log.propagate, [*log.handlers]
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.propagate = propagate
+        log.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def restored_log():
+    """The next test finds the program's log as this one did."""
+    with unchanged_log():
+        yield
 
 
 def torchvision_model(name, **changes):
@@ -111,28 +131,44 @@ def here(tmp_path, monkeypatch, without_weights_folder):
 
 @pytest.fixture
 def start(here):
-    """Starts a run as a process of its own, and makes sure that it ends."""
+    """Starts a run as a process of its own, waits for its record, and kills it at the end."""
     started = []
 
-    def begin(*words):
+    def begin(*words, sigint=signal.SIG_DFL):
         process = subprocess.Popen(
             [*COMMAND, "run", "device=cpu", *words], cwd=here,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            # where the tests run in the background, Ctrl-C is ignored, and would be here too
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
         )  # fmt: skip
         started.append(process)
-        deadline = time.monotonic() + 60
-        while not (found := list(here.rglob("run.json"))):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        return process, found[0]
+        (record,) = wait_until(process, lambda: list(here.rglob("run.json")))
+        return process, record
 
     yield begin
     for process in started:
         process.kill()
         process.communicate()
+
+
+def wait_until(process, condition):
+    """What `condition` returns as soon as that is true, while the process is alive."""
+    deadline = time.monotonic() + 120
+    while not (result := condition()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return result
+
+
+def wait_for_checkpoint(process, record, phase="diverse"):
+    """Until the run with this record has kept its state in this phase of the optimization."""
+
+    def phases():
+        for path in record.parent.glob("checkpoint/images-state-*.safetensors"):
+            with contextlib.suppress(OSError), safe_open(path, framework="pt") as file:
+                yield json.loads(file.metadata()["facts"])["phase"]
+
+    wait_until(process, lambda: phase in phases())
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, unchanged_log
 from PIL import Image
 
 from diversevis.cli.main import main
@@ -82,6 +82,17 @@ def test_analyze_without_a_run(here, capsys):
     assert "analyze needs run folders" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """The folder of a finished run of one unit, without pictures; for tests that do not change it."""
+    root = tmp_path_factory.mktemp("finished")
+    words = ["device=cpu", "layer=simple", *QUICK, *FAST, "unit=5", "images=tensor"]
+    with unchanged_log():
+        assert main(["run", *words, f"root={root}"]) == 0
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["nowhere"], "nowhere is not the folder of a finished run"),
     (["RUN", "n=3"], "n=3: what a run is made of is fixed"),
@@ -93,8 +104,8 @@ def test_analyze_without_a_run(here, capsys):
     (["RUN", "measure.deformation.cutoff=1"], "cutoff=1.0 must be above 1"),
     (["RUN", "measure.shift.minimum=2"], "measure.shift.minimum=2.0 must be from 0 to 1"),
 ])  # fmt: skip
-def test_what_cannot_be_analyzed(here, capsys, words, said):
-    path = made(capsys, "unit=5")
+def test_what_cannot_be_analyzed(finished_run, here, capsys, words, said):
+    path = finished_run
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     typed = [word.replace("RUN", str(path)) for word in words]
     assert main(["analyze", *typed, "device=cpu"]) == 2

@@ -49,9 +49,12 @@ LAYERS = {
     "vgg19": ["model=vgg19", "layer=conv2_1", "unit=0-19"],
     "resnet50": ["model=resnet50", "layer=layer1.0", "unit=0-19"],
 }
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name", ["energy", pytest.param("vgg19", marks=SLOW), pytest.param("resnet50", marks=SLOW)]
+)
 def test_a_unit_among_others_is_the_unit_alone(name, request):
     """After 20 steps to 1e-4; at the end, where rounding may lead to another nearby optimum, within
     1 % for 95 % of the units, without bias."""
@@ -102,6 +105,13 @@ def test_units_in_one_batch_may_be_dead_or_not():
         assert torch.allclose(alone.responses, one.responses, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def eight_units():
+    """Eight units in one batch: their setup and visualizations."""
+    setup = setup_of(*QUICK, "unit=0-7")
+    return setup, visualize(setup, range(8))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -111,9 +121,8 @@ def test_units_in_one_batch_may_be_dead_or_not():
         MemoryError(),
     ],
 )
-def test_running_out_of_memory_halves_the_batch(monkeypatch, caplog, error):
-    setup = setup_of(*QUICK, "unit=0-7")
-    expected = visualize(setup, range(8))
+def test_running_out_of_memory_halves_the_batch(eight_units, monkeypatch, caplog, error):
+    setup, expected = eight_units
     sizes = []
 
     def tight(setup, rows, **others):
@@ -188,6 +197,7 @@ def test_names_of_devices():
         pick_devices("cuda:9,1")
 
 
+@pytest.mark.process
 def test_several_devices_share_the_units():
     """Two processes on the CPU stand in for two GPUs: the batches are the same, and the results."""
     words = [*QUICK, "unit=0-5", "record=gif"]
@@ -232,6 +242,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no
 
 
 @needs_proc
+@pytest.mark.process
 def test_ctrl_c_reaches_every_device(two_processes):
     """Each hands over what it has, and begins nothing new; several batches were to follow."""
     process, children, root = two_processes
@@ -247,6 +258,7 @@ def test_ctrl_c_reaches_every_device(two_processes):
 
 
 @needs_proc
+@pytest.mark.process
 def test_no_process_outlives_a_killed_run(two_processes):
     process, children, _ = two_processes
     process.kill()
@@ -254,6 +266,7 @@ def test_no_process_outlives_a_killed_run(two_processes):
     assert gone(children)
 
 
+@pytest.mark.process
 def test_a_process_that_fails_ends_them_all(monkeypatch):
     setup = setup_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
     broken = dataclasses.replace(setup.experiment, layer="nonsense")
@@ -261,6 +274,7 @@ def test_a_process_that_fails_ends_them_all(monkeypatch):
         list(visualize_on_devices(dataclasses.replace(setup, experiment=broken)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

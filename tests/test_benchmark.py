@@ -71,6 +71,7 @@ def test_a_peer_that_is_missing_or_fails_is_said_to():
     assert run_peer(broken, work, 24).note.startswith("failed: ZeroDivisionError")
 
 
+@pytest.mark.slow
 def test_the_default_is_better_than_the_papers_optimizer_in_fewer_steps(real_weights):
     """Mean response and smallest distance over units of two layers, same noise and calibration."""
     for model, layer in (("vgg19", "conv1_2"), ("resnet50", "layer1.0")):

@@ -5,12 +5,11 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import COMMAND, QUICK
+from conftest import QUICK, wait_for_checkpoint
 from safetensors.torch import load_file
 
 from diversevis import __version__
@@ -76,7 +75,7 @@ def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
 
 def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, capsys):
     for words in (["seed=5"], ["seed=5", "root=other"], ["seed=6"]):  # two works of one folder
-        assert run(*words) == 0
+        assert run(*words, "images=tensor") == 0
     first, elsewhere, other = (Path(line) for line in capsys.readouterr().out.splitlines())
     assert elsewhere == Path("other/energy/complex/0/v001")
     images = [load_file(p / "images.safetensors")["images"] for p in (first, elsewhere, other)]
@@ -96,8 +95,8 @@ def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, ca
 
 
 def test_units_of_one_run_are_what_they_are_alone(here, capsys):
-    assert run("unit=0-2") == 0
-    assert run("unit=1") == 0
+    assert run("unit=0-2", "images=tensor") == 0
+    assert run("unit=1", "images=tensor") == 0
     together, alone = (Path(line) for line in capsys.readouterr().out.splitlines())
     assert torch.equal(
         load_file(together / "images.safetensors")["images"][1],
@@ -136,7 +135,7 @@ def test_what_is_asked_for_beyond_finished_work_is_added(here, capsys):
 
 
 def test_measures_taken_otherwise_are_taken_again(here, capsys):
-    words = ["unit=3", "analysis=[dimension]"]
+    words = ["unit=3", "analysis=[dimension]", "images=tensor"]
     found = []
     for points in (8, 8, 16):
         assert run(*words, f"measure.dimension.points={points}") == 0
@@ -169,9 +168,9 @@ def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
 
 
 def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
-    assert run("-m", "unit=0,1,4-5") == 0
+    assert run("-m", "unit=0,1,4-5", "images=tensor") == 0
     assert capsys.readouterr().out.splitlines() == ["outputs/energy/complex/0-1,4-5/v001"]
-    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1") == 0
+    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1", "images=tensor") == 0
     out, err = capsys.readouterr()
     made = {
         f"outputs/energy/complex/{name}"
@@ -184,15 +183,15 @@ def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
     )
     assert "4 runs, all finished" in err
     alone = load_file("outputs/energy/complex/0-1,4-5/v001/images.safetensors")
-    assert run("unit=0-1", "root=other") == 0
+    assert run("unit=0-1", "root=other", "images=tensor") == 0
     pair = load_file("other/energy/complex/0-1/v001/images.safetensors")
     assert torch.equal(alone["images"][:2], pair["images"])
-    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1") == 0
+    assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1", "images=tensor") == 0
     assert "all units are already finished" in capsys.readouterr().err
 
 
 def test_small_works_of_a_layer_share_a_job(here, capsys):
-    words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex"]
+    words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex", "images=tensor"]
     assert run("-m", *words) == 0
     err = capsys.readouterr().err
     assert "12 units in 4 runs, 2 jobs" in err
@@ -212,7 +211,7 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch
         return whole(setup, rows, **options)
 
     monkeypatch.setattr(batches, "visualize", broken)
-    assert run("-m", "seed=0,1,2") == 1
+    assert run("-m", "seed=0,1,2", "images=tensor") == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
     assert "a cosmic ray" in err
@@ -382,11 +381,11 @@ def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
 
 
 def test_a_sweep_adds_pictures_too(here, capsys):
-    sweep = "-m", "unit=0-3", "seed=0,1", "units_per_job=2"
+    sweep = "-m", "unit=0-1", "seed=0,1", "units_per_job=1"
     assert run(*sweep, "images=tensor") == 0
     assert not list(here.rglob("*.png"))
     assert run(*sweep) == 0
-    assert len(list(here.rglob("sheet_*.png"))) == 2 * 4
+    assert len(list(here.rglob("sheet_*.png"))) == 2 * 2
     assert len(list(here.rglob("run.json"))) == 4
     capsys.readouterr()
     assert run(*sweep) == 0
@@ -491,9 +490,9 @@ def test_any_failure_is_on_record(here, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_there_is(start):
-    process, record = start("unit=0-9", "optimizer.steps=100000000", "optimizer.search_steps=3")
-    while "diverse" not in process.stderr.readline():  # the lines that tell how far it has come
-        assert process.poll() is None
+    words = ["optimizer.steps=100000000", "optimizer.search_steps=3", "checkpoint=0.1"]
+    process, record = start("unit=0-9", *words)
+    wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -506,20 +505,24 @@ def test_ctrl_c_keeps_what_there_is(start):
     assert (record.parent / "sheet_unit0000.png").is_file()
 
 
-def test_a_killed_run_does_not_look_finished(start):
-    process, record = start("optimizer.steps=100000000")
-    process.kill()
-    process.communicate()
-    assert json.loads(record.read_text())["status"] == "running"
-    assert not (record.parent / "metrics.json").exists()
+def test_run_started_with_ctrl_c_ignored_finishes(start):
+    """As a shell starts what runs in the background; Ctrl-C is then for others."""
+    words = ["optimizer.steps=500", "optimizer.search_steps=3", "checkpoint=0.05"]
+    process, record = start(*words, "images=tensor", sigint=signal.SIG_IGN)
+    wait_for_checkpoint(process, record)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(record.read_text())["status"] == "finished"
 
 
+@pytest.mark.process
 def test_ctrl_c_before_there_is_anything(start):
     process, record = start(
-        "optimizer=paper", "optimizer.search_steps=100000000", "optimizer.patience=100000000"
-    )
-    while "search" not in process.stderr.readline():
-        assert process.poll() is None
+        "optimizer=paper", "optimizer.search_steps=100000000", "optimizer.patience=100000000",
+        "checkpoint=0.1",
+    )  # fmt: skip
+    wait_for_checkpoint(process, record, "search")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -538,7 +541,7 @@ def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
     import numpy as np
 
     np.save("d.npy", np.ones(72, np.float32))
-    assert run("objective.direction=d.npy") == 0
+    assert run("objective.direction=d.npy", "images=tensor") == 0
     first = Path(capsys.readouterr().out.splitlines()[-1]).resolve()
     assert first.parent.name == "direction-d"
     rerun = shlex.split(json.loads((first / "run.json").read_text())["rerun"])
@@ -552,18 +555,13 @@ def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
     assert "model is fixed in this config" in capsys.readouterr().err
 
 
-def test_a_really_full_disk(here, small_disk):
+def test_a_really_full_disk(small_disk, capsys):
     """Status failed, nothing truncated."""
     disk = small_disk("size=48k")
-    process = subprocess.run(
-        [*COMMAND, "run", "device=cpu", *QUICK, f"root={disk.name}"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 1, process.stderr
-    assert "No space left" in process.stderr
-    assert "Traceback" not in process.stderr
+    assert run(f"root={disk.name}") == 1
+    err = capsys.readouterr().err
+    assert "No space left" in err
+    assert "Traceback" not in err
     record = json.loads(next(disk.rglob("run.json")).read_text())
     assert record["status"] == "failed"
     for path in disk.rglob("*"):

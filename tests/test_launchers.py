@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from test_slurm import MARK, marked
 
+pytestmark = pytest.mark.cluster
+
 PATIENCE = 240  # seconds that a sweep may take at most, on a busy machine
 SMALL = [
     "device=cpu", "layer=simple", "n=2", "images=tensor", "optimizer.steps=12",
@@ -128,6 +130,7 @@ def test_ray(sweep):
             "+hydra.launcher.ray.init.include_dashboard=false",
             f"+hydra.launcher.ray.init._temp_dir={folder}",
             RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
+            RAY_worker_niceness="0",  # else 15: on a busy machine workers import torch for minutes
         )  # fmt: skip
         check_three(*told)
         assert "Ray Launcher is launching 3 jobs" in told[2]

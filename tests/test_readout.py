@@ -1,5 +1,7 @@
 """Only the wanted filter: the same numbers as computing all channels and throwing most away."""
 
+import functools
+
 import pytest
 import torch
 from conftest import torchvision_model
@@ -11,7 +13,9 @@ from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import receptive_field, unpad
 
 
+@functools.cache
 def unpadded(model, layer, features=()):
+    """The network up to a layer without padding, how many channels it has, and its field's size."""
     traced = open_model(model)
     target = traced.layer(layer)
     before = [traced.layer(name) for name in features]

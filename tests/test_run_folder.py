@@ -33,6 +33,7 @@ def many(root, barrier, count, made):
             count -= 1
 
 
+@pytest.mark.process
 def test_parallel_jobs_never_share_a_version(tmp_path):
     context = get_context("spawn")
     barrier, made = context.Barrier(3), context.Queue()

@@ -26,6 +26,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.cluster
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "one_node_slurm.sh"
 MARK = "DIVERSEVIS_TEST"  # in the environment of all that a test starts
 LANES = 3  # tests side by side; Python takes long to start where many do

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, wait_for_checkpoint
 
 from diversevis.cli.main import main
 from diversevis.errors import FolderLost, Stopped
@@ -47,6 +47,7 @@ def whole(tmp_path_factory):
     return root, time.monotonic() - began
 
 
+@pytest.mark.process
 def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_path):
     root, seconds = whole
     found = check_survival.kill(tmp_path, SWEEP, kills=8, seconds=seconds, seed=0)
@@ -55,17 +56,30 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_
     check_survival.compare(root, tmp_path, killed=True)
 
 
+@pytest.mark.process
 def test_many_processes_given_the_same_work_do_it_once(whole, tmp_path):
     root, _ = whole
     assert check_survival.crowd(tmp_path, SWEEP, processes=6) == [0] * 6
     check_survival.compare(root, tmp_path, killed=False)
 
 
-def lines(process, word):
-    """Reads what a run says until it says `word`."""
-    while word not in (line := process.stderr.readline()):
-        assert process.poll() is None
-    return line
+def test_killed_run_goes_on_to_the_same_images(start, here):
+    words = ["layer=simple", "unit=1-2", "n=3", "objective.restarts=2", "optimizer.search_steps=5",
+             "optimizer.steps=300", "optimizer.tolerance=1e-12", "checkpoint=0.05", "images=tensor"]  # fmt: skip
+    process, record = start(*words)
+    wait_for_checkpoint(process, record)
+    process.kill()
+    process.communicate()
+    assert json.loads(record.read_text())["status"] == "running"  # it does not look finished
+    assert not (record.parent / "metrics.json").exists()
+    assert main(["run", "device=cpu", *words]) == 0
+    assert "going on from step" in (record.parent / "run.log").read_text()
+    assert main(["run", "device=cpu", *words, "root=undisturbed"]) == 0
+    for name in ("images.safetensors", "trace.csv"):
+        killed, whole = (
+            next(here.glob(f"{root}/**/{name}")) for root in ("outputs", "undisturbed")
+        )
+        assert killed.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -175,11 +189,12 @@ def test_a_second_ctrl_c_does_not_wait():
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.process
 def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):
     import shutil
 
     process, record = start("unit=0", "checkpoint=0.1", *LONG)
-    lines(process, "diverse")
+    wait_for_checkpoint(process, record)
     while record.parent.exists():  # files come and go in it meanwhile
         shutil.rmtree(record.parent, ignore_errors=True)
     _, err = process.communicate(timeout=60)
@@ -189,10 +204,11 @@ def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, her
     assert not record.parent.exists()
 
 
+@pytest.mark.process
 def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
     """Stopped, it looks dead from another machine, where another process takes the run over."""
     process, record = start("unit=0", "checkpoint=0.1", *LONG)
-    lines(process, "diverse")
+    wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGSTOP)
     watch = Watch(record.parent, silence=0.3)
     assert watch.holder() is not None  # on this machine it is known to live

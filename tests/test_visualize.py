@@ -187,6 +187,7 @@ def test_the_papers_published_setting(real_weights):
     assert optimizer.steps + restarts * optimizer.search_steps / 6 <= 150
 
 
+@pytest.mark.slow
 def test_the_papers_published_optimizer(real_weights):
     setup = setup_of("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000")
     assert alone(setup, 0).metrics["response_mean"] >= 7300

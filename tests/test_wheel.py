@@ -6,9 +6,12 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.process
 def test_the_installed_wheel_runs_from_another_folder(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
