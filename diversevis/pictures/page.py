@@ -211,4 +211,7 @@ def _widened(block: Block, width: int, center: bool) -> Block:
 def _padded(block: Block, rim: Sequence[int]) -> Block:
     """The block with white pixels above, below, at the left and at the right."""
     above, below, left, right = rim
-    return np.pad(block, ((above, below), (left, right), (0, 0)), constant_values=255)
+    height, width = block.shape[:2]
+    padded = np.full((above + height + below, left + width + right, 3), 255, np.uint8)
+    padded[above : above + height, left : left + width] = block  # np.pad takes 5 times as long
+    return padded

@@ -72,10 +72,9 @@ def _variant(view: View, mask: str) -> page.Block:
         page.tiles(grey, ["mask"], side=TILE),
     ]
     if view.has(f"masked_{mask}"):
-        caption = (
-            f"best image under it\nresponse {number(float(view.array(f'best_masked_{mask}')))}"
-        )
-        row.append(page.tiles(view.pixels(view.arrays[f"masked_{mask}"]), [caption], side=TILE))
+        response = number(float(view.array(f"best_masked_{mask}")))
+        masked = view.pixels(view.arrays[f"masked_{mask}"])
+        row.append(page.tiles(masked, [f"best image under it\nresponse {response}"], side=TILE))
     if view.has(f"map_{mask}"):
         row.append(_map(view, mask))
     return page.titled(_heading(view, mask), page.beside(row, 30))
