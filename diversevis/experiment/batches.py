@@ -45,7 +45,9 @@ def visualize_in_batches(
     yield from finished
     pending = batches_left(setup, rows, finished, checkpoints)
     optimizer = setup.experiment.optimizer
-    progress = ProgressDisplay(len(rows), optimizer.search_steps, optimizer.steps, show=show_progress)
+    progress = ProgressDisplay(
+        len(rows), optimizer.search_steps, optimizer.steps, show=show_progress
+    )
     with contextlib.closing(progress):
         progress.skip(len(finished))
         while pending:
