@@ -12,6 +12,10 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
+# The tests' tensors are small: a second thread brings little, and on a busy machine the two spend
+# most of their time waiting for each other. Here and in all that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PACKAGE = Path(__file__).parents[1] / "diversevis"
 UNCHECKED = {  # modules whose annotations are not checked when they run
     "__init__",

@@ -28,12 +28,13 @@ def measured(names, *words, rows=None):
 
 @pytest.fixture(scope="module")
 def ends():
-    """Every measure of units whose invariances are known."""
+    """Measures of units whose invariances are known: all, of the pooled unit those tested."""
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
-    return {
-        layer: measured(names, f"layer={layer}", "unit=13")[-1]
-        for layer in ("simple", "complex", "shift")
+    by_layer = {
+        layer: measured(names, f"layer={layer}", "unit=13")[-1] for layer in ("simple", "complex")
     }
+    few = "measure.shift.steps=20", "measure.shift.crops=16"
+    return by_layer | {"shift": measured(names[1:4], "layer=shift", "unit=13", *few)[-1]}
 
 
 def numbers(ends, layer, name):

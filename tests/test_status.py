@@ -281,16 +281,16 @@ def test_a_record_that_cannot_be_read(tmp_path):
 
 
 def test_where_runs_are_looked_for(tmp_path):
-    here = run(tmp_path, "m/l/0/v001")
+    folder = run(tmp_path, "m/l/0/v001")
     for inside in ["images", "analysis", "checkpoint", ".hydra"]:
-        run(here, inside, hash=inside)
+        run(folder, inside, hash=inside)
     run(tmp_path, ".hidden/l/0/v001", hash="hidden")
     run(tmp_path, "multirun/l/0/v001", hash="multirun")
     run(tmp_path, "m/images/0/v001", hash="a layer of this name")
     (tmp_path / "m/l/1").mkdir()  # without a run
     assert found(tmp_path) == {"h": "finished", "a layer of this name": "finished"}
     assert found(tmp_path / "m") == found(tmp_path)
-    assert found(here) == {"h": "finished"}
+    assert found(folder) == {"h": "finished"}
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
