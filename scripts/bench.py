@@ -1,4 +1,4 @@
-"""What the benchmark's parts are made of: rows, times, the machine's ceiling, operations."""
+"""Parts of the benchmark: table rows, timing, the machine's ceiling, counts of operations."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from diversevis.models.cpu import FirstConvolution
 from diversevis.models.network import load, open_model
 from diversevis.models.receptive_field import unpad
 
-# Input and output channels and side of the input: the 3 x 3 convolutions of conv3_1's field.
+# (Input channels, output channels, side of the input) of the 3 x 3 convolutions of conv3_1.
 CONVOLUTIONS = ((64, 64, 22), (64, 128, 10), (128, 128, 8))
+# Batch sizes to try for the ceiling; the fastest counts.
 BATCHES = {"cpu": (64, 128, 256), "cuda": (256, 1024, 4096)}
 
 
 class Bench:
-    """The rows so far, and how they are timed."""
+    """Collects the rows of the table, and times work on a device."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = pick_device(options.device)
         self.rows: list[dict[str, Any]] = []
-        self.words = [f"device={options.device}", f"precision={options.precision}"]
+        self.overrides = [f"device={options.device}", f"precision={options.precision}"]
 
     def row(self, part: str, what: str, values: Sequence[float], unit: str, **more: Any) -> None:
-        """One line of the table: median and range of `values`."""
+        """Add and print a row of the table: median and range of `values`."""
         middle = statistics.median(values)
         self.rows.append(
             {"part": part, "what": what, "median": middle, "least": min(values),
@@ -46,10 +47,11 @@ class Bench:
         print(f"| {part} | {what} | {middle:.4g} {unit} | {min(values):.4g} to {max(values):.4g} |",
               flush=True)  # fmt: skip
 
-    def setup(self, *words: str) -> Setup:
-        return prepare(experiment_of(compose_config([*self.words, *words])))
+    def setup(self, *overrides: str) -> Setup:
+        return prepare(experiment_of(compose_config([*self.overrides, *overrides])))
 
     def seconds(self, work: Callable[[], Any]) -> float:
+        """Seconds that `work` takes, until a GPU has really finished it."""
         self.wait()
         began = time.perf_counter()
         work()
@@ -65,32 +67,38 @@ class Bench:
 
 
 def convolution(bench: Bench, shape: tuple[int, int, int], batch: int) -> Callable[[], float]:
-    """Measures FLOP/s of a 3 x 3 convolution, forward and backward to its input."""
+    """Return a function that measures a 3 x 3 convolution, forward and backward to its input.
+
+    The function returns floating-point operations per second.
+    """
     inputs, outputs, side = shape
     x = torch.randn(batch, inputs, side, side, device=bench.device)
     weight = torch.randn(outputs, inputs, 3, 3, device=bench.device)
-    if torch.backends.cudnn.allow_tf32 or bench.device.type == "cpu":  # as the program has it
+    if torch.backends.cudnn.allow_tf32 or bench.device.type == "cpu":  # as in diversevis
         x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
     x.requires_grad_(True)
-    outer = torch.randn_like(functional.conv2d(x, weight))
+    upstream = torch.randn_like(functional.conv2d(x, weight))
+    # Multiplications and additions (2), forward and backward (2).
     operations = 2 * 2 * batch * inputs * outputs * 9 * (side - 2) ** 2
-    times = max(1, round(2e10 / operations))
+    calls = max(1, round(2e10 / operations))  # enough work for the clock
 
-    def once() -> None:
-        for _ in range(times):
-            torch.autograd.grad(functional.conv2d(x, weight), x, outer)
+    def work() -> None:
+        for _ in range(calls):
+            torch.autograd.grad(functional.conv2d(x, weight), x, upstream)
 
-    once()
-    return lambda: times * operations / bench.seconds(once)
+    work()  # warms up
+    return lambda: calls * operations / bench.seconds(work)
 
 
 def product(bench: Bench, side: int = 4096) -> Callable[[], float]:
+    """Return a function that measures a matrix product, in operations per second."""
     a = torch.randn(side, side, device=bench.device)
     return lambda: 2 * side**3 / bench.seconds(lambda: a @ a)
 
 
 @contextmanager
-def kind_of_numbers(name: str) -> Iterator[None]:
+def precision_of_products(name: str) -> Iterator[None]:
+    """Compute products in float32, tf32 or bf16 within the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
     try:
@@ -105,65 +113,74 @@ def kind_of_numbers(name: str) -> Iterator[None]:
 
 
 def ceiling(bench: Bench) -> Callable[[], float]:
-    """Rows on what the machine can do; returns a measurement of its best convolution, in FLOP/s."""
+    """Add rows on what the machine can do; return a function that measures its best convolution.
+
+    The function returns floating-point operations per second.
+    """
     best: tuple[float, Callable[[], float]] | None = None
     for name in ("float32", "tf32", "bf16") if bench.device.type == "cuda" else ("float32",):
-        with kind_of_numbers(name):
+        with precision_of_products(name):
             measure = product(bench)
             rates = [measure() / 1e9 for _ in bench.repeats()]
             bench.row("ceiling", f"matrix product 4096, {name}", rates, "GFLOP/s")
             for shape in CONVOLUTIONS:
-                tried = []
+                trials = []
                 for batch in BATCHES[bench.device.type]:
-                    each = convolution(bench, shape, batch)
-                    tried.append(([each() / 1e9 for _ in bench.repeats()], batch, each))
-                rates, batch, each = max(tried, key=lambda one: statistics.median(one[0]))
+                    measure = convolution(bench, shape, batch)
+                    trials.append(([measure() / 1e9 for _ in bench.repeats()], batch, measure))
+                rates, batch, measure = max(trials, key=lambda trial: statistics.median(trial[0]))
                 what = "convolution {} to {}, side {}".format(*shape)
                 bench.row("ceiling", f"{what}, {name}", rates, "GFLOP/s", batch=batch)
                 middle = statistics.median(rates)
                 if name == bench.options.precision and (best is None or middle > best[0]):
-                    best = middle, each
+                    best = middle, measure
     assert best is not None  # noqa: S101
     return best[1]
 
 
-def operations_per_image(model: str, layer: str, more: Sequence[str] = ()) -> float:
-    """Of the unpadded, truncated network's convolutions, forward and backward to the input; of the
-    target layer nothing is counted, since an image meets only one of its filters."""
-    words = [f"model={model}", f"layer={layer}", "unit=0", "device=cpu", *more]
-    setup = prepare(experiment_of(compose_config(words)))
-    found: list[float] = []
+def operations_per_image(model: str, layer: str, extra: Sequence[str] = ()) -> float:
+    """Floating-point operations of an image in a step.
+
+    Counts the convolutions of the unpadded, truncated network, forward and backward to the input.
+    The target layer does not count: an image needs only a single filter of it.
+    """
+    overrides = [f"model={model}", f"layer={layer}", "unit=0", "device=cpu", *extra]
+    setup = prepare(experiment_of(compose_config(overrides)))
+    forward: list[float] = []
 
     def count(module: nn.Conv2d | FirstConvolution, _: Any, output: Tensor) -> None:
-        found.append(2.0 * output[0].numel() * module.weight[0].numel())
+        forward.append(2.0 * output[0].numel() * module.weight[0].numel())
 
     for module in setup.readout.modules():
         if isinstance(module, (nn.Conv2d, FirstConvolution)):
             module.register_forward_hook(count)
     z = torch.zeros(1, 3, *setup.field.size)
     setup.readout(z, torch.tensor([0]))
-    return 2 * sum(found)
+    return 2 * sum(forward)
 
 
 def whole_network(setup: Setup) -> nn.Module:
-    """The truncated network with every channel of the target, as a plain program has it."""
+    """The truncated network with all channels of the target layer, as in a plain program."""
     traced = open_model(setup.experiment.model)
     layer = traced.layer(str(setup.experiment.layer))
     return unpad(load(setup.experiment.model, traced, layer).module)
 
 
-def seconds_per_step(bench: Bench, words: Sequence[str], units: int) -> float:
-    """Of the diverse optimization as it runs, by the difference of a long and a short run."""
+def seconds_per_step(bench: Bench, overrides: Sequence[str], units: int) -> float:
+    """Seconds of a step of the joint optimization.
+
+    A long run less a short run: the difference leaves out search and preparation.
+    """
     few, many = 3, 13
     settings = [
-        bench.setup(*words, f"unit=0-{units - 1}", "optimizer.search_steps=1",
+        bench.setup(*overrides, f"unit=0-{units - 1}", "optimizer.search_steps=1",
                       "objective.restarts=1", f"optimizer.steps={steps}")
         for steps in (few, many)
     ]  # fmt: skip
-    short, long = (bench.seconds(partial(_exhaust, setup, range(units))) for setup in settings)
+    short, long = (bench.seconds(partial(_optimize, setup, range(units))) for setup in settings)
     return (long - short) / (many - few)
 
 
-def _exhaust(setup: Setup, rows: Sequence[int]) -> None:
+def _optimize(setup: Setup, rows: Sequence[int]) -> None:
     for _ in visualize_in_batches(setup, rows):
         pass

@@ -1,12 +1,13 @@
-"""How close to the machine's ceiling, and how much faster than others; one table, one JSON file.
+"""Measures speed against the machine's ceiling, the published protocol and other packages.
 
     DIVERSEVIS_WEIGHTS=weights python scripts/benchmark.py [--parts share,growth] [--device cpu]
 
-Rows are medians and ranges, and ratios of times measured in this one run: over the repeats; over
-units where the row is about single units; of one run where it takes minutes (quality, the published
-protocol for each unit, peers). Counted are the floating-point operations of the unpadded, truncated
-network's convolutions alone, forward and backward to the input; the rest of a step is overhead.
-Peers come with `pip install 'diversevis[benchmark]'`; those that are missing are said to be.
+Prints a table and writes a JSON file; docs/benchmarks.md has results. A row has the median and the
+range: over repeats; over units where the row is about single units; of one run where it takes
+minutes (quality, the published protocol for a unit, peers). Ratios compare times of the same run.
+Counted are the floating-point operations of the convolutions of the unpadded, truncated network,
+forward and backward to the input; the rest of a step is overhead. `pip install
+'diversevis[benchmark]'` installs the peers; rows name those that are missing.
 
 Parts: those in PARTS, and on a GPU `layer` (all 256 units of conv3_1).
 """
@@ -29,8 +30,8 @@ import torch
 from bench import (
     Bench,
     ceiling,
-    kind_of_numbers,
     operations_per_image,
+    precision_of_products,
     seconds_per_step,
     whole_network,
 )
@@ -57,31 +58,35 @@ FIELDS = ("conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4")
 
 
 def collect(setup: Setup, rows: Sequence[int]) -> list[Visualization]:
-    return [one.visualization for one in visualize_in_batches(setup, rows)]
+    return [result.visualization for result in visualize_in_batches(setup, rows)]
 
 
 def share(bench: Bench, measure: Callable[[], float]) -> None:
+    """Share of the convolution ceiling that the joint optimization reaches."""
     for model, layer in LAYERS:
-        each, words = operations_per_image(model, layer), [f"model={model}", f"layer={layer}"]
+        operations = operations_per_image(model, layer)
+        overrides = [f"model={model}", f"layer={layer}"]
         shares, rates = [], []
         for repeat in range(bench.options.repeats + 1):
-            top = measure()
-            step = seconds_per_step(bench, words, SHARED_UNITS)
+            before = measure()
+            step = seconds_per_step(bench, overrides, SHARED_UNITS)
             if repeat:  # the first warms up
+                # The machine's speed drifts, so the ceiling is measured before and after.
+                peak = (before + measure()) / 2
                 rates.append(6 * SHARED_UNITS / step)
-                shares.append(100 * rates[-1] * each / ((top + measure()) / 2))
+                shares.append(100 * rates[-1] * operations / peak)
         what = f"{model} {layer}, {SHARED_UNITS} units of 6 images"
         bench.row("share", f"{what}: of the convolution ceiling", shares, "%")
-        bench.row("share", f"{what}: image-steps", rates, "/s", megaflop_per_image=each / 1e6)
+        bench.row("share", f"{what}: image-steps", rates, "/s", megaflop_per_image=operations / 1e6)
 
 
 def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
-    """The distance term, forward and backward, against a whole step."""
-    words = ["model=vgg19", "layer=conv3_1"]
-    setup = bench.setup(*words, f"unit=0-{units - 1}", f"n={n}")
-    one = torch.ones(units, device=bench.device)
+    """Share of a step that the distances take, forward and backward."""
+    overrides = ["model=vgg19", "layer=conv3_1"]
+    setup = bench.setup(*overrides, f"unit=0-{units - 1}", f"n={n}")
+    ones = torch.ones(units, device=bench.device)
     with_distance = Objective(
-        diversity=0.1 * one, response_scale=one, distance_scale=one, enough=None
+        diversity=0.1 * ones, response_scale=ones, distance_scale=ones, enough=None
     )
     raw = torch.randn(units, n, 3, *setup.field.size, device=bench.device)
     x = images.render(raw, setup.norm)
@@ -94,20 +99,20 @@ def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
 
     shares = []
     for _ in range(bench.options.repeats + 1):
-        step = seconds_per_step(bench, [*words, f"n={n}"], units)
+        step = seconds_per_step(bench, [*overrides, f"n={n}"], units)
         shares.append(100 * statistics.median(bench.seconds(term) for _ in range(5)) / step)
     bench.row("diversity", f"distances of n={n}, conv3_1: of a step", shares[1:], "%")
 
 
 def against_published(bench: Bench) -> None:
-    """All units of conv2_2 against the published protocol on a sample of them, one at a time."""
+    """All units of conv2_2 against the published protocol, which makes a sample one by one."""
     layer, units, count = "conv2_2", 128, bench.options.published_units
-    words = ["model=vgg19", f"layer={layer}", f"unit=0-{units - 1}"]
-    setup = bench.setup(*words)
+    overrides = ["model=vgg19", f"layer={layer}", f"unit=0-{units - 1}"]
+    setup = bench.setup(*overrides)
     visualize(setup, range(8))
     seconds = [bench.seconds(partial(collect, setup, range(units))) for _ in bench.repeats()]
-    sample = [units * place // count for place in range(count)]
-    found = collect(setup, range(units))
+    sample = [units * index // count for index in range(count)]
+    ours = collect(setup, range(units))
     network = whole_network(setup).to(bench.device)
     theirs = []
     for unit in sample:
@@ -118,50 +123,56 @@ def against_published(bench: Bench) -> None:
         theirs.append(
             published(
                 network, raw, unit, norm=setup.norm, std=setup.network.weights.std,
-                response_scale=abs(found[unit].metrics["response_best"]),
+                response_scale=abs(ours[unit].metrics["response_best"]),
                 distance_scale=noise_distance,
                 diversity=setup.experiment.objective.diversity,
             )
         )  # fmt: skip
-    mine, plain = (
+    our_means, their_means = (
         [statistics.mean(values) for values in zip(*pairs, strict=True)]
         for pairs in (
-            [(found[unit].metrics["response_mean"], found[unit].metrics["distance_min"])
+            [(ours[unit].metrics["response_mean"], ours[unit].metrics["distance_min"])
              for unit in sample],
-            [(one.response, one.distance) for one in theirs],
+            [(result.response, result.distance) for result in theirs],
         )
     )  # fmt: skip
-    each = [one.seconds for one in theirs]
-    bench.row("published", f"{layer}: plain, one unit ({count} of {units})", each, "s",
-              steps=[one.steps for one in theirs],
-              response=plain[0], distance=plain[1])  # fmt: skip
+    their_seconds = [result.seconds for result in theirs]
+    bench.row("published", f"{layer}: plain, one unit ({count} of {units})", their_seconds, "s",
+              steps=[result.steps for result in theirs],
+              response=their_means[0], distance=their_means[1])  # fmt: skip
     bench.row("published", f"{layer}: diversevis, one of {units} units, search included",
               [value / units for value in seconds], "s",
-              response=mine[0], distance=mine[1])  # fmt: skip
-    mean = statistics.mean(each)
+              response=our_means[0], distance=our_means[1])  # fmt: skip
+    mean = statistics.mean(their_seconds)
     bench.row("published", f"{layer}: times faster, all {units} units",
               [mean * units / value for value in seconds], "x")  # fmt: skip
-    for place, name in enumerate(("mean response", "smallest distance")):
+    for index, (key, name) in enumerate(
+        (("response_mean", "mean response"), ("distance_min", "smallest distance"))
+    ):
         ratios = [
-            found[unit].metrics[("response_mean", "distance_min")[place]] / one[place]
-            for unit, one in zip(sample, theirs, strict=True)
+            ours[unit].metrics[key] / result[index]
+            for unit, result in zip(sample, theirs, strict=True)
         ]
         bench.row("published", f"{layer}: {name}, ours over theirs, unit by unit", ratios, "x",
-                  of_means=mine[place] / plain[place])  # fmt: skip
-    sooner(bench, words, sample, plain, mean)
+                  of_means=our_means[index] / their_means[index])  # fmt: skip
+    fewest_steps(bench, overrides, sample, their_means, mean)
 
 
-def sooner(
-    bench: Bench, words: list[str], sample: list[int], plain: list[float], seconds: float
+def fewest_steps(
+    bench: Bench, overrides: list[str], sample: list[int], theirs: list[float], seconds: float
 ) -> None:
-    """The fewest steps that reach what the plain protocol reaches, and the time they take."""
+    """Add a row for the fewest steps that reach the published protocol's response and distance.
+
+    theirs   mean response and mean smallest distance of the published protocol
+    seconds  the published protocol's, for a unit
+    """
     what = "conv2_2: times faster to the same response and distance"
     for steps in (20, 30, 40, 60, 80):
-        setup = bench.setup(*words, f"optimizer.steps={steps}")
-        found = [one.metrics for one in collect(setup, sample)]
-        response = statistics.mean(one["response_mean"] for one in found)
-        distance = statistics.mean(one["distance_min"] for one in found)
-        if response < plain[0] or distance < plain[1]:
+        setup = bench.setup(*overrides, f"optimizer.steps={steps}")
+        units = [result.metrics for result in collect(setup, sample)]
+        response = statistics.mean(metrics["response_mean"] for metrics in units)
+        distance = statistics.mean(metrics["distance_min"] for metrics in units)
+        if response < theirs[0] or distance < theirs[1]:
             continue
         work = partial(collect, setup, sample)
         faster = [seconds * len(sample) / bench.seconds(work) for _ in bench.repeats()]
@@ -172,19 +183,21 @@ def sooner(
 
 
 def quality(bench: Bench) -> None:
-    """The default optimizer against `optimizer=paper`, both batched, on units picked evenly."""
+    """The default optimizer against `optimizer=paper`, both in batches, on evenly spaced units."""
     for model, layer, units in QUALITY:
         count = bench.options.quality_units
-        chosen = ",".join(str(units * place // count) for place in range(count))
-        words = [f"model={model}", f"layer={layer}", f"unit=[{chosen}]"]
-        found, seconds = dict[str, list[Visualization]](), dict[str, float]()
+        chosen = ",".join(str(units * index // count) for index in range(count))
+        overrides = [f"model={model}", f"layer={layer}", f"unit=[{chosen}]"]
+        results, seconds = dict[str, list[Visualization]](), dict[str, float]()
         for name in ("sphere", "paper"):
-            setup = bench.setup(*words, f"optimizer={name}")
+            setup = bench.setup(*overrides, f"optimizer={name}")
             began = time.perf_counter()
-            found[name] = collect(setup, range(count))
+            results[name] = collect(setup, range(count))
             seconds[name] = time.perf_counter() - began
         for key, what in (("response_mean", "mean response"), ("distance_min", "distance")):
-            ours, theirs = ([one.metrics[key] for one in found[n]] for n in ("sphere", "paper"))
+            ours, theirs = (
+                [result.metrics[key] for result in results[n]] for n in ("sphere", "paper")
+            )
             ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
             bench.row("quality", f"{model} {layer}: {what}, sphere over paper", ratios, "x",
                       of_means=sum(ours) / sum(theirs))  # fmt: skip
@@ -195,45 +208,46 @@ def quality(bench: Bench) -> None:
 
 def whole_layer(bench: Bench, measure: Callable[[], float]) -> None:
     """All 256 units of conv3_1, six images each, at the default quality; minutes on a CPU."""
-    words = ["model=vgg19", "layer=conv3_1", "unit=all"]
-    collect(bench.setup(*words, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
-    setup = bench.setup(*words)
+    overrides = ["model=vgg19", "layer=conv3_1", "unit=all"]
+    collect(bench.setup(*overrides, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
+    setup = bench.setup(*overrides)
     experiment = setup.experiment
     optimizer = experiment.optimizer
     seconds = [bench.seconds(partial(collect, setup, range(256))) for _ in bench.repeats()]
     image_steps = 256 * (
         experiment.n * optimizer.steps + experiment.objective.restarts * optimizer.search_steps
     )
-    least = image_steps * operations_per_image("vgg19", "conv3_1") / measure()
+    fastest = image_steps * operations_per_image("vgg19", "conv3_1") / measure()
     bench.row("layer", "conv3_1, all 256 units, search included", seconds, "s")
     bench.row("layer", "conv3_1, all 256 units: of the convolution ceiling",
-              [100 * least / value for value in seconds], "%", least_seconds=least)  # fmt: skip
+              [100 * fastest / value for value in seconds], "%", least_seconds=fastest)  # fmt: skip
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Exponent of the least-squares line through the logarithms."""
     x, y = ([math.log(value) for value in values] for values in (sizes, seconds))
     middle_x, middle_y = statistics.mean(x), statistics.mean(y)
-    over = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
-    return over / sum((a - middle_x) ** 2 for a in x)
+    covariance = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - middle_x) ** 2 for a in x)
 
 
 def growth(bench: Bench) -> None:
-    """Seconds of whole runs against the number of units, of images, and the receptive field."""
+    """How a run's seconds grow with the number of units, of images, and the receptive field."""
     short = ["model=vgg19", "optimizer.steps=8", "optimizer.search_steps=4"]
 
-    def measured(units: int, *words: str) -> tuple[float, float]:
-        setup = bench.setup(*short, *words, f"unit=0-{units - 1}")
+    def run_seconds(units: int, *overrides: str) -> tuple[float, float]:
+        """Return the median seconds, and the side of the receptive field."""
+        setup = bench.setup(*short, *overrides, f"unit=0-{units - 1}")
         work = partial(collect, setup, range(units))
-        work()
+        work()  # warms up
         seconds = statistics.median(bench.seconds(work) for _ in bench.repeats())
         return seconds, setup.field.size[0]
 
     kinds = {
-        "units (K)": [(k, measured(k, "layer=conv3_1")[0]) for k in (1, 4, 16, 64, 256)],
-        "images (n)": [(n, measured(8, "layer=conv3_1", f"n={n}", "objective.restarts=1")[0])
+        "units (K)": [(k, run_seconds(k, "layer=conv3_1")[0]) for k in (1, 4, 16, 64, 256)],
+        "images (n)": [(n, run_seconds(8, "layer=conv3_1", f"n={n}", "objective.restarts=1")[0])
                        for n in (2, 4, 8, 16, 32, 64)],
-        "receptive field": [measured(8, f"layer={layer}")[::-1] for layer in FIELDS],
+        "receptive field": [run_seconds(8, f"layer={layer}")[::-1] for layer in FIELDS],
     }  # fmt: skip
     for what, pairs in kinds.items():
         sizes, seconds = zip(*pairs, strict=True)
@@ -245,28 +259,31 @@ def growth(bench: Bench) -> None:
 
 def published_setting(bench: Bench) -> None:
     """The paper's example over five seeds."""
-    found, steps = [], 0.0
+    responses, steps = [], 0.0
     for seed in range(5):
         setup = bench.setup("experiment=cadena2018", f"seed={seed}")
-        (one,) = visualize(setup, [0])
-        found.append(one.metrics["response_mean"])
+        (result,) = visualize(setup, [0])
+        responses.append(result.metrics["response_mean"])
         experiment = setup.experiment
         searched = experiment.objective.restarts * experiment.optimizer.search_steps
-        # Beside the steps: each start is looked at once for its gradient.
-        each = one.metrics["steps"] + 1 + (searched + experiment.objective.restarts) / experiment.n
-        steps = max(steps, each)
-    bench.row("published_setting", "experiment=cadena2018, seeds 0 to 4: mean response", found, "",
-              mean=statistics.mean(found), steps_worth_of_computation=steps)  # fmt: skip
+        # In steps of n images. Both optimizations also evaluate their start once, for its gradient.
+        evaluations = searched + experiment.objective.restarts
+        steps = max(steps, result.metrics["steps"] + 1 + evaluations / experiment.n)
+    bench.row("published_setting", "experiment=cadena2018, seeds 0 to 4: mean response",
+              responses, "", mean=statistics.mean(responses),
+              steps_worth_of_computation=steps)  # fmt: skip
 
 
 def peers(bench: Bench) -> None:
-    """One unit of conv3_1, six images, by everyone."""
-    words = ["model=vgg19", "layer=conv3_1", "unit=21", "norm=paper"]
-    setup = bench.setup(*words)
+    """The same unit of conv3_1, six images, in diversevis and in other packages."""
+    overrides = ["model=vgg19", "layer=conv3_1", "unit=21", "norm=paper"]
+    setup = bench.setup(*overrides)
     visualize(setup, [0])
-    ours: list[Any] = []
-    seconds = [bench.seconds(lambda: ours.append(visualize(setup, [0]))) for _ in bench.repeats()]
-    metrics = ours[0][0].metrics
+    results: list[Any] = []
+    seconds = [
+        bench.seconds(lambda: results.append(visualize(setup, [0]))) for _ in bench.repeats()
+    ]
+    metrics = results[0][0].metrics
     bench.row("peers", "diversevis, 24 px, search and 80 steps", seconds, "s",
               response=metrics["response_mean"], distance=metrics["distance_min"])  # fmt: skip
     network = whole_network(setup).to(bench.device)
@@ -285,14 +302,14 @@ def peers(bench: Bench) -> None:
         std=torch.tensor(std, device=bench.device),
         budget=bench.options.peer_budget,
     )  # fmt: skip
-    for one in run_peers(work):
-        what = f"{one.name} {one.version or ''}, {one.size} px, {work.steps} steps: {one.note}"
-        if one.seconds is None:
+    for peer in run_peers(work):
+        what = f"{peer.name} {peer.version or ''}, {peer.size} px, {work.steps} steps: {peer.note}"
+        if peer.seconds is None:
             print(f"| peers | {what} | | |", flush=True)
-            bench.rows.append({"part": "peers", "what": what, **asdict(one)})
+            bench.rows.append({"part": "peers", "what": what, **asdict(peer)})
             continue
-        bench.row("peers", what, [one.seconds], "s", distance=one.distance_min,
-                  response=statistics.mean(one.responses))  # fmt: skip
+        bench.row("peers", what, [peer.seconds], "s", distance=peer.distance_min,
+                  response=statistics.mean(peer.responses))  # fmt: skip
 
 
 def main() -> None:
@@ -304,7 +321,9 @@ def main() -> None:
     parser.add_argument("--published-units", type=int, default=16)
     parser.add_argument("--quality-units", type=int, default=16)
     parser.add_argument("--peer-steps", type=int, default=80)
-    parser.add_argument("--peer-budget", type=float, default=60.0, help="seconds for each")
+    parser.add_argument(
+        "--peer-budget", type=float, default=60.0, help="seconds per peer and image size"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"))
     bench = Bench(parser.parse_args())
     parts = bench.options.parts.split(",")
@@ -318,7 +337,7 @@ def main() -> None:
     if bench.device.type == "cuda" and bench.options.parts == PARTS:
         parts.append("layer")
     try:
-        with kind_of_numbers(bench.options.precision):
+        with precision_of_products(bench.options.precision):
             measure_parts(bench, parts)
     finally:
         write(bench, facts, now)
@@ -331,7 +350,7 @@ def measure_parts(bench: Bench, parts: Sequence[str]) -> None:
             whole_layer(bench, measure)
         if "share" in parts:
             share(bench, measure)
-    later: dict[str, Callable[[Bench], None]] = {
+    other_parts: dict[str, Callable[[Bench], None]] = {
         "diversity": diversity,
         "quality": quality,
         "published": against_published,
@@ -339,7 +358,7 @@ def measure_parts(bench: Bench, parts: Sequence[str]) -> None:
         "published_setting": published_setting,
         "peers": peers,
     }
-    for name, work in later.items():
+    for name, work in other_parts.items():
         if name in parts:
             work(bench)
 

@@ -2,10 +2,11 @@
 
     DIVERSEVIS_WEIGHTS=weights python scripts/check_gpu.py [--device cuda] [--out gpu.json]
 
-For units of VGG-19, ResNet-50 and the analytic network, from the same noise: responses after a few
-steps on both devices (they must agree to float tolerance), the ends of whole runs (rounding may
-have led to another nearby optimum, so means are compared), the published setting over three seeds,
-what precision=tf32 costs, and seconds of each. Exits 1 if anything disagrees.
+For units of VGG-19, ResNet-50 and the analytic network, from the same noise, it compares:
+- the responses after a few steps, which must agree up to rounding;
+- the mean responses at the end of a run, where rounding may have led to another optimum nearby;
+- on the GPU alone, the published setting over three seeds, and what precision=tf32 costs.
+Prints the results, with seconds, and writes them to a JSON file. Exits 1 if anything disagrees.
 """
 
 from __future__ import annotations
@@ -37,21 +38,23 @@ TF32_TOLERANCE = 1e-3  # relative, of the mean response
 END_TOLERANCE = 0.05  # relative, of the mean response at the end
 
 
-def timed(words: list[str], device: str) -> tuple[Visualization, float]:
-    setup = prepare(experiment_of(compose_config([*words, f"device={device}"])))
+def timed(overrides: list[str], device: str) -> tuple[Visualization, float]:
+    """Return the visualization of the first unit, and its seconds without preparation."""
+    setup = prepare(experiment_of(compose_config([*overrides, f"device={device}"])))
     begin = time.perf_counter()
-    (found,) = visualize(setup, [0])
-    return found, time.perf_counter() - begin
+    (result,) = visualize(setup, [0])
+    return result, time.perf_counter() - begin
 
 
-def compare(words: list[str], device: str) -> dict[str, Any]:
-    early = [timed(words + FEW, name)[0] for name in ("cpu", device)]
-    timed(words + FEW, device)  # warm
-    (cpu, cpu_seconds), (gpu, gpu_seconds) = timed(words, "cpu"), timed(words, device)
+def compare(overrides: list[str], device: str) -> dict[str, Any]:
+    """Compare a unit on the CPU and on `device`: a row of the report."""
+    early = [timed(overrides + FEW, name)[0] for name in ("cpu", device)]
+    timed(overrides + FEW, device)  # warms up
+    (cpu, cpu_seconds), (gpu, gpu_seconds) = timed(overrides, "cpu"), timed(overrides, device)
     difference = (early[0].responses - early[1].responses).abs() / early[0].responses.abs().max()
-    ends = [found.metrics["response_mean"] for found in (cpu, gpu)]
+    ends = [result.metrics["response_mean"] for result in (cpu, gpu)]
     row = {
-        "command": " ".join(words),
+        "command": " ".join(overrides),
         "early_difference": difference.max().item(),
         "response_mean_cpu": ends[0],
         "response_mean_gpu": ends[1],
@@ -67,17 +70,20 @@ def compare(words: list[str], device: str) -> dict[str, Any]:
     return row
 
 
-def rounded(device: str) -> dict[str, Any]:
-    """What TF32 costs: mean response of 32 units, measured in float32, against plain float32."""
+def compare_tf32(device: str) -> dict[str, Any]:
+    """Compare the mean response of 32 units optimized in TF32 and in float32.
+
+    Final responses are computed in float32 in both cases.
+    """
     means, seconds = {}, {}
     for name in ("float32", "tf32"):
-        words = ["model=vgg19", "layer=conv3_1", "unit=0-31", f"device={device}"]
-        setup = prepare(experiment_of(compose_config([*words, f"precision={name}"])))
-        visualize(setup, range(32))  # warm
+        overrides = ["model=vgg19", "layer=conv3_1", "unit=0-31", f"device={device}"]
+        setup = prepare(experiment_of(compose_config([*overrides, f"precision={name}"])))
+        visualize(setup, range(32))  # warms up
         begin = time.perf_counter()
-        found = visualize(setup, range(32))
+        results = visualize(setup, range(32))
         seconds[name] = time.perf_counter() - begin
-        means[name] = sum(one.metrics["response_mean"] for one in found) / len(found)
+        means[name] = sum(result.metrics["response_mean"] for result in results) / len(results)
     return {
         "response_mean": means,
         "seconds": seconds,
@@ -92,17 +98,18 @@ def main() -> int:
     options = parser.parse_args()
     device = pick_device(options.device)
     rows = []
-    for words in UNITS:
-        rows.append(compare(words, options.device))
+    for overrides in UNITS:
+        rows.append(compare(overrides, options.device))
         print(json.dumps(rows[-1]), flush=True)
     published = []
     for seed in range(3):
-        found, seconds = timed(["experiment=cadena2018", f"seed={seed}"], options.device)
-        published.append({"seed": seed, "seconds": seconds, **found.metrics})
+        result, seconds = timed(["experiment=cadena2018", f"seed={seed}"], options.device)
+        published.append({"seed": seed, "seconds": seconds, **result.metrics})
         print(json.dumps(published[-1]), flush=True)
-    enough = sum(one["response_mean"] for one in published) / 3 >= 7300
+    # The published images of this unit have 7665; 7300 leaves room for the chance of three seeds.
+    enough = sum(row["response_mean"] for row in published) / 3 >= 7300
     if device.type == "cuda":
-        rows.append({"command": "precision=tf32", **rounded(options.device)})
+        rows.append({"command": "precision=tf32", **compare_tf32(options.device)})
         print(json.dumps(rows[-1]), flush=True)
     facts = provenance.device_facts(device) | {"torch": torch.__version__}
     report = {"machine": facts, "units": rows, "published": published, "published_enough": enough}

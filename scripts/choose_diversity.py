@@ -1,14 +1,14 @@
-"""How the default of objective.diversity was chosen; writes the table of docs/paper.md.
+"""How the default of objective.diversity was chosen; prints the table in docs/paper.md.
 
     DIVERSEVIS_WEIGHTS=weights python scripts/choose_diversity.py
 
-For units of several layers of both networks: mean response relative to the batch with weight 0,
-and smallest distance (RMS grey levels), against the weight, averaged over three seeds. The default
-is the largest weight at which every unit kept 90 % of its response with `optimizer=paper`; with
-`optimizer=sphere` they keep as much up to 0.4.
+For units of several layers of both networks and several weights: mean response relative to weight
+0, and smallest distance in RMS grey levels, averaged over three seeds. The default is the largest
+weight at which every unit keeps 90 % of its response with `optimizer=paper`; with
+`optimizer=sphere` every unit does so up to 0.4.
 
-The first unit is the paper's; the others were picked blindly, one of them twice: resnet50 layer1.2
-unit 7 reaches optima of 20 to 66 by chance of the seed, which leaves its ratio of means empty.
+The first unit is the paper's; the others were picked blindly. resnet50 layer1.2 unit 60 replaces
+unit 7, which reaches responses of 20 to 66 depending on the seed, so that its ratio says nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main() -> None:
         for weight in WEIGHTS:
             response = distance = 0.0
             for seed in seeds:
-                words = [f"model={model}", f"layer={layer}", f"unit={unit}", f"seed={seed}"]
-                config = compose_config([*words, f"objective.diversity={weight}"])
+                overrides = [f"model={model}", f"layer={layer}", f"unit={unit}", f"seed={seed}"]
+                config = compose_config([*overrides, f"objective.diversity={weight}"])
                 metrics = visualize(prepare(experiment_of(config)), [0])[0].metrics
                 response += metrics["response_mean"] / len(seeds)
                 distance += metrics["distance_min"] / len(seeds)

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# A Slurm of one node on loopback, to try `hydra/launcher=slurm` where there is no cluster. As root:
+# Starts a one-node Slurm on loopback, to test `hydra/launcher=slurm` without a cluster. As root:
 #
-#   eval "$(scripts/one_node_slurm.sh start)"   # this shell's sbatch, srun, squeue ... talk to it
-#   scripts/one_node_slurm.sh stop              # with the same SLURM_DIR; its jobs are killed
+#   eval "$(scripts/one_node_slurm.sh start)"   # then sbatch, srun, squeue ... of this shell use it
+#   scripts/one_node_slurm.sh stop              # with the same SLURM_DIR; kills its jobs
 #
-# No systemd and no cgroups, so a container is enough; it installs Debian's slurm-wlm and munge if
-# they are missing. Everything it writes is below SLURM_DIR. Several can run at a time, each with
-# its own SLURM_DIR and its own two ports. Exit status: 0; 1 where Slurm did not start; 2 for a
-# wrong word; 3, with one line on stderr, where this machine cannot have it (not root, no packages).
+# Needs neither systemd nor cgroups, so it runs in a container. Installs Debian's slurm-wlm and munge
+# if they are missing. All its files are below SLURM_DIR. Several can run at a time if they differ in
+# SLURM_DIR and both ports. Exit status: 0; 1 if Slurm did not start; 2 for a wrong argument or
+# setting; 3, with a line on stderr, if this machine cannot run it (not root, no packages).
 set -euo pipefail
 umask 022
 
 SLURM_DIR=${SLURM_DIR:-/tmp/one-node-slurm}
 SLURM_CTLD_PORT=${SLURM_CTLD_PORT:-16817}
 SLURM_D_PORT=${SLURM_D_PORT:-16818}
-SLURM_CPUS=${SLURM_CPUS:-8}           # claimed, not real: so many run side by side
-SLURM_MEM_MB=${SLURM_MEM_MB:-1000000} # claimed as well; nothing enforces it
-SLURM_FAKE_GPUS=${SLURM_FAKE_GPUS:-0} # 0 to 4 that exist by name only, for --gpus-per-node
+SLURM_CPUS=${SLURM_CPUS:-8}           # declared, not real: this many tasks run side by side
+SLURM_MEM_MB=${SLURM_MEM_MB:-1000000} # declared as well; nothing enforces it
+SLURM_FAKE_GPUS=${SLURM_FAKE_GPUS:-0} # 0 to 4, by name only, to test --gpus-per-node
 SLURM_MAX_ARRAY_SIZE=${SLURM_MAX_ARRAY_SIZE:-1001}
 DAEMONS=(slurmd slurmctld munged)     # in the order in which they are stopped
 NODE=$(hostname -s)
@@ -44,13 +44,13 @@ install_packages() {
     >"$log" 2>&1 </dev/null; then
     refuse 3 "Slurm cannot be installed: $(tail -n 1 "$log")"
   fi
-  installed || refuse 3 "Slurm's packages are installed, but not all programs are there ($log)"
+  installed || refuse 3 "Slurm's packages are installed, but programs are missing ($log)"
 }
 
-# --- our daemons, by the process ids they wrote ---
+# --- our daemons, by the process ids in their files ---
 
-# The process id of our own daemon $1, if it runs. A number that belongs to another program by now
-# does not count: ours have a file of SLURM_DIR among their arguments.
+# Prints the process id of our daemon $1 if it runs. The id may belong to another program by now, so
+# the process must have a file below SLURM_DIR among its arguments.
 pid_of() {
   local pid
   pid=$(cat "$SLURM_DIR/$1.pid" 2>/dev/null) && [ -n "$pid" ] || return 1
@@ -94,7 +94,7 @@ write_slurm_conf() {
   local gres="" device devices=(/dev/zero /dev/full /dev/null /dev/random)
   [ "$SLURM_FAKE_GPUS" -le ${#devices[@]} ] || refuse 2 "SLURM_FAKE_GPUS: at most ${#devices[@]}"
   rm -f "$SLURM_DIR/gres.conf"
-  if [ "$SLURM_FAKE_GPUS" -gt 0 ]; then # any device file will do: without cgroups none is guarded
+  if [ "$SLURM_FAKE_GPUS" -gt 0 ]; then # any device file will do: without cgroups none is protected
     gres="Gres=gpu:$SLURM_FAKE_GPUS"
     for device in "${devices[@]:0:SLURM_FAKE_GPUS}"; do
       echo "NodeName=$NODE Name=gpu File=$device"
@@ -109,7 +109,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire (120 s if not given) is also how long a requeued job is held back
+# cred_expire (default 120 s) is also how long a requeued job has to wait
 AuthInfo=socket=$SLURM_DIR/munge.sock,cred_expire=5
 SlurmctldPidFile=$SLURM_DIR/slurmctld.pid
 SlurmdPidFile=$SLURM_DIR/slurmd.pid
@@ -125,7 +125,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
-# no slurmdbd; bin/sacct below answers instead, for as long as slurmctld remembers a job
+# no slurmdbd; bin/sacct (below) replaces sacct for as long as slurmctld remembers a job
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 MinJobAge=86400
@@ -136,27 +136,27 @@ SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MaxArraySize=$SLURM_MAX_ARRAY_SIZE
-# as on many clusters, a job is requeued only if it asked for that (sbatch --requeue)
+# as on many clusters, a job is requeued only if submitted with --requeue
 JobRequeue=0
-# seconds from SIGTERM to SIGKILL (30 if not given), at the time limit, scancel and requeue
+# seconds from SIGTERM to SIGKILL (default 30), at the time limit, scancel and requeue
 KillWait=3
 OverTimeLimit=0
 InactiveLimit=0
 GresTypes=gpu
-# config_overrides: the node counts as what is written here, whatever the machine has
+# config_overrides: Slurm uses the CPUs and memory declared here, not the machine's
 SlurmdParameters=config_overrides
 NodeName=$NODE NodeAddr=127.0.0.1 $gres CPUs=$SLURM_CPUS RealMemory=$SLURM_MEM_MB State=UNKNOWN
 PartitionName=main Nodes=$NODE Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 CONF
 }
 
-# submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID [-j ID ...]`. The states that sacct
-# does not know (scontrol shows them for a moment) become those that it would show.
+# submitit asks `sacct -o JobID,State,NodeList --parsable2 -j ID [-j ID ...]`. scontrol shows
+# some short-lived states that sacct does not; they are replaced by what sacct would show.
 write_sacct() {
   mkdir -p "$SLURM_DIR/bin"
   cat >"$SLURM_DIR/bin/sacct" <<'SACCT'
 #!/usr/bin/env bash
-# Stands in for sacct, which needs slurmdbd: the same three columns, out of scontrol.
+# Replaces sacct, which needs slurmdbd: the same three columns, from scontrol.
 ids=()
 while [ $# -gt 0 ]; do
   if [ "$1" = -j ]; then
@@ -197,7 +197,7 @@ start_daemons() {
   munged --force --key-file="$SLURM_DIR/munge.key" --socket="$SLURM_DIR/munge.sock" \
     --pid-file="$SLURM_DIR/munged.pid" --seed-file="$SLURM_DIR/munge.seed" \
     --log-file="$SLURM_DIR/log/munged.log" &&
-    slurmctld -c -f "$SLURM_CONF" && # -c: without the jobs of an earlier start
+    slurmctld -c -f "$SLURM_CONF" && # -c: forget the jobs of an earlier start
     slurmd -c -f "$SLURM_CONF" &&
     wait_until 5 all_run &&
     wait_until 20 up_or_dead &&
@@ -210,7 +210,7 @@ start() {
   mkdir -p "$SLURM_DIR"/{state,spool,log}
   install_packages
   export SLURM_CONF=$SLURM_DIR/slurm.conf
-  if ! { all_run && node_is_up; }; then # else it runs already, and is left as it is
+  if ! { all_run && node_is_up; }; then # if it runs already, leave it alone
     stop
     write_slurm_conf
     write_sacct
@@ -227,7 +227,7 @@ start() {
 stop() {
   local daemon pid
   export SLURM_CONF=$SLURM_DIR/slurm.conf
-  if all_run; then # what its jobs started would outlive it
+  if all_run; then # processes of its jobs would survive the daemons
     timeout 10 squeue -h -o %A | sort -u | xargs -r timeout 10 scancel --full --signal=KILL || true
     timeout 10 squeue -h -o %A | sort -u | xargs -r timeout 10 scancel || true
     wait_until 10 no_job_runs || echo "one_node_slurm.sh: jobs still run after scancel" >&2
@@ -242,7 +242,7 @@ stop() {
   fi
 }
 
-SLURM_DIR=$(realpath -m "$SLURM_DIR") # slurm.conf wants whole paths
+SLURM_DIR=$(realpath -m "$SLURM_DIR") # slurm.conf needs absolute paths
 case ${1:-} in
   start) start ;;
   stop) stop ;;
@@ -250,5 +250,5 @@ case ${1:-} in
     stop
     start
     ;;
-  *) refuse 2 "say start, stop or restart" ;;
+  *) refuse 2 "use: one_node_slurm.sh start|stop|restart" ;;
 esac

@@ -1,5 +1,8 @@
-"""The published protocol, plainly written: one unit at a time, every channel of the layer, every
-pair of images in Python, Adam with the published stopping rule (docs/method.md, section 1 to 5)."""
+"""The published protocol, plainly written, as a baseline (docs/method.md, sections 1 to 5).
+
+One unit at a time, all channels of the layer, a Python loop over pairs of images, and Adam with the
+published stopping rule.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 
 class Published(NamedTuple):
-    """What the protocol came to for one unit."""
+    """Result of the protocol for a unit, at the step with the lowest loss."""
 
     response: float  # mean over images
     distance: float  # smallest, RMS grey levels
@@ -34,11 +37,17 @@ def published(
     steps: int = 1000,
     patience: int = 100,
 ) -> Published:
-    """From noise `raw` [image, 3, h, w] to diverse images of `unit`."""
+    """Optimize diverse images of `unit`, from noise.
+
+    network  images [image, 3, h, w] -> responses [image, channel], the first of its outputs
+    raw      noise [image, 3, h, w]
+    norm     Euclidean norm of an image, grey levels
+    """
     began = time.perf_counter()
     height, width = raw.shape[-2:]
     rows, across = (torch.fft.fftfreq(side, 1 / side, device=raw.device) for side in raw.shape[2:])
     columns = torch.fft.rfftfreq(width, 1 / width, device=raw.device)
+    # Preconditioning, 1 / sqrt(frequency), relative to its mean over all frequencies (section 3).
     full = torch.hypot(rows[:, None], across[None, :])
     weights = 1 / torch.hypot(rows[:, None], columns[None, :]).sqrt().clamp(min=1)
     weights = weights / (1 / full.sqrt().clamp(min=1)).mean()
@@ -47,7 +56,7 @@ def published(
     raw = raw.clone().requires_grad_(True)
     adam = torch.optim.Adam([raw], lr=1.0)
     average, best_average, improved = 0.0, float("inf"), 0
-    best, reached = float("inf"), (0.0, 0.0)
+    best, best_values = float("inf"), (0.0, 0.0)
     step = 0
     for step in range(1, steps + 1):
         adam.zero_grad()
@@ -66,11 +75,12 @@ def published(
         loss.backward()
         value = loss.item()
         if value < best:
-            best, reached = value, (response.item(), distance.item())
+            best, best_values = value, (response.item(), distance.item())
+        # Stop when the running mean of the loss has not fallen for `patience` steps (section 5).
         average = value if step == 1 else 0.9 * average + 0.1 * value
         if average < best_average:
             best_average, improved = average, step
         if step - improved >= patience:
             break
         adam.step()
-    return Published(*reached, steps=step, seconds=time.perf_counter() - began)
+    return Published(*best_values, steps=step, seconds=time.perf_counter() - began)

@@ -1,20 +1,21 @@
-"""The paper's four claims, measured: runs, claims.json and one page of figures.
+"""Measures the paper's four claims: makes runs, claims.json and a page of figures.
 
     DIVERSEVIS_WEIGHTS=weights python scripts/reproduce_paper.py [--quick] [--device cuda]
 
-Whole layers of VGG-19 (conv1_1 to conv3_1) and ResNet-50 (conv1 to layer1.2) are visualized and
-measured, each by the command that claims.json names; then the numbers that speak for or against
-each claim (docs/method.md, section 7) are computed. A claim that does not hold is reported as such.
-Finished runs are used again: a second start continues where the first stopped.
+Visualizes and measures whole layers of VGG-19 (conv1_1 to conv3_1) and ResNet-50 (conv1 to
+layer1.2), with the commands in claims.json; then computes the numbers for and against the claims
+(docs/method.md, section 7; docs/paper.md has results). A claim that does not hold is reported as
+such. Finished runs are reused, so a second start continues where the first stopped.
 
-`--quick` takes 16 units of each layer, 6 of them for the slow measures: minutes. The whole takes
-less than an hour on two cores; there the texture and deformation tests take a random sample of the
-units of conv3_1 and layer1.*; on a GPU they take all.
+`--quick` takes 16 units of each layer, 6 of them for the slow measures, and a few minutes. The full
+reproduction takes less than an hour on two cores; there the shift and deformation tests take a
+random sample of the units of conv3_1 and layer1.*; on a GPU they take all units.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -25,17 +26,18 @@ from typing import Any
 from paper.claims import claims_of
 from paper.figures import pictures_of
 from paper.page import page
-from paper.runs import Plan, Run, made, plans
+from paper.runs import Plan, Run, plans, run_of
 
 from diversevis.method.device import pick_device
 from diversevis.runs import provenance
 from diversevis.runs.files import replacing
 
-KEPT = "device", "device_name", "threads", "precision"  # of a run's record, for `made`
+# Entries of run.json that go into the entry `made` of claims.json.
+RECORDED = "device", "device_name", "threads", "precision"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs, then claims.json, figures and the page; the last line printed is the page."""
+    """Make the runs, claims.json, the figures and the page; print the page's path last."""
     options = _options(arguments)
     began, out = time.perf_counter(), Path(options.out).expanduser()
     planned = plans(
@@ -46,17 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sample=options.sample,
         natural=options.natural,
     )
-    found = {plan.name: made(plan, out, anew=options.only != "figures") for plan in planned}
-    runs = {name: run for name, run in found.items() if run is not None}
+    planned_runs = {
+        plan.name: run_of(plan, out, make=options.only != "figures") for plan in planned
+    }
+    runs = {name: run for name, run in planned_runs.items() if run is not None}
     if not runs:
-        raise SystemExit(f"{out}: no runs of these settings are there to make figures from.")
+        raise SystemExit(f"{out}: no finished runs with these settings to make figures from.")
     about = _about(options, runs) | {"seconds": round(time.perf_counter() - began, 1)}
     write(out, about, planned, runs)
     print(f"{time.perf_counter() - began:.0f} s\n{out / 'index.html'}")
 
 
 def write(out: Path, about: dict[str, Any], planned: Sequence[Plan], runs: dict[str, Run]) -> None:
-    """claims.json, figures/*.png and index.html in `out`."""
+    """Write claims.json, figures/*.png and index.html to `out`."""
     claims = claims_of(runs, planned, out)
     folders = {name: run.path.relative_to(out).as_posix() for name, run in runs.items()}
     content = {"made": about, "claims": claims, "runs": folders}
@@ -64,18 +68,18 @@ def write(out: Path, about: dict[str, Any], planned: Sequence[Plan], runs: dict[
     pictures = pictures_of(claims, runs, out)
     for old in (out / "figures").glob("*.png"):
         old.unlink()
-    for picture in (one for of_claim in pictures.values() for one in of_claim):
+    for picture in itertools.chain.from_iterable(pictures.values()):
         _write(out / picture.file, picture.png)
     _write(out / "index.html", page(content, pictures).encode())
 
 
 def _about(options: argparse.Namespace, runs: dict[str, Run]) -> dict[str, Any]:
-    """With what, how and how long everything was made."""
+    """The entry `made` of claims.json: versions, device, settings, seconds."""
     record = next(iter(runs.values())).record
     return {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": provenance.versions(),
-        **{key: record.get(key) for key in KEPT},
+        **{key: record.get(key) for key in RECORDED},
         "quick": options.quick,
         "seed": options.seed,
         "seconds_of_runs": round(sum(run.record.get("seconds") or 0 for run in runs.values()), 1),
@@ -92,11 +96,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", default="outputs/paper", help="folder (outputs/paper)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="a sample of units: minutes")
-    parser.add_argument("--seed", type=int, default=0, help="of runs and samples (0)")
+    parser.add_argument("--seed", type=int, default=0, help="for runs and samples (0)")
     parser.add_argument("--sample", type=int, metavar="N",
-                        help="units of the slow measures, where they take a sample")  # fmt: skip
+                        help="units per layer for sampled slow measures")  # fmt: skip
     parser.add_argument("--natural", metavar="FOLDER", help="photographs, for natural exemplars")
-    parser.add_argument("--only", choices=["figures"], help="claims and page again, without runs")
+    parser.add_argument("--only", choices=["figures"], help="remake claims and page, make no runs")
     return parser.parse_args(arguments)
 
 

@@ -1,10 +1,10 @@
-"""Writes finished run folders with drawn numbers, some of them damaged, to try `collect` on.
+"""Writes finished run folders with random numbers, some of them damaged, to test `collect`.
 
     python scripts/synthetic_runs.py /tmp/many --runs 10000 --units 6 --damaged 100
     diversevis collect /tmp/many
 
-They have the entries, and the size, of a run with `analysis=all`. Of K units and R runs, D of them
-damaged, the table has K (R - D) rows.
+The folders have the entries and the size of runs with `analysis=all`. With K units per
+run and R runs, D of them damaged, the table has K (R - D) rows.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from typing import Any
 LAYERS = ("vgg19/conv1_2", "vgg19/conv1_10", "vgg19/conv3_1", "resnet50/layer1.0")
 DIVERSITIES = (0, 0.1, 0.25, 0.5)
 DELTAS = ("0.25", "0.5", "1", "2", "4")
-SLOT = "<number>"  # where a template has a number to be drawn
-
-
-NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
+SLOT = "<number>"  # marks a number to be drawn in a template
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"  # a valid, empty safetensors file
 
 
 def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[Path]:
-    """Make `runs` run folders below `root`, spread evenly over `LAYERS`; the damaged ones.
+    """Make `runs` run folders below `root`, spread evenly over `LAYERS`; return the damaged ones.
 
-    Run k has seed k; its unit u has response_mean k + u / 1000 and stop "annealed"; what else is
-    drawn by `random.Random(k)`. The damage is `DAMAGES`, one after the other.
+    Run k has seed k; its unit u has response_mean k + u / 1000 and stop "annealed"; the other
+    numbers are drawn with `random.Random(k)`. The damages are `DAMAGES`, in turn.
     """
-    one = _split(_unit())
+    template = _split(_unit())
     every = runs // damaged if damaged else runs + 1
     broken: list[Path] = []
     for k in range(runs):
@@ -41,7 +39,7 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
         path = root / model / layer / f"0-{units - 1}" / f"v{k // len(LAYERS) + 1:03d}"
         path.mkdir(parents=True)
         generator = random.Random(k)  # noqa: S311
-        rows = [_fill(one, [u, k + u / 1000], generator) for u in range(units)]
+        rows = [_fill(template, [u, k + u / 1000], generator) for u in range(units)]
         metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
         (path / "metrics.json").write_text(metrics)
         record = json.dumps(record_of(model, layer, k, range(units)), indent=2)
@@ -55,7 +53,7 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
 
 
 def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
-    """What run.json says, as far as the table asks."""
+    """The entries of run.json that `collect` reads."""
     config = config_of(model, layer, seed, units)
     return {
         "status": "finished",
@@ -87,7 +85,7 @@ def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[s
 
 
 def config_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
-    """A resolved config; `batch` is a word in every second run and a number in the others."""
+    """A resolved config. `batch` is a number in every second run and "auto" in the others."""
     return {
         "model": {"kind": "torchvision", "name": model, "default_layer": None,
                   "weights": "imagenet", "mean": [0.485, 0.456, 0.406], "std": None},
@@ -107,7 +105,7 @@ def config_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[s
 
 
 def _unit() -> dict[str, Any]:
-    """A unit's entry in metrics.json with a slot for every number."""
+    """A unit's entry in metrics.json, with `SLOT` for every number."""
 
     def slots(*names: str) -> dict[str, Any]:
         return dict.fromkeys(names, SLOT)
@@ -139,16 +137,17 @@ def _unit() -> dict[str, Any]:
 
 
 MEASURES = json.dumps(
-    {name: {"settings": {}} for name, own in _unit().items() if isinstance(own, dict)}
+    {name: {"settings": {}} for name, entry in _unit().items() if isinstance(entry, dict)}
 )
 
 
 def _split(template: Any) -> list[str]:
-    """The JSON around the slots, indented as in a run folder: twice as long as without."""
+    """Parts of the JSON text between the slots, indented as in a run folder for its real size."""
     return json.dumps(template, indent=2).replace("\n", "\n    ").split(f'"{SLOT}"')
 
 
 def _fill(parts: Sequence[str], first: Sequence[float], generator: random.Random) -> str:
+    """The JSON text with `first` in its first slots and random numbers in the others."""
     drawn = [generator.random() for _ in range(len(parts) - 1 - len(first))]
     numbers = [*map(repr, (*first, *drawn)), ""]
     return "".join(part + number for part, number in zip(parts, numbers, strict=True))
@@ -206,12 +205,14 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=6)
     parser.add_argument("--damaged", type=int, default=100)
     parser.add_argument("--anew", action="store_true", help="delete the folder first")
-    words = parser.parse_args()
-    if words.anew:
-        shutil.rmtree(words.folder, ignore_errors=True)
-    broken = write_runs(words.folder, runs=words.runs, units=words.units, damaged=words.damaged)
-    print(f"{words.runs} runs, {len(broken)} of them damaged: "
-          f"{words.units * (words.runs - len(broken))} rows")  # fmt: skip
+    options = parser.parse_args()
+    if options.anew:
+        shutil.rmtree(options.folder, ignore_errors=True)
+    broken = write_runs(
+        options.folder, runs=options.runs, units=options.units, damaged=options.damaged
+    )
+    print(f"{options.runs} runs, {len(broken)} of them damaged: "
+          f"{options.units * (options.runs - len(broken))} rows")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -271,7 +271,9 @@ def everything(root, layer="layer1.0"):
         "vgg19 conv3_1 21": run_of(root / "runs", layer="conv3_1", units=[unit(21)], field=24),
         "vgg19 conv2_2 random weights": run_of(root / "controls", layer="conv2_2", units=ramp),
     }
-    plans = [Plan(name=name, command="run", words=(f"layer={name}",), root="runs") for name in runs]
+    plans = [
+        Plan(name=name, command="run", settings=(f"layer={name}",), root="runs") for name in runs
+    ]
     return runs, plans
 
 
@@ -301,7 +303,7 @@ def test_claims_json_and_a_page_that_escapes_what_it_is_told(tmp_path):
     record = runs["vgg19 conv1_1"].record | {"layer": hostile}
     RunFolder(runs["vgg19 conv1_1"].path).write_record(record)
     runs[f"vgg19 {hostile}"] = Run(runs.pop("vgg19 conv1_1").path)
-    plans[0] = Plan(name=f"vgg19 {hostile}", command="run", words=(hostile,), root="runs")
+    plans[0] = Plan(name=f"vgg19 {hostile}", command="run", settings=(hostile,), root="runs")
     reproduce_paper.write(tmp_path, ABOUT, plans, runs)
     text = (tmp_path / "claims.json").read_text()
     content = json.loads(text)
@@ -346,32 +348,34 @@ def test_plans_cover_the_papers_layers():
     )
     assert list(quick) == list(whole)
     assert len(whole) == 13
-    assert "unit=all" in whole["vgg19 conv3_1"].words
-    assert "measure.sample=24" in whole["vgg19 conv3_1"].words
-    units = next(word for word in quick["vgg19 conv3_1"].words if word.startswith("unit="))
+    assert "unit=all" in whole["vgg19 conv3_1"].settings
+    assert "measure.sample=24" in whole["vgg19 conv3_1"].settings
+    units = next(
+        setting for setting in quick["vgg19 conv3_1"].settings if setting.startswith("unit=")
+    )
     assert len(units.split(",")) == runs.QUICK_UNITS
     assert "device" not in whole["vgg19 conv3_1"].line
     on_gpu = runs.plans(quick=False, seed=0, device="cuda", on_gpu=True, sample=None, natural=None)
-    assert not any("measure.sample" in word for plan in on_gpu for word in plan.words)
+    assert not any("measure.sample" in setting for plan in on_gpu for setting in plan.settings)
 
 
 def test_a_finished_run_of_the_same_words_is_used_again(tmp_path, capsys):
     plan = Plan(
-        name="x", command="run", words=("layer=a", "analysis=[gain]", "device=cpu"), root="runs"
+        name="x", command="run", settings=("layer=a", "analysis=[gain]", "device=cpu"), root="runs"
     )
     assert runs.find(plan, tmp_path) is None
-    assert runs.made(plan, tmp_path, anew=False) is None
+    assert runs.run_of(plan, tmp_path, make=False) is None
     line = "diversevis run layer=a 'analysis=[gain]' device=cuda root=elsewhere"
     run = run_of(tmp_path / "runs", command=line)
-    assert runs.made(plan, tmp_path).path == run.path
-    assert "is there" in capsys.readouterr().out
+    assert runs.run_of(plan, tmp_path).path == run.path
+    assert "finished in runs/" in capsys.readouterr().out
     RunFolder(run.path).update_record(status="interrupted")
     assert runs.find(plan, tmp_path) is None
 
 
 def test_a_run_that_fails_ends_the_script_with_its_status(tmp_path, monkeypatch):
-    plan = Plan(name="x", command="run", words=("analysis=[gain]",), root="runs")
-    monkeypatch.setattr(runs, "main", lambda words: 130)
+    plan = Plan(name="x", command="run", settings=("analysis=[gain]",), root="runs")
+    monkeypatch.setattr(runs, "main", lambda arguments: 130)
     with pytest.raises(SystemExit) as ended:
-        runs.made(plan, tmp_path)
+        runs.run_of(plan, tmp_path)
     assert ended.value.code == 130

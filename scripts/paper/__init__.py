@@ -1,1 +1,1 @@
-"""What `reproduce_paper.py` is made of: runs, claims and their numbers, figures, the page."""
+"""Parts of `reproduce_paper.py`: runs, claims and their numbers, figures, the page."""

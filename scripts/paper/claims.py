@@ -1,6 +1,6 @@
-"""The paper's four claims (docs/method.md, section 7) together, and the first of them.
+"""All four claims of the paper (docs/method.md, section 7), and how the first is decided.
 
-Every verdict follows from its rule and the numbers alone.
+A verdict depends only on the rule and the numbers.
 """
 
 from __future__ import annotations
@@ -23,81 +23,84 @@ from paper.runs import EXAMPLE, Plan, Run, about, spread
 
 Numbers = dict[str, Any]
 
-LEVEL = 0.05  # of tests
-ONE_IMAGE = 0.05  # diversity index up to which a unit accepts one image, as a linear one does
-KEPT_TOGETHER = 0.9  # of the response of images made alone: less and they are other images
+LEVEL = 0.05  # significance level
+ONE_IMAGE = 0.05  # below this diversity index a unit accepts a single image, as a linear unit does
+# Share of the response of images made alone; below it, the batch shows images of another kind.
+MIN_RESPONSE = 0.9
 
 TITLES = (
-    "One batch, optimized together, shows more of what a unit accepts than repeated random starts "
-    "do.",
-    "Already early VGG-19 layers hold units with near-perfect phase invariance, as complex cells "
-    "have, beside units with none.",
+    "A batch that is optimized together shows more of what a unit accepts than repeated random "
+    "starts.",
+    "Early layers of VGG-19 already contain units with near-perfect phase invariance, like complex "
+    "cells, beside units without any.",
     "Other units accept local diffeomorphic deformations of their preferred pattern.",
-    "ResNet-50 units of matching receptive-field size represent differently.",
+    "ResNet-50 units with receptive fields of the same size represent different things.",
 )
 GAIN_RULE = (
-    "A layer speaks for the claim if the median gain in smallest distance is above 0 (Wilcoxon "
-    f"signed-rank test, one-sided, Holm over layers: p < {LEVEL}), the median gain in mean "
-    f"distance is too, and the batch keeps at least {KEPT_TOGETHER:.0%} (median) of the response "
-    "of images made alone. Layers whose median diversity index is below "
-    f"{ONE_IMAGE} do not count: a linear unit accepts one image, and what its batch gains in "
-    "distance is bought with response. Holds: every layer that counts does. In part: some do. "
+    "A layer supports the claim if its units' median gain in smallest distance is above 0 "
+    f"(Wilcoxon signed-rank test, one-sided, Holm over layers: p < {LEVEL}), the median gain in "
+    "mean distance is above 0, and the median response of the batch is at least "
+    f"{MIN_RESPONSE:.0%} of that of images made alone. Layers with a median diversity index below "
+    f"{ONE_IMAGE} do not count: a linear unit accepts a single image, and its batch gains distance "
+    "only by losing response. Holds: all layers that count support it. Holds in part: some do. "
     "Does not hold: none does. (That linear layers do not count was added after a first look at 16 "
-    "units of each layer, all of which spoke for the claim.)"
+    "units of each layer, where all layers supported the claim.)"
 )
 
 
 def claims_of(runs: Mapping[str, Run], planned: Sequence[Plan], out: Path) -> list[Numbers]:
-    """All four, as claims.json holds them.
+    """Return the four claims, as claims.json has them.
 
-    runs     by the names of their plans; those that are missing are left out
-    planned  the commands
-    out      folder that paths in commands are relative to
+    runs     by the names of their plans; missing runs are left out
+    planned  all plans, for the commands
+    out      folder of claims.json; paths in commands are relative to it
     """
     lines = {plan.name: plan.line for plan in planned if plan.name in runs}
-    one = " ".join(map(str, EXAMPLE))
+    example_run = " ".join(map(str, EXAMPLE))
     controls = {name: run for name, run in runs.items() if name.endswith("random weights")}
-    layers = {name: run for name, run in runs.items() if name not in (*controls, one)}
+    layers = {name: run for name, run in runs.items() if name not in (*controls, example_run)}
     of_layers = [lines[name] for name in layers]
-    of_one = [lines[one]] if one in runs else []
+    of_example = [lines[example_run]] if example_run in runs else []
     phase = phase_claim(layers, controls)
     phase["numbers"]["example"] = example([run for name, run in layers.items() if "conv2" in name])
-    verdict, rule, finding, numbers, compared = difference_claim(layers, out)
-    last = {"verdict": verdict, "rule": rule, "finding": finding, "numbers": numbers}
-    found = [
+    verdict, rule, finding, numbers, comparisons = difference_claim(layers, out)
+    difference = {"verdict": verdict, "rule": rule, "finding": finding, "numbers": numbers}
+    claims = [
         gain_claim(layers) | {"commands": of_layers},
         phase | {"commands": [*of_layers, *(lines[name] for name in controls)]},
-        deformation_claim(layers, runs.get(one)) | {"commands": [*of_layers, *of_one]},
-        last | {"commands": [*of_layers, *compared]},
+        deformation_claim(layers, runs.get(example_run)) | {"commands": [*of_layers, *of_example]},
+        difference | {"commands": [*of_layers, *comparisons]},
     ]
     return [
-        {"number": place, "claim": title, **claim}
-        for place, (title, claim) in enumerate(zip(TITLES, found, strict=True), start=1)
+        {"number": number, "claim": title, **claim}
+        for number, (title, claim) in enumerate(zip(TITLES, claims, strict=True), start=1)
     ]
 
 
-# -- 1: together or alone -------------------------------------------------------------------------
+# -- claim 1: together or alone -------------------------------------------------------------------
 
 
 def gain_claim(layers: Mapping[str, Run]) -> Numbers:
-    """Claim 1: batches against as many images each made alone."""
+    """Claim 1: batches against the same number of images made alone."""
     numbers = {name: _gain(run) for name, run in layers.items()}
-    for one, p in zip(numbers.values(), holm([one["p"] for one in numbers.values()]), strict=True):
-        one["p_holm"] = p
-        one["speaks_for"] = bool(
+    adjusted = holm([layer["p"] for layer in numbers.values()])
+    for layer, p in zip(numbers.values(), adjusted, strict=True):
+        layer["p_holm"] = p
+        layer["speaks_for"] = bool(
             p is not None and p < LEVEL
-            and one["gain_smallest"]["median"] > 0 and one["gain_mean"]["median"] > 0
-            and (one["response"]["median"] or 0) >= KEPT_TOGETHER
+            and layer["gain_smallest"]["median"] > 0 and layer["gain_mean"]["median"] > 0
+            and (layer["response"]["median"] or 0) >= MIN_RESPONSE
         )  # fmt: skip
-        one["counts"] = (one["diversity_index"]["median"] or 0) >= ONE_IMAGE
-    counting = [name for name, one in numbers.items() if one["counts"]]
+        layer["counts"] = (layer["diversity_index"]["median"] or 0) >= ONE_IMAGE
+    counting = [name for name, layer in numbers.items() if layer["counts"]]
     speaking = [name for name in counting if numbers[name]["speaks_for"]]
     finding = (
-        f"{len(speaking)} of {len(counting)} layers that count speak for it"
+        f"{len(speaking)} of {len(counting)} layers that count support it"
         + (f" ({', '.join(speaking)}). " if 0 < len(speaking) < len(counting) else ". ")
-        + f"Of {len(numbers)} layers, the units of {len(numbers) - len(counting)} accept one image "
-        "only. The smallest distance is what the batch is rewarded for; that the mean distance and "
-        "the number of dimensions grow too, and the response stays, is what tells."
+        + f"In {len(numbers) - len(counting)} of {len(numbers)} layers the units accept only a "
+        "single image. The batch is rewarded for its smallest distance, so that a gain there is no "
+        "surprise; the evidence is that mean distance and number of dimensions grow as well, and "
+        "that the response stays."
     )
     return {
         "verdict": _verdict(len(speaking), len(counting)), "rule": GAIN_RULE, "finding": finding,
@@ -106,10 +109,12 @@ def gain_claim(layers: Mapping[str, Run]) -> Numbers:
 
 
 def _gain(run: Run) -> Numbers:
+    """Numbers of a layer for claim 1."""
     smallest = run.values("gain.distance_min")
     known = smallest[np.isfinite(smallest)]
     p = None
     if len(known):
+        # The test is undefined if all gains are 0.
         p = float(wilcoxon(known, alternative="greater").pvalue) if known.any() else 1.0
     return about(run) | {
         "counted": len(known),
@@ -132,5 +137,5 @@ def _dimensions_alone(run: Run) -> Float[np.ndarray, " unit"]:
     return participation(images[images.flatten(1).isfinite().all(1)])[0].numpy()
 
 
-def _verdict(speaking: int, of: int) -> str:
-    return "holds" if 0 < of == speaking else "holds in part" if speaking else "does not hold"
+def _verdict(speaking: int, counting: int) -> str:
+    return "holds" if 0 < counting == speaking else "holds in part" if speaking else "does not hold"

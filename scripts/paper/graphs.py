@@ -47,14 +47,14 @@ def phase_figure(numbers: Numbers, runs: Mapping[str, Run]) -> bytes:
     for axis, key, limit in ((axes[0], "below_1", "1"), (axes[1], "near_perfect", "0.2")):
         for model, color in COLORS.items():
             for kind, face in (("best", color), ("fitted", "white")):
-                points = [(place, layers[name][kind][key]) for place, name in _places(layers, model)
+                points = [(x, layers[name][kind][key]) for x, name in _positions(layers, model)
                           if layers[name][kind][key] is not None]  # fmt: skip
                 line = "-" if kind == "best" else ":"
                 _line(axis, points, color, face=face, line=line)
             random = [
-                (place, one["best"][key]) for place, name in _places(layers, model)
-                if (one := numbers["controls"].get(f"{name} random weights"))
-                and one["best"][key] is not None
+                (x, control["best"][key]) for x, name in _positions(layers, model)
+                if (control := numbers["controls"].get(f"{name} random weights"))
+                and control["best"][key] is not None
             ]  # fmt: skip
             axis.plot(*_columns(random), "x", color=color, ms=7, mew=2, zorder=4)
         axis.set_ylabel(f"share of units with F1/F0 < {limit}")
@@ -65,17 +65,17 @@ def phase_figure(numbers: Numbers, runs: Mapping[str, Run]) -> bytes:
 
 
 def _dots(axis: Any, layers: Mapping[str, Numbers], runs: Mapping[str, Run]) -> None:
-    """F1/F0 of every unit, layer beside layer."""
-    generator = np.random.default_rng(0)  # of the jitter only
-    for place, name in enumerate(_ordered(layers)):
+    """F1/F0 of every unit, a column of dots per layer."""
+    generator = np.random.default_rng(0)  # for the horizontal jitter only
+    for x, name in enumerate(_ordered(layers)):
         run = runs[name]
-        found = np.where(run.values("phase.weak") == 0, run.values("phase.f1f0"), np.nan)
-        found = found[np.isfinite(found)]
-        jitter = generator.uniform(-0.3, 0.3, len(found))
+        f1f0 = np.where(run.values("phase.weak") == 0, run.values("phase.f1f0"), np.nan)
+        f1f0 = f1f0[np.isfinite(f1f0)]
+        jitter = generator.uniform(-0.3, 0.3, len(f1f0))
         color = COLORS.get(name.split()[0], FAINT)
-        axis.scatter(place + jitter, found, s=7, color=color, alpha=0.5, lw=0)
-        if len(found):
-            axis.plot([place - 0.35, place + 0.35], [np.median(found)] * 2, color=INK, lw=1.6)
+        axis.scatter(x + jitter, f1f0, s=7, color=color, alpha=0.5, lw=0)
+        if len(f1f0):
+            axis.plot([x - 0.35, x + 0.35], [np.median(f1f0)] * 2, color=INK, lw=1.6)
     for limit in (0.2, 1.0, math.pi / 2):
         axis.axhline(limit, color=FAINT, lw=0.8, zorder=0)
     _layer_axis(axis, layers)
@@ -86,18 +86,20 @@ def _dots(axis: Any, layers: Mapping[str, Numbers], runs: Mapping[str, Run]) -> 
 def deformation_figure(numbers: Numbers, runs: Mapping[str, Run]) -> bytes:
     """Claim 3: stable units, R, and the response kept against displacement."""
     figure, axes = _panels(3, ratios=(1.15, 1.15, 1.2))
-    layers = {name: one for name, one in numbers["layers"].items() if one["delta"] is not None}
+    layers = {
+        name: layer for name, layer in numbers["layers"].items() if layer["delta"] is not None
+    }
     kinds = (("white", "white noise", "-", "o"), ("strict", "same spectrum", "--", "s"))
     for model, color in COLORS.items():
-        own = [(place, layers[name]) for place, name in _places(layers, model)]
-        hollow = [one["delta"] < 1 for _, one in own]
+        of_model = [(x, layers[name]) for x, name in _positions(layers, model)]
+        hollow = [layer["delta"] < 1 for _, layer in of_model]
         for kind, _, line, marker in kinds:
-            shares = [(place, one[f"below_1_{kind}"]["share"]) for place, one in own]
-            medians = [(place, one[f"median_{kind}"]["median"]) for place, one in own]
+            shares = [(x, layer[f"below_1_{kind}"]["share"]) for x, layer in of_model]
+            medians = [(x, layer[f"median_{kind}"]["median"]) for x, layer in of_model]
             for axis, points in ((axes[0], shares), (axes[1], medians)):
-                kept = [(p, h) for p, h in zip(points, hollow, strict=True) if p[1] is not None]
-                _line(axis, [p for p, _ in kept], color, line=line, marker=marker,
-                      faces=["white" if h else color for _, h in kept])  # fmt: skip
+                known = [(p, h) for p, h in zip(points, hollow, strict=True) if p[1] is not None]
+                _line(axis, [p for p, _ in known], color, line=line, marker=marker,
+                      faces=["white" if h else color for _, h in known])  # fmt: skip
     axes[1].axhline(1, color=FAINT, lw=0.8)
     for axis, label in zip(axes, ("share of units with R < 1 by 2 SE", "median R"), strict=False):
         axis.set_ylabel(label)
@@ -105,12 +107,13 @@ def deformation_figure(numbers: Numbers, runs: Mapping[str, Run]) -> bytes:
     axes[0].set_ylim(-0.03, 1.03)
     axes[1].set_yscale("log")
     _plain_log(axes[1])
-    _kept(axes[2], numbers, layers)
+    _response_kept(axes[2], numbers, layers)
     more = [(f"against {label}", marker, INK) for _, label, _, marker in kinds]
     return _finished(figure, more=more)
 
 
 def _plain_log(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers at 1, 2, 5, 10, ..., without powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -118,19 +121,19 @@ def _plain_log(axis: Any) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _kept(axis: Any, numbers: Numbers, layers: Mapping[str, Numbers]) -> None:
-    """Median response kept of each layer, named at the right end, and of the paper's unit."""
+def _response_kept(axis: Any, numbers: Numbers, layers: Mapping[str, Numbers]) -> None:
+    """Median response kept by layer, labelled at the right end, and that of the paper's unit."""
     ends = []
-    for name, one in layers.items():
+    for name, layer in layers.items():
         points = [(delta, value) for delta in DELTAS
-                  if (value := one["kept"][f"{delta:g}"]["median"]) is not None]  # fmt: skip
+                  if (value := layer["kept"][f"{delta:g}"]["median"]) is not None]  # fmt: skip
         if len(points) > 1:
             color = COLORS.get(name.split()[0], FAINT)
             axis.plot(*_columns(points), "o-", color=color, ms=4, lw=1.2, alpha=0.8)
-            ends.append((*points[-1], one["layer"], color))
-    kept = numbers.get("example", {}).get("indices", {})
-    found = [(delta, kept.get(f"deformation.kept.{delta:g}", {}).get("value")) for delta in DELTAS]
-    points = [(delta, value) for delta, value in found if value is not None]
+            ends.append((*points[-1], layer["layer"], color))
+    indices = numbers.get("example", {}).get("indices", {})
+    points = [(delta, value) for delta in DELTAS if (value := indices.get(
+        f"deformation.kept.{delta:g}", {}).get("value")) is not None]  # fmt: skip
     if points:
         axis.plot(*_columns(points), "D-", color="black", ms=5, lw=1.6)
         ends.append((*points[-1], f"unit {EXAMPLE[1]}", "black"))
@@ -140,7 +143,7 @@ def _kept(axis: Any, numbers: Numbers, layers: Mapping[str, Numbers]) -> None:
     low = min([0.0, *(y for _, y, _, _ in ends)])
     axis.set_ylim(low - 0.02, 1.03)
     furthest = max([end[0] for end in ends], default=0)
-    for x in {end[0] for end in ends}:  # names of one column are moved apart
+    for x in {end[0] for end in ends}:  # labels at the same x must not overlap
         last = -math.inf
         for _, y, name, color in sorted((e for e in ends if e[0] == x), key=lambda e: e[1]):
             last = max(y, last + 0.055)
@@ -153,18 +156,21 @@ def _kept(axis: Any, numbers: Numbers, layers: Mapping[str, Numbers]) -> None:
 def difference_figure(numbers: Numbers) -> bytes:
     """Claim 4: effect size of every index in every pair."""
     pairs = [*numbers["pairs"], *([numbers["other_side"]] if numbers["other_side"] else [])]
-    titles = list(dict.fromkeys(one["title"] for pair in pairs for one in pair["indices"]
-                                if one["cliffs_delta"] is not None))  # fmt: skip
+    titles = list(dict.fromkeys(index["title"] for pair in pairs for index in pair["indices"]
+                                if index["cliffs_delta"] is not None))  # fmt: skip
     figure, axes = _panels(1, height=1.6 + 0.24 * len(titles))
-    axis, colors = axes[0], ("#56B4E9", "#009E73", "#CC79A7", "#E69F00")  # Okabe & Ito's others
+    axis, colors = (
+        axes[0],
+        ("#56B4E9", "#009E73", "#CC79A7", "#E69F00"),
+    )  # the other colours of Okabe and Ito
     legend = []
-    for place, (pair, color) in enumerate(zip(pairs, colors, strict=False)):
-        for one in pair["indices"]:
-            if one["cliffs_delta"] is None:
+    for number, (pair, color) in enumerate(zip(pairs, colors, strict=False)):
+        for index in pair["indices"]:
+            if index["cliffs_delta"] is None:
                 continue
-            y = titles.index(one["title"]) + 0.17 * (place - (len(pairs) - 1) / 2)
-            axis.plot(one["cliffs_delta"], y, "o", color=color, ms=6,
-                      mfc=color if one["differs"] else "white")  # fmt: skip
+            y = titles.index(index["title"]) + 0.17 * (number - (len(pairs) - 1) / 2)
+            axis.plot(index["cliffs_delta"], y, "o", color=color, ms=6,
+                      mfc=color if index["differs"] else "white")  # fmt: skip
         a, b = (f"{pair[s]['layer']} ({pair[s]['receptive_field']} px)" for s in "ab")
         legend.append((f"{a} and {b}", "o", color))
     for row in range(0, len(titles), 2):
@@ -177,7 +183,7 @@ def difference_figure(numbers: Numbers) -> bytes:
     return _finished(figure, more=legend, networks=False)
 
 
-# -- small things ---------------------------------------------------------------------------------
+# -- parts of figures ------------------------------------------------------------------------------
 
 
 def _panels(count: int, *, ratios: Sequence[float] = (), height: float = HEIGHT) -> Any:
@@ -194,13 +200,13 @@ def _panels(count: int, *, ratios: Sequence[float] = (), height: float = HEIGHT)
 
 
 def _medians(axis: Any, layers: Mapping[str, Numbers], key: str, *, hollow: bool = False) -> None:
-    """Medians joined by a line, and quartiles, over receptive fields."""
+    """Medians of layers joined by a line, and quartiles as bars."""
     for model, color in COLORS.items():
-        own = [(place, layers[name][key]) for place, name in _places(layers, model)
-               if layers[name][key]["median"] is not None]  # fmt: skip
-        for place, one in () if hollow else own:
-            axis.plot([place, place], one["quartiles"], color=color, lw=3, alpha=0.3)
-        points = [(place, one["median"]) for place, one in own]
+        spreads = [(x, layers[name][key]) for x, name in _positions(layers, model)
+                   if layers[name][key]["median"] is not None]  # fmt: skip
+        for x, spread in () if hollow else spreads:
+            axis.plot([x, x], spread["quartiles"], color=color, lw=3, alpha=0.3)
+        points = [(x, spread["median"]) for x, spread in spreads]
         _line(axis, points, color, face="white" if hollow else color, line=":" if hollow else "-")
 
 
@@ -224,13 +230,13 @@ def _ordered(layers: Mapping[str, Numbers]) -> list[str]:
     return sorted(layers, key=lambda name: layers[name]["receptive_field"])
 
 
-def _places(layers: Mapping[str, Numbers], model: str) -> list[tuple[int, str]]:
-    """Layers of one network, each with its place among all, ordered by receptive field."""
+def _positions(layers: Mapping[str, Numbers], model: str) -> list[tuple[int, str]]:
+    """Layers of a network, with their positions among all layers ordered by receptive field."""
     return [(i, name) for i, name in enumerate(_ordered(layers)) if name.split()[0] == model]
 
 
 def _layer_axis(axis: Any, layers: Mapping[str, Numbers]) -> None:
-    """Layers by receptive field, evenly apart, each named in its network's colour."""
+    """Label the x axis with the layers, evenly spaced, in the colours of their networks."""
     order = _ordered(layers)
     axis.set_xticks(range(len(order)), [_tick(name, layers[name]) for name in order], rotation=60,
                     ha="right", rotation_mode="anchor")  # fmt: skip
@@ -239,8 +245,8 @@ def _layer_axis(axis: Any, layers: Mapping[str, Numbers]) -> None:
         label.set_color(COLORS.get(name.split()[0], INK))
 
 
-def _tick(name: str, one: Numbers) -> str:
-    return f"{name.split()[-1]}  {one['receptive_field']} px"
+def _tick(name: str, layer: Numbers) -> str:
+    return f"{name.split()[-1]}  {layer['receptive_field']} px"
 
 
 def _note(axis: Any, text: str) -> None:
@@ -250,7 +256,7 @@ def _note(axis: Any, text: str) -> None:
 def _finished(
     figure: Any, more: Sequence[tuple[str, str, str]] = (), *, networks: bool = True
 ) -> bytes:
-    """As PNG, below a legend of the networks and of `more` (text, marker, colour)."""
+    """PNG of the figure, with a legend of the networks and of `more` (text, marker, colour)."""
     from matplotlib.lines import Line2D
 
     entries = [(NAMES[model], "o", color) for model, color in COLORS.items()] if networks else []

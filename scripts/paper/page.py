@@ -1,4 +1,4 @@
-"""claims.json and pictures -> one HTML page: no scripts, nothing from elsewhere, all escaped."""
+"""claims.json and pictures -> an HTML page without scripts or external files; all text escaped."""
 
 from __future__ import annotations
 
@@ -51,13 +51,16 @@ pre { background: #f4f4f0; padding: 12px 14px; border-radius: 6px; font-size: 12
 
 
 def page(content: Numbers, pictures: Mapping[int, Sequence[Picture]]) -> str:
-    """The whole page.
+    """Return the HTML of the page.
 
-    content   what claims.json holds
-    pictures  of every claim, by its number
+    content   the content of claims.json
+    pictures  by claim number
     """
     claims = content["claims"]
-    parts = [_head(content), *(_claim(one, pictures.get(one["number"], ())) for one in claims)]
+    parts = [
+        _head(content),
+        *(_claim(claim, pictures.get(claim["number"], ())) for claim in claims),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -70,37 +73,37 @@ def page(content: Numbers, pictures: Mapping[int, Sequence[Picture]]) -> str:
 def _head(content: Numbers) -> str:
     made, versions = content["made"], content["made"]["versions"]
     links = "\n".join(
-        f'<a href="#claim{one["number"]}">{_badge(one["verdict"])}'
-        f'<span class="text">{one["number"]}. {escape(one["claim"])}</span></a>'
-        for one in content["claims"]
+        f'<a href="#claim{claim["number"]}">{_badge(claim["verdict"])}'
+        f'<span class="text">{claim["number"]}. {escape(claim["claim"])}</span></a>'
+        for claim in content["claims"]
     )
-    sample = " A sample of units only (--quick): the numbers are rough." if made["quick"] else ""
+    sample = " Only a sample of units (--quick): the numbers are rough." if made["quick"] else ""
     about = (
         f"diversevis {versions['diversevis']}, torch {versions['torch']}, {made['device_name']} "
-        f"({made['device']}), seed {made['seed']}; runs of {made['seconds_of_runs']:.0f} s in all, "
-        f"{made['when'][:10]}.{sample}"
+        f"({made['device']}), seed {made['seed']}; the runs took "
+        f"{made['seconds_of_runs']:.0f} s; {made['when'][:10]}.{sample}"
     )
     return (
         f"<h1>{escape(TITLE)}</h1>\n<p>Four claims of Cadena, Weis, Gatys, Bethge &amp; Ecker "
-        "(ECCV 2018), measured anew on early layers of VGG-19 and ResNet-50. Each verdict follows "
-        "from a rule that is written beside it; numbers are in "
+        "(ECCV 2018), measured on early layers of VGG-19 and ResNet-50. Every verdict follows from "
+        "the rule below it; all numbers are in "
         '<a href="claims.json">claims.json</a>.</p>\n'
         f'<p class="faint">{escape(about)}</p>\n<div class="summary">\n{links}\n</div>'
     )
 
 
-def _claim(one: Numbers, pictures: Sequence[Picture]) -> str:
+def _claim(claim: Numbers, pictures: Sequence[Picture]) -> str:
     wide = [_figure(picture) for picture in pictures if picture.wide]
     cards = [_figure(picture) for picture in pictures if not picture.wide]
     tables = {1: _gain_table, 2: _phase_table, 3: _deformation_table, 4: _difference_tables}
-    commands = escape("\n".join(one["commands"]))
+    commands = escape("\n".join(claim["commands"]))
     more = f'<div class="cards">\n{"".join(cards)}</div>' if cards else ""
     return (
-        f'<section id="claim{one["number"]}">\n{_badge(one["verdict"])}\n'
-        f"<h2>{one['number']}. {escape(one['claim'])}</h2>\n<p>{escape(one['finding'])}</p>\n"
-        f'<p class="faint">Rule: {escape(one["rule"])}</p>\n'
-        f"{''.join(wide[:1])}\n{tables[one['number']](one['numbers'])}\n{''.join(wide[1:])}\n{more}\n"
-        f"<details><summary>Commands behind it, typed in the folder of this page</summary>\n"
+        f'<section id="claim{claim["number"]}">\n{_badge(claim["verdict"])}\n'
+        f"<h2>{claim['number']}. {escape(claim['claim'])}</h2>\n<p>{escape(claim['finding'])}</p>\n"
+        f'<p class="faint">Rule: {escape(claim["rule"])}</p>\n'
+        f"{''.join(wide[:1])}\n{tables[claim['number']](claim['numbers'])}\n{''.join(wide[1:])}\n{more}\n"
+        f"<details><summary>Commands, to be typed in the folder of this page</summary>\n"
         f"<pre>{commands}</pre></details>\n</section>"
     )
 
@@ -124,60 +127,71 @@ def _badge(verdict: str) -> str:
 
 
 def _gain_table(numbers: Numbers) -> str:
-    head = ["layer", "units", "dead", "smallest distance alone", "gain in it",
-            "larger together", "gain in mean distance", "response together / alone",
-            "dimensions alone", "together", "diversity index", "p, Holm"]  # fmt: skip
+    head = ["layer", "units", "dead", "smallest distance, alone", "gain in smallest distance",
+            "units with a gain", "gain in mean distance", "response together / alone",
+            "dimensions, alone", "dimensions, together", "diversity index", "p, Holm"]  # fmt: skip
     rows = [
-        [name, one["counted"], one["dead"], _middle(one["smallest_alone"]),
-         _middle(one["gain_smallest"]), _percent(one["share_larger"]), _middle(one["gain_mean"]),
-         _percent(one["response"]["median"]), _middle(one["dimensions_alone"]),
-         _middle(one["dimensions"]), _middle(one["diversity_index"]), _number(one["p_holm"])]
-        for name, one in numbers["layers"].items()
+        [name, layer["counted"], layer["dead"], _median(layer["smallest_alone"]),
+         _median(layer["gain_smallest"]), _percent(layer["share_larger"]),
+         _median(layer["gain_mean"]), _percent(layer["response"]["median"]),
+         _median(layer["dimensions_alone"]),
+         _median(layer["dimensions"]), _median(layer["diversity_index"]), _number(layer["p_holm"])]
+        for name, layer in numbers["layers"].items()
     ]  # fmt: skip
     return _table(head, rows) + _faint(
-        "Medians over units; distances in RMS grey levels (images have 32). Diversity index: 0 is "
-        "what a noiseless linear unit's batch would show under the same objective, 1 an ideal "
-        "complex cell's.")  # fmt: skip
+        "Medians over units; distances in RMS grey levels (images have a contrast of 32). "
+        "Diversity index: 0 for the batch of a noiseless linear unit with the same objective, 1 "
+        "for that of an ideal complex cell. Dimensions: participation ratio. p, Holm: corrected "
+        "for the number of layers.")  # fmt: skip
 
 
 def _phase_table(numbers: Numbers) -> str:
-    head = ["layer", "units counted", "dead", "weak", "F1/F0 < 1", "< 0.2", "median",
-            "fitted: counted", "< 1", "< 0.2", "median"]  # fmt: skip
+    head = ["layer", "units counted", "dead", "weak", "F1/F0 < 1", "F1/F0 < 0.2",
+            "median F1/F0", "fitted: units counted", "fitted: < 1", "fitted: < 0.2",
+            "fitted: median"]  # fmt: skip
     rows = [
-        [name, one["best"]["counted"], one["dead"], one["best"]["weak"],
-         _percent(one["best"]["below_1"]), _percent(one["best"]["near_perfect"]),
-         _number(one["best"]["median"]), one["fitted"]["counted"] or "-",
-         _percent(one["fitted"]["below_1"]), _percent(one["fitted"]["near_perfect"]),
-         _number(one["fitted"]["median"])]
-        for name, one in {**numbers["layers"], **numbers["controls"]}.items()
+        [name, layer["best"]["counted"], layer["dead"], layer["best"]["weak"],
+         _percent(layer["best"]["below_1"]), _percent(layer["best"]["near_perfect"]),
+         _number(layer["best"]["median"]), layer["fitted"]["counted"] or "-",
+         _percent(layer["fitted"]["below_1"]), _percent(layer["fitted"]["near_perfect"]),
+         _number(layer["fitted"]["median"])]
+        for name, layer in {**numbers["layers"], **numbers["controls"]}.items()
     ]  # fmt: skip
     example = numbers["example"]
-    told = f"{example['passing']} of {example['candidates']} candidates satisfy it"
+    passing = f"{example['passing']} of {example['candidates']} candidates satisfy it"
     return _table(head, rows) + _faint(
-        f"The unit shown below is chosen by a rule ({told}): {example['rule']}"
+        f"The unit below is chosen by a rule ({passing}): {example['rule']}"
     )
 
 
 def _deformation_table(numbers: Numbers) -> str:
-    head = ["layer", "units measured", "of", "displacement, px", "R < 1, white noise",
-            "R < 1, same spectrum", "accepting", "p", "kept at 0.5 px", "1 px", "2 px"]  # fmt: skip
+    head = ["layer", "units measured", "of units", "displacement, px", "R < 1, white noise",
+            "R < 1, same spectrum", "accepting", "p", "kept at 0.5 px", "kept at 1 px",
+            "kept at 2 px"]  # fmt: skip
     rows = [
-        [name, one["counted"], one["units"], _number(one["delta"]),
-         _percent(one["below_1_white"]["share"]), _percent(one["below_1_strict"]["share"]),
-         f"{one['accepting']['units']}", _number(one["accepting"]["p"]),
-         *(_percent(one["kept"][delta]["median"]) for delta in ("0.5", "1", "2"))]
-        for name, one in numbers["layers"].items()
+        [name, layer["counted"], layer["units"], _number(layer["delta"]),
+         _percent(layer["below_1_white"]["share"]), _percent(layer["below_1_strict"]["share"]),
+         f"{layer['accepting']['units']}", _number(layer["accepting"]["p"]),
+         *(_percent(layer["kept"][delta]["median"]) for delta in ("0.5", "1", "2"))]
+        for name, layer in numbers["layers"].items()
     ]  # fmt: skip
     text = _table(head, rows) + _faint(
-        "R < 1: by two standard errors. Where fewer units are measured than the layer has, they "
-        "are a random sample. Kept: medians; a dash where the field is too small.")  # fmt: skip
+        "R < 1: by at least two standard errors. If not all units of a layer are measured, the "
+        "measured units are a random sample. Kept: median share of the response; a dash if the "
+        "receptive field is too small.")  # fmt: skip
     if "example" not in numbers:
         return text
-    one = numbers["example"]
+    example = numbers["example"]
     ranks = [[key, _number(entry["value"]), _percent(entry["lower"]), entry["of_units"]]
-             for key, entry in one["indices"].items()]  # fmt: skip
+             for key, entry in example["indices"].items()]  # fmt: skip
     return text + _table(
-        [f"{one['layer']} unit {one['unit']}", "value", "units with a lower one", "of"], ranks
+        [
+            f"{example['layer']} unit {example['unit']}",
+            "value",
+            "units with a lower value",
+            "of units",
+        ],
+        ranks,
     )
 
 
@@ -188,26 +202,28 @@ def _difference_tables(numbers: Numbers) -> str:
         a, b = (f"{pair[s]['model']} {pair[s]['layer']} ({pair[s]['receptive_field']} px)"
                 for s in "ab")  # fmt: skip
         rows = [
-            [one["title"], *(_number(one[s][one["statistic"]]) for s in "ab"), _interval(one),
-             _number(one["cliffs_delta"]), one["effect"] or one["reason"], _number(one["p_holm"])]
-            for one in pair["indices"]
+            [index["title"], *(_number(index[s][index["statistic"]]) for s in "ab"),
+             _interval(index), _number(index["cliffs_delta"]), index["effect"] or index["reason"],
+             _number(index["p_holm"])]
+            for index in pair["indices"]
         ]  # fmt: skip
-        head = ["index", f"A: {a}", f"B: {b}", "A - B [95 %]", "Cliff's delta", "", "p, Holm"]
-        told = [one["differs"] for one in pair["indices"]]
-        tested = sum(one["p"] is not None for one in pair["indices"])
-        count = f"{sum(told)} of {tested} indices differ"
+        head = ["index", f"A: {a}", f"B: {b}", "A - B [95 %]", "Cliff's delta", "effect", "p, Holm"]
+        differs = [index["differs"] for index in pair["indices"]]
+        tested = sum(index["p"] is not None for index in pair["indices"])
+        count = f"{sum(differs)} of {tested} indices differ"
         tables.append(
             f"<details><summary>{escape(f'{a} and {b}: {count}')}</summary>"
-            f"{_table(head, rows, told)}</details>"
+            f"{_table(head, rows, differs)}</details>"
         )
     return "".join(tables)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bool] = ()) -> str:
+    """HTML table; `bold` says which rows are printed in bold."""
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = []
-    for place, row in enumerate(rows):
-        mark = ' class="differs"' if bold and bold[place] else ""
+    for number, row in enumerate(rows):
+        mark = ' class="differs"' if bold and bold[number] else ""
         lines.append("".join(f"<td{mark}>{escape(str(cell))}</td>" for cell in row))
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="scroll"><table>\n<tr>{first}</tr>\n{body}\n</table></div>\n'
@@ -217,8 +233,8 @@ def _faint(text: str) -> str:
     return f'<p class="faint">{escape(text)}</p>\n'
 
 
-def _middle(one: Numbers) -> str:
-    return _number(one["median"])
+def _median(spread: Numbers) -> str:
+    return _number(spread["median"])
 
 
 def _number(value: float | None) -> str:
@@ -229,8 +245,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _interval(one: Numbers) -> str:
-    found = one["difference"]
-    if found is None:
+def _interval(index: Numbers) -> str:
+    difference = index["difference"]
+    if difference is None:
         return "-"
-    return f"{found['value']:+.3g} [{found['low']:+.3g}, {found['high']:+.3g}]"
+    return f"{difference['value']:+.3g} [{difference['low']:+.3g}, {difference['high']:+.3g}]"

@@ -1,4 +1,4 @@
-"""Claim 2 (docs/method.md, section 7): phase invariance in early layers; random weights."""
+"""Claim 2 (docs/method.md, section 7): phase invariance in early layers, and random weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from paper.runs import Run, about, spread
 
 Numbers = dict[str, Any]
 
-SIMPLE, NEAR_PERFECT = 1.0, 0.2  # F1/F0: Skottun et al. 1991; "near-perfect" (claim 2)
-LISTED = 8  # units named per layer
+SIMPLE = 1.0  # F1/F0 above which a cell is simple (Skottun et al. 1991)
+NEAR_PERFECT = (
+    0.2  # F1/F0 below which we call phase invariance near-perfect; the paper has no limit
+)
+LISTED = 8  # units listed per layer
 PHASE_RULE = (
-    "Holds: conv1_1, whose units are linear, has no unit with F1/F0 below "
-    f"{NEAR_PERFECT}, and conv1_2, conv2_1 or conv2_2 has units below it, with the best grating "
-    f"and with the one fitted to the unit's best image, beside units above {SIMPLE:g}. In part: "
-    f"one of these layers has units with F1/F0 below {SIMPLE:g}. Does not hold: none has. Dead and "
-    "weak units (F0 below 1 % of the largest response) are left out and counted."
+    f"Holds: conv1_1, whose units are linear, has no unit with F1/F0 below {NEAR_PERFECT}; and "
+    "conv1_2, conv2_1 or conv2_2 has units below it, both with the best grating and with the "
+    f"grating fitted to the unit's best image, beside units above {SIMPLE:g}. Holds in part: one "
+    f"of these layers has units with F1/F0 below {SIMPLE:g}. Does not hold: none has. Dead and "
+    "weak units (F0 below 1 % of the largest response) are left out; the table shows their number."
 )
 
 
@@ -27,24 +30,24 @@ def phase_claim(layers: Mapping[str, Run], controls: Mapping[str, Run]) -> Numbe
     """Claim 2: F1/F0 of every unit, and of the same architecture with random weights."""
     numbers = {name: _phase(run) for name, run in layers.items()}
     random = {name: _phase(run) for name, run in controls.items()}
-    early = [one for name in ("conv1_2", "conv2_1", "conv2_2")
-             if (one := numbers.get(f"vgg19 {name}"))]  # fmt: skip
+    early = [layer for name in ("conv1_2", "conv2_1", "conv2_2")
+             if (layer := numbers.get(f"vgg19 {name}"))]  # fmt: skip
     perfect = [
-        one["layer"] for one in early
-        if one["best"]["near_perfect"] and one["fitted"]["near_perfect"]
-        and (one["best"]["below_1"] or 0) < 1
+        layer["layer"] for layer in early
+        if layer["best"]["near_perfect"] and layer["fitted"]["near_perfect"]
+        and (layer["best"]["below_1"] or 0) < 1
     ]  # fmt: skip
     first = numbers.get("vgg19 conv1_1", {}).get("best", {}).get("near_perfect")
-    some = [one["layer"] for one in early if one["best"]["below_1"]]
+    some = [layer["layer"] for layer in early if layer["best"]["below_1"]]
     verdict = "holds" if perfect and first == 0 else "holds in part" if some else "does not hold"
     depth = {model: _depth(numbers, model) for model in ("vgg19", "resnet50")}
-    said = "no numbers" if first is None else f"{first:.1%}" if first else "none"
+    first_share = "no numbers" if first is None else f"{first:.1%}" if first else "none"
     finding = (
         f"Near-perfect units beside simple ones: {', '.join(perfect) or 'in no early layer'}; "
-        f"conv1_1 has {said}. The share of units with F1/F0 below 1 "
+        f"conv1_1 has {first_share}. The share of units with F1/F0 below 1 "
         + " and ".join(
-            f"{'grows' if one['growing'] else 'does not grow'} with every layer of {model}"
-            for model, one in depth.items()
+            f"{'grows' if shares['growing'] else 'does not grow'} with every layer of {model}"
+            for model, shares in depth.items()
         )
         + "."
         + _against_random(numbers, random)
@@ -56,9 +59,10 @@ def phase_claim(layers: Mapping[str, Run], controls: Mapping[str, Run]) -> Numbe
 
 
 def _phase(run: Run) -> Numbers:
+    """Numbers of a layer for claim 2."""
     best, fitted = (_f1f0(run, key) for key in ("phase", "phase.fitted"))
     order = [int(row) for row in np.argsort(best) if np.isfinite(best[row])]
-    tops = [
+    listed = [
         {"unit": run.units[row]["unit"], "f1f0": float(best[row]),
          "fitted": float(fitted[row]) if np.isfinite(fitted[row]) else None}
         for row in order[:LISTED]
@@ -67,21 +71,22 @@ def _phase(run: Run) -> Numbers:
         "layer": run.record["layer"],
         "best": _shares(run, best, "phase"),
         "fitted": _shares(run, fitted, "phase.fitted"),
-        "most_invariant": tops,
+        "most_invariant": listed,
     }
 
 
 def _against_random(numbers: Mapping[str, Numbers], random: Mapping[str, Numbers]) -> str:
-    """How many near-perfect units trained weights have, and random ones, in words."""
-    told = []
-    for name, one in random.items():
+    """A sentence with the shares of near-perfect units with trained and with random weights."""
+    comparisons = []
+    for name, control in random.items():
         trained = numbers.get(name.removesuffix(" random weights"))
-        shares = [v["best"]["near_perfect"] for v in (trained, one) if v is not None]
-        if len(shares) == 2 and None not in shares:
-            told.append(f"{one['layer']} {shares[0]:.0%} against {shares[1]:.0%}")
-    if not told:
+        pair = [v["best"]["near_perfect"] for v in (trained, control) if v is not None]
+        if len(pair) == 2 and None not in pair:
+            comparisons.append(f"{control['layer']} {pair[0]:.0%} against {pair[1]:.0%}")
+    if not comparisons:
         return ""
-    return f" F1/F0 below {NEAR_PERFECT}, trained weights against random ones: {', '.join(told)}."
+    shares = ", ".join(comparisons)
+    return f" F1/F0 below {NEAR_PERFECT}, trained weights against random weights: {shares}."
 
 
 def _f1f0(run: Run, key: str) -> Float[np.ndarray, " unit"]:
@@ -90,21 +95,23 @@ def _f1f0(run: Run, key: str) -> Float[np.ndarray, " unit"]:
 
 
 def _shares(run: Run, f1f0: Float[np.ndarray, " unit"], key: str) -> Numbers:
+    """Numbers of units counted, weak and without a value; median; shares below the two limits."""
     known = f1f0[np.isfinite(f1f0)]
     weak = int((run.values(f"{key}.weak") == 1).sum())
-    share = {"below_1": SIMPLE, "near_perfect": NEAR_PERFECT}
+    limits = {"below_1": SIMPLE, "near_perfect": NEAR_PERFECT}
     return {
         "counted": len(known), "weak": weak, "median": spread(known)["median"],
         "without": len(f1f0) - len(known) - weak - run.dead,
-        **{k: float((known < v).mean()) if len(known) else None for k, v in share.items()},
+        **{name: float((known < limit).mean()) if len(known) else None
+           for name, limit in limits.items()},
     }  # fmt: skip
 
 
 def _depth(numbers: Mapping[str, Numbers], model: str) -> Numbers:
-    """Shares in the order of the layers, and whether none is below the one before it."""
+    """Shares of a network's layers, in order of depth, and whether they never decrease."""
     shares = {
-        name: one["best"]["below_1"] for name, one in numbers.items()
-        if name.split()[0] == model and one["best"]["below_1"] is not None
+        name: layer["best"]["below_1"] for name, layer in numbers.items()
+        if name.split()[0] == model and layer["best"]["below_1"] is not None
     }  # fmt: skip
     steps = np.diff(list(shares.values()))
     return {"below_1": shares, "growing": bool(len(steps)) and bool((steps >= 0).all())}
