@@ -352,7 +352,7 @@ def custom_number():
 
 
 def test_published_images_give_the_published_responses(real_weights, golden):
-    """METHOD.md section 10: proportional, coefficient of variation under 0.5 %."""
+    """Proportional to the published responses; coefficient of variation under 0.5 %."""
     model = torchvision_model("vgg19", weights="imagenet")
     traced = open_model(model)
     network = load(model, traced, traced.layer("conv3_1"))

@@ -12,7 +12,7 @@ from diversevis.models.network import load, open_model
 from diversevis.models.receptive_field import receptive_field, unpad
 from diversevis.models.weights import WeightsFile
 
-VGG19 = {  # METHOD.md section 1
+VGG19 = {  # pixels; Cadena et al. 2018
     "conv1_1": 3, "conv1_2": 5, "conv2_1": 10, "conv2_2": 14, "conv3_1": 24, "conv3_2": 32,
     "conv3_3": 40, "conv3_4": 48, "conv4_1": 68, "conv4_2": 84, "conv4_3": 100, "conv4_4": 116,
     "conv5_1": 156, "conv5_2": 188, "conv5_3": 220, "conv5_4": 252,

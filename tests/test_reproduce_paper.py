@@ -75,7 +75,8 @@ def run_of(root, model="vgg19", layer="conv2_1", units=None, *, images=None, fie
     folder.write_record({
         "status": "finished", "command": command, "model": model, "layer": layer,
         "direction": None, "n": 6, "norm": 32 * math.sqrt(3) * field, "distance": "pixels",
-        "diversity": 0.1, "fraction": None, "receptive_field": {"size": [field, field]},
+        "diversity": 0.1, "fraction": None, "front": None,
+        "units": [one["unit"] for one in units], "receptive_field": {"size": [field, field]},
         "weights": {"mean": [0.485, 0.456, 0.406]}, "device": "cpu", "seconds": 1.0,
     })  # fmt: skip
     folder.write_metrics(units)
