@@ -13,24 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.measures.checks import finite_or_none, ratio_or_none
 from diversevis.measures.diversity import distance_matrix
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    Subject,
-    finite_or_none,
-    in_batches,
-    ratio_or_none,
-)
+from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in_batches
 
 
 def measure_gain(subject: Subject, progress: Progress) -> Measured:
     """Images without diversity of every unit, and the batch compared with them."""
     images, responses = subject.of_run()
 
-    def measure_batch(batch: Subject) -> BatchResult:
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         together = list(zip(*batch.of_run(), strict=True))
         alone = batch.images_alone(batch.rows, batch.batch)
         numbers = [

@@ -18,17 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.subject import (
-    Measured,
-    Numbers,
-    Progress,
-    RespondAll,
-    Subject,
-    check_least,
-    ratio_or_none,
-    varies,
-)
-from diversevis.photographs.crops import Answered, Crops, Key, Scissors, Sheet, responses
+from diversevis.measures.checks import check_least, ratio_or_none, varies
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondAll, Subject
+from diversevis.photographs.crops import Crops, Key, Scissors, Sheet, responses
 from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
 
 Position = tuple[str, int, int]  # file, row, column
@@ -126,10 +118,13 @@ class Exemplars:
         _refuse_none(folder, cut, self.least_contrast, size)
         count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
-            jobs = [(unit, exemplar) for unit, row in enumerate(best) for exemplar in row]
+            jobs = [(unit, rank) for unit, row in enumerate(best) for rank in range(len(row))]
             cut.total += len(jobs)
-            near = read_ahead(jobs, lambda job: self._neighbours(scissors, job[1]))
-            best = _refined(best, responses(respond, cut(near), batch))
+            near = read_ahead(jobs, lambda job: self._neighbours(scissors, best[job[0]][job[1]]))
+            for (unit, rank), crops, answers in responses(respond, cut(near), batch):
+                best[unit][rank] = _better(best[unit][rank], crops, answers[:, unit])
+            for row in best:
+                row.sort(key=_descending)
         images = torch.full((units, self.top, 3, *size), torch.nan)
         answers_to_best = torch.full((units, self.top), torch.nan)
         for unit, row in enumerate(best):
@@ -206,20 +201,11 @@ def _update_best(
         del best[unit][top:]
 
 
-def _refined(
-    best: list[list[Exemplar]], neighbours: Iterable[Answered[tuple[int, Exemplar]]]
-) -> list[list[Exemplar]]:
-    """`best` with every exemplar moved to where the response is highest, and sorted again."""
-    better: dict[tuple[int, str], Exemplar] = {}
-    for (unit, exemplar), crops, answers in neighbours:
-        of_unit = answers[:, unit]
-        if of_unit.max() > exemplar.response:
-            moved = _exemplar(exemplar.file, crops, of_unit, int(of_unit.argmax()))
-            better[unit, exemplar.file] = moved
-    return [
-        sorted((better.get((unit, old.file), old) for old in row), key=_descending)
-        for unit, row in enumerate(best)
-    ]
+def _better(exemplar: Exemplar, crops: Crops, answers: Float[np.ndarray, " crop"]) -> Exemplar:
+    """The exemplar, or the crop in its neighbourhood with a higher response."""
+    if answers.max() > exemplar.response:
+        return _exemplar(exemplar.file, crops, answers, int(answers.argmax()))
+    return exemplar
 
 
 def _refuse_none(

@@ -19,18 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from diversevis.errors import InputError
-from diversevis.measures.stimuli import SIGMA, soft_mask
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    RespondOwn,
-    Subject,
-    check_least,
-    in_batches,
-    ratio_or_none,
-)
+from diversevis.measures.checks import check_least, ratio_or_none
+from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 
 # Arguments: count and (rows, columns); standard normal images [unit, count, 3, rows, columns].
 Noise = Callable[[int, tuple[int, int]], Tensor]
@@ -46,30 +37,6 @@ TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
 ADAM = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the denominator
 MASK_RATE = 0.05  # learning rate of a learned mask's parameters
 KINDS = "fixed", "learned"  # of masks
-ARRAYS = {  # name of the array -> field of `Texture`
-    "texture": "texture", "map": "responses", "mask": "mask", "masked": "masked",
-    "best_masked": "masked_response",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texture:
-    """The best texture of every unit under one kind of mask.
-
-    texture    grey levels; the last row and column are in no crop, and 0
-    p, q       exponents of the mask; sigma: its width, in sides of the image
-    responses  to the crop at every shift
-    masked     the best single image under the same mask, and the response to it
-    """
-
-    texture: Float[Tensor, "unit 3 rows columns"]
-    mask: Float[Tensor, "unit height width"]
-    p: Float[Tensor, " unit"]
-    q: Float[Tensor, " unit"]
-    sigma: Float[Tensor, " unit"]
-    responses: Float[Tensor, "unit down right"]
-    masked: Float[Tensor, "unit 3 height width"]
-    masked_response: Float[Tensor, " unit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,32 +73,37 @@ class Shift:
         generator: torch.Generator,
         *,
         learned: bool,
-    ) -> Texture:
-        """The best texture of every unit, all units side by side.
+    ) -> dict[str, Tensor]:
+        """Arrays [unit, ...] of the best textures, all units side by side.
 
         best       image of each unit, from which the search under the mask starts
         norm       root-mean-square Euclidean norm of the masked crops
         generator  draws crops; on the CPU
         learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
+
+        texture      grey levels; the last row and column are in no crop, and 0
+        map          responses to the crop at every shift
+        mask         [unit, height, width]
+        parameters   p, q, and sigma (in sides of the image) of the mask
+        masked       the best single image under the same mask
+        best_masked  the response to it
         """
         search = TextureSearch(self, respond, best, norm)
         texture, shape = search.optimize(noise, generator, learned)
-        masks = _mask(shape, search.size, best.device)
+        masks = _mask(shape, search.size)
         with torch.no_grad():
             responses = search.responses(texture, masks)
-            crop = search.best_crop(texture, masks, responses)
-        masked, masked_response = best_masked(respond, masks, best, crop, noise, norm)
-        p, q, sigma = (value.cpu() for value in _parameters(shape))
-        return Texture(
-            texture=functional.pad(search.scaled(texture, masks), (0, 1, 0, 1)).cpu(),
-            mask=masks.cpu(),
-            p=p,
-            q=q,
-            sigma=sigma,
-            responses=responses.cpu(),
-            masked=masked.cpu(),
-            masked_response=masked_response.cpu(),
-        )
+        crop = _best_crop(texture, responses, search.size) * masks[:, None]
+        masked, best_masked = search_masked(respond, masks, best, crop, noise, norm)
+        arrays = {
+            "texture": functional.pad(search.scaled(texture, masks), (0, 1, 0, 1)),
+            "map": responses,
+            "mask": masks,
+            "parameters": shape.exp(),
+            "masked": masked,
+            "best_masked": best_masked,
+        }
+        return {name: values.cpu() for name, values in arrays.items()}
 
 
 class TextureSearch:
@@ -153,15 +125,13 @@ class TextureSearch:
         texture = noise(1, (rows, columns))[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
-        masks = _mask(shape, self.size, self.device)
         move = _Momentum() if settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
         move_shape = _Adam(MASK_RATE)
         for step in range(settings.steps):
             done = step / settings.steps
             texture = texture.detach().requires_grad_(True)
             shape = shape.detach().requires_grad_(learned)
-            if learned:
-                masks = _mask(shape, self.size, self.device)
+            masks = _mask(shape, self.size)
             corners = self.draw_corners(generator)
             responses = self._to_crops(self.scaled(texture, masks), masks, corners)
             loss = -self._objective(responses, done).sum()
@@ -172,37 +142,23 @@ class TextureSearch:
             if learned:
                 shape = move_shape(shape.detach(), gradients[1], done).clamp(least, most)
         shape = shape.detach()
-        return self.scaled(texture.detach(), _mask(shape, self.size, self.device)), shape
+        return self.scaled(texture.detach(), _mask(shape, self.size)), shape
 
     def scaled(self, texture: Tensor, masks: Tensor) -> Tensor:
         """`texture` at the scale at which its masked crops have the RMS norm."""
         # How much of a pixel all crops see together is a sum of the squared mask over a box.
-        weights = masks.square()[:, None]
-        for axis, side in enumerate(self.size):
-            box = [1, 1, 1, 1]
-            box[2 + axis] = side - 1
-            weights = functional.conv_transpose2d(weights, torch.ones(box, device=self.device))
+        weights, (height, width) = masks.square()[:, None], self.size
+        for box in ((height - 1, 1), (1, width - 1)):
+            ones = torch.ones(1, 1, *box, device=self.device)
+            weights = functional.conv_transpose2d(weights, ones)
         mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.corners)
         return texture * (self.norm / mean_square.sqrt())
 
     def responses(self, texture: Tensor, masks: Tensor) -> Float[Tensor, "unit down right"]:
         """To the crop at every shift."""
-        parts = [
-            self._to_crops(texture, masks, part) for part in torch.split(self.corners, SOME_CROPS)
-        ]
-        return torch.unflatten(torch.cat(parts, dim=1), 1, [side - 1 for side in self.size])
-
-    def best_crop(
-        self, texture: Tensor, masks: Tensor, responses: Float[Tensor, "unit down right"]
-    ) -> Float[Tensor, "unit 3 height width"]:
-        """The masked crop that drives each unit most."""
-        height, width = self.size
-        corners = self.corners[responses.flatten(1).argmax(1).cpu()]
-        crops = [
-            unit_texture[:, down : down + height, right : right + width]
-            for unit_texture, (down, right) in zip(texture, corners.tolist(), strict=True)
-        ]
-        return torch.stack(crops) * masks[:, None]
+        parts = torch.split(self.corners, SOME_CROPS)
+        responses = torch.cat([self._to_crops(texture, masks, part) for part in parts], dim=1)
+        return torch.unflatten(responses, 1, [side - 1 for side in self.size])
 
     def _to_crops(
         self, texture: Tensor, masks: Tensor, corners: Int[Tensor, "crop 2"]
@@ -238,6 +194,15 @@ class TextureSearch:
             width = (settings.softness * (1 - done) * spread).clamp(min=1e-12)
             smallest = (torch.softmax(-detached / width, 1) * responses).sum(1)
         return (1 - settings.minimum) * mean + settings.minimum * smallest
+
+
+def _best_crop(
+    texture: Tensor, responses: Float[Tensor, "unit down right"], size: tuple[int, int]
+) -> Float[Tensor, "unit 3 height width"]:
+    """The crop that drives each unit most."""
+    down, right = torch.unravel_index(responses.flatten(1).argmax(1), responses.shape[1:])
+    crops = texture.unfold(2, size[0], 1).unfold(3, size[1], 1)
+    return crops[torch.arange(len(texture), device=texture.device), :, down, right]
 
 
 class _Momentum:
@@ -277,7 +242,7 @@ class _Adam:
         return value - self.rate * first / (second.sqrt() + floor)
 
 
-def best_masked(
+def search_masked(
     respond: RespondOwn,
     masks: Float[Tensor, "unit height width"],
     best: Float[Tensor, "unit 3 height width"],
@@ -294,11 +259,7 @@ def best_masked(
     """
     size = masks.shape[1], masks.shape[2]
     masks = masks[:, None, None]
-
-    def on_sphere(x: Tensor) -> Tensor:
-        return x * (norm / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
-
-    x = on_sphere(torch.cat([best[:, None], noise(SINGLE_STARTS, size)], dim=1) * masks)
+    x = at_norm(torch.cat([best[:, None], noise(SINGLE_STARTS, size)], dim=1) * masks, norm)
     move, starts = _Momentum(), x.shape[1]
     for step in range(SINGLE_STEPS):
         x = x.detach().requires_grad_(True)
@@ -306,8 +267,8 @@ def best_masked(
         x, gradient = x.detach(), gradient * masks
         along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
         moved = move(x.flatten(0, 1), (gradient - along * x).flatten(0, 1), step / SINGLE_STEPS)
-        x = on_sphere(torch.unflatten(moved, 0, (-1, starts)))
-    x = torch.cat([x, on_sphere(crop[:, None])], dim=1)
+        x = at_norm(torch.unflatten(moved, 0, (-1, starts)), norm)
+    x = torch.cat([x, at_norm(crop[:, None], norm)], dim=1)
     with torch.no_grad():
         responses = respond(x)
     first = responses.argmax(1)
@@ -315,16 +276,11 @@ def best_masked(
     return x[rows, first], responses[rows, first]
 
 
-def _parameters(shape: Float[Tensor, "unit 3"]) -> tuple[Tensor, Tensor, Tensor]:
-    """p, q, sigma from their logarithms."""
-    p, q, sigma = shape.exp().unbind(1)
-    return p, q, sigma
-
-
 def _mask(
-    shape: Float[Tensor, "unit 3"], size: tuple[int, int], device: torch.device
+    shape: Float[Tensor, "unit 3"], size: tuple[int, int]
 ) -> Float[Tensor, "unit height width"]:
-    return soft_mask(size, *_parameters(shape), device=device)
+    """The masks whose p, q, sigma have these logarithms."""
+    return soft_mask(size, *shape.exp().unbind(1), device=shape.device)
 
 
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
@@ -335,36 +291,31 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
     if not crops:  # a texture needs more than one shift
         return Measured([None] * len(subject.rows), {}, made_with)
 
-    def measure_batch(batch: Subject) -> BatchResult:
-        best = batch.best_responses()
-        textures = {kind: _texture(batch, kind) for kind in KINDS}
-        arrays = {
-            f"{name}_{kind}": getattr(texture, field)
-            for kind, texture in textures.items()
-            for name, field in ARRAYS.items()
-        }
-        numbers = [_unit(textures, row, value) for row, value in enumerate(best.tolist())]
-        return numbers, arrays | {"best": best}
-
     shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
               "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
-    shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes} | {"best": ()}
+
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}
+        arrays = {f"{name}_{kind}": textures[kind][name] for kind in KINDS for name in shapes}
+        numbers = [_unit(textures, row, value) for row, value in enumerate(best.tolist())]
+        return [*numbers], arrays | {"best": best}
+
+    all_shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes}
     living, crops_per_step = subject.living_sample, min(crops, settings.crops or crops)
     numbers, arrays = in_batches(
-        "shift", subject, living, crops_per_step, shapes, measure_batch, progress
+        "shift", subject, living, crops_per_step, all_shapes | {"best": ()}, measure_batch, progress
     )
     if living:
         arrays["mask_fixed"] = arrays["mask_fixed"][living[0]]  # the same for all units
     return Measured(numbers, arrays, made_with)
 
 
-def _texture(batch: Subject, kind: str) -> Texture:
+def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
     settings: Shift = batch.settings["shift"]
 
     def noise(count: int, size: tuple[int, int]) -> Tensor:
         purpose = f"shift/{kind}/{size}"
-        draws = [batch.noise(unit, purpose, count, size) for unit in batch.units]
-        return torch.stack(draws)
+        return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
 
     return settings(
         batch.respond_own(),
@@ -376,12 +327,12 @@ def _texture(batch: Subject, kind: str) -> Texture:
     )
 
 
-def _unit(textures: dict[str, Texture], row: int, best: float) -> Numbers:
+def _unit(textures: dict[str, dict[str, Tensor]], row: int, best: float) -> Numbers:
     """Numbers of the unit at `row`: the indices under both masks, and the learned mask's shape."""
 
-    def indices(texture: Texture) -> Numbers:
-        mean, least = texture.responses[row].mean().item(), texture.responses[row].min().item()
-        masked = texture.masked_response[row].item()
+    def indices(texture: dict[str, Tensor]) -> Numbers:
+        mean, least = texture["map"][row].mean().item(), texture["map"][row].min().item()
+        masked = texture["best_masked"][row].item()
         return {
             "mean": ratio_or_none(mean, best),
             "min": ratio_or_none(least, best),
@@ -390,5 +341,5 @@ def _unit(textures: dict[str, Texture], row: int, best: float) -> Numbers:
         }
 
     learned = textures["learned"]
-    shape = {name: getattr(learned, name)[row].item() for name in ("p", "q", "sigma")}
-    return indices(textures["fixed"]) | {"learned": indices(learned) | shape}
+    shape = zip(("p", "q", "sigma"), learned["parameters"][row].tolist(), strict=True)
+    return indices(textures["fixed"]) | {"learned": indices(learned) | dict(shape)}
