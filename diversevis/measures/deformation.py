@@ -7,7 +7,6 @@ images brought back to their norm after either. Petrini, Favero, Geiger & Wyart 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -244,20 +243,22 @@ def _evaluate(
 def measure_deformation(subject: Subject, progress: Progress) -> Measured:
     """Relative stability of the units of the sample; their images are deformed best first."""
     settings: Deformation = subject.settings["deformation"]
-    images, _ = subject.of_run()
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
-        generator = batch.generator("deformation")
+        images, responses = batch.of_run()
+        best_first = responses.argsort(dim=1, descending=True)
+        images = images[torch.arange(len(images))[:, None], best_first].to(batch.device)
         with torch.no_grad():
-            arrays = settings(batch.respond_own(), batch.best_first().to(batch.device), generator)
+            arrays = settings(batch.respond_own(), images, batch.generator("deformation"))
         return [_unit(arrays, row, settings) for row in range(len(batch.rows))], arrays
 
-    shown, shapes = 3 * images.shape[1], settings.shapes(subject.size)  # deformed, and both noises
-    numbers, arrays = in_batches(
+    shown = 3 * subject.of_run()[0].shape[1]  # deformed, with white and with matched noise
+    shapes = settings.shapes(subject.size)
+    measured = in_batches(
         "deformation", subject, subject.living_sample, shown, shapes, measure_batch, progress
     )
-    arrays["deltas"] = torch.tensor(settings.deltas)
-    return Measured(numbers, arrays, dataclasses.asdict(settings))
+    measured.arrays["deltas"] = torch.tensor(settings.deltas)
+    return measured
 
 
 def _unit(arrays: dict[str, Tensor], row: int, settings: Deformation) -> Numbers:

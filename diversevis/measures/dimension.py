@@ -7,7 +7,6 @@ response at its two ends. docs/method.md, section 8.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -138,7 +137,8 @@ def measure_dimension(subject: Subject, progress: Progress) -> Measured:
 
     pairs = pairs_of(n)
     shapes = {"paths": (len(pairs), settings.points), "spectrum": (n,)}
-    numbers, arrays = in_batches(
+    measured = in_batches(
         "dimension", subject, subject.living, settings.points, shapes, measure_batch, progress
     )
-    return Measured(numbers, arrays | {"pairs": pairs}, dataclasses.asdict(settings))
+    measured.arrays["pairs"] = pairs
+    return measured

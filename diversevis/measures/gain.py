@@ -36,10 +36,8 @@ def measure_gain(subject: Subject, progress: Progress) -> Measured:
         return numbers, arrays
 
     shapes = {"images": images.shape[1:], "responses": responses.shape[1:]}
-    numbers, arrays = in_batches(
-        "gain", subject, subject.living, images.shape[1], shapes, measure_batch, progress
-    )
-    return Measured(numbers, arrays, dict(subject.settings["gain"]))
+    n = images.shape[1]
+    return in_batches("gain", subject, subject.living, n, shapes, measure_batch, progress)
 
 
 def gain_numbers(
@@ -49,7 +47,10 @@ def gain_numbers(
     responses_alone: Float[Tensor, " image"],
 ) -> Numbers:
     """Distances and response of a unit's batch beside those of its images alone."""
-    pairs, pairs_alone = pair_distances(images), pair_distances(images_alone)
+    first, second = torch.triu_indices(len(images), len(images), 1)
+    pairs, pairs_alone = (
+        distance_matrix(x[None])[0][first, second] for x in (images, images_alone)
+    )
     mean, mean_alone = responses.mean().item(), responses_alone.mean().item()
     numbers: Numbers = {}
     for name, reduce in (("min", torch.amin), ("mean", torch.mean)):
@@ -62,9 +63,3 @@ def gain_numbers(
         "response": ratio_or_none(mean, mean_alone),
         "response_mean_alone": mean_alone,
     }
-
-
-def pair_distances(images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, " pair"]:
-    """RMS difference in grey levels of every pair of images."""
-    first, second = torch.triu_indices(len(images), len(images), 1)
-    return distance_matrix(images[None])[0][first, second]

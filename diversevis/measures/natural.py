@@ -19,8 +19,8 @@ from torch import Tensor
 
 from diversevis.errors import InputError
 from diversevis.measures.checks import check_least, ratio_or_none, varies
-from diversevis.measures.subject import Measured, Numbers, Progress, RespondAll, Subject
-from diversevis.photographs.crops import Crops, Key, Scissors, Sheet, responses
+from diversevis.measures.subject import Measured, Numbers, Progress, Subject
+from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
 from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
 
 Position = tuple[str, int, int]  # file, row, column
@@ -80,7 +80,7 @@ class Exemplars:
 
     def __call__(
         self,
-        respond: RespondAll,
+        respond: Respond,
         folder: Path,
         *,
         mean: tuple[float, float, float],
@@ -113,8 +113,8 @@ class Exemplars:
         best: list[list[Exemplar]] = [[] for _ in range(units)]
         cut = _CutAndCount(scissors, progress, len(files))
         drawn = read_ahead(files, lambda file: self._draw(scissors, seed, file))
-        for file, crops, answers in responses(respond, cut(drawn), batch):
-            _update_best(best, file, crops, answers, self.top)
+        for photograph in responses(respond, cut(drawn), batch):
+            _update_best(best, photograph, self.top)
         _refuse_none(folder, cut, self.least_contrast, size)
         count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
@@ -182,17 +182,12 @@ def _descending(exemplar: Exemplar) -> float:
     return -exemplar.response
 
 
-def _update_best(
-    best: list[list[Exemplar]],
-    file: str,
-    crops: Crops,
-    answers: Float[np.ndarray, "crop unit"],
-    top: int,
-) -> None:
+def _update_best(best: list[list[Exemplar]], photograph: Answered[str], top: int) -> None:
     """Add a photograph's best crop for every unit to its `top`, if it is good enough.
 
     Of equal responses the earlier photograph stays: the result does not depend on chance.
     """
+    file, crops, answers = photograph
     least = np.array([row[-1].response if len(row) == top else -np.inf for row in best])
     winners = answers.argmax(0)
     for unit in np.flatnonzero(answers.max(0) > least).tolist():
@@ -252,7 +247,7 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
 class _WithBounds:
     """Responses of some units to images; remembers the lowest and highest of every unit."""
 
-    def __init__(self, respond: RespondAll, rows: Sequence[int]) -> None:
+    def __init__(self, respond: Respond, rows: Sequence[int]) -> None:
         self.respond, self.rows = respond, list(rows)
         self.lowest = torch.full((len(rows),), torch.inf)
         self.highest = -self.lowest

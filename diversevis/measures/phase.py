@@ -7,7 +7,6 @@ Ringach 2002; docs/method.md, section 8.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,15 +17,8 @@ from torch import Tensor
 
 from diversevis.measures.checks import check_least, varies
 from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
-from diversevis.measures.subject import (
-    Measured,
-    Numbers,
-    Progress,
-    RespondAll,
-    RespondOwn,
-    Subject,
-    in_batches,
-)
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
+from diversevis.photographs.crops import Respond
 
 NYQUIST = 0.5  # cycles per pixel
 LOWEST = 0.5  # cycles per receptive field
@@ -94,9 +86,7 @@ class Phase:
         # Fewer than 8 phases would add higher harmonics to F1 (docs/method.md, section 8).
         check_least("measure.phase", self, orientations=1, per_octave=1, phases=8)
 
-    def search(
-        self, respond: RespondAll, mask: Float[Tensor, "height width"], norm: float
-    ) -> GratingMap:
+    def search(self, respond: Respond, mask: Tensor, norm: float) -> GratingMap:
         """Show all gratings, seen through `mask`, to all units, in one pass over the layer."""
         frequencies = self.frequencies(max(mask.shape))
         orientations = torch.arange(self.orientations) * (180 / self.orientations)
@@ -127,13 +117,7 @@ class Phase:
         count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
         return torch.logspace(math.log10(low), math.log10(NYQUIST), count)
 
-    def curve(
-        self,
-        respond: RespondOwn,
-        grating: Grating,
-        mask: Float[Tensor, "height width"],
-        norm: float,
-    ) -> Tuning:
+    def curve(self, respond: RespondOwn, grating: Grating, mask: Tensor, norm: float) -> Tuning:
         """Responses of every unit to the phases of its grating."""
         shown = gratings(mask, *grating, phases(self.phases), norm)
         responses = respond(shown)
@@ -208,11 +192,9 @@ def numbers(tuning: Tuning, row: int, largest: float, varies: bool) -> Numbers |
 
 def color_name(color: list[float]) -> str:
     """The axis that `color` lies along."""
-
-    def cosine(name: str) -> float:
-        return abs(sum(a * b for a, b in zip(color, COLOR_AXES[name], strict=True)))
-
-    return max(COLOR_AXES, key=cosine)
+    axes = torch.tensor(list(COLOR_AXES.values()), dtype=torch.float64)
+    cosines = axes @ torch.tensor(color, dtype=torch.float64)
+    return list(COLOR_AXES)[int(cosines.abs().argmax())]
 
 
 def measure_phase(subject: Subject, progress: Progress) -> Measured:
@@ -235,16 +217,14 @@ def measure_phase(subject: Subject, progress: Progress) -> Measured:
     shapes = {"tuning": (settings.phases,), "grating": (3, *subject.size)}
     if subject.images is not None:
         shapes |= {f"fitted_{name}": shape for name, shape in shapes.items()}
-    numbers, arrays = in_batches(
+    measured = in_batches(
         "phase", subject, subject.living, settings.phases, shapes, measure_batch, progress
     )
-    arrays |= {
-        "map": shown.strength[list(subject.rows)],
-        "frequencies": shown.frequencies,
-        "orientations": shown.orientations,
-        "phases": phases(settings.phases),
-    }
-    return Measured(numbers, arrays, dataclasses.asdict(settings))
+    measured.arrays["map"] = shown.strength[list(subject.rows)]
+    measured.arrays["frequencies"] = shown.frequencies
+    measured.arrays["orientations"] = shown.orientations
+    measured.arrays["phases"] = phases(settings.phases)
+    return measured
 
 
 def _unit(
@@ -253,7 +233,7 @@ def _unit(
     """Numbers of the unit at `index` of the tuning curves and `row` of the map."""
     facts = shown.largest[row].item(), bool(shown.varies[row])
     entry = numbers(best, index, *facts)
-    if entry is None:
-        return None
-    entry["color"] = color_name(entry["color"])
-    return entry | {"fitted": None if fitted is None else numbers(fitted, index, *facts)}
+    if entry is not None:
+        entry["color"] = color_name(entry["color"])
+        entry["fitted"] = None if fitted is None else numbers(fitted, index, *facts)
+    return entry

@@ -7,9 +7,6 @@ mask, which alone costs a unit part of its response. docs/method.md, sections 6 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,18 +17,12 @@ from torch.nn import functional
 
 from diversevis.errors import InputError
 from diversevis.measures.checks import check_least, ratio_or_none
-from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
+from diversevis.measures.masked import Momentum, Noise, search_masked
+from diversevis.measures.stimuli import SIGMA, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 
-# Arguments: count and (rows, columns); standard normal images [unit, count, 3, rows, columns].
-Noise = Callable[[int, tuple[int, int]], Tensor]
-
-MOMENTUM = 0.8  # of textures' and masked images' steps, as of the images' (optimizer=sphere)
-FIRST_STEP = 2.0  # likewise
 ALL_CROPS_UP_TO = 64  # pixels of receptive field; larger ones have too many crops for every step
 SOME_CROPS = 1024
-SINGLE_STEPS = 60  # of the search for the best single image under a mask
-SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
 TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
 ADAM = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the denominator
@@ -93,7 +84,9 @@ class Shift:
         masks = _mask(shape, search.size)
         with torch.no_grad():
             responses = search.responses(texture, masks)
-        crop = _best_crop(texture, responses, search.size) * masks[:, None]
+        down, right = torch.unravel_index(responses.flatten(1).argmax(1), responses.shape[1:])
+        crops = texture.unfold(2, search.size[0], 1).unfold(3, search.size[1], 1)
+        crop = crops[torch.arange(len(best), device=best.device), :, down, right] * masks[:, None]
         masked, best_masked = search_masked(respond, masks, best, crop, noise, norm)
         arrays = {
             "texture": functional.pad(search.scaled(texture, masks), (0, 1, 0, 1)),
@@ -125,7 +118,7 @@ class TextureSearch:
         texture = noise(1, (rows, columns))[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
-        move = _Momentum() if settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
+        move = Momentum() if settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
         move_shape = _Adam(MASK_RATE)
         for step in range(settings.steps):
             done = step / settings.steps
@@ -196,34 +189,6 @@ class TextureSearch:
         return (1 - settings.minimum) * mean + settings.minimum * smallest
 
 
-def _best_crop(
-    texture: Tensor, responses: Float[Tensor, "unit down right"], size: tuple[int, int]
-) -> Float[Tensor, "unit 3 height width"]:
-    """The crop that drives each unit most."""
-    down, right = torch.unravel_index(responses.flatten(1).argmax(1), responses.shape[1:])
-    crops = texture.unfold(2, size[0], 1).unfold(3, size[1], 1)
-    return crops[torch.arange(len(texture), device=texture.device), :, down, right]
-
-
-class _Momentum:
-    """A step along the mean of the latest directions, relative to the value's norm; a cosine brings
-    its length to zero. The caller brings the norm back."""
-
-    def __init__(self) -> None:
-        self.velocity: Tensor | float = 0.0
-
-    def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
-        tiny = torch.finfo(gradient.dtype).tiny
-        size, steepness = (
-            torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]
-            for x in (value, gradient)
-        )
-        direction = gradient * (size / steepness.clamp(min=tiny))
-        self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
-        pace = FIRST_STEP * (1 + math.cos(math.pi * done)) / 2
-        return value + pace * self.velocity
-
-
 class _Adam:
     """Kingma & Ba 2015."""
 
@@ -242,40 +207,6 @@ class _Adam:
         return value - self.rate * first / (second.sqrt() + floor)
 
 
-def search_masked(
-    respond: RespondOwn,
-    masks: Float[Tensor, "unit height width"],
-    best: Float[Tensor, "unit 3 height width"],
-    crop: Float[Tensor, "unit 3 height width"],
-    noise: Noise,
-    norm: float,
-) -> tuple[Float[Tensor, "unit 3 height width"], Float[Tensor, " unit"]]:
-    """Best single image under each unit's mask, at norm `norm`, and its response.
-
-    The mask multiplies the gradient: an image stops changing where it is parallel to the masked
-    gradient, that is where it is what the unit wants, seen through the mask. (A mask on the image
-    alone would cost nothing: a larger image could make up for what it takes away.) The texture's
-    best crop, brought to the norm, is such an image too, and is taken if it is better.
-    """
-    size = masks.shape[1], masks.shape[2]
-    masks = masks[:, None, None]
-    x = at_norm(torch.cat([best[:, None], noise(SINGLE_STARTS, size)], dim=1) * masks, norm)
-    move, starts = _Momentum(), x.shape[1]
-    for step in range(SINGLE_STEPS):
-        x = x.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(-respond(x).sum(), x)
-        x, gradient = x.detach(), gradient * masks
-        along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
-        moved = move(x.flatten(0, 1), (gradient - along * x).flatten(0, 1), step / SINGLE_STEPS)
-        x = at_norm(torch.unflatten(moved, 0, (-1, starts)), norm)
-    x = torch.cat([x, at_norm(crop[:, None], norm)], dim=1)
-    with torch.no_grad():
-        responses = respond(x)
-    first = responses.argmax(1)
-    rows = torch.arange(len(x), device=x.device)
-    return x[rows, first], responses[rows, first]
-
-
 def _mask(
     shape: Float[Tensor, "unit 3"], size: tuple[int, int]
 ) -> Float[Tensor, "unit height width"]:
@@ -286,28 +217,27 @@ def _mask(
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
     """The texture test of the units of the sample, under a fixed and under a learned mask."""
     settings: Shift = subject.settings["shift"]
-    (height, width), made_with = subject.size, dataclasses.asdict(settings)
+    height, width = subject.size
     crops = (height - 1) * (width - 1)
     if not crops:  # a texture needs more than one shift
-        return Measured([None] * len(subject.rows), {}, made_with)
-
+        return Measured([None] * len(subject.rows), {}, dict(vars(settings)))
     shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
               "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}
         arrays = {f"{name}_{kind}": textures[kind][name] for kind in KINDS for name in shapes}
-        numbers = [_unit(textures, row, value) for row, value in enumerate(best.tolist())]
-        return [*numbers], arrays | {"best": best}
+        arrays["best"] = best
+        return [_unit(textures, row, value) for row, value in enumerate(best.tolist())], arrays
 
     all_shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes}
     living, crops_per_step = subject.living_sample, min(crops, settings.crops or crops)
-    numbers, arrays = in_batches(
+    measured = in_batches(
         "shift", subject, living, crops_per_step, all_shapes | {"best": ()}, measure_batch, progress
     )
-    if living:
-        arrays["mask_fixed"] = arrays["mask_fixed"][living[0]]  # the same for all units
-    return Measured(numbers, arrays, made_with)
+    if living:  # the fixed mask is the same for all units
+        measured.arrays["mask_fixed"] = measured.arrays["mask_fixed"][living[0]]
+    return measured
 
 
 def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
@@ -317,14 +247,9 @@ def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
         purpose = f"shift/{kind}/{size}"
         return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
 
-    return settings(
-        batch.respond_own(),
-        batch.best_images().to(batch.device),
-        noise,
-        batch.norm,
-        batch.generator(f"shift/{kind}/crops"),
-        learned=kind == "learned",
-    )
+    best, generator = batch.best_images().to(batch.device), batch.generator(f"shift/{kind}/crops")
+    learned = kind == "learned"
+    return settings(batch.respond_own(), best, noise, batch.norm, generator, learned=learned)
 
 
 def _unit(textures: dict[str, dict[str, Tensor]], row: int, best: float) -> Numbers:

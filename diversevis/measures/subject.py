@@ -7,7 +7,7 @@ experiment/subject.py fills in, and a test can replace.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
+from diversevis.photographs.crops import Respond
 
 # Arguments: the measure's name, how many units are done, of how many.
 Progress = Callable[[str, int, int], None]
@@ -23,8 +24,6 @@ Numbers = dict[str, Any]
 # Images [unit, image, 3, h, w] -> responses of every unit to its images [unit, image];
 # differentiable.
 RespondOwn = Callable[[Tensor], Tensor]
-# Images [image, 3, h, w] -> responses of all units to all images [image, unit]; no gradient.
-RespondAll = Callable[[Tensor], Tensor]
 
 PER_UNIT = "rows", "units", "alive", "sampled", "images", "responses", "best", "weights"
 
@@ -65,7 +64,7 @@ class Subject:
     """
 
     respond: Callable[[Sequence[int], int], RespondOwn]
-    respond_all: Callable[[int], RespondAll]
+    respond_all: Callable[[int], Respond]
     images_alone: Callable[[Sequence[int], int], list[tuple[Tensor, Tensor] | None]]
     noise: Callable[[int, str, int, tuple[int, int]], Float[Tensor, "image 3 height width"]]
     generator: Callable[[str], torch.Generator]
@@ -117,11 +116,6 @@ class Subject:
             raise InputError("this measure needs a run's images")
         return self.images, self.responses
 
-    def best_first(self) -> Float[Tensor, "unit image 3 height width"]:
-        """The images of the run, those of every unit by descending response."""
-        images, responses = self.of_run()
-        return images[torch.arange(len(images))[:, None], responses.argsort(1, descending=True)]
-
     def best_images(self) -> Float[Tensor, "unit 3 height width"]:
         """The image of the run that drives each unit most."""
         images, responses = self.of_run()
@@ -141,8 +135,8 @@ def in_batches(
     shapes: Mapping[str, Sequence[int]],
     measure_batch: Callable[[Subject], tuple[list[Numbers | None], dict[str, Tensor]]],
     progress: Progress,
-) -> tuple[list[Numbers | None], dict[str, Tensor]]:
-    """Measure the units at `indices` batch by batch; numbers and arrays of all units of `subject`.
+) -> Measured:
+    """Measure the units at `indices` batch by batch; the result is of all units of `subject`.
 
     images_per_unit  shown to a unit at once: a batch has as many units as fit
     shapes           of one unit's entry in every array
@@ -162,4 +156,6 @@ def in_batches(
         for key, values in batch_arrays.items():
             arrays[key][batch] = values
         progress(name, first + len(batch), len(indices))
-    return numbers, arrays
+    settings = subject.settings[name]
+    made_with = settings if isinstance(settings, dict) else asdict(settings)
+    return Measured(numbers, arrays, made_with)
