@@ -30,7 +30,8 @@ def noise(generator):
 def texture_of(respond, best, learned=False, **changes):
     draw = noise(torch.Generator().manual_seed(3))
     chooser = torch.Generator().manual_seed(4)
-    return Shift(**PLAIN | changes)(respond, best, draw, NORM, chooser, learned=learned)
+    search = TextureSearch(Shift(**PLAIN | changes), respond, best, draw, NORM)
+    return search(chooser, learned=learned)
 
 
 def energy(x):
@@ -126,12 +127,13 @@ def test_ours_is_no_worse_than_the_published_optimizer():
 
 
 def test_crops_drawn_at_random_are_so_many_each_step():
-    work = TextureSearch(Shift(**PLAIN | {"crops": 10}), energy, gabor_pair()[:1], NORM)
     generator = torch.Generator().manual_seed(0)
+    draw, pair = noise(generator), gabor_pair()[:1]
+    work = TextureSearch(Shift(**PLAIN | {"crops": 10}), energy, pair, draw, NORM)
     first, second = work.draw_corners(generator), work.draw_corners(generator)
     assert len(first) == len({tuple(place) for place in first.tolist()}) == 10
     assert not torch.equal(first, second)
-    large = TextureSearch(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), NORM)
+    large = TextureSearch(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), draw, NORM)
     assert len(large.draw_corners(generator)) == 1024
 
 
