@@ -10,7 +10,6 @@ import hashlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors
 from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
 
 Position = tuple[str, int, int]  # file, row, column
+Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +81,17 @@ class Exemplars:
     def __call__(
         self,
         respond: Respond,
-        folder: Path,
+        scissors: Scissors,
         *,
-        mean: tuple[float, float, float],
-        size: tuple[int, int],
-        norm: float,
         seed: int,
         batch: int,
         units: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Report = lambda done, total: None,
     ) -> BestCrops:
         """Best crops of every unit. A photograph's crops depend on its name and the seed alone.
 
         respond   takes images on the CPU; responses that are not finite never win
-        mean      of the network's input, in [0, 1]
-        size      rows and columns of the receptive field
-        norm      Euclidean, of every crop
+        scissors  made with `side` and `least_contrast` of these settings
         batch     upper bound on the crops that go through the network at once
         units     number of responses to an image
         progress  called after every photograph with how many are done and of how many; refining
@@ -105,17 +100,14 @@ class Exemplars:
         Unreadable files are named in a warning and left out. Raises `InputError` where all are,
         and where no crop has the contrast.
         """
-        scissors = Scissors(
-            folder=folder, side=self.side, mean=mean, size=size, norm=norm,
-            least_contrast=self.least_contrast,
-        )  # fmt: skip
+        folder = scissors.folder
         files = [p.relative_to(folder).as_posix() for p in photographs(folder, "natural")]
         best: list[list[Exemplar]] = [[] for _ in range(units)]
         cut = _CutAndCount(scissors, progress, len(files))
         drawn = read_ahead(files, lambda file: self._draw(scissors, seed, file))
         for photograph in responses(respond, cut(drawn), batch):
             _update_best(best, photograph, self.top)
-        _refuse_none(folder, cut, self.least_contrast, size)
+        cut.refuse_none()
         count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
             jobs = [(unit, rank) for unit, row in enumerate(best) for rank in range(len(row))]
@@ -125,7 +117,7 @@ class Exemplars:
                 best[unit][rank] = _better(best[unit][rank], crops, answers[:, unit])
             for row in best:
                 row.sort(key=_descending)
-        images = torch.full((units, self.top, 3, *size), torch.nan)
+        images = torch.full((units, self.top, 3, *scissors.size), torch.nan)
         answers_to_best = torch.full((units, self.top), torch.nan)
         for unit, row in enumerate(best):
             for rank, exemplar in enumerate(row):
@@ -155,9 +147,7 @@ class Exemplars:
 class _CutAndCount:
     """Cuts crops out of photographs as they are read, counts both, and reports progress."""
 
-    def __init__(
-        self, scissors: Scissors, progress: Callable[[int, int], None], total: int
-    ) -> None:
+    def __init__(self, scissors: Scissors, progress: Report, total: int) -> None:
         self.scissors, self.progress, self.total = scissors, progress, total
         self.done = self.photographs = self.crops = 0
 
@@ -170,6 +160,19 @@ class _CutAndCount:
                 yield key, crops
             self.done += 1
             self.progress(self.done, self.total)
+
+    def refuse_none(self) -> None:
+        """Raises `InputError` where no photograph could be read, or no crop had the contrast."""
+        scissors = self.scissors
+        if not self.photographs:
+            raise InputError(f"natural={scissors.folder}: none of its files could be read.")
+        if not self.crops:
+            height, width = scissors.size
+            raise InputError(
+                f"natural={scissors.folder}: no crop of {height} x {width} pixels has an RMS "
+                f"contrast of least_contrast={scissors.least_contrast:g} grey levels or more, in "
+                f"{self.photographs} photographs. Give others, or a lower least_contrast."
+            )
 
 
 def _exemplar(file: str, crops: Crops, answers: Float[np.ndarray, " crop"], index: int) -> Exemplar:
@@ -203,19 +206,6 @@ def _better(exemplar: Exemplar, crops: Crops, answers: Float[np.ndarray, " crop"
     return exemplar
 
 
-def _refuse_none(
-    folder: Path, cut: _CutAndCount, least_contrast: float, size: tuple[int, int]
-) -> None:
-    if not cut.photographs:
-        raise InputError(f"natural={folder}: none of its files could be read.")
-    if not cut.crops:
-        raise InputError(
-            f"natural={folder}: no crop of {size[0]} x {size[1]} pixels has an RMS contrast of "
-            f"least_contrast={least_contrast:g} grey levels or more, in {cut.photographs} "
-            "photographs. Give others, or a lower least_contrast."
-        )
-
-
 def measure_natural(subject: Subject, progress: Progress) -> Measured:
     """Best crops of every unit, and how their response compares with that to the run's images.
 
@@ -226,17 +216,14 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     if (folder := subject.photographs) is None:
         raise InputError("analysis=natural needs a folder of photographs: natural=FOLDER.")
     respond = _WithBounds(subject.respond_all(subject.batch), subject.rows)
+    scissors = Scissors(
+        folder=folder, side=settings.side, mean=subject.mean, size=subject.size,
+        norm=subject.norm, least_contrast=settings.least_contrast,
+    )  # fmt: skip
     best = settings(
-        respond,
-        folder,
-        mean=subject.mean,
-        size=subject.size,
-        norm=subject.norm,
-        seed=subject.seed,
-        batch=subject.batch,
-        units=len(subject.rows),
+        respond, scissors, seed=subject.seed, batch=subject.batch, units=len(subject.rows),
         progress=lambda done, total: progress("natural", done, total),
-    )
+    )  # fmt: skip
     silent = ~(torch.tensor(subject.alive) & varies(respond.lowest, respond.highest))
     best.images[silent], best.responses[silent] = torch.nan, torch.nan
     numbers = [_unit(subject, best, row) for row in range(len(subject.rows))]

@@ -152,8 +152,7 @@ def fit_grating(images: Float[Tensor, "unit 3 height width"]) -> Grating:
     """
     height, width = images.shape[2:]
     rows, columns = PADDING * height, PADDING * width
-    masked = images * soft_mask((height, width))
-    spectrum = torch.fft.rfft2(masked, s=(rows, columns))  # [unit, 3, rows, half]
+    spectrum = torch.fft.rfft2(images * soft_mask((height, width)), s=(rows, columns))
     fy = torch.fft.fftfreq(rows)[:, None]
     fx = torch.fft.rfftfreq(columns)[None, :]
     radius = torch.hypot(fx, fy)
