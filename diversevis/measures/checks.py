@@ -14,10 +14,8 @@ CONSTANT = 1e-4  # a response that varies by less than this share of its size is
 
 
 def check_least(group: str, settings: object, **least: int) -> None:
-    """Raises `InputError` for a setting below its least value, or infinite; None is allowed.
-
-    group  of the settings, as a person types it: `measure.phase`
-    """
+    """Raises `InputError` for a setting of the group (such as `measure.phase`) that is infinite or
+    below its least value; None is allowed."""
     for name, smallest in least.items():
         value = getattr(settings, name)
         if value is not None and not smallest <= value < math.inf:

@@ -73,14 +73,13 @@ class Deformation:
     ) -> dict[str, Tensor]:
         """Arrays [unit, delta, ...]; NaN where delta is too large for the receptive field.
 
-        generator  on the CPU: it draws the same on every device
-
         kept                    mean response to deformed images over that to the images as they are
         stability, .._strict    R with white noise; with noise of the deformation's spectrum
         stability_.._error      standard error over deformations (jackknife)
         deformed                the unit's first image, deformed
 
         All units see the same deformations and noises, so that they are compared on equal terms.
+        The generator is on the CPU, where it draws the same for every device.
         """
         units, n, _, height, width = images.shape
         size, drawn = (height, width), (self.draws, n)
@@ -177,9 +176,7 @@ def noises(
     noise: Float[Tensor, "image 3 height width"],
     size: Float[Tensor, "unit 1 1 1 1"],
 ) -> tuple[Tensor, Tensor]:
-    """White noise, and noise of the spectrum of `change`, both of Euclidean norm `size`.
-
-    noise  white, of any norm
+    """`noise` (white), and noise of the spectrum of `change`, both at Euclidean norm `size`.
 
     The second is the stricter control: resampling a small image also blurs it, which changes some
     frequencies more than others, as white noise does not.
@@ -191,11 +188,9 @@ def with_random_phases(
     change: Float[Tensor, "unit image 3 height width"],
     noise: Float[Tensor, "image 3 height width"],
 ) -> Float[Tensor, "unit image 3 height width"]:
-    """`change` with random Fourier phases: every colour by the same amounts, so that the amplitude
-    spectra and the relations between the colours stay.
-
-    noise  white; the phases of its first channel are added
-    """
+    """`change`, its Fourier phases shifted by those of the first channel of white noise: every
+    colour by the same amounts, so that the amplitude spectra and the relations between the colours
+    stay."""
     size = change.shape[-2], change.shape[-1]
     phases = torch.fft.rfft2(noise[:, :1])
     turns = phases / phases.abs().clamp(min=torch.finfo(noise.dtype).tiny)

@@ -43,12 +43,9 @@ class Dimension:
     def paths(
         self, respond: RespondOwn, images: Float[Tensor, "unit image 3 height width"]
     ) -> Float[Tensor, "unit pair point"]:
-        """Responses along the great circle between every pair of images, relative to the smaller
-        response at its two ends.
-
-        Pairs are in the order of `pairs_of`, points without the ends. NaN for opposite images, and
-        where an end does not drive the unit.
-        """
+        """Responses along the great circle between every pair of images (`pairs_of`), relative to
+        the smaller response at its two ends; NaN for opposite images, and where an end does not
+        drive the unit."""
         pairs = pairs_of(images.shape[1])
         ends = respond(images).cpu()
         floor = torch.minimum(ends[:, pairs[:, 0]], ends[:, pairs[:, 1]])

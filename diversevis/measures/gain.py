@@ -48,18 +48,15 @@ def gain_numbers(
 ) -> Numbers:
     """Distances and response of a unit's batch beside those of its images alone."""
     first, second = torch.triu_indices(len(images), len(images), 1)
-    pairs, pairs_alone = (
-        distance_matrix(x[None])[0][first, second] for x in (images, images_alone)
-    )
+    pairs, alone = (distance_matrix(x[None])[0][first, second] for x in (images, images_alone))
     mean, mean_alone = responses.mean().item(), responses_alone.mean().item()
     numbers: Numbers = {}
     for name, reduce in (("min", torch.amin), ("mean", torch.mean)):
         distance, distance_alone = (
-            reduce(values).item() if len(values) else math.nan for values in (pairs, pairs_alone)
+            reduce(values).item() if len(values) else math.nan for values in (pairs, alone)
         )
         numbers[f"distance_{name}"] = finite_or_none(distance - distance_alone)
         numbers[f"distance_{name}_alone"] = finite_or_none(distance_alone)
-    return numbers | {
-        "response": ratio_or_none(mean, mean_alone),
-        "response_mean_alone": mean_alone,
-    }
+    numbers["response"] = ratio_or_none(mean, mean_alone)
+    numbers["response_mean_alone"] = mean_alone
+    return numbers

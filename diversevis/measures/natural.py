@@ -1,7 +1,4 @@
-"""Natural exemplars: the crops of photographs that drive every unit most, at equal norm.
-
-docs/method.md, section 8.
-"""
+"""Natural exemplars: crops of photographs that drive a unit most; docs/method.md, section 8."""
 
 from __future__ import annotations
 
@@ -114,7 +111,9 @@ class Exemplars:
             cut.total += len(jobs)
             near = read_ahead(jobs, lambda job: self._neighbours(scissors, best[job[0]][job[1]]))
             for (unit, rank), crops, answers in responses(respond, cut(near), batch):
-                best[unit][rank] = _better(best[unit][rank], crops, answers[:, unit])
+                moved = _best_crop(best[unit][rank].file, crops, answers[:, unit])
+                if moved.response > best[unit][rank].response:
+                    best[unit][rank] = moved
             for row in best:
                 row.sort(key=_descending)
         images = torch.full((units, self.top, 3, *scissors.size), torch.nan)
@@ -175,7 +174,8 @@ class _CutAndCount:
             )
 
 
-def _exemplar(file: str, crops: Crops, answers: Float[np.ndarray, " crop"], index: int) -> Exemplar:
+def _best_crop(file: str, crops: Crops, answers: Float[np.ndarray, " crop"]) -> Exemplar:
+    index = int(answers.argmax())
     row, column = crops.corners[index].tolist()
     # A copy, which does not hold all crops of the photograph in memory.
     return Exemplar(float(answers[index]), file, row, column, crops.x[index].clone())
@@ -192,18 +192,9 @@ def _update_best(best: list[list[Exemplar]], photograph: Answered[str], top: int
     """
     file, crops, answers = photograph
     least = np.array([row[-1].response if len(row) == top else -np.inf for row in best])
-    winners = answers.argmax(0)
     for unit in np.flatnonzero(answers.max(0) > least).tolist():
-        exemplar = _exemplar(file, crops, answers[:, unit], int(winners[unit]))
-        insort(best[unit], exemplar, key=_descending)
+        insort(best[unit], _best_crop(file, crops, answers[:, unit]), key=_descending)
         del best[unit][top:]
-
-
-def _better(exemplar: Exemplar, crops: Crops, answers: Float[np.ndarray, " crop"]) -> Exemplar:
-    """The exemplar, or the crop in its neighbourhood with a higher response."""
-    if answers.max() > exemplar.response:
-        return _exemplar(exemplar.file, crops, answers, int(answers.argmax()))
-    return exemplar
 
 
 def measure_natural(subject: Subject, progress: Progress) -> Measured:

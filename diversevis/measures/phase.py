@@ -88,11 +88,13 @@ class Phase:
 
     def search(self, respond: Respond, mask: Tensor, norm: float) -> GratingMap:
         """Show all gratings, seen through `mask`, to all units, in one pass over the layer."""
-        frequencies = self.frequencies(max(mask.shape))
+        low = LOWEST / max(mask.shape)
+        count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
+        frequencies = torch.logspace(math.log10(low), math.log10(NYQUIST), count)
         orientations = torch.arange(self.orientations) * (180 / self.orientations)
         colors = torch.tensor(list(COLOR_AXES.values()))
         shape = len(colors), len(frequencies), len(orientations)
-        grid = torch.cartesian_prod(*(torch.arange(count) for count in shape))
+        grid = torch.cartesian_prod(*(torch.arange(side) for side in shape))
         strengths, highest, lowest = [], [], []
         for part in torch.split(grid, max(1, IMAGES_AT_ONCE // SEARCH_PHASES)):
             color, frequency, orientation = part.unbind(1)
@@ -110,12 +112,6 @@ class Phase:
             largest=torch.maximum(most.abs(), least.abs()).cpu(),
             varies=varies(least, most).cpu(),
         )
-
-    def frequencies(self, side: int) -> Float[Tensor, " frequency"]:
-        """Cycles per pixel, logarithmically spaced, both ends included."""
-        low = LOWEST / side
-        count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
-        return torch.logspace(math.log10(low), math.log10(NYQUIST), count)
 
     def curve(self, respond: RespondOwn, grating: Grating, mask: Tensor, norm: float) -> Tuning:
         """Responses of every unit to the phases of its grating."""

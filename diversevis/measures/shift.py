@@ -78,7 +78,6 @@ class TextureSearch:
         self.best, self.device = best, best.device
         self.units, _, height, width = best.shape
         self.size = height, width
-        # Upper left, of all crops.
         self.corners = torch.cartesian_prod(torch.arange(height - 1), torch.arange(width - 1))
 
     def __call__(self, generator: torch.Generator, *, learned: bool) -> dict[str, Tensor]:
@@ -153,7 +152,7 @@ class TextureSearch:
     def _to_crops(
         self, texture: Tensor, masks: Tensor, corners: Int[Tensor, "crop 2"]
     ) -> Float[Tensor, "unit crop"]:
-        """Responses to the masked crops at `corners`."""
+        """Responses to the masked crops with these upper left corners."""
         # By pixel numbers: the gradient of overlapping views would need as much memory for every
         # crop as the texture has.
         (height, width), columns = self.size, texture.shape[3]

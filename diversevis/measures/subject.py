@@ -21,8 +21,7 @@ from diversevis.photographs.crops import Respond
 # Arguments: the measure's name, how many units are done, of how many.
 Progress = Callable[[str, int, int], None]
 Numbers = dict[str, Any]
-# Images [unit, image, 3, h, w] -> responses of every unit to its images [unit, image];
-# differentiable.
+# Images of every unit [unit, image, 3, h, w] -> its responses [unit, image]; differentiable.
 RespondOwn = Callable[[Tensor], Tensor]
 
 PER_UNIT = "rows", "units", "alive", "sampled", "images", "responses", "best", "weights"
@@ -140,7 +139,6 @@ def in_batches(
 
     images_per_unit  shown to a unit at once: a batch has as many units as fit
     shapes           of one unit's entry in every array
-    measure_batch    returns numbers and arrays of a batch's units
 
     The other units (dead, or not in the sample) have None for numbers, and NaN in the arrays.
     """
