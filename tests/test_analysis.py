@@ -264,14 +264,14 @@ def test_a_subject_knows_its_batches():
             numbers = [{"unit": unit} for unit in batch.units]
             return numbers, {"x": torch.tensor(batch.rows)[:, None].expand(-1, 2).float()}
 
-        numbers, arrays = in_batches(
-            "x", subject, subject.living, images_per_unit, {"x": (2,)}, measure_batch,
+        numbers, arrays, _settings = in_batches(
+            "phase", subject, subject.living, images_per_unit, {"x": (2,)}, measure_batch,
             lambda *done: calls.append(done),
         )  # fmt: skip
         assert numbers == [None if unit == 1 else {"unit": unit} for unit in range(5)]
         assert arrays["x"][1].isnan().all()
         assert arrays["x"][[0, 2, 3, 4]].tolist() == [[0, 0], [2, 2], [3, 3], [4, 4]]
-        assert calls[-1] == ("x", 4, 4)
+        assert calls[-1] == ("phase", 4, 4)
         return units
 
     assert batches(3) == [[0, 2], [3, 4]]

@@ -117,8 +117,8 @@ def test_a_random_projection_minds_deformation_as_much_as_noise():
 
     small = settings(deltas=[0.25], delta=0.25, draws=16)
     found = small(respond, images, torch.Generator().manual_seed(0))
-    assert found.stability.median().item() == pytest.approx(1, abs=0.15)
-    assert found.stability_strict.median().item() == pytest.approx(1, abs=0.15)
+    assert found["stability"].median().item() == pytest.approx(1, abs=0.15)
+    assert found["stability_strict"].median().item() == pytest.approx(1, abs=0.15)
 
 
 def test_too_large_displacements_and_silent_units_have_no_number():
@@ -128,10 +128,10 @@ def test_too_large_displacements_and_silent_units_have_no_number():
         return torch.stack([x[0].sum((1, 2, 3)), torch.zeros(x.shape[1])])
 
     found = settings()(respond, images, torch.Generator().manual_seed(0))
-    assert found.stability[0].isfinite().tolist() == [True, False, False]
-    assert found.stability[1].isnan().all()  # a constant or dead unit: 0 / 0
-    assert found.kept[1].isnan().all()
-    assert found.deformed[:, 1:].isnan().all()
+    assert found["stability"][0].isfinite().tolist() == [True, False, False]
+    assert found["stability"][1].isnan().all()  # a constant or dead unit: 0 / 0
+    assert found["kept"][1].isnan().all()
+    assert found["deformed"][:, 1:].isnan().all()
 
 
 def test_the_error_is_the_jackknifes():

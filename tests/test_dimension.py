@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diversevis.measures import diversity
-from diversevis.measures.dimension import Dimension, great_circle, participation, smallest_along
+from diversevis.measures.dimension import Dimension, great_circle, participation
 from diversevis.method.front import knee, undominated
 
 SETTINGS = Dimension(points=7, connected=0.8)
@@ -55,10 +55,10 @@ def test_an_energy_units_circle_is_one_group_and_opposite_images_have_no_path():
         return (x.flatten(2) @ basis).square().sum(2)
 
     paths = SETTINGS.paths(energy, images)
-    smallest = smallest_along(paths)[0]
+    smallest = paths[0].amin(1)
     assert smallest.isnan().sum().item() == 3
     assert smallest[~smallest.isnan()] == pytest.approx(1, rel=1e-4)
-    assert SETTINGS.groups(paths, 0, 6) == 1
+    assert SETTINGS.groups(paths[0], 6) == 1
 
 
 def test_two_islands_are_two_groups():
@@ -70,11 +70,11 @@ def test_two_islands_are_two_groups():
         return (x.flatten(2) @ islands.T).amax(2).square()
 
     paths = SETTINGS.paths(respond, images)
-    assert SETTINGS.groups(paths, 0, 4) == 2
-    assert smallest_along(paths)[0].amin().item() == pytest.approx(0.5, rel=1e-4)
+    assert SETTINGS.groups(paths[0], 4) == 2
+    assert paths[0].amin().item() == pytest.approx(0.5, rel=1e-4)
     silent = SETTINGS.paths(lambda x: torch.zeros(x.shape[:2]), images)
-    assert smallest_along(silent).isnan().all()
-    assert SETTINGS.groups(silent, 0, 4) == 4
+    assert silent.amin(2).isnan().all()
+    assert SETTINGS.groups(silent[0], 4) == 4
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 16])

@@ -63,10 +63,12 @@ def exemplars(**changes):
 def search(
     folder, respond, *, units, batch=64, seed=0, size=SIZE, progress=lambda *_: None, **changes
 ):
-    return exemplars(**changes)(
-        respond, folder, mean=MEAN, size=size, norm=NORM, seed=seed, batch=batch, units=units,
-        progress=progress,
+    settings = exemplars(**changes)
+    cutter = Scissors(
+        folder=folder, side=settings.side, mean=MEAN, size=size, norm=NORM,
+        least_contrast=settings.least_contrast,
     )  # fmt: skip
+    return settings(respond, cutter, seed=seed, batch=batch, units=units, progress=progress)
 
 
 def every_crop(path, size=SIZE):

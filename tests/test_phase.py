@@ -9,7 +9,6 @@ from diversevis.measures import phase
 from diversevis.measures.phase import Phase
 from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
 
-CPU = torch.device("cpu")
 SETTINGS = Phase(orientations=16, per_octave=3, phases=32)
 SIZE = (12, 12)
 
@@ -77,7 +76,7 @@ def test_a_grating_is_recognized_in_an_image(frequency, orientation, axis):
 
 
 def searched(respond):
-    return SETTINGS.search(respond, SIZE, 100.0, CPU)
+    return SETTINGS.search(respond, soft_mask(SIZE), 100.0)
 
 
 def test_the_best_grating_of_a_linear_unit_is_its_own():
@@ -85,11 +84,11 @@ def test_the_best_grating_of_a_linear_unit_is_its_own():
                    torch.tensor([COLOR_AXES["red-green"]]), torch.tensor([1.0]), 1.0)[0, 0]  # fmt: skip
     template = torch.stack([own, -own])
     found = searched(lambda x: torch.einsum("ichw,uchw->iu", x, template))
-    tuned = SETTINGS.best(lambda x: torch.einsum("uichw,uchw->ui", x, template), found,
-                          torch.tensor([0, 1]), SIZE, 100.0, CPU)  # fmt: skip
+    tuned = SETTINGS.curve(lambda x: torch.einsum("uichw,uchw->ui", x, template),
+                           found.best(torch.tensor([0, 1])), soft_mask(SIZE), 100.0)  # fmt: skip
     step = 2 ** (1 / 3)  # between frequencies
-    assert tuned.orientation.tolist() == [67.5, 67.5]
-    assert 0.25 / step < tuned.frequency[0].item() < 0.25 * step
+    assert tuned.grating.orientation.tolist() == [67.5, 67.5]
+    assert 0.25 / step < tuned.grating.frequency[0].item() < 0.25 * step
     for row in (0, 1):
         one = phase.numbers(tuned, row, found.largest[row].item(), bool(found.varies[row]))
         assert one["f1f0"] == pytest.approx(math.pi / 2, rel=4e-3)
@@ -101,20 +100,18 @@ def test_what_never_varies_has_no_phase():
     """A constant unit would look perfectly phase invariant, a dead one divides 0 by 0."""
     found = searched(lambda x: torch.stack([torch.full((len(x),), 7.0), torch.zeros(len(x))], 1))
     assert found.varies.tolist() == [False, False]
-    tuned = SETTINGS.best(lambda x: torch.full(x.shape[:2], 7.0), found, torch.tensor([0, 1]), SIZE,
-                          100.0, CPU)  # fmt: skip
+    tuned = SETTINGS.curve(lambda x: torch.full(x.shape[:2], 7.0),
+                           found.best(torch.tensor([0, 1])), soft_mask(SIZE), 100.0)  # fmt: skip
     assert phase.numbers(tuned, 0, 7.0, False) is None
     assert phase.numbers(tuned, 1, 0.0, False) is None
 
 
 def test_a_unit_that_gratings_hardly_drive_is_marked():
     curve = torch.cos(phases(32)) - 0.99
-    tuned = phase.Tuning(
-        responses=curve[None], gratings=torch.zeros(1, 3, 4, 4), frequency=torch.ones(1),
-        orientation=torch.ones(1), color=torch.ones(1, 3),
-    )  # fmt: skip
+    grating = phase.Grating(torch.ones(1), torch.ones(1), torch.ones(1, 3))
+    tuned = phase.Tuning(grating, curve[None], torch.zeros(1, 3, 4, 4))
     assert phase.numbers(tuned, 0, 1.99, True)["weak"]
-    silent = phase.Tuning(**vars(tuned) | {"responses": curve[None] - 1})
+    silent = tuned._replace(responses=curve[None] - 1)
     one = phase.numbers(silent, 0, 3.0, True)
     assert one["f1f0"] is None
     assert one["f0"] == 0

@@ -31,9 +31,7 @@ WITHOUT_IMAGES = ("phase", "natural")
 def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]:
     """The measures that `analysis=` names, in the order of docs/method.md, section 8.
 
-    with_images  whether there are a run's images to measure
-
-    Raises `InputError` for an unknown name, and for a measure whose images are missing.
+    Raises `InputError` for an unknown name, and for a measure of a run's images without a run.
     """
     possible = [name for name in MEASURES if with_images or name in WITHOUT_IMAGES]
     words = [names] if isinstance(names, str) else list(names)

@@ -7,7 +7,6 @@ images brought back to their norm after either. Petrini, Favero, Geiger & Wyart 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,37 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    RespondOwn,
-    Subject,
-    check_least,
-    finite_or_none,
-    in_batches,
-)
+from diversevis.measures.checks import check_least, finite_or_none
+from diversevis.measures.stimuli import at_norm
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 
 BYTES_AT_ONCE = 2**26  # of cosines, where a large image is resampled
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deformed:
-    """Results for every displacement; NaN where it is too large for the receptive field.
-
-    kept                    mean response to deformed images over that to the images as they are
-    stability, .._strict    R with white noise; with noise of the deformation's spectrum
-    stability_.._error      standard error over deformations (jackknife)
-    deformed                the unit's first image, deformed
-    """
-
-    kept: Float[Tensor, "unit delta"]
-    stability: Float[Tensor, "unit delta"]
-    stability_error: Float[Tensor, "unit delta"]
-    stability_strict: Float[Tensor, "unit delta"]
-    stability_strict_error: Float[Tensor, "unit delta"]
-    deformed: Float[Tensor, "unit delta 3 height width"]
+CURVES = "kept", "stability", "stability_error", "stability_strict", "stability_strict_error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,72 +60,76 @@ class Deformation:
         (`T_max = 4 / (pi^3 c^2 ln c)`)."""
         return min(size) / (math.pi * self.cutoff)
 
+    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        """Of one unit's entry in every array of the results."""
+        count = len(self.deltas)
+        return dict.fromkeys(CURVES, (count,)) | {"deformed": (count, 3, *size)}
+
     def __call__(
         self,
         respond: RespondOwn,
         images: Float[Tensor, "unit image 3 height width"],
         generator: torch.Generator,
-    ) -> Deformed:
-        """The same deformations and noises for all units, so that they are compared on equal terms.
+    ) -> dict[str, Tensor]:
+        """Arrays [unit, delta, ...]; NaN where delta is too large for the receptive field.
 
-        generator  on the CPU: it draws the same on every device
+        kept                    mean response to deformed images over that to the images as they are
+        stability, .._strict    R with white noise; with noise of the deformation's spectrum
+        stability_.._error      standard error over deformations (jackknife)
+        deformed                the unit's first image, deformed
+
+        All units see the same deformations and noises, so that they are compared on equal terms.
+        The generator is on the CPU, where it draws the same for every device.
         """
         units, n, _, height, width = images.shape
-        curves = {
-            field.name: torch.full((units, len(self.deltas)), torch.nan)
-            for field in dataclasses.fields(Deformed)
-        }
-        curves["deformed"] = torch.full((units, len(self.deltas), 3, height, width), torch.nan)
-        shape = (self.draws, n)
-        fields = displacements((height, width), self.cutoff, shape, generator).to(images.device)
-        noise = torch.randn(*shape, 3, height, width, generator=generator).to(images.device)
+        size, drawn = (height, width), (self.draws, n)
+        shapes = self.shapes(size)
+        arrays = {name: torch.full((units, *shapes[name]), torch.nan) for name in shapes}
+        fields = displacements(size, self.cutoff, drawn, generator).to(images.device)
+        noise = torch.randn(*drawn, 3, *size, generator=generator).to(images.device)
         before = respond(images)
         for column, delta in enumerate(self.deltas):
-            if delta > self.largest((height, width)):
+            if delta > self.largest(size):
                 continue
-            kept, squares, deformed = self._at(respond, images, before, delta * fields, noise)
-            curves["kept"][:, column], curves["deformed"][:, column] = kept, deformed.cpu()
-            for name, control in (("stability", squares[1]), ("stability_strict", squares[2])):
-                ratio, error = ratio_and_error(squares[0], control)
-                curves[name][:, column], curves[f"{name}_error"][:, column] = ratio, error
-        return Deformed(**curves)
+            for name, values in _compare(respond, images, before, delta * fields, noise).items():
+                arrays[name][:, column] = values
+        return arrays
 
-    def _at(
-        self,
-        respond: RespondOwn,
-        images: Float[Tensor, "unit image 3 height width"],
-        before: Float[Tensor, "unit image"],
-        fields: Float[Tensor, "draw image 2 height width"],
-        noise: Float[Tensor, "draw image 3 height width"],
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Share of the response that stays [unit]; mean squared change by deformation, white noise
-        and spectrum-matched noise, all [unit, draw]; the first image deformed."""
-        norms = torch.linalg.vector_norm(images, dim=(2, 3, 4), keepdim=True)
-        changes = [deform(images, field) - images for field in fields]
-        sizes = torch.stack([torch.linalg.vector_norm(c, dim=(2, 3, 4)) for c in changes])
-        eta = sizes.mean((0, 2))[:, None, None, None, None]  # one size per unit
-        responses, squares = [], []
-        for change, white in zip(changes, noise, strict=True):
-            shown = [images + added for added in (change, *noises(change, white, eta))]
-            shown = [
-                x * (norms / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
-                for x in shown
-            ]
-            answers = torch.split(respond(torch.cat(shown, dim=1)), images.shape[1], dim=1)
-            responses.append(answers[0])
-            squares.append([(answer - before).square().mean(1).cpu() for answer in answers])
-        kept = torch.stack(responses).mean((0, 2)) / before.mean(1)
-        first = images[:, 0] + changes[0][:, 0]
-        first = first * (norms[:, 0] / torch.linalg.vector_norm(first, dim=(1, 2, 3), keepdim=True))
-        kept = torch.where(before.mean(1) > 0, kept, torch.nan).cpu()
-        return kept, [torch.stack(draws, dim=1) for draws in zip(*squares, strict=True)], first
+
+def _compare(
+    respond: RespondOwn,
+    images: Float[Tensor, "unit image 3 height width"],
+    before: Float[Tensor, "unit image"],
+    fields: Float[Tensor, "draw image 2 height width"],
+    noise: Float[Tensor, "draw image 3 height width"],
+) -> dict[str, Tensor]:
+    """Arrays [unit, ...] of deformation by `fields`, compared with both noises of its size."""
+    norms = torch.linalg.vector_norm(images, dim=(2, 3, 4), keepdim=True)
+    changes = [deform(images, field) - images for field in fields]
+    sizes = torch.stack([torch.linalg.vector_norm(c, dim=(2, 3, 4)) for c in changes])
+    eta = sizes.mean((0, 2))[:, None, None, None, None]  # one size per unit
+    responses, squares = [], []
+    for change, white in zip(changes, noise, strict=True):
+        shown = [at_norm(images + x, norms) for x in (change, *noises(change, white, eta))]
+        answers = torch.split(respond(torch.cat(shown, dim=1)), images.shape[1], dim=1)
+        responses.append(answers[0])
+        squares.append(torch.stack([(x - before).square().mean(1).cpu() for x in answers]))
+    by_deformation, by_white, by_matched = torch.stack(squares, dim=2)  # [unit, draw]
+    kept = torch.stack(responses).mean((0, 2)) / before.mean(1)
+    stability, error = ratio_and_error(by_deformation, by_white)
+    strict, strict_error = ratio_and_error(by_deformation, by_matched)
+    return {
+        "kept": torch.where(before.mean(1) > 0, kept, torch.nan).cpu(),
+        "stability": stability,
+        "stability_error": error,
+        "stability_strict": strict,
+        "stability_strict_error": strict_error,
+        "deformed": at_norm(images[:, 0] + changes[0][:, 0], norms[:, 0]).cpu(),
+    }
 
 
 def displacements(
-    size: tuple[int, int],
-    cutoff: float,
-    shape: tuple[int, ...],
-    generator: torch.Generator,
+    size: tuple[int, int], cutoff: float, shape: tuple[int, ...], generator: torch.Generator
 ) -> Float[Tensor, "*shape 2 height width"]:
     """Smooth random fields whose typical displacement is one pixel: rows first, then columns.
 
@@ -182,7 +162,7 @@ def deform(
     """
     height, width = images.shape[3:]
     rows, columns = (_dct(side, images.device, images.dtype) for side in (height, width))
-    spectrum = rows @ images @ columns.T  # [unit, image, 3, k, l]
+    spectrum = rows @ images @ columns.T  # [unit, image, 3, k, m]
     v = torch.arange(height, device=images.device)[:, None] + displacement[:, 0]
     u = torch.arange(width, device=images.device) + displacement[:, 1]
     moved = [
@@ -196,29 +176,21 @@ def noises(
     noise: Float[Tensor, "image 3 height width"],
     size: Float[Tensor, "unit 1 1 1 1"],
 ) -> tuple[Tensor, Tensor]:
-    """White noise, and noise of the spectrum of `change`, both of Euclidean norm `size`.
-
-    noise  white, of any norm
+    """`noise` (white), and noise of the spectrum of `change`, both at Euclidean norm `size`.
 
     The second is the stricter control: resampling a small image also blurs it, which changes some
     frequencies more than others, as white noise does not.
     """
-    white, matched = (
-        x * (size / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
-        for x in (noise.expand_as(change), with_random_phases(change, noise))
-    )
-    return white, matched
+    return at_norm(noise.expand_as(change), size), at_norm(with_random_phases(change, noise), size)
 
 
 def with_random_phases(
     change: Float[Tensor, "unit image 3 height width"],
     noise: Float[Tensor, "image 3 height width"],
 ) -> Float[Tensor, "unit image 3 height width"]:
-    """`change` with random Fourier phases: every colour by the same amounts, so that the amplitude
-    spectra and the relations between the colours stay.
-
-    noise  white; the phases of its first channel are added
-    """
+    """`change`, its Fourier phases shifted by those of the first channel of white noise: every
+    colour by the same amounts, so that the amplitude spectra and the relations between the colours
+    stay."""
     size = change.shape[-2], change.shape[-1]
     phases = torch.fft.rfft2(noise[:, :1])
     turns = phases / phases.abs().clamp(min=torch.finfo(noise.dtype).tiny)
@@ -240,30 +212,25 @@ def ratio_and_error(
 
 def _dct(side: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "side side"]:
     """Pixels -> amplitudes of `cos(pi k (x + 1/2) / side)`."""
-    k = torch.arange(side, dtype=torch.float64)[:, None]
-    x = torch.arange(side, dtype=torch.float64)
-    matrix = torch.cos(math.pi * k * (x + 0.5) / side) * (2 / side)
+    numbers = torch.arange(side, dtype=torch.float64)
+    matrix = torch.cos(math.pi * numbers[:, None] * (numbers + 0.5) / side) * (2 / side)
     matrix[0] /= 2
     return matrix.to(device, dtype)
 
 
 def _evaluate(
-    spectrum: Float[Tensor, "unit 3 k l"],
-    v: Float[Tensor, " point"],
-    u: Float[Tensor, " point"],
+    spectrum: Float[Tensor, "unit 3 k m"], v: Float[Tensor, " point"], u: Float[Tensor, " point"]
 ) -> Float[Tensor, "unit 3 point"]:
     """Sums of cosines at rows v and columns u, for a part of the points at a time."""
     height, width = spectrum.shape[2:]
+    k = torch.arange(height, device=spectrum.device)
+    m = torch.arange(width, device=spectrum.device)
     parts = []
     points = max(1, BYTES_AT_ONCE // (4 * height * width))
     for rows, columns in zip(torch.split(v, points), torch.split(u, points), strict=True):
-        down, across = (
-            torch.cos(
-                (math.pi / side) * (at[:, None] + 0.5) * torch.arange(side, device=spectrum.device)
-            )
-            for at, side in ((rows, height), (columns, width))
-        )
-        both = (down[:, :, None] * across[:, None, :]).flatten(1)  # [point, k l]
+        down = torch.cos((math.pi / height) * (rows[:, None] + 0.5) * k)
+        across = torch.cos((math.pi / width) * (columns[:, None] + 0.5) * m)
+        both = (down[:, :, None] * across[:, None, :]).flatten(1)  # [point, k m]
         parts.append(spectrum.flatten(2) @ both.T)
     return torch.cat(parts, dim=2)
 
@@ -271,38 +238,33 @@ def _evaluate(
 def measure_deformation(subject: Subject, progress: Progress) -> Measured:
     """Relative stability of the units of the sample; their images are deformed best first."""
     settings: Deformation = subject.settings["deformation"]
-    images, _ = subject.of_run()
 
-    def measure_batch(batch: Subject) -> BatchResult:
-        generator = batch.generator("deformation")
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        images, responses = batch.of_run()
+        best_first = responses.argsort(dim=1, descending=True)
+        images = images[torch.arange(len(images))[:, None], best_first].to(batch.device)
         with torch.no_grad():
-            result = settings(batch.respond_own(), batch.best_first().to(batch.device), generator)
-        return [_unit(result, row, settings) for row in range(len(batch.rows))], vars(result)
+            arrays = settings(batch.respond_own(), images, batch.generator("deformation"))
+        return [_unit(arrays, row, settings) for row in range(len(batch.rows))], arrays
 
-    curves = [field.name for field in dataclasses.fields(Deformed)]
-    shapes = dict.fromkeys(curves, (len(settings.deltas),))
-    shapes["deformed"] = (len(settings.deltas), *images.shape[2:])
-    shown = 3 * images.shape[1]  # deformed, with white and with spectrum-matched noise
-    numbers, arrays = in_batches(
+    shown = 3 * subject.of_run()[0].shape[1]  # deformed, with white and with matched noise
+    shapes = settings.shapes(subject.size)
+    measured = in_batches(
         "deformation", subject, subject.living_sample, shown, shapes, measure_batch, progress
     )
-    arrays |= {"deltas": torch.tensor(settings.deltas)}
-    return Measured(numbers, arrays, dataclasses.asdict(settings))
+    measured.arrays["deltas"] = torch.tensor(settings.deltas)
+    return measured
 
 
-def _unit(result: Deformed, row: int, settings: Deformation) -> Numbers:
+def _unit(arrays: dict[str, Tensor], row: int, settings: Deformation) -> Numbers:
     """Numbers of the unit at `row`: indices at `settings.delta`, and curves over all deltas."""
     at_delta = settings.deltas.index(settings.delta)
-
-    def curve(values: Float[Tensor, "unit delta"]) -> Numbers:
-        pairs = zip(settings.deltas, values[row].tolist(), strict=True)
-        return {f"{delta:g}": finite_or_none(value) for delta, value in pairs}
-
-    indices = "stability", "stability_error", "stability_strict", "stability_strict_error"
+    deltas = [f"{delta:g}" for delta in settings.deltas]
+    values = {name: [finite_or_none(x) for x in arrays[name][row].tolist()] for name in CURVES}
     return {
-        **{name: finite_or_none(getattr(result, name)[row, at_delta].item()) for name in indices},
+        **{name: values[name][at_delta] for name in CURVES[1:]},
         "delta": settings.delta,
-        "kept": curve(result.kept),
-        "stability_at": curve(result.stability),
-        "stability_strict_at": curve(result.stability_strict),
+        "kept": dict(zip(deltas, values["kept"], strict=True)),
+        "stability_at": dict(zip(deltas, values["stability"], strict=True)),
+        "stability_strict_at": dict(zip(deltas, values["stability_strict"], strict=True)),
     }

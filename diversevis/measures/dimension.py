@@ -7,7 +7,6 @@ response at its two ends. docs/method.md, section 8.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,31 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Progress,
-    RespondOwn,
-    Subject,
-    check_least,
-    in_batches,
-)
+from diversevis.measures.checks import check_least
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 
 # Between images further apart than this, rounding would choose the great circle.
 UNIQUE_PATH = math.radians(175)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paths:
-    """Responses along the great circle between every pair of images, relative to the smaller end.
-
-    pairs      [pair, 2] numbers of the images
-    responses  [unit, pair, point], without the ends; NaN for opposite images, and where an end does
-               not drive the unit
-    """
-
-    pairs: Int[Tensor, "pair 2"]
-    responses: Float[Tensor, "unit pair point"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +42,35 @@ class Dimension:
 
     def paths(
         self, respond: RespondOwn, images: Float[Tensor, "unit image 3 height width"]
-    ) -> Paths:
-        """Responses of every unit along the paths between its images, at the same norm."""
-        n = images.shape[1]
-        pairs = torch.triu_indices(n, n, 1).T
+    ) -> Float[Tensor, "unit pair point"]:
+        """Responses along the great circle between every pair of images (`pairs_of`), relative to
+        the smaller response at its two ends; NaN for opposite images, and where an end does not
+        drive the unit."""
+        pairs = pairs_of(images.shape[1])
         ends = respond(images).cpu()
         floor = torch.minimum(ends[:, pairs[:, 0]], ends[:, pairs[:, 1]])
-        responses = torch.full((len(images), len(pairs), self.points), torch.nan)
+        paths = torch.full((len(images), len(pairs), self.points), torch.nan)
         for pair, (first, second) in enumerate(pairs.tolist()):
             between, unique = great_circle(images[:, first], images[:, second], self.points)
             relative = respond(between).cpu() / floor[:, pair, None]
             usable = (unique.cpu() & (floor[:, pair] > 0))[:, None]
-            responses[:, pair] = torch.where(usable, relative, torch.nan)
-        return Paths(pairs=pairs, responses=responses)
+            paths[:, pair] = torch.where(usable, relative, torch.nan)
+        return paths
 
-    def groups(self, paths: Paths, row: int, n: int) -> int:
-        """Number of groups of images that are connected, directly or through others."""
-        smallest = smallest_along(paths)[row]
+    def groups(self, paths: Float[Tensor, "pair point"], n: int) -> int:
+        """Number of groups of a unit's n images that are connected, directly or through others."""
         group = list(range(n))
-        for (first, second), response in zip(paths.pairs.tolist(), smallest.tolist(), strict=True):
+        smallest = paths.amin(1).tolist()
+        for (first, second), response in zip(pairs_of(n).tolist(), smallest, strict=True):
             if response >= self.connected:
                 old, new = group[second], group[first]
                 group = [new if number == old else number for number in group]
         return len(set(group))
+
+
+def pairs_of(n: int) -> Int[Tensor, "pair 2"]:
+    """Numbers of the images of every pair of n images."""
+    return torch.triu_indices(n, n, 1).T
 
 
 def participation(
@@ -100,11 +85,6 @@ def participation(
     values = torch.linalg.eigvalsh(flat @ flat.mT).flip(1).clamp(min=0)
     ratio = values.sum(1).square() / values.square().sum(1)
     return ratio.float(), (values / values.sum(1, keepdim=True)).float()
-
-
-def smallest_along(paths: Paths) -> Float[Tensor, "unit pair"]:
-    """Smallest relative response on every path; NaN where there is no path."""
-    return paths.responses.amin(2)
 
 
 def great_circle(
@@ -132,12 +112,13 @@ def measure_dimension(subject: Subject, progress: Progress) -> Measured:
     settings: Dimension = subject.settings["dimension"]
     n = subject.of_run()[0].shape[1]
 
-    def measure_batch(batch: Subject) -> BatchResult:
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         images, _ = batch.of_run()
         with torch.no_grad():
             paths = settings.paths(batch.respond_own(), images.to(batch.device))
-        numbers, spectra = [], []
-        for row, smallest in enumerate(smallest_along(paths)):
+        numbers: list[Numbers | None] = []
+        spectra = []
+        for row, smallest in enumerate(paths.amin(2)):
             ratio, spectrum = participation(images[row : row + 1])
             spectra.append(spectrum[0])
             known = smallest[~smallest.isnan()]
@@ -146,14 +127,15 @@ def measure_dimension(subject: Subject, progress: Progress) -> Measured:
                     "participation": ratio.item(),
                     "path_min": known.min().item() if len(known) else None,
                     "path_mean": known.mean().item() if len(known) else None,
-                    "groups": settings.groups(paths, row, n) if len(known) or n == 1 else None,
+                    "groups": settings.groups(paths[row], n) if len(known) or n == 1 else None,
                 }
             )
-        return numbers, {"paths": paths.responses, "spectrum": torch.stack(spectra)}
+        return numbers, {"paths": paths, "spectrum": torch.stack(spectra)}
 
-    pairs = torch.triu_indices(n, n, 1).T
+    pairs = pairs_of(n)
     shapes = {"paths": (len(pairs), settings.points), "spectrum": (n,)}
-    numbers, arrays = in_batches(
+    measured = in_batches(
         "dimension", subject, subject.living, settings.points, shapes, measure_batch, progress
     )
-    return Measured(numbers, arrays | {"pairs": pairs}, dataclasses.asdict(settings))
+    measured.arrays["pairs"] = pairs
+    return measured

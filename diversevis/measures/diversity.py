@@ -51,8 +51,6 @@ def ends(n: int, *, diversity: float | None, fraction: float | None) -> Ends:
 def index(distance: float, between: Ends) -> float | None:
     """0 at the simple end, 1 at the complex end; below 0 or above 1 outside of them.
 
-    distance  mean over pairs, in norms of an image
-
     None where simple is not below complex: the weight is so large that even a linear cell's images
     are as different as a circle's.
     """

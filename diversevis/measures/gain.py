@@ -13,24 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.measures.checks import finite_or_none, ratio_or_none
 from diversevis.measures.diversity import distance_matrix
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    Subject,
-    finite_or_none,
-    in_batches,
-    ratio_or_none,
-)
+from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in_batches
 
 
 def measure_gain(subject: Subject, progress: Progress) -> Measured:
     """Images without diversity of every unit, and the batch compared with them."""
     images, responses = subject.of_run()
 
-    def measure_batch(batch: Subject) -> BatchResult:
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         together = list(zip(*batch.of_run(), strict=True))
         alone = batch.images_alone(batch.rows, batch.batch)
         numbers = [
@@ -44,10 +36,8 @@ def measure_gain(subject: Subject, progress: Progress) -> Measured:
         return numbers, arrays
 
     shapes = {"images": images.shape[1:], "responses": responses.shape[1:]}
-    numbers, arrays = in_batches(
-        "gain", subject, subject.living, images.shape[1], shapes, measure_batch, progress
-    )
-    return Measured(numbers, arrays, dict(subject.settings["gain"]))
+    n = images.shape[1]
+    return in_batches("gain", subject, subject.living, n, shapes, measure_batch, progress)
 
 
 def gain_numbers(
@@ -57,22 +47,16 @@ def gain_numbers(
     responses_alone: Float[Tensor, " image"],
 ) -> Numbers:
     """Distances and response of a unit's batch beside those of its images alone."""
-    pairs, pairs_alone = pair_distances(images), pair_distances(images_alone)
+    first, second = torch.triu_indices(len(images), len(images), 1)
+    pairs, alone = (distance_matrix(x[None])[0][first, second] for x in (images, images_alone))
     mean, mean_alone = responses.mean().item(), responses_alone.mean().item()
     numbers: Numbers = {}
     for name, reduce in (("min", torch.amin), ("mean", torch.mean)):
         distance, distance_alone = (
-            reduce(values).item() if len(values) else math.nan for values in (pairs, pairs_alone)
+            reduce(values).item() if len(values) else math.nan for values in (pairs, alone)
         )
         numbers[f"distance_{name}"] = finite_or_none(distance - distance_alone)
         numbers[f"distance_{name}_alone"] = finite_or_none(distance_alone)
-    return numbers | {
-        "response": ratio_or_none(mean, mean_alone),
-        "response_mean_alone": mean_alone,
-    }
-
-
-def pair_distances(images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, " pair"]:
-    """RMS difference in grey levels of every pair of images."""
-    first, second = torch.triu_indices(len(images), len(images), 1)
-    return distance_matrix(images[None])[0][first, second]
+    numbers["response"] = ratio_or_none(mean, mean_alone)
+    numbers["response_mean_alone"] = mean_alone
+    return numbers

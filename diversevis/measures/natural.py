@@ -1,7 +1,4 @@
-"""Natural exemplars: the crops of photographs that drive every unit most, at equal norm.
-
-docs/method.md, section 8.
-"""
+"""Natural exemplars: crops of photographs that drive a unit most; docs/method.md, section 8."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import hashlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,20 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.subject import (
-    Measured,
-    Numbers,
-    Progress,
-    RespondAll,
-    Subject,
-    check_least,
-    ratio_or_none,
-    varies,
-)
-from diversevis.photographs.crops import Answered, Crops, Key, Scissors, Sheet, responses
+from diversevis.measures.checks import check_least, ratio_or_none, varies
+from diversevis.measures.subject import Measured, Numbers, Progress, Subject
+from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
 from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
 
 Position = tuple[str, int, int]  # file, row, column
+Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +77,18 @@ class Exemplars:
 
     def __call__(
         self,
-        respond: RespondAll,
-        folder: Path,
+        respond: Respond,
+        scissors: Scissors,
         *,
-        mean: tuple[float, float, float],
-        size: tuple[int, int],
-        norm: float,
         seed: int,
         batch: int,
         units: int,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Report = lambda done, total: None,
     ) -> BestCrops:
         """Best crops of every unit. A photograph's crops depend on its name and the seed alone.
 
         respond   takes images on the CPU; responses that are not finite never win
-        mean      of the network's input, in [0, 1]
-        size      rows and columns of the receptive field
-        norm      Euclidean, of every crop
+        scissors  made with `side` and `least_contrast` of these settings
         batch     upper bound on the crops that go through the network at once
         units     number of responses to an image
         progress  called after every photograph with how many are done and of how many; refining
@@ -113,24 +97,26 @@ class Exemplars:
         Unreadable files are named in a warning and left out. Raises `InputError` where all are,
         and where no crop has the contrast.
         """
-        scissors = Scissors(
-            folder=folder, side=self.side, mean=mean, size=size, norm=norm,
-            least_contrast=self.least_contrast,
-        )  # fmt: skip
+        folder = scissors.folder
         files = [p.relative_to(folder).as_posix() for p in photographs(folder, "natural")]
         best: list[list[Exemplar]] = [[] for _ in range(units)]
         cut = _CutAndCount(scissors, progress, len(files))
         drawn = read_ahead(files, lambda file: self._draw(scissors, seed, file))
-        for file, crops, answers in responses(respond, cut(drawn), batch):
-            _update_best(best, file, crops, answers, self.top)
-        _refuse_none(folder, cut, self.least_contrast, size)
+        for photograph in responses(respond, cut(drawn), batch):
+            _update_best(best, photograph, self.top)
+        cut.refuse_none()
         count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
-            jobs = [(unit, exemplar) for unit, row in enumerate(best) for exemplar in row]
+            jobs = [(unit, rank) for unit, row in enumerate(best) for rank in range(len(row))]
             cut.total += len(jobs)
-            near = read_ahead(jobs, lambda job: self._neighbours(scissors, job[1]))
-            best = _refined(best, responses(respond, cut(near), batch))
-        images = torch.full((units, self.top, 3, *size), torch.nan)
+            near = read_ahead(jobs, lambda job: self._neighbours(scissors, best[job[0]][job[1]]))
+            for (unit, rank), crops, answers in responses(respond, cut(near), batch):
+                moved = _best_crop(best[unit][rank].file, crops, answers[:, unit])
+                if moved.response > best[unit][rank].response:
+                    best[unit][rank] = moved
+            for row in best:
+                row.sort(key=_descending)
+        images = torch.full((units, self.top, 3, *scissors.size), torch.nan)
         answers_to_best = torch.full((units, self.top), torch.nan)
         for unit, row in enumerate(best):
             for rank, exemplar in enumerate(row):
@@ -160,9 +146,7 @@ class Exemplars:
 class _CutAndCount:
     """Cuts crops out of photographs as they are read, counts both, and reports progress."""
 
-    def __init__(
-        self, scissors: Scissors, progress: Callable[[int, int], None], total: int
-    ) -> None:
+    def __init__(self, scissors: Scissors, progress: Report, total: int) -> None:
         self.scissors, self.progress, self.total = scissors, progress, total
         self.done = self.photographs = self.crops = 0
 
@@ -176,8 +160,22 @@ class _CutAndCount:
             self.done += 1
             self.progress(self.done, self.total)
 
+    def refuse_none(self) -> None:
+        """Raises `InputError` where no photograph could be read, or no crop had the contrast."""
+        scissors = self.scissors
+        if not self.photographs:
+            raise InputError(f"natural={scissors.folder}: none of its files could be read.")
+        if not self.crops:
+            height, width = scissors.size
+            raise InputError(
+                f"natural={scissors.folder}: no crop of {height} x {width} pixels has an RMS "
+                f"contrast of least_contrast={scissors.least_contrast:g} grey levels or more, in "
+                f"{self.photographs} photographs. Give others, or a lower least_contrast."
+            )
 
-def _exemplar(file: str, crops: Crops, answers: Float[np.ndarray, " crop"], index: int) -> Exemplar:
+
+def _best_crop(file: str, crops: Crops, answers: Float[np.ndarray, " crop"]) -> Exemplar:
+    index = int(answers.argmax())
     row, column = crops.corners[index].tolist()
     # A copy, which does not hold all crops of the photograph in memory.
     return Exemplar(float(answers[index]), file, row, column, crops.x[index].clone())
@@ -187,52 +185,16 @@ def _descending(exemplar: Exemplar) -> float:
     return -exemplar.response
 
 
-def _update_best(
-    best: list[list[Exemplar]],
-    file: str,
-    crops: Crops,
-    answers: Float[np.ndarray, "crop unit"],
-    top: int,
-) -> None:
+def _update_best(best: list[list[Exemplar]], photograph: Answered[str], top: int) -> None:
     """Add a photograph's best crop for every unit to its `top`, if it is good enough.
 
     Of equal responses the earlier photograph stays: the result does not depend on chance.
     """
+    file, crops, answers = photograph
     least = np.array([row[-1].response if len(row) == top else -np.inf for row in best])
-    winners = answers.argmax(0)
     for unit in np.flatnonzero(answers.max(0) > least).tolist():
-        exemplar = _exemplar(file, crops, answers[:, unit], int(winners[unit]))
-        insort(best[unit], exemplar, key=_descending)
+        insort(best[unit], _best_crop(file, crops, answers[:, unit]), key=_descending)
         del best[unit][top:]
-
-
-def _refined(
-    best: list[list[Exemplar]], neighbours: Iterable[Answered[tuple[int, Exemplar]]]
-) -> list[list[Exemplar]]:
-    """`best` with every exemplar moved to where the response is highest, and sorted again."""
-    better: dict[tuple[int, str], Exemplar] = {}
-    for (unit, exemplar), crops, answers in neighbours:
-        of_unit = answers[:, unit]
-        if of_unit.max() > exemplar.response:
-            moved = _exemplar(exemplar.file, crops, of_unit, int(of_unit.argmax()))
-            better[unit, exemplar.file] = moved
-    return [
-        sorted((better.get((unit, old.file), old) for old in row), key=_descending)
-        for unit, row in enumerate(best)
-    ]
-
-
-def _refuse_none(
-    folder: Path, cut: _CutAndCount, least_contrast: float, size: tuple[int, int]
-) -> None:
-    if not cut.photographs:
-        raise InputError(f"natural={folder}: none of its files could be read.")
-    if not cut.crops:
-        raise InputError(
-            f"natural={folder}: no crop of {size[0]} x {size[1]} pixels has an RMS contrast of "
-            f"least_contrast={least_contrast:g} grey levels or more, in {cut.photographs} "
-            "photographs. Give others, or a lower least_contrast."
-        )
 
 
 def measure_natural(subject: Subject, progress: Progress) -> Measured:
@@ -245,17 +207,14 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     if (folder := subject.photographs) is None:
         raise InputError("analysis=natural needs a folder of photographs: natural=FOLDER.")
     respond = _WithBounds(subject.respond_all(subject.batch), subject.rows)
+    scissors = Scissors(
+        folder=folder, side=settings.side, mean=subject.mean, size=subject.size,
+        norm=subject.norm, least_contrast=settings.least_contrast,
+    )  # fmt: skip
     best = settings(
-        respond,
-        folder,
-        mean=subject.mean,
-        size=subject.size,
-        norm=subject.norm,
-        seed=subject.seed,
-        batch=subject.batch,
-        units=len(subject.rows),
+        respond, scissors, seed=subject.seed, batch=subject.batch, units=len(subject.rows),
         progress=lambda done, total: progress("natural", done, total),
-    )
+    )  # fmt: skip
     silent = ~(torch.tensor(subject.alive) & varies(respond.lowest, respond.highest))
     best.images[silent], best.responses[silent] = torch.nan, torch.nan
     numbers = [_unit(subject, best, row) for row in range(len(subject.rows))]
@@ -266,7 +225,7 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
 class _WithBounds:
     """Responses of some units to images; remembers the lowest and highest of every unit."""
 
-    def __init__(self, respond: RespondAll, rows: Sequence[int]) -> None:
+    def __init__(self, respond: Respond, rows: Sequence[int]) -> None:
         self.respond, self.rows = respond, list(rows)
         self.lowest = torch.full((len(rows),), torch.inf)
         self.highest = -self.lowest

@@ -7,27 +7,18 @@ Ringach 2002; docs/method.md, section 8.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diversevis.measures.checks import check_least, varies
 from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    RespondAll,
-    RespondOwn,
-    Subject,
-    check_least,
-    in_batches,
-    varies,
-)
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
+from diversevis.photographs.crops import Respond
 
 NYQUIST = 0.5  # cycles per pixel
 LOWEST = 0.5  # cycles per receptive field
@@ -38,20 +29,20 @@ FINE = 4  # the peak is looked for at this many times as many phases as were sho
 PADDING = 4  # an image is padded to this many times its side, for a finer grid of frequencies
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """Responses to the phases of one grating per unit; nothing is rectified.
+class Grating(NamedTuple):
+    """A grating per unit: cycles per pixel, degrees of the wave vector, colour."""
 
-    gratings     at the phase that drives the unit most
-    frequency    cycles per pixel
-    orientation  degrees, of the wave vector
-    """
-
-    responses: Float[Tensor, "unit phase"]
-    gratings: Float[Tensor, "unit 3 height width"]
     frequency: Float[Tensor, " unit"]
     orientation: Float[Tensor, " unit"]
     color: Float[Tensor, "unit 3"]
+
+
+class Tuning(NamedTuple):
+    """Responses to the phases of a grating per unit, not rectified, and the best phase's image."""
+
+    grating: Grating
+    responses: Float[Tensor, "unit phase"]
+    images: Float[Tensor, "unit 3 height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +59,14 @@ class GratingMap:
     orientations: Float[Tensor, " orientation"]
     largest: Float[Tensor, " unit"]
     varies: Bool[Tensor, " unit"]
+
+    def best(self, rows: Int[Tensor, " unit"]) -> Grating:
+        """The best grating of each unit at `rows`."""
+        colors, frequencies, orientations = torch.unravel_index(
+            self.strength[rows].flatten(1).argmax(1), self.strength.shape[1:]
+        )
+        color = torch.tensor(list(COLOR_AXES.values()))[colors]
+        return Grating(self.frequencies[frequencies], self.orientations[orientations], color)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +86,20 @@ class Phase:
         # Fewer than 8 phases would add higher harmonics to F1 (docs/method.md, section 8).
         check_least("measure.phase", self, orientations=1, per_octave=1, phases=8)
 
-    def search(
-        self, respond: RespondAll, size: tuple[int, int], norm: float, device: torch.device
-    ) -> GratingMap:
-        """Show all gratings to all units, in one pass over the layer."""
-        mask = soft_mask(size, device=device)
-        frequencies = self.frequencies(size)
+    def search(self, respond: Respond, mask: Tensor, norm: float) -> GratingMap:
+        """Show all gratings, seen through `mask`, to all units, in one pass over the layer."""
+        low = LOWEST / max(mask.shape)
+        count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
+        frequencies = torch.logspace(math.log10(low), math.log10(NYQUIST), count)
         orientations = torch.arange(self.orientations) * (180 / self.orientations)
         colors = torch.tensor(list(COLOR_AXES.values()))
         shape = len(colors), len(frequencies), len(orientations)
-        grid = torch.cartesian_prod(*(torch.arange(count) for count in shape))
+        grid = torch.cartesian_prod(*(torch.arange(side) for side in shape))
         strengths, highest, lowest = [], [], []
         for part in torch.split(grid, max(1, IMAGES_AT_ONCE // SEARCH_PHASES)):
-            shown = gratings(
-                mask,
-                frequencies[part[:, 1]].to(device),
-                orientations[part[:, 2]].to(device),
-                colors[part[:, 0]].to(device),
-                phases(SEARCH_PHASES).to(device),
-                norm,
-            )
+            color, frequency, orientation = part.unbind(1)
+            grating = frequencies[frequency], orientations[orientation], colors[color]
+            shown = gratings(mask, *grating, phases(SEARCH_PHASES), norm)
             responses = respond(shown.flatten(0, 1)).reshape(len(part), SEARCH_PHASES, -1)
             strengths.append(peak(responses.movedim(-1, 0)))
             highest.append(responses.amax((0, 1)))
@@ -120,69 +113,12 @@ class Phase:
             varies=varies(least, most).cpu(),
         )
 
-    def frequencies(self, size: tuple[int, int]) -> Float[Tensor, " frequency"]:
-        """Cycles per pixel, logarithmically spaced, both ends included."""
-        low = LOWEST / max(size)
-        count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
-        return torch.logspace(math.log10(low), math.log10(NYQUIST), count)
-
-    def best(
-        self,
-        respond: RespondOwn,
-        shown: GratingMap,
-        rows: Int[Tensor, " unit"],
-        size: tuple[int, int],
-        norm: float,
-        device: torch.device,
-    ) -> Tuning:
-        """Tuning curve of the best grating of the units at `rows` of the map."""
-        strength = shown.strength[rows].flatten(1)
-        colors, frequencies, orientations = torch.unravel_index(
-            strength.argmax(1), shown.strength.shape[1:]
-        )
-        color = torch.tensor(list(COLOR_AXES.values()))[colors]
-        grating = shown.frequencies[frequencies], shown.orientations[orientations], color
-        return self.curve(respond, *grating, size, norm, device)
-
-    def fitted(
-        self,
-        respond: RespondOwn,
-        images: Float[Tensor, "unit 3 height width"],
-        norm: float,
-        device: torch.device,
-    ) -> Tuning:
-        """Tuning curve of the grating that is most similar to each unit's image."""
-        size = images.shape[2], images.shape[3]
-        return self.curve(respond, *fit_grating(images.cpu()), size, norm, device)
-
-    def curve(
-        self,
-        respond: RespondOwn,
-        frequency: Float[Tensor, " unit"],
-        orientation: Float[Tensor, " unit"],
-        color: Float[Tensor, "unit 3"],
-        size: tuple[int, int],
-        norm: float,
-        device: torch.device,
-    ) -> Tuning:
+    def curve(self, respond: RespondOwn, grating: Grating, mask: Tensor, norm: float) -> Tuning:
         """Responses of every unit to the phases of its grating."""
-        shown = gratings(
-            soft_mask(size, device=device),
-            frequency.to(device),
-            orientation.to(device),
-            color.to(device),
-            phases(self.phases).to(device),
-            norm,
-        )
+        shown = gratings(mask, *grating, phases(self.phases), norm)
         responses = respond(shown)
-        best = shown[torch.arange(len(shown), device=device), responses.argmax(1)]
-        return Tuning(
-            responses=responses.cpu(),
-            gratings=best.cpu(),
-            frequency=frequency,
-            orientation=orientation,
-            color=color,
-        )
+        best = shown[torch.arange(len(shown), device=shown.device), responses.argmax(1)]
+        return Tuning(grating, responses.cpu(), best.cpu())
 
 
 def fourier(
@@ -204,18 +140,15 @@ def peak(responses: Float[Tensor, "*batch phase"]) -> Float[Tensor, "*batch"]:
     return fine.amax(-1)
 
 
-def fit_grating(
-    images: Float[Tensor, "unit 3 height width"],
-) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"], Float[Tensor, "unit 3"]]:
-    """Frequency (cycles per pixel), orientation (degrees) and colour of the strongest grating in
-    every image under the soft mask: the peak of its power spectrum, summed over the colours.
+def fit_grating(images: Float[Tensor, "unit 3 height width"]) -> Grating:
+    """The strongest grating in every image under the soft mask: the peak of its power spectrum,
+    summed over the colours.
 
     Frequencies below one half cycle per image are not considered.
     """
     height, width = images.shape[2:]
     rows, columns = PADDING * height, PADDING * width
-    masked = images * soft_mask((height, width))
-    spectrum = torch.fft.rfft2(masked, s=(rows, columns))  # [unit, 3, rows, half]
+    spectrum = torch.fft.rfft2(images * soft_mask((height, width)), s=(rows, columns))
     fy = torch.fft.fftfreq(rows)[:, None]
     fx = torch.fft.rfftfreq(columns)[None, :]
     radius = torch.hypot(fx, fy)
@@ -230,7 +163,7 @@ def fit_grating(
     parts = torch.view_as_real(amplitude)  # [unit, 3, 2]: colour's main axis in the complex plane
     color = torch.linalg.svd(parts).U[:, :, 0]
     main_channel = color.gather(1, color.abs().argmax(1, keepdim=True))
-    return frequency, orientation, color * main_channel.sign()  # the axis has no sign of its own
+    return Grating(frequency, orientation, color * main_channel.sign())  # an axis has no sign
 
 
 def numbers(tuning: Tuning, row: int, largest: float, varies: bool) -> Numbers | None:
@@ -245,51 +178,48 @@ def numbers(tuning: Tuning, row: int, largest: float, varies: bool) -> Numbers |
         "f1f0": f1 / f0 if f0 > 0 else None,
         "f0": f0,
         "response": tuning.responses[row].max().item(),
-        "orientation": tuning.orientation[row].item(),
-        "frequency": tuning.frequency[row].item(),
-        "color": tuning.color[row].tolist(),
+        "orientation": tuning.grating.orientation[row].item(),
+        "frequency": tuning.grating.frequency[row].item(),
+        "color": tuning.grating.color[row].tolist(),
         "weak": f0 < WEAK * largest,
     }
 
 
 def color_name(color: list[float]) -> str:
     """The axis that `color` lies along."""
-    return max(
-        COLOR_AXES,
-        key=lambda name: abs(sum(a * b for a, b in zip(color, COLOR_AXES[name], strict=True))),
-    )
+    axes = torch.tensor(list(COLOR_AXES.values()), dtype=torch.float64)
+    cosines = axes @ torch.tensor(color, dtype=torch.float64)
+    return list(COLOR_AXES)[int(cosines.abs().argmax())]
 
 
 def measure_phase(subject: Subject, progress: Progress) -> Measured:
     """F1/F0 of the best grating and, with a run, of the grating fitted to a unit's best image."""
     settings: Phase = subject.settings["phase"]
-    size, norm, device = subject.size, subject.norm, subject.device
-    shown = settings.search(subject.respond_all(subject.batch), size, norm, device)
+    mask, norm = soft_mask(subject.size, device=subject.device), subject.norm
+    shown = settings.search(subject.respond_all(subject.batch), mask, norm)
 
-    def measure_batch(batch: Subject) -> BatchResult:
-        respond, rows = batch.respond_own(), torch.tensor(batch.rows)
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        respond, fitted = batch.respond_own(), None
         with torch.no_grad():
-            best = settings.best(respond, shown, rows, size, norm, device)
-            arrays = {"tuning": best.responses, "grating": best.gratings}
-            fitted = None
+            best = settings.curve(respond, shown.best(torch.tensor(batch.rows)), mask, norm)
+            arrays = {"tuning": best.responses, "grating": best.images}
             if batch.images is not None:
-                fitted = settings.fitted(respond, batch.best_images(), norm, device)
-                arrays |= {"fitted_tuning": fitted.responses, "fitted_grating": fitted.gratings}
+                grating = fit_grating(batch.best_images().cpu())
+                fitted = settings.curve(respond, grating, mask, norm)
+                arrays |= {"fitted_tuning": fitted.responses, "fitted_grating": fitted.images}
         return [_unit(best, fitted, i, shown, row) for i, row in enumerate(batch.rows)], arrays
 
-    shapes = {"tuning": (settings.phases,), "grating": (3, *size)}
+    shapes = {"tuning": (settings.phases,), "grating": (3, *subject.size)}
     if subject.images is not None:
         shapes |= {f"fitted_{name}": shape for name, shape in shapes.items()}
-    numbers, arrays = in_batches(
+    measured = in_batches(
         "phase", subject, subject.living, settings.phases, shapes, measure_batch, progress
     )
-    arrays |= {
-        "map": shown.strength[list(subject.rows)],
-        "frequencies": shown.frequencies,
-        "orientations": shown.orientations,
-        "phases": phases(settings.phases),
-    }
-    return Measured(numbers, arrays, dataclasses.asdict(settings))
+    measured.arrays["map"] = shown.strength[list(subject.rows)]
+    measured.arrays["frequencies"] = shown.frequencies
+    measured.arrays["orientations"] = shown.orientations
+    measured.arrays["phases"] = phases(settings.phases)
+    return measured
 
 
 def _unit(
@@ -298,7 +228,7 @@ def _unit(
     """Numbers of the unit at `index` of the tuning curves and `row` of the map."""
     facts = shown.largest[row].item(), bool(shown.varies[row])
     entry = numbers(best, index, *facts)
-    if entry is None:
-        return None
-    entry["color"] = color_name(entry["color"])
-    return entry | {"fitted": None if fitted is None else numbers(fitted, index, *facts)}
+    if entry is not None:
+        entry["color"] = color_name(entry["color"])
+        entry["fitted"] = None if fitted is None else numbers(fitted, index, *facts)
+    return entry

@@ -7,7 +7,6 @@ mask, which alone costs a unit part of its response. docs/method.md, sections 6 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,57 +18,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from diversevis.errors import InputError
-from diversevis.measures.stimuli import SIGMA, soft_mask
-from diversevis.measures.subject import (
-    BatchResult,
-    Measured,
-    Numbers,
-    Progress,
-    RespondOwn,
-    Subject,
-    check_least,
-    in_batches,
-    ratio_or_none,
-)
-
-# Arguments: count and (rows, columns); standard normal images [unit, count, 3, rows, columns].
-Noise = Callable[[int, tuple[int, int]], Tensor]
+from diversevis.measures.checks import check_least, ratio_or_none
+from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
+from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 
 MOMENTUM = 0.8  # of textures' and masked images' steps, as of the images' (optimizer=sphere)
 FIRST_STEP = 2.0  # likewise
-ALL_CROPS_UP_TO = 64  # pixels of receptive field; larger ones have too many crops for every step
-SOME_CROPS = 1024
 SINGLE_STEPS = 60  # of the search for the best single image under a mask
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
+ALL_CROPS_UP_TO = 64  # pixels of receptive field; larger ones have too many crops for every step
+SOME_CROPS = 1024
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
 TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
-ADAM = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the denominator
 MASK_RATE = 0.05  # learning rate of a learned mask's parameters
 KINDS = "fixed", "learned"  # of masks
-ARRAYS = {  # name of the array -> field of `Texture`
-    "texture": "texture", "map": "responses", "mask": "mask", "masked": "masked",
-    "best_masked": "masked_response",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Texture:
-    """The best texture of every unit under one kind of mask.
-
-    texture    grey levels; the last row and column are in no crop, and 0
-    p, q       exponents of the mask; sigma: its width, in sides of the image
-    responses  to the crop at every shift
-    masked     the best single image under the same mask, and the response to it
-    """
-
-    texture: Float[Tensor, "unit 3 rows columns"]
-    mask: Float[Tensor, "unit height width"]
-    p: Float[Tensor, " unit"]
-    q: Float[Tensor, " unit"]
-    sigma: Float[Tensor, " unit"]
-    responses: Float[Tensor, "unit down right"]
-    masked: Float[Tensor, "unit 3 height width"]
-    masked_response: Float[Tensor, " unit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +42,8 @@ class Shift:
                minimum's gradient (softness falls to 0); `adam`: as published, learning rate 0.1
     steps      of either (published: 700)
     minimum    w in `(1-w) mean(a) + w min(a)` over the crops
-    softness   of the minimum's gradient at the beginning, in units of the distance between mean and
-               smallest response
-    crops      drawn at random for every step; null: all, or 1024 where the receptive field is
-               larger than 64 pixels. The responses in the end are to all crops.
+    softness   of the minimum's gradient at first, in units of mean minus smallest response
+    crops      drawn at random in every step; null: all, or 1024 for fields of over 64 pixels
     """
 
     optimizer: Literal["sphere", "adam"]
@@ -97,117 +57,102 @@ class Shift:
         if not 0 <= self.minimum <= 1:
             raise InputError(f"measure.shift.minimum={self.minimum} must be from 0 to 1.")
 
-    def __call__(
-        self,
-        respond: RespondOwn,
-        best: Float[Tensor, "unit 3 height width"],
-        noise: Noise,
-        norm: float,
-        generator: torch.Generator,
-        *,
-        learned: bool,
-    ) -> Texture:
-        """The best texture of every unit, all units side by side.
-
-        best       image of each unit, from which the search under the mask starts
-        norm       root-mean-square Euclidean norm of the masked crops
-        generator  draws crops; on the CPU
-        learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
-        """
-        search = TextureSearch(self, respond, best, norm)
-        texture, shape = search.optimize(noise, generator, learned)
-        masks = _mask(shape, search.size, best.device)
-        with torch.no_grad():
-            responses = search.responses(texture, masks)
-            crop = search.best_crop(texture, masks, responses)
-        masked, masked_response = best_masked(respond, masks, best, crop, noise, norm)
-        p, q, sigma = (value.cpu() for value in _parameters(shape))
-        return Texture(
-            texture=functional.pad(search.scaled(texture, masks), (0, 1, 0, 1)).cpu(),
-            mask=masks.cpu(),
-            p=p,
-            q=q,
-            sigma=sigma,
-            responses=responses.cpu(),
-            masked=masked.cpu(),
-            masked_response=masked_response.cpu(),
-        )
-
 
 class TextureSearch:
-    """Optimizes textures [unit, 3, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops."""
+    """Finds the best textures [unit, 3, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops.
 
-    def __init__(self, settings: Shift, respond: RespondOwn, best: Tensor, norm: float) -> None:
-        self.settings, self.respond, self.norm = settings, respond, norm
-        self.units, self.device = len(best), best.device
-        self.size = best.shape[2], best.shape[3]
-        down, right = (torch.arange(side - 1) for side in self.size)
-        self.corners = torch.cartesian_prod(down, right)  # upper left, of all crops
+    best   image of each unit, from which the search for a single image under the mask starts
+    noise  (count, (rows, columns)) -> standard normal images [unit, count, 3, rows, columns]
+    norm   root-mean-square Euclidean norm of the masked crops
+    """
 
-    def optimize(
-        self, noise: Noise, generator: torch.Generator, learned: bool
-    ) -> tuple[Tensor, Tensor]:
+    def __init__(
+        self,
+        settings: Shift,
+        respond: RespondOwn,
+        best: Float[Tensor, "unit 3 height width"],
+        noise: Callable[[int, tuple[int, int]], Tensor],
+        norm: float,
+    ) -> None:
+        self.settings, self.respond, self.noise, self.norm = settings, respond, noise, norm
+        self.best, self.device = best, best.device
+        self.units, _, height, width = best.shape
+        self.size = height, width
+        self.corners = torch.cartesian_prod(torch.arange(height - 1), torch.arange(width - 1))
+
+    def __call__(self, generator: torch.Generator, *, learned: bool) -> dict[str, Tensor]:
+        """Arrays [unit, ...] of the best textures, all units side by side.
+
+        generator  draws crops; on the CPU
+        learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
+
+        texture      grey levels; the last row and column are in no crop, and 0
+        map          responses to the crop at every shift
+        parameters   p, q, and sigma (in sides of the image) of the mask
+        masked       the best single image under the mask, and best_masked: the response to it
+        """
+        texture, shape = self.optimize(generator, learned)
+        masks = self.masks(shape)
+        with torch.no_grad():
+            parts = torch.split(self.corners, SOME_CROPS)
+            responses = torch.cat([self._to_crops(texture, masks, part) for part in parts], dim=1)
+        down, right = self.corners[responses.argmax(1).cpu()].unbind(1)
+        crops = texture.unfold(2, self.size[0], 1).unfold(3, self.size[1], 1)
+        best_crop = crops[torch.arange(self.units), :, down, right] * masks[:, None]
+        masked, best_masked = self._best_masked(masks, best_crop)
+        arrays = {
+            "texture": functional.pad(self.scaled(texture, masks), (0, 1, 0, 1)),
+            "map": torch.unflatten(responses, 1, [side - 1 for side in self.size]),
+            "mask": masks,
+            "parameters": shape.exp(),
+            "masked": masked,
+            "best_masked": best_masked,
+        }
+        return {name: values.cpu() for name, values in arrays.items()}
+
+    def masks(self, shape: Float[Tensor, "unit 3"]) -> Float[Tensor, "unit height width"]:
+        """The masks whose p, q, sigma have these logarithms."""
+        return soft_mask(self.size, *shape.exp().unbind(1), device=self.device)
+
+    def optimize(self, generator: torch.Generator, learned: bool) -> tuple[Tensor, Tensor]:
         """Textures of the right scale, and the logarithms of the masks' parameters [unit, 3]."""
-        settings = self.settings
         rows, columns = (2 * side - 2 for side in self.size)
-        texture = noise(1, (rows, columns))[:, 0]
+        texture = self.noise(1, (rows, columns))[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
-        masks = _mask(shape, self.size, self.device)
-        move = _Momentum() if settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
+        move = _Momentum() if self.settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
         move_shape = _Adam(MASK_RATE)
-        for step in range(settings.steps):
-            done = step / settings.steps
+        for step in range(self.settings.steps):
+            done = step / self.settings.steps
             texture = texture.detach().requires_grad_(True)
             shape = shape.detach().requires_grad_(learned)
-            if learned:
-                masks = _mask(shape, self.size, self.device)
+            masks = self.masks(shape)
             corners = self.draw_corners(generator)
             responses = self._to_crops(self.scaled(texture, masks), masks, corners)
             loss = -self._objective(responses, done).sum()
             gradients = torch.autograd.grad(loss, [texture, shape] if learned else [texture])
             texture = move(texture.detach(), gradients[0], done)
-            if settings.optimizer == "sphere":
+            if self.settings.optimizer == "sphere":
                 texture = self.scaled(texture, masks.detach())
             if learned:
                 shape = move_shape(shape.detach(), gradients[1], done).clamp(least, most)
         shape = shape.detach()
-        return self.scaled(texture.detach(), _mask(shape, self.size, self.device)), shape
+        return self.scaled(texture.detach(), self.masks(shape)), shape
 
     def scaled(self, texture: Tensor, masks: Tensor) -> Tensor:
         """`texture` at the scale at which its masked crops have the RMS norm."""
         # How much of a pixel all crops see together is a sum of the squared mask over a box.
-        weights = masks.square()[:, None]
-        for axis, side in enumerate(self.size):
-            box = [1, 1, 1, 1]
-            box[2 + axis] = side - 1
-            weights = functional.conv_transpose2d(weights, torch.ones(box, device=self.device))
+        weights, (height, width) = masks.square()[:, None], self.size
+        for box in ((height - 1, 1), (1, width - 1)):
+            all_ones = torch.ones(1, 1, *box, device=self.device)
+            weights = functional.conv_transpose2d(weights, all_ones)
         mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.corners)
         return texture * (self.norm / mean_square.sqrt())
-
-    def responses(self, texture: Tensor, masks: Tensor) -> Float[Tensor, "unit down right"]:
-        """To the crop at every shift."""
-        parts = [
-            self._to_crops(texture, masks, part) for part in torch.split(self.corners, SOME_CROPS)
-        ]
-        return torch.unflatten(torch.cat(parts, dim=1), 1, [side - 1 for side in self.size])
-
-    def best_crop(
-        self, texture: Tensor, masks: Tensor, responses: Float[Tensor, "unit down right"]
-    ) -> Float[Tensor, "unit 3 height width"]:
-        """The masked crop that drives each unit most."""
-        height, width = self.size
-        corners = self.corners[responses.flatten(1).argmax(1).cpu()]
-        crops = [
-            unit_texture[:, down : down + height, right : right + width]
-            for unit_texture, (down, right) in zip(texture, corners.tolist(), strict=True)
-        ]
-        return torch.stack(crops) * masks[:, None]
 
     def _to_crops(
         self, texture: Tensor, masks: Tensor, corners: Int[Tensor, "crop 2"]
     ) -> Float[Tensor, "unit crop"]:
-        """Responses to the masked crops at `corners`."""
+        """Responses to the masked crops with these upper left corners."""
         # By pixel numbers: the gradient of overlapping views would need as much memory for every
         # crop as the texture has.
         (height, width), columns = self.size, texture.shape[3]
@@ -219,7 +164,7 @@ class TextureSearch:
         return self.respond(crops.permute(3, 0, 4, 1, 2) * masks[:, None, None])
 
     def draw_corners(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
-        """Of the crops of one step."""
+        """Corners of the crops of one step."""
         large = max(self.size) > ALL_CROPS_UP_TO
         count = self.settings.crops or (SOME_CROPS if large else len(self.corners))
         if count >= len(self.corners):
@@ -239,21 +184,47 @@ class TextureSearch:
             smallest = (torch.softmax(-detached / width, 1) * responses).sum(1)
         return (1 - settings.minimum) * mean + settings.minimum * smallest
 
+    def _best_masked(
+        self, masks: Tensor, crop: Float[Tensor, "unit 3 height width"]
+    ) -> tuple[Float[Tensor, "unit 3 height width"], Float[Tensor, " unit"]]:
+        """Best single image under each unit's mask, at norm `norm`, and its response.
+
+        The mask multiplies the gradient: an image stops changing where it is parallel to the masked
+        gradient, that is where it is what the unit wants, seen through the mask. (A mask on the
+        image alone would cost nothing: a larger image could make up for what it takes away.) The
+        texture's best crop is such an image too, and is taken if it is better.
+        """
+        masks, norm = masks[:, None, None], self.norm
+        starts = torch.cat([self.best[:, None], self.noise(SINGLE_STARTS, self.size)], dim=1)
+        x, move = at_norm(starts * masks, norm), _Momentum()
+        for step in range(SINGLE_STEPS):
+            x = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(-self.respond(x).sum(), x)
+            x, gradient = x.detach(), gradient * masks
+            along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
+            tangent = (gradient - along * x).flatten(0, 1)
+            moved = move(x.flatten(0, 1), tangent, step / SINGLE_STEPS)
+            x = at_norm(moved.reshape(x.shape), norm)
+        x = torch.cat([x, at_norm(crop[:, None], norm)], dim=1)
+        with torch.no_grad():
+            responses = self.respond(x)
+        first, rows = responses.argmax(1), torch.arange(self.units, device=self.device)
+        return x[rows, first], responses[rows, first]
+
 
 class _Momentum:
     """A step along the mean of the latest directions, relative to the value's norm; a cosine brings
     its length to zero. The caller brings the norm back."""
 
     def __init__(self) -> None:
-        self.velocity: Tensor | float = 0.0
+        self.velocity = torch.zeros(())
 
     def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
-        tiny = torch.finfo(gradient.dtype).tiny
         size, steepness = (
             torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]
             for x in (value, gradient)
         )
-        direction = gradient * (size / steepness.clamp(min=tiny))
+        direction = gradient * (size / steepness.clamp(min=torch.finfo(gradient.dtype).tiny))
         self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
         pace = FIRST_STEP * (1 + math.cos(math.pi * done)) / 2
         return value + pace * self.velocity
@@ -264,11 +235,10 @@ class _Adam:
 
     def __init__(self, rate: float) -> None:
         self.rate, self.step = rate, 0
-        self.first: Tensor | float = 0.0
-        self.second: Tensor | float = 0.0
+        self.first = self.second = torch.zeros(())
 
     def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
-        beta1, beta2, floor = ADAM
+        beta1, beta2, floor = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the root
         self.step += 1
         self.first = beta1 * self.first + (1 - beta1) * gradient
         self.second = beta2 * self.second + (1 - beta2) * gradient.square()
@@ -277,111 +247,47 @@ class _Adam:
         return value - self.rate * first / (second.sqrt() + floor)
 
 
-def best_masked(
-    respond: RespondOwn,
-    masks: Float[Tensor, "unit height width"],
-    best: Float[Tensor, "unit 3 height width"],
-    crop: Float[Tensor, "unit 3 height width"],
-    noise: Noise,
-    norm: float,
-) -> tuple[Float[Tensor, "unit 3 height width"], Float[Tensor, " unit"]]:
-    """Best single image under each unit's mask, at norm `norm`, and its response.
-
-    The mask multiplies the gradient: an image stops changing where it is parallel to the masked
-    gradient, that is where it is what the unit wants, seen through the mask. (A mask on the image
-    alone would cost nothing: a larger image could make up for what it takes away.) The texture's
-    best crop, brought to the norm, is such an image too, and is taken if it is better.
-    """
-    size = masks.shape[1], masks.shape[2]
-    masks = masks[:, None, None]
-
-    def on_sphere(x: Tensor) -> Tensor:
-        return x * (norm / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
-
-    x = on_sphere(torch.cat([best[:, None], noise(SINGLE_STARTS, size)], dim=1) * masks)
-    move, starts = _Momentum(), x.shape[1]
-    for step in range(SINGLE_STEPS):
-        x = x.detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(-respond(x).sum(), x)
-        x, gradient = x.detach(), gradient * masks
-        along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
-        moved = move(x.flatten(0, 1), (gradient - along * x).flatten(0, 1), step / SINGLE_STEPS)
-        x = on_sphere(torch.unflatten(moved, 0, (-1, starts)))
-    x = torch.cat([x, on_sphere(crop[:, None])], dim=1)
-    with torch.no_grad():
-        responses = respond(x)
-    first = responses.argmax(1)
-    rows = torch.arange(len(x), device=x.device)
-    return x[rows, first], responses[rows, first]
-
-
-def _parameters(shape: Float[Tensor, "unit 3"]) -> tuple[Tensor, Tensor, Tensor]:
-    """p, q, sigma from their logarithms."""
-    p, q, sigma = shape.exp().unbind(1)
-    return p, q, sigma
-
-
-def _mask(
-    shape: Float[Tensor, "unit 3"], size: tuple[int, int], device: torch.device
-) -> Float[Tensor, "unit height width"]:
-    return soft_mask(size, *_parameters(shape), device=device)
-
-
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
     """The texture test of the units of the sample, under a fixed and under a learned mask."""
     settings: Shift = subject.settings["shift"]
-    (height, width), made_with = subject.size, dataclasses.asdict(settings)
+    height, width = subject.size
     crops = (height - 1) * (width - 1)
     if not crops:  # a texture needs more than one shift
-        return Measured([None] * len(subject.rows), {}, made_with)
-
-    def measure_batch(batch: Subject) -> BatchResult:
-        best = batch.best_responses()
-        textures = {kind: _texture(batch, kind) for kind in KINDS}
-        arrays = {
-            f"{name}_{kind}": getattr(texture, field)
-            for kind, texture in textures.items()
-            for name, field in ARRAYS.items()
-        }
-        numbers = [_unit(textures, row, value) for row, value in enumerate(best.tolist())]
-        return numbers, arrays | {"best": best}
-
+        return Measured([None] * len(subject.rows), {}, dict(vars(settings)))
     shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
               "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
-    shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes} | {"best": ()}
-    living, crops_per_step = subject.living_sample, min(crops, settings.crops or crops)
-    numbers, arrays = in_batches(
-        "shift", subject, living, crops_per_step, shapes, measure_batch, progress
-    )
-    if living:
-        arrays["mask_fixed"] = arrays["mask_fixed"][living[0]]  # the same for all units
-    return Measured(numbers, arrays, made_with)
+
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}
+        arrays = {f"{name}_{kind}": textures[kind][name] for kind in KINDS for name in shapes}
+        arrays["best"] = best
+        return [_unit(textures, row, value) for row, value in enumerate(best.tolist())], arrays
+
+    all_shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes}
+    all_shapes["best"] = ()
+    living, at_once = subject.living_sample, min(crops, settings.crops or crops)
+    measured = in_batches("shift", subject, living, at_once, all_shapes, measure_batch, progress)
+    if living:  # the fixed mask is the same for all units
+        measured.arrays["mask_fixed"] = measured.arrays["mask_fixed"][living[0]]
+    return measured
 
 
-def _texture(batch: Subject, kind: str) -> Texture:
-    settings: Shift = batch.settings["shift"]
-
+def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
     def noise(count: int, size: tuple[int, int]) -> Tensor:
         purpose = f"shift/{kind}/{size}"
-        draws = [batch.noise(unit, purpose, count, size) for unit in batch.units]
-        return torch.stack(draws)
+        return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
 
-    return settings(
-        batch.respond_own(),
-        batch.best_images().to(batch.device),
-        noise,
-        batch.norm,
-        batch.generator(f"shift/{kind}/crops"),
-        learned=kind == "learned",
-    )
+    best = batch.best_images().to(batch.device)
+    search = TextureSearch(batch.settings["shift"], batch.respond_own(), best, noise, batch.norm)
+    return search(batch.generator(f"shift/{kind}/crops"), learned=kind == "learned")
 
 
-def _unit(textures: dict[str, Texture], row: int, best: float) -> Numbers:
+def _unit(textures: dict[str, dict[str, Tensor]], row: int, best: float) -> Numbers:
     """Numbers of the unit at `row`: the indices under both masks, and the learned mask's shape."""
 
-    def indices(texture: Texture) -> Numbers:
-        mean, least = texture.responses[row].mean().item(), texture.responses[row].min().item()
-        masked = texture.masked_response[row].item()
+    def indices(texture: dict[str, Tensor]) -> Numbers:
+        mean, least = texture["map"][row].mean().item(), texture["map"][row].min().item()
+        masked = texture["best_masked"][row].item()
         return {
             "mean": ratio_or_none(mean, best),
             "min": ratio_or_none(least, best),
@@ -390,5 +296,5 @@ def _unit(textures: dict[str, Texture], row: int, best: float) -> Numbers:
         }
 
     learned = textures["learned"]
-    shape = {name: getattr(learned, name)[row].item() for name in ("p", "q", "sigma")}
-    return indices(textures["fixed"]) | {"learned": indices(learned) | shape}
+    shape = zip(("p", "q", "sigma"), learned["parameters"][row].tolist(), strict=True)
+    return indices(textures["fixed"]) | {"learned": indices(learned) | dict(shape)}

@@ -1,4 +1,4 @@
-"""What units are tested with: the soft mask, and gratings seen through it."""
+"""What units are tested with: images of one norm, the soft mask, gratings seen through it."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ def soft_mask(
     return torch.exp(-torch.exp(q * (log_r - torch.log(sigma))))
 
 
+def at_norm(
+    x: Float[Tensor, "*batch 3 height width"], norm: float | Tensor
+) -> Float[Tensor, "*batch 3 height width"]:
+    """The images at this Euclidean norm, a number or [..., 1, 1, 1]."""
+    return x * (norm / torch.linalg.vector_norm(x, dim=(-3, -2, -1), keepdim=True))
+
+
 def phases(count: int) -> Float[Tensor, " phase"]:
     """Equally spaced over a cycle, in radians, from 0."""
     return torch.arange(count) * (2 * math.pi / count)
@@ -67,6 +74,9 @@ def gratings(
     norm         root-mean-square Euclidean norm over the phases of a grating. One factor serves all
                  phases, so that a linear response to them is a sinusoid.
     """
+    frequency, orientation, color, phase = (
+        values.to(mask.device) for values in (frequency, orientation, color, phase)
+    )
     height, width = mask.shape
     up = (height - 1) / 2 - torch.arange(height, device=mask.device)
     right = torch.arange(width, device=mask.device) - (width - 1) / 2

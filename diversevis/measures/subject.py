@@ -6,28 +6,24 @@ experiment/subject.py fills in, and a test can replace.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.errors import InputError
+from diversevis.photographs.crops import Respond
 
 # Arguments: the measure's name, how many units are done, of how many.
 Progress = Callable[[str, int, int], None]
 Numbers = dict[str, Any]
-# Images [unit, image, 3, h, w] -> responses of every unit to its images [unit, image];
-# differentiable.
+# Images of every unit [unit, image, 3, h, w] -> its responses [unit, image]; differentiable.
 RespondOwn = Callable[[Tensor], Tensor]
-# Images [image, 3, h, w] -> responses of all units to all images [image, unit]; no gradient.
-RespondAll = Callable[[Tensor], Tensor]
 
-CONSTANT = 1e-4  # a response that varies by less than this share of its size is only rounding
 PER_UNIT = "rows", "units", "alive", "sampled", "images", "responses", "best", "weights"
 
 
@@ -55,7 +51,6 @@ class Subject:
     alive        whether a unit's response has a gradient (True where that is unknown)
     sampled      whether the slow measures, shift and deformation, take a unit
     images       of the run, in grey levels around the network's mean; None without a run
-    responses    to these images
     best         response to the best image of the search for a single image; NaN: unknown
     weights      diversity weight with which a unit's images were made; None: unknown
     settings     of every measure, by the measure's name
@@ -68,7 +63,7 @@ class Subject:
     """
 
     respond: Callable[[Sequence[int], int], RespondOwn]
-    respond_all: Callable[[int], RespondAll]
+    respond_all: Callable[[int], Respond]
     images_alone: Callable[[Sequence[int], int], list[tuple[Tensor, Tensor] | None]]
     noise: Callable[[int, str, int, tuple[int, int]], Float[Tensor, "image 3 height width"]]
     generator: Callable[[str], torch.Generator]
@@ -120,12 +115,6 @@ class Subject:
             raise InputError("this measure needs a run's images")
         return self.images, self.responses
 
-    def best_first(self) -> Float[Tensor, "unit image 3 height width"]:
-        """The images of the run, those of every unit by descending response."""
-        images, responses = self.of_run()
-        order = responses.argsort(dim=1, descending=True)
-        return torch.stack([images[row, ranks] for row, ranks in enumerate(order)])
-
     def best_images(self) -> Float[Tensor, "unit 3 height width"]:
         """The image of the run that drives each unit most."""
         images, responses = self.of_run()
@@ -137,23 +126,18 @@ class Subject:
         return of_batch if self.best is None else torch.fmax(self.best, of_batch)
 
 
-# Numbers of the units of a batch, and arrays [unit of the batch, ...].
-BatchResult = tuple[Sequence[Numbers | None], Mapping[str, Tensor]]
-
-
 def in_batches(
     name: str,
     subject: Subject,
     indices: Sequence[int],
     images_per_unit: int,
     shapes: Mapping[str, Sequence[int]],
-    measure_batch: Callable[[Subject], BatchResult],
+    measure_batch: Callable[[Subject], tuple[list[Numbers | None], dict[str, Tensor]]],
     progress: Progress,
-) -> tuple[list[Numbers | None], dict[str, Tensor]]:
-    """Measure the units at `indices` batch by batch; numbers and arrays of all units of `subject`.
+) -> Measured:
+    """Measure the units at `indices` batch by batch; the result is of all units of `subject`.
 
-    name             of the measure
-    images_per_unit  that are shown to a unit at once: a batch has as many units as fit
+    images_per_unit  shown to a unit at once: a batch has as many units as fit
     shapes           of one unit's entry in every array
 
     The other units (dead, or not in the sample) have None for numbers, and NaN in the arrays.
@@ -170,32 +154,6 @@ def in_batches(
         for key, values in batch_arrays.items():
             arrays[key][batch] = values
         progress(name, first + len(batch), len(indices))
-    return numbers, arrays
-
-
-def check_least(group: str, settings: object, **least: int) -> None:
-    """Raises `InputError` for a setting below its least value, or infinite; None is allowed.
-
-    group  of the settings, as a person types it: `measure.phase`
-    """
-    for name, smallest in least.items():
-        value = getattr(settings, name)
-        if value is not None and not smallest <= value < math.inf:
-            raise InputError(f"{group}.{name}={value} must be {smallest} or more.")
-
-
-def varies(lowest: Tensor, highest: Tensor) -> Bool[Tensor, " unit"]:
-    """Whether responses between these bounds differ by more than rounding.
-
-    A unit that answers the same to everything would otherwise look perfectly invariant.
-    """
-    return highest - lowest > CONSTANT * torch.maximum(highest.abs(), lowest.abs())
-
-
-def ratio_or_none(value: float, denominator: float) -> float | None:
-    """None unless the denominator is positive and the value finite."""
-    return value / denominator if denominator > 0 and math.isfinite(value) else None
-
-
-def finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    settings = subject.settings[name]
+    made_with = settings if isinstance(settings, dict) else asdict(settings)
+    return Measured(numbers, arrays, made_with)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,10 +61,7 @@ class Scissors:
     least_contrast: float
 
     def photograph(self, file: str) -> UInt8[np.ndarray, "rows columns 3"]:
-        """Upright and scaled; the network's mean shows through what is transparent.
-
-        Raises `Unreadable`.
-        """
+        """Upright, scaled, the network's mean behind transparent pixels; raises `Unreadable`."""
         red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
         as_rgb = partial(upright, side=max(self.side, *self.size), ground=(red, green, blue))
         return np.array(read(self.folder / file, as_rgb))
@@ -101,16 +98,14 @@ def responses(
     count = 0
     for key, of_photograph in crops:
         if group and count + len(of_photograph.x) > batch:
-            yield from _answer(respond, group, batch)
+            yield from _show(respond, group, batch)
             group, count = [], 0
         group.append((key, of_photograph))
         count += len(of_photograph.x)
-    yield from _answer(respond, group, batch)
+    yield from _show(respond, group, batch)
 
 
-def _answer(
-    respond: Respond, group: Sequence[tuple[Key, Crops]], batch: int
-) -> Iterator[Answered[Key]]:
+def _show(respond: Respond, group: list[tuple[Key, Crops]], batch: int) -> Iterator[Answered[Key]]:
     ends = np.cumsum([len(crops.x) for _, crops in group])
     if not len(ends) or ends[-1] == 0:  # no crop has the contrast; networks refuse empty batches
         return

@@ -123,19 +123,16 @@ def read_ahead(
     pool = ThreadPoolExecutor(THREADS)
     try:
         while True:
-            for job in itertools.islice(left, WAITING * THREADS - len(waiting)):
-                waiting.append((job, pool.submit(make, job)))
+            more = itertools.islice(left, WAITING * THREADS - len(waiting))
+            waiting.extend((job, pool.submit(make, job)) for job in more)
             if not waiting:
                 return
             job, future = waiting.popleft()
-            yield job, _result(future)
+            result = None
+            try:
+                result = future.result()
+            except Unreadable as error:
+                LOG.warning("left out unreadable %s", error)
+            yield job, result
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _result(future: Future[Made]) -> Made | None:
-    try:
-        return future.result()
-    except Unreadable as error:
-        LOG.warning("left out unreadable %s", error)
-        return None

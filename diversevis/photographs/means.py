@@ -25,12 +25,9 @@ from diversevis.photographs.files import LOG, photographs, read, read_ahead
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
 CROP = 224
 
-# Network input [1, 3, h, w] -> activations (after ReLU) [1, channel, rows, columns] per layer.
-Activations = Callable[[Tensor], Sequence[Tensor]]
-
 
 def mean_activations(
-    activations: Activations,
+    activations: Callable[[Tensor], Sequence[Tensor]],
     folder: Path,
     *,
     identity: str,
@@ -42,6 +39,7 @@ def mean_activations(
 ) -> list[Float[Tensor, " channel"]]:
     """Mean over all photographs and positions of each layer's activations.
 
+    activations   network input [1, 3, h, w] -> [1, channel, rows, columns] per layer, after ReLU
     identity      hash of the weights and names of the layers: the cache depends on it
     mean, std     of the network's input
     size, stride  of the receptive field; crops fit both, and have sides of at least 224 pixels
