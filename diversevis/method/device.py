@@ -118,24 +118,20 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    limits = [_available(), *_control_group()]
-    return min(limit for limit in limits if limit is not None)
+    return min(_available(), *_control_group())
 
 
-def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor) -> int:
-    """Memory of a step (forward and backward) per image, from the sizes of the network's maps."""
-    device = rows.device
-    counter = _Counter(network)
+def bytes_per_image(readout: fx.GraphModule, size: tuple[int, int], device: torch.device) -> int:
+    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps."""
+    counter = _Counter(readout)
     with torch.no_grad():
+        rows = torch.zeros(1, dtype=torch.long, device=device)
         counter.run(torch.zeros(1, 3, *size, device=device), rows)
     return int(BACKWARD * counter.bytes)
 
 
 def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
-    """Number of images to send through the network at once.
-
-    per_image  bytes
-    per_unit   images
+    """Number of images to send through the network at once: of `per_image` bytes, `per_unit` each.
 
     It depends on the network alone, so that all machines compute the same batches, except where
     memory is short.
@@ -145,8 +141,7 @@ def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
 
 
 def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:
-    """Number of images that fill a device of this kind (`cpu`, `cuda`), if all its memory is free:
-    those of a unit (`per_unit`) at least."""
+    """Number of images that fill a device (`cpu`, `cuda`) with free memory; at least a unit's."""
     return min(MOST_IMAGES[kind], max(per_unit, FOOTPRINT[kind] // per_image))
 
 
@@ -178,9 +173,9 @@ def _available() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _control_group() -> list[int | None]:
+def _control_group() -> list[int]:
     """Bytes that the limits of a container or a cluster's job leave; empty without a limit."""
-    free: list[int | None] = []
+    free = []
     for limit, used in CONTROL_GROUPS:
         try:
             left = int(Path(limit).read_text()) - int(Path(used).read_text())

@@ -23,18 +23,12 @@ Terms = dict[str, Float[Tensor, " unit"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """`response / response_scale + diversity * distance_min / distance_scale`, per unit.
+    """`response / response_scale + diversity * distance_min / distance_scale`, per unit."""
 
-    diversity       weight of the smallest pairwise distance (lambda) [unit]
-    response_scale  [unit]
-    distance_scale  [unit]
-    enough          [unit] or None: a larger response is not rewarded further (the threshold
-                    objective; docs/method.md, section 9)
-    """
-
-    diversity: Float[Tensor, " unit"]
+    diversity: Float[Tensor, " unit"]  # weight of the smallest pairwise distance (lambda)
     response_scale: Float[Tensor, " unit"]
     distance_scale: Float[Tensor, " unit"]
+    # A larger response is not rewarded further (threshold objective; docs/method.md, section 9).
     enough: Float[Tensor, " unit"] | None
 
     def of(self, index: Int[Tensor, " unit"]) -> Objective:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,10 +31,7 @@ class Responses(NamedTuple):
 def respond(
     setup: Setup, x: Float[Tensor, "unit image 3 height width"], rows: Int[Tensor, " unit"]
 ) -> Responses:
-    """What every unit makes of its own images.
-
-    rows  index into the setup's targets, for every set of images in `x`
-    """
+    """Responses of the units at `rows` of the setup's targets, each to its own images `x`."""
     units, n = x.shape[:2]
     z = images.to_network_input(x.flatten(0, 1), setup.network.weights.std)  # [unit * image, 3, ..]
     target, *maps = _through_network(setup, z.contiguous(memory_format=setup.layout), rows)
@@ -62,10 +58,9 @@ def respond(
 def _through_network(
     setup: Setup, z: Float[Tensor, "image 3 height width"], rows: Int[Tensor, " unit"]
 ) -> Sequence[Tensor]:
-    """The outputs of the network.
+    """The outputs of the network, in parts where there are more images than `setup.batch`.
 
-    More images than `setup.batch` go through in parts, whose activations are computed a second
-    time for the gradient instead of being stored.
+    The activations of parts are computed a second time for the gradient instead of being stored.
     """
     network, n = setup.readout, len(z) // len(rows)
     if len(z) <= setup.batch:
@@ -86,23 +81,6 @@ def _through_network(
         joined = torch.cat(target, dim=1 if setup.reads_out else 0)
         outputs.append([joined, *(torch.cat(part) for part in maps)])
     return [torch.cat(output) for output in zip(*outputs, strict=True)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Looking:
-    """`respond` for a fixed choice of units.
-
-    rows  indices of the units into the setup's targets
-    """
-
-    setup: Setup
-    rows: Int[Tensor, " unit"]
-
-    def __call__(
-        self, x: Float[Tensor, "unit image 3 height width"], units: Int[Tensor, " unit"]
-    ) -> Responses:
-        """units  index into `rows`, for every set of images in `x`"""
-        return respond(self.setup, x, self.rows[units])
 
 
 class LookingAtAll:
@@ -130,11 +108,9 @@ class LookingAtAll:
 def noise_of(
     setup: Setup, unit: int, purpose: str, count: int, size: tuple[int, int] | None = None
 ) -> Callable[[], Float[Tensor, "image 3 height width"]]:
-    """A function that draws `count` images of noise.
+    """A function that draws `count` noise images, of `size` or that of the receptive field.
 
-    The unit has a generator of its own, so that its noise does not depend on the other units.
-
-    size  height and width; None: the receptive field's
+    Every unit has its generator, so that its noise does not depend on the other units.
     """
     generator = generator_of(setup, f"{unit}/{purpose}")
     shape = (count, 3, *(size or setup.field.size))

@@ -26,22 +26,15 @@ MISSING_IF_DEAD = (
 
 @dataclass(frozen=True, kw_only=True)
 class Visualization:
-    """The result of one unit.
-
-    images     those at the knee, where a front is traced
-    responses  as the network gives them, in float32
-    metrics    numbers by name, None where there is no such number
-    trace      the objective's terms at every step
-    front      the images at every diversity weight, where a front is traced
-    """
+    """The result of one unit; where a front is traced, that of the diversity weight at its knee."""
 
     unit: int
     images: Float[Tensor, "image 3 height width"]
-    responses: Float[Tensor, " image"]
-    metrics: dict[str, Any]
-    trace: dict[str, Float[Tensor, " step"]]
+    responses: Float[Tensor, " image"]  # as the network gives them, in float32
+    metrics: dict[str, Any]  # None where there is no such number
+    trace: dict[str, Float[Tensor, " step"]]  # the objective's terms
     interrupted: bool
-    front: Float[Tensor, "weight image 3 height width"] | None = None
+    front: Float[Tensor, "weight image 3 height width"] | None = None  # at every diversity weight
 
 
 def unit_result(

@@ -19,15 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.method import images
-from diversevis.method.alone import images_alone as images_alone
 from diversevis.method.alone import live_noise, optimize_alone, problem_of
 from diversevis.method.device import precision
 from diversevis.method.front import at_knee
 from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.loop import Listener, PhaseCheckpoints, Result, StepProgress
 from diversevis.method.response import Responses, respond
-from diversevis.method.result import Visualization as Visualization
-from diversevis.method.result import dead_units, unit_result
+from diversevis.method.result import Visualization, dead_units, unit_result
 from diversevis.method.setup import Setup
 
 
@@ -115,15 +113,14 @@ def search_best(batch: Batch, noise: Noise) -> Responses:
     if progress:
         progress.begin("search")
     if checkpoints and (remembered := checkpoints.recall()) is not None:
-        best = Responses(**remembered)
-    else:
-        steps = setup.experiment.optimizer.search_steps
-        tell = progress.step if progress else None
-        checkpoint = checkpoints.of("search") if checkpoints else None
-        final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
-        index = final.scaled.argmax(1)  # of [unit, restart]
-        units = torch.arange(len(index), device=index.device)
-        best = Responses(*(values[units, index][:, None] for values in final))
+        return Responses(**remembered)
+    steps = setup.experiment.optimizer.search_steps
+    tell = progress.step if progress else None
+    checkpoint = checkpoints.of("search") if checkpoints else None
+    final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
+    index = final.scaled.argmax(1)  # of [unit, restart]
+    units = torch.arange(len(index), device=index.device)
+    best = Responses(*(values[units, index][:, None] for values in final))
     if checkpoints:
         checkpoints.remember(best._asdict())
     return best

@@ -20,24 +20,17 @@ class Adam:
 
     The gradient is preconditioned first and brought to the parameters afterwards, as published:
     at rest the preconditioned gradient, not the gradient itself, is along the image.
-
-    learning_rate  step size in units of the raw parameters' standard deviation
-    beta1, beta2, epsilon  decay rates of the moments, floor of the denominator
-    steps          largest number of steps
-    search_steps   the same for the search of a unit's best response, image by image
-    patience       stop when the smoothed loss has not improved for this number of steps
-    smoothing      decay rate of the exponential moving average of the loss
     """
 
     kind: Literal["adam"]
-    learning_rate: float
-    beta1: float
+    learning_rate: float  # in units of the raw parameters' standard deviation
+    beta1: float  # decay rates of the moments
     beta2: float
-    epsilon: float
-    steps: int
-    search_steps: int
-    patience: int
-    smoothing: float
+    epsilon: float  # floor of the denominator
+    steps: int  # at most
+    search_steps: int  # the same for the search of a unit's best response, image by image
+    patience: int  # stop when the smoothed loss has not improved for this number of steps
+    smoothing: float  # decay rate of the exponential moving average of the loss
 
     def __post_init__(self) -> None:
         names = "learning_rate", "steps", "search_steps", "patience"

@@ -18,7 +18,6 @@ Images = Float[Tensor, "set image 3 height width"]
 Terms = dict[str, Float[Tensor, " set"]]
 Tensors = dict[str, Tensor]
 
-
 # Images, their index [set] into the start, emphasis=..., softness=... -> terms by name, all [set]:
 # among them `loss`, which is minimised, and `descent`, whose gradient is followed (the loss itself,
 # or a guide to it).
@@ -30,15 +29,12 @@ Listener = Callable[[int, Sequence[int], Tensor, dict[str, Tensor]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is optimized, over images of fixed norm.
-
-    evaluate      images -> terms
-    render        parameters -> images of the norm (only the parameters' direction matters)
-    precondition  gradient with respect to images -> the same with its frequencies weighted
-    """
+    """What is optimized, over images of fixed norm."""
 
     evaluate: Evaluate
+    # Parameters -> images of the norm (only the parameters' direction matters).
     render: Callable[[Images], Images]
+    # Gradient with respect to images -> the same with its frequencies weighted.
     precondition: Callable[[Images], Images]
 
 
@@ -100,21 +96,14 @@ class StepProgress(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The end of an optimization.
+    """The end of an optimization."""
 
-    images  the best iterate (smallest loss), [set, image, 3, h, w]
-    steps   number of steps taken by every set
-    stop    `converged`, `annealed` (its schedule came to its end), `max_steps`, `diverged` or
-            `interrupted`
-    trace   name of a term -> [step, set]; NaN after a set stopped
-    interrupted  whether Ctrl-C ended it, even if all sets had just stopped
-    """
-
-    images: Images
-    steps: tuple[int, ...]
+    images: Images  # the best iterate (smallest loss)
+    steps: tuple[int, ...]  # taken by every set
+    # `converged`, `annealed` (at the end of its schedule), `max_steps`, `diverged`, `interrupted`.
     stop: tuple[str, ...]
-    trace: dict[str, Float[Tensor, "step set"]]
-    interrupted: bool
+    trace: dict[str, Float[Tensor, "step set"]]  # term by term; NaN after a set stopped
+    interrupted: bool  # by Ctrl-C, even if all sets had just stopped
 
 
 @runtime_checkable
