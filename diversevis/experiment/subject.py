@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diversevis.measures.subject import RespondOwn, Subject
 from diversevis.method.alone import images_alone
-from diversevis.method.response import LookingAtAll, generator_of, noise_of, respond
+from diversevis.method.response import generator_of, noise_of, respond, respond_all
 from diversevis.method.setup import Setup
 
 
@@ -47,7 +47,7 @@ def make_subject(
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee
     return Subject(
         respond=partial(_respond, setup),
-        respond_all=lambda batch: LookingAtAll(replace(setup, batch=batch)),
+        respond_all=lambda batch: respond_all(replace(setup, batch=batch)),
         images_alone=lambda rows, batch: images_alone(replace(setup, batch=batch), rows),
         noise=lambda *draw: noise_of(setup, *draw)(),
         generator=partial(generator_of, setup),

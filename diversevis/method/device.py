@@ -32,7 +32,8 @@ MOST_IMAGES = {"cpu": 1024, "cuda": 8192}
 
 # In messages of torch's host allocator and of CUDA's libraries.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
-CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of control groups
+# Limit and use of a container's or a cluster job's memory, in both versions of control groups.
+CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
@@ -118,7 +119,11 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return min(_available(), *_control_group())
+    free = [_available()]
+    for limit, used in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no such group, or `max`: no limit
+            free.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+    return min(free)
 
 
 def bytes_per_image(readout: fx.GraphModule, size: tuple[int, int], device: torch.device) -> int:
@@ -171,15 +176,3 @@ def _available() -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _control_group() -> list[int]:
-    """Bytes that the limits of a container or a cluster's job leave; empty without a limit."""
-    free = []
-    for limit, used in CONTROL_GROUPS:
-        try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):  # no such group, or `max`
-            continue
-        free.append(max(left, 0))
-    return free

@@ -83,26 +83,27 @@ def _through_network(
     return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
 
-class LookingAtAll:
-    """Images -> the responses of all of a setup's units to every image, in a single pass."""
+def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
+    """A function: images [image, 3, h, w] -> responses of all units to all of them [image, unit].
 
-    def __init__(self, setup: Setup) -> None:
-        module = unpad(setup.network.module).to(setup.device)
-        module.to(memory_format=setup.layout)
-        self.network = tune_for_cpu(module) if setup.device.type == "cpu" else module
-        self.setup = setup
+    Without gradient, in float32; more images than `setup.batch` go through the network in parts.
+    """
+    network = unpad(setup.network.module).to(setup.device)
+    network.to(memory_format=setup.layout)
+    if setup.device.type == "cpu":
+        network = tune_for_cpu(network)
+    vectors, kind = setup.targets.vectors, setup.experiment.objective.response
 
-    def __call__(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
-        """Without gradient, in float32; more images than `setup.batch` go through in parts."""
-        setup = self.setup
-        vectors, kind = setup.targets.vectors, setup.experiment.objective.response
-        responses = []
+    def responses(x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
+        parts = []
         with torch.no_grad(), precision("float32"):
             for part in torch.split(x, setup.batch):
                 z = images.to_network_input(part.to(setup.device), setup.network.weights.std)
-                channels = self.network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
-                responses.append(responses_to_all_images(channels, vectors, kind))
-        return torch.cat(responses)
+                channels = network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
+                parts.append(responses_to_all_images(channels, vectors, kind))
+        return torch.cat(parts)
+
+    return responses
 
 
 def noise_of(

@@ -80,7 +80,9 @@ def prepare(experiment: Experiment) -> Setup:
     field = _field(traced, layer)
     targets = _targets(experiment, layer, device)
     norm = _norm(experiment, traced.name, layer.name, field)
-    distance_layers = _distance_layers(experiment, traced)
+    distance = experiment.objective.distance
+    names = [] if distance == "pixels" else [distance]
+    distance_layers = [traced.layer(name, "objective.distance", ("pixels",)) for name in names]
     network = load(experiment.model, traced, layer, distance_layers)
     module = unpad(network.module).to(device)
     channel_gain, feature_gain = _natural_gains(experiment, network, module, field, targets, device)
@@ -164,14 +166,6 @@ def _norm(experiment: Experiment, model: str, layer: str, field: ReceptiveField)
     if experiment.norm == "paper":
         return images.paper_norm(model, layer)
     return images.norm_of_contrast(experiment.contrast, field.size)
-
-
-def _distance_layers(experiment: Experiment, traced: TracedModel) -> list[Layer]:
-    """The layer in whose activations distances are measured; none for pixels."""
-    distance = experiment.objective.distance
-    if distance == "pixels":
-        return []
-    return [traced.layer(distance, "objective.distance", ("pixels",))]
 
 
 def _batch(

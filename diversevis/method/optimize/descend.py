@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diversevis.method.optimize.loop import (
-    Images,
-    Keep,
-    Listener,
-    Optimizer,
-    Problem,
-    Result,
-    State,
-    Tensors,
-    Terms,
-)
+from diversevis.method.optimize.loop import Images, Keep, Listener, Problem, State, Tensors, Terms
 
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
 IN_BATCH = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """How the parameters of the sets at work move. A state has tensors with an entry per set."""
+
+    at_the_end: ClassVar[str]  # why a set stopped that took all steps
+
+    @property
+    def steps(self) -> int: ...
+
+    def begin(self, start: Images) -> Tensors: ...  # the state before the first step
+
+    # Emphasis on distances, softness of the smallest distance.
+    def guidance(self, step: int) -> tuple[float, float]: ...
+
+    # Which sets have converged, judged before the step's `move`.
+    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]: ...
+
+    # Parameters, images, gradient with respect to the images -> the next parameters.
+    def move(
+        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        gradient: Images,
+    ) -> Images: ...  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The end of an optimization."""
+
+    images: Images  # the best iterate (smallest loss)
+    steps: tuple[int, ...]  # taken by every set
+    # `converged`, `annealed` (at the end of its schedule), `max_steps`, `diverged`, `interrupted`.
+    stop: tuple[str, ...]
+    trace: dict[str, Float[Tensor, "step set"]]  # term by term; NaN after a set stopped
+    interrupted: bool  # by Ctrl-C, even if all sets had just stopped
 
 
 def descend(
