@@ -46,13 +46,12 @@ def respond(
         scaled = responses
         if gain is not None:
             scaled = responses_to_own_images(channels * gain, vectors, kind)
-    if not maps:  # distances in pixels
-        features = x.flatten(2)
-    else:
-        feature_gain = setup.feature_gain
-        scaled_maps = maps[0] if feature_gain is None else maps[0] * feature_gain[:, None, None]
-        features = scaled_maps.reshape(units, n, -1)
-    return Responses(images=x, responses=responses, scaled=scaled, features=features)
+    features = x  # distances in pixels
+    if maps:
+        features = maps[0].reshape(units, n, *maps[0].shape[1:])
+        if setup.feature_gain is not None:
+            features = features * setup.feature_gain[:, None, None]
+    return Responses(images=x, responses=responses, scaled=scaled, features=features.flatten(2))
 
 
 def _through_network(

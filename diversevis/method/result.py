@@ -1,4 +1,4 @@
-"""The result of a unit: its images and numbers, of a front those at its knee."""
+"""The result of a unit: its images and numbers, those at the knee where a front is traced."""
 
 from __future__ import annotations
 
@@ -71,11 +71,8 @@ def unit_result(
 
 
 def _response_metrics(suffix: str, responses: Float[Tensor, " image"]) -> dict[str, Any]:
-    return {
-        f"response_mean{suffix}": responses.mean().item(),
-        f"response_min{suffix}": responses.min().item(),
-        f"response_max{suffix}": responses.max().item(),
-    }
+    values = {"mean": responses.mean(), "min": responses.min(), "max": responses.max()}
+    return {f"response_{name}{suffix}": value.item() for name, value in values.items()}
 
 
 def _distance_metrics(name: str, features: Float[Tensor, "image feature"]) -> dict[str, Any]:

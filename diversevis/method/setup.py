@@ -79,7 +79,9 @@ def prepare(experiment: Experiment) -> Setup:
     layer = traced.layer(str(experiment.layer))
     field = _field(traced, layer)
     targets = _targets(experiment, layer, device)
-    norm = _norm(experiment, traced.name, layer.name, field)
+    norm = images.norm_of_contrast(experiment.contrast, field.size)
+    if experiment.norm == "paper":
+        norm = images.paper_norm(traced.name, layer.name)
     distance = experiment.objective.distance
     names = [] if distance == "pixels" else [distance]
     distance_layers = [traced.layer(name, "objective.distance", ("pixels",)) for name in names]
@@ -160,12 +162,6 @@ def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targ
         file = Path(direction).expanduser()
         targets = direction_targets(experiment.unit, file, layer.channels, layer.name)
     return replace(targets, vectors=targets.vectors.to(device))
-
-
-def _norm(experiment: Experiment, model: str, layer: str, field: ReceptiveField) -> float:
-    if experiment.norm == "paper":
-        return images.paper_norm(model, layer)
-    return images.norm_of_contrast(experiment.contrast, field.size)
 
 
 def _batch(

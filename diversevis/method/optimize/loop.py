@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 Evaluate = Callable[..., Terms]
 
 # Called after every step: its number, index of the sets still at work, their images and terms.
-Listener = Callable[[int, Sequence[int], Tensor, dict[str, Tensor]], None]
+Listener = Callable[[int, Sequence[int], Tensor, Tensors], None]
 
 
 @dataclass(frozen=True, kw_only=True)

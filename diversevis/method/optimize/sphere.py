@@ -69,8 +69,7 @@ class Sphere:
     def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
         # As long as distances are emphasised, images at rest may still move under the objective.
         guided = "diversity" in terms and self.guidance(step)[0] > 1
-        at_rest = state["turn"] < self.tolerance
-        return at_rest & (not guided)
+        return (state["turn"] < self.tolerance) & (not guided)
 
     def move(
         self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
