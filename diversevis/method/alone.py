@@ -50,8 +50,7 @@ def live_start(
     rounds    how often noise is drawn before a unit is given up as dead
 
     Images without a gradient are replaced by those of later draws, and the last that are still
-    missing by copies of live images with a little noise. A dead unit has the noise of its first
-    draw.
+    missing by copies of live images with a little noise. A dead unit keeps its first noise.
     """
     noise = [draw() for draw in draws]  # the last of every unit
     start = list(noise)

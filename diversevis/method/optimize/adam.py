@@ -56,11 +56,11 @@ class Adam:
         return 1.0, 0.0  # the objective itself, as published
 
     def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
-        loss = terms["loss"]
-        average = torch.lerp(loss, state["average"], self.smoothing)
-        state["average"] = torch.where(state["average"].isnan(), loss, average)
-        improved = state["average"] < state["best_average"]
-        state["best_average"] = torch.where(improved, state["average"], state["best_average"])
+        loss, before = terms["loss"], state["average"]
+        average = torch.where(before.isnan(), loss, torch.lerp(loss, before, self.smoothing))
+        improved = average < state["best_average"]
+        state["average"] = average
+        state["best_average"] = torch.where(improved, average, state["best_average"])
         state["improved_at"] = torch.where(improved, step, state["improved_at"])
         return step - state["improved_at"] >= self.patience
 
