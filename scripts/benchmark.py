@@ -43,8 +43,9 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.method import images
 from diversevis.method.device import keep_pages
 from diversevis.method.objective import Objective, pairwise_distances
+from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import Visualization, visualize
+from diversevis.method.visualize import visualize
 from diversevis.models.architectures import import_torchvision_models
 from diversevis.runs import provenance
 

@@ -21,8 +21,9 @@ import torch
 
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.method.device import pick_device
+from diversevis.method.result import Visualization
 from diversevis.method.setup import prepare
-from diversevis.method.visualize import Visualization, visualize
+from diversevis.method.visualize import visualize
 from diversevis.runs import provenance
 
 UNITS = (

@@ -8,7 +8,7 @@ import torch
 
 from diversevis.measures import diversity
 from diversevis.measures.dimension import Dimension, great_circle, participation
-from diversevis.method.front import knee, undominated
+from diversevis.method.result import knee, undominated
 
 SETTINGS = Dimension(points=7, connected=0.8)
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diversevis.method.alone import live_start
 from diversevis.method.images import render
 from diversevis.method.optimize.adam import Adam
 from diversevis.method.optimize.loop import Problem
 from diversevis.method.optimize.sphere import Sphere
-from diversevis.method.optimize.start import live_start
 
 ADAM = Adam(
     kind="adam", learning_rate=0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, steps=500,

@@ -16,8 +16,9 @@ from diversevis.experiment.results import Frame, UnitResult, pack, unpack
 from diversevis.method import images
 from diversevis.method.device import is_out_of_memory
 from diversevis.method.optimize.loop import State
+from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import Visualization, visualize
+from diversevis.method.visualize import visualize
 from diversevis.pictures.film import is_film_step
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import Checkpoints

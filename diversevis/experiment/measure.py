@@ -19,8 +19,8 @@ from diversevis.experiment.subject import make_subject
 from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import is_out_of_memory, precision
+from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import Visualization
 from diversevis.photographs.files import names_and_sizes
 from diversevis.pictures import draw
 from diversevis.runs import signals

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import UInt8
 
 from diversevis.method.optimize.loop import State
+from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import Visualization
 from diversevis.pictures import draw
 from diversevis.runs.folder import RunFolder
 

@@ -18,9 +18,9 @@ from diversevis.experiment.results import UnitResult
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages, pick_devices
+from diversevis.method.result import Visualization
 from diversevis.method.settings import Config, Experiment, Settled
 from diversevis.method.setup import Setup, prepare
-from diversevis.method.visualize import Visualization
 from diversevis.pictures import draw
 from diversevis.pictures.film import check_film, write_film
 from diversevis.runs import identity, provenance, signals

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.measures.subject import RespondOwn, Subject
-from diversevis.method.response import Looking, LookingAtAll, generator_of, noise_of
+from diversevis.method.alone import images_alone
+from diversevis.method.response import generator_of, noise_of, respond, respond_all
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import images_alone
 
 
 def make_subject(
@@ -47,7 +47,7 @@ def make_subject(
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee
     return Subject(
         respond=partial(_respond, setup),
-        respond_all=lambda batch: LookingAtAll(replace(setup, batch=batch)),
+        respond_all=lambda batch: respond_all(replace(setup, batch=batch)),
         images_alone=lambda rows, batch: images_alone(replace(setup, batch=batch), rows),
         noise=lambda *draw: noise_of(setup, *draw)(),
         generator=partial(generator_of, setup),
@@ -72,10 +72,9 @@ def make_subject(
 
 
 def _respond(setup: Setup, rows: Sequence[int], batch: int) -> RespondOwn:
-    units = torch.arange(len(rows), device=setup.device)
     index = torch.tensor(list(rows), device=setup.device)
-    look = Looking(setup=replace(setup, batch=batch), rows=index)
-    return lambda x: look(x.to(setup.device), units).responses
+    in_batches = replace(setup, batch=batch)
+    return lambda x: respond(in_batches, x.to(setup.device), index).responses
 
 
 def _settings(setup: Setup) -> dict[str, Any]:

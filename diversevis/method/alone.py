@@ -1,8 +1,8 @@
-"""Images that are optimized alone, for the response only: the search, and the gain's control."""
+"""Noise in which a response has a gradient, and images optimized alone, for the response only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,11 +13,13 @@ from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import Terms
 from diversevis.method.optimize.loop import Evaluate, Keep, Listener, Problem
-from diversevis.method.optimize.start import live_start
 from diversevis.method.response import Responses, noise_of, respond
 from diversevis.method.setup import Setup
 
 ROUNDS_OF_NOISE = 10  # draws before a unit without gradient is reported dead
+# Share of noise added to a copy of a live image: small enough that the copy is live, large enough
+# that the copies do not start as identical images, whose distance has no gradient.
+COPY_NOISE = 0.1
 
 
 def live_noise(
@@ -33,6 +35,44 @@ def live_noise(
 
     draws = [noise_of(setup, setup.targets.units[row], purpose, count) for row in rows]
     return live_start(draws, gradient, rounds=ROUNDS_OF_NOISE)
+
+
+def live_start(
+    draws: Sequence[Callable[[], Float[Tensor, "image 3 height width"]]],
+    gradient: Callable[[Tensor, Int[Tensor, " unit"]], Float[Tensor, "unit image"]],
+    *,
+    rounds: int,
+) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
+    """Return (noise images from all of which the response has a gradient, which units are alive).
+
+    draws     for every unit a function that draws n fresh noise images
+    gradient  images of some units, and their index into `draws` -> norm of every image's gradient
+    rounds    how often noise is drawn before a unit is given up as dead
+
+    Images without a gradient are replaced by those of later draws, and the last that are still
+    missing by copies of live images with a little noise. A dead unit keeps its first noise.
+    """
+    noise = [draw() for draw in draws]  # the last of every unit
+    start = list(noise)
+    n = len(start[0])
+    live: list[list[Tensor]] = [[] for _ in draws]
+    incomplete = list(range(len(draws)))
+    for _ in range(rounds):
+        drawn = torch.stack([noise[unit] for unit in incomplete])
+        moving = (gradient(drawn, torch.tensor(incomplete, device=drawn.device)) > 0).cpu()
+        for unit, has_gradient in zip(incomplete, moving, strict=True):
+            live[unit].extend(noise[unit][has_gradient])
+        incomplete = [unit for unit in incomplete if len(live[unit]) < n]
+        if not incomplete:
+            break
+        for unit in incomplete:
+            noise[unit] = draws[unit]()
+    for unit, of_unit in enumerate(live):
+        if of_unit:
+            missing = range(n - len(of_unit))
+            copies = [of_unit[i % len(of_unit)] + COPY_NOISE * noise[unit][i] for i in missing]
+            start[unit] = torch.stack([*of_unit, *copies][:n])
+    return torch.stack(start), torch.tensor([bool(of_unit) for of_unit in live])
 
 
 def optimize_alone(
@@ -74,8 +114,8 @@ def images_alone(
 ) -> list[tuple[Float[Tensor, "image 3 height width"], Float[Tensor, " image"]] | None]:
     """Control for the gain by optimizing together: (images, responses) of the units at `rows`.
 
-    n images for every unit, all optimized alone, from noise of their own, with as many steps as the
-    diverse images have. None for a dead unit.
+    n images of every unit, from noise of their own, with as many steps as the diverse images have.
+    None for a dead unit.
     """
     results: list[tuple[Tensor, Tensor] | None] = [None] * len(rows)
     with precision(setup.experiment.precision):

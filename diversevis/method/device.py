@@ -32,7 +32,8 @@ MOST_IMAGES = {"cpu": 1024, "cuda": 8192}
 
 # In messages of torch's host allocator and of CUDA's libraries.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
-CONTROL_GROUPS = (  # limit and use of the host's memory, in Linux's two versions of control groups
+# Limit and use of a container's or a cluster job's memory, in both versions of control groups.
+CONTROL_GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
@@ -118,24 +119,24 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    limits = [_available(), *_control_group()]
-    return min(limit for limit in limits if limit is not None)
+    free = [_available()]
+    for limit, used in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no such group, or `max`: no limit
+            free.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+    return min(free)
 
 
-def bytes_per_image(network: fx.GraphModule, size: tuple[int, int], rows: Tensor) -> int:
-    """Memory of a step (forward and backward) per image, from the sizes of the network's maps."""
-    device = rows.device
-    counter = _Counter(network)
+def bytes_per_image(readout: fx.GraphModule, size: tuple[int, int], device: torch.device) -> int:
+    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps."""
+    counter = _Counter(readout)
     with torch.no_grad():
+        rows = torch.zeros(1, dtype=torch.long, device=device)
         counter.run(torch.zeros(1, 3, *size, device=device), rows)
     return int(BACKWARD * counter.bytes)
 
 
 def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
-    """Number of images to send through the network at once.
-
-    per_image  bytes
-    per_unit   images
+    """Number of images to send through the network at once: of `per_image` bytes, `per_unit` each.
 
     It depends on the network alone, so that all machines compute the same batches, except where
     memory is short.
@@ -145,8 +146,7 @@ def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
 
 
 def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:
-    """Number of images that fill a device of this kind (`cpu`, `cuda`), if all its memory is free:
-    those of a unit (`per_unit`) at least."""
+    """Number of images that fill a device (`cpu`, `cuda`) with free memory; at least a unit's."""
     return min(MOST_IMAGES[kind], max(per_unit, FOOTPRINT[kind] // per_image))
 
 
@@ -176,15 +176,3 @@ def _available() -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _control_group() -> list[int | None]:
-    """Bytes that the limits of a container or a cluster's job leave; empty without a limit."""
-    free: list[int | None] = []
-    for limit, used in CONTROL_GROUPS:
-        try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
-        except (OSError, ValueError):  # no such group, or `max`
-            continue
-        free.append(max(left, 0))
-    return free

@@ -1,7 +1,6 @@
 """What is maximised: mean response, plus a reward for the SMALLEST distance between two images.
 
-docs/method.md, section 4; Cadena et al. 2018. All terms are known by their names, per
-unit, and summed in one place (`Objective.__call__`).
+docs/method.md, section 4; Cadena et al. 2018. `Objective.__call__` sums the terms of every unit.
 """
 
 from __future__ import annotations
@@ -23,18 +22,12 @@ Terms = dict[str, Float[Tensor, " unit"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """`response / response_scale + diversity * distance_min / distance_scale`, per unit.
+    """`response / response_scale + diversity * distance_min / distance_scale`, per unit."""
 
-    diversity       weight of the smallest pairwise distance (lambda) [unit]
-    response_scale  [unit]
-    distance_scale  [unit]
-    enough          [unit] or None: a larger response is not rewarded further (the threshold
-                    objective; docs/method.md, section 9)
-    """
-
-    diversity: Float[Tensor, " unit"]
+    diversity: Float[Tensor, " unit"]  # weight of the smallest pairwise distance (lambda)
     response_scale: Float[Tensor, " unit"]
     distance_scale: Float[Tensor, " unit"]
+    # A larger response is not rewarded further (threshold objective; docs/method.md, section 9).
     enough: Float[Tensor, " unit"] | None
 
     def of(self, index: Int[Tensor, " unit"]) -> Objective:
@@ -53,8 +46,9 @@ class Objective:
         emphasis: float = 1.0,
         softness: float = 0.0,
     ) -> Terms:
-        """Named terms; `loss`, the negative of their sum; and `descent`, whose gradient the
-        optimizer follows. A single image has no distance terms.
+        """Terms by name; `loss` is the negative of their sum, `descent` what the optimizer follows.
+
+        A single image has no distance terms.
 
         emphasis  factor on the diversity term in `descent`
         softness  of the smallest distance's gradient (see `smallest_distance`)
@@ -84,13 +78,20 @@ def smallest_distance(
     equally close, all of them are driven away from one another at once. (The paper has no such
     softness; `optimizer=paper` leaves it at 0.)
     """
-    centred, squared = _squared_distances(features.detach())
-    first, second = _closest_pair(squared)
-    units = torch.arange(len(features), device=features.device)
-    difference = features[units, first] - features[units, second]
+    n, device = features.shape[1], features.device
+    # Around their mean, since |a|^2 + |b|^2 - 2ab loses the digits that a common offset takes up.
+    centred = features.detach() - features.detach().mean(1, keepdim=True)
+    products = _product(centred, centred.mT)
+    squares = products.diagonal(dim1=1, dim2=2)
+    squared = squares[:, :, None] + squares[:, None, :] - 2 * products
+    above = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
+    # Pairs closer than `RESOLUTION` cannot be distinguished, and any of them may be taken.
+    closest = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
+    units = torch.arange(len(features), device=device)
+    difference = features[units, closest // n] - features[units, closest % n]
     # vector_norm has gradient 0, not NaN, where two images are identical.
     exact = torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
-    if softness == 0 or features.shape[1] == 2:
+    if softness == 0 or n == 2:
         return exact
     return _WithGradient.apply(exact.detach(), features, _soft_gradient(centred, squared, softness))
 
@@ -128,31 +129,6 @@ class _WithGradient(torch.autograd.Function):
     def backward(ctx, outer: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[no-untyped-def]
         (gradient,) = ctx.saved_tensors
         return None, outer[:, None, None] * gradient, None
-
-
-def _closest_pair(
-    squared: Float[Tensor, "unit image image"],
-) -> tuple[Int[Tensor, " unit"], Int[Tensor, " unit"]]:
-    """Indices of the two most similar images of every unit.
-
-    Exact but for rounding: pairs closer than about 1/1000 of the spread of the batch (`RESOLUTION`)
-    cannot be distinguished, and any of them may be taken.
-    """
-    n = squared.shape[1]
-    above = torch.ones(n, n, dtype=torch.bool, device=squared.device).triu(1)
-    index = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
-    return index // n, index % n
-
-
-def _squared_distances(
-    features: Float[Tensor, "unit image feature"],
-) -> tuple[Float[Tensor, "unit image feature"], Float[Tensor, "unit image image"]]:
-    """Features around their mean, and squared Euclidean distances from a product of these."""
-    # Around their mean, since |a|^2 + |b|^2 - 2ab loses the digits that a common offset takes up.
-    centred = features - features.mean(1, keepdim=True)
-    products = _product(centred, centred.mT)
-    squares = products.diagonal(dim1=1, dim2=2)
-    return centred, squares[:, :, None] + squares[:, None, :] - 2 * products
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,10 +31,7 @@ class Responses(NamedTuple):
 def respond(
     setup: Setup, x: Float[Tensor, "unit image 3 height width"], rows: Int[Tensor, " unit"]
 ) -> Responses:
-    """What every unit makes of its own images.
-
-    rows  index into the setup's targets, for every set of images in `x`
-    """
+    """Responses of the units at `rows` of the setup's targets, each to its own images `x`."""
     units, n = x.shape[:2]
     z = images.to_network_input(x.flatten(0, 1), setup.network.weights.std)  # [unit * image, 3, ..]
     target, *maps = _through_network(setup, z.contiguous(memory_format=setup.layout), rows)
@@ -50,22 +46,20 @@ def respond(
         scaled = responses
         if gain is not None:
             scaled = responses_to_own_images(channels * gain, vectors, kind)
-    if not maps:  # distances in pixels
-        features = x.flatten(2)
-    else:
-        feature_gain = setup.feature_gain
-        scaled_maps = maps[0] if feature_gain is None else maps[0] * feature_gain[:, None, None]
-        features = scaled_maps.reshape(units, n, -1)
-    return Responses(images=x, responses=responses, scaled=scaled, features=features)
+    features = x  # distances in pixels
+    if maps:
+        features = maps[0].reshape(units, n, *maps[0].shape[1:])
+        if setup.feature_gain is not None:
+            features = features * setup.feature_gain[:, None, None]
+    return Responses(images=x, responses=responses, scaled=scaled, features=features.flatten(2))
 
 
 def _through_network(
     setup: Setup, z: Float[Tensor, "image 3 height width"], rows: Int[Tensor, " unit"]
 ) -> Sequence[Tensor]:
-    """The outputs of the network.
+    """The outputs of the network, in parts where there are more images than `setup.batch`.
 
-    More images than `setup.batch` go through in parts, whose activations are computed a second
-    time for the gradient instead of being stored.
+    The activations of parts are computed a second time for the gradient instead of being stored.
     """
     network, n = setup.readout, len(z) // len(rows)
     if len(z) <= setup.batch:
@@ -88,53 +82,35 @@ def _through_network(
     return [torch.cat(output) for output in zip(*outputs, strict=True)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Looking:
-    """`respond` for a fixed choice of units.
+def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
+    """A function: images [image, 3, h, w] -> responses of all units to all of them [image, unit].
 
-    rows  indices of the units into the setup's targets
+    Without gradient, in float32; more images than `setup.batch` go through the network in parts.
     """
+    network = unpad(setup.network.module).to(setup.device)
+    network.to(memory_format=setup.layout)
+    if setup.device.type == "cpu":
+        network = tune_for_cpu(network)
+    vectors, kind = setup.targets.vectors, setup.experiment.objective.response
 
-    setup: Setup
-    rows: Int[Tensor, " unit"]
-
-    def __call__(
-        self, x: Float[Tensor, "unit image 3 height width"], units: Int[Tensor, " unit"]
-    ) -> Responses:
-        """units  index into `rows`, for every set of images in `x`"""
-        return respond(self.setup, x, self.rows[units])
-
-
-class LookingAtAll:
-    """Images -> the responses of all of a setup's units to every image, in a single pass."""
-
-    def __init__(self, setup: Setup) -> None:
-        module = unpad(setup.network.module).to(setup.device)
-        module.to(memory_format=setup.layout)
-        self.network = tune_for_cpu(module) if setup.device.type == "cpu" else module
-        self.setup = setup
-
-    def __call__(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
-        """Without gradient, in float32; more images than `setup.batch` go through in parts."""
-        setup = self.setup
-        vectors, kind = setup.targets.vectors, setup.experiment.objective.response
-        responses = []
+    def responses(x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
+        parts = []
         with torch.no_grad(), precision("float32"):
             for part in torch.split(x, setup.batch):
                 z = images.to_network_input(part.to(setup.device), setup.network.weights.std)
-                channels = self.network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
-                responses.append(responses_to_all_images(channels, vectors, kind))
-        return torch.cat(responses)
+                channels = network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
+                parts.append(responses_to_all_images(channels, vectors, kind))
+        return torch.cat(parts)
+
+    return responses
 
 
 def noise_of(
     setup: Setup, unit: int, purpose: str, count: int, size: tuple[int, int] | None = None
 ) -> Callable[[], Float[Tensor, "image 3 height width"]]:
-    """A function that draws `count` images of noise.
+    """A function that draws `count` noise images, of `size` or that of the receptive field.
 
-    The unit has a generator of its own, so that its noise does not depend on the other units.
-
-    size  height and width; None: the receptive field's
+    Every unit has its generator, so that its noise does not depend on the other units.
     """
     generator = generator_of(setup, f"{unit}/{purpose}")
     shape = (count, 3, *(size or setup.field.size))

@@ -1,8 +1,9 @@
-"""The result of a unit: its images, and the numbers that are reported for it."""
+"""The result of a unit: its images and numbers, those at the knee where a front is traced."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import pairwise_distances
-from diversevis.method.optimize.loop import Result as Optimized
+from diversevis.method.optimize.descend import Result as Optimized
 from diversevis.method.response import Responses, respond
 from diversevis.method.setup import Setup
 
@@ -22,26 +23,20 @@ MISSING_IF_DEAD = (
     "response_mean_scaled", "response_min_scaled", "response_max_scaled", "response_best",
     "distance_min", "distance_mean", "distance_pixels_min", "distance_pixels_mean",
 )  # fmt: skip
+IN_FRONT = "response_mean", "response_min", "distance_min", "distance_mean", "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Visualization:
-    """The result of one unit.
-
-    images     those at the knee, where a front is traced
-    responses  as the network gives them, in float32
-    metrics    numbers by name, None where there is no such number
-    trace      the objective's terms at every step
-    front      the images at every diversity weight, where a front is traced
-    """
+    """The result of one unit; where a front is traced, that of the diversity weight at its knee."""
 
     unit: int
     images: Float[Tensor, "image 3 height width"]
-    responses: Float[Tensor, " image"]
-    metrics: dict[str, Any]
-    trace: dict[str, Float[Tensor, " step"]]
+    responses: Float[Tensor, " image"]  # as the network gives them, in float32
+    metrics: dict[str, Any]  # None where there is no such number
+    trace: dict[str, Float[Tensor, " step"]]  # the objective's terms
     interrupted: bool
-    front: Float[Tensor, "weight image 3 height width"] | None = None
+    front: Float[Tensor, "weight image 3 height width"] | None = None  # at every diversity weight
 
 
 def unit_result(
@@ -76,11 +71,8 @@ def unit_result(
 
 
 def _response_metrics(suffix: str, responses: Float[Tensor, " image"]) -> dict[str, Any]:
-    return {
-        f"response_mean{suffix}": responses.mean().item(),
-        f"response_min{suffix}": responses.min().item(),
-        f"response_max{suffix}": responses.max().item(),
-    }
+    values = {"mean": responses.mean(), "min": responses.min(), "max": responses.max()}
+    return {f"response_{name}{suffix}": value.item() for name, value in values.items()}
 
 
 def _distance_metrics(name: str, features: Float[Tensor, "image feature"]) -> dict[str, Any]:
@@ -110,3 +102,56 @@ def dead_units(setup: Setup, rows: Tensor, noise: Tensor) -> list[Visualization]
         )
         for unit, x, responses in zip(units, seen.images, seen.responses, strict=True)
     ]
+
+
+def at_knee(results: Sequence[Visualization], weights: Sequence[float]) -> Visualization:
+    """A unit's results at all diversity weights -> the result at the knee, with the front."""
+    if len(results) == 1:  # no front
+        return results[0]
+    table = [
+        {"diversity": weight} | {name: result.metrics[name] for name in IN_FRONT}
+        for weight, result in zip(weights, results, strict=True)
+    ]
+    index = knee(*([row[name] for row in table] for name in ("response_mean", "distance_min")))
+    return replace(
+        results[index],
+        metrics=results[index].metrics | {"knee": weights[index], "front": table},
+        front=torch.stack([result.images for result in results]),
+    )
+
+
+def undominated(responses: Sequence[float], distances: Sequence[float]) -> list[int]:
+    """Indices of the points that no other point exceeds in both, by ascending distance."""
+    order = sorted(range(len(responses)), key=lambda i: (-distances[i], -responses[i]))
+    front: list[int] = []
+    for i in order:
+        if not front or responses[i] > responses[front[-1]]:
+            front.append(i)
+    return front[::-1]
+
+
+def knee(responses: Sequence[float], distances: Sequence[float]) -> int:
+    """Index of the point from which more distance costs more response than before.
+
+    Both axes are scaled to the ends of the front; the knee is the undominated point furthest above
+    the line between them (Satopaa et al. 2011; docs/method.md, section 9). Where no point lies
+    above it, the end with the larger sum of relative response and relative distance.
+    """
+    front = undominated(responses, distances)
+    first, last = front[0], front[-1]
+    if first == last:
+        return first
+    # Responses fall with distance along the front: both shares run between 0 and 1.
+    fall, rise = responses[first] - responses[last], distances[last] - distances[first]
+
+    def height(i: int) -> float:
+        """Above the line between the ends, in shares of the axes."""
+        response = (responses[i] - responses[last]) / fall
+        distance = (distances[i] - distances[first]) / rise
+        return response + distance - 1
+
+    highest = max(front, key=height)
+    if height(highest) > 0:
+        return highest
+    return max((first, last), key=lambda i: responses[i] / abs(responses[first] or 1.0)
+               + distances[i] / (distances[last] or 1.0))  # fmt: skip

@@ -38,29 +38,18 @@ Config = Callable[[Mapping[str, str]], Settled]
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    """The objective (docs/method.md, section 4), as a person sets it.
+    """The objective (docs/method.md, section 4), as a person sets it."""
 
-    diversity    weight of the smallest pairwise distance
-    distance     `pixels`, or an earlier layer in whose activations distances are measured
-    response     `max`, `cos` or `mse`
-    direction    file with directions in channel space; None: units are channels
-    scale        what calibrates responses and distances: `best`, `natural` or `none`
-    photographs  folder for `scale=natural`
-    restarts     images in the search for the unit's best response
-    fraction     of the unit's best response: no image is rewarded for more (threshold objective);
-                 None: no limit
-    front        diversity weights at which the front of response against distance is traced,
-                 ascending, in place of `diversity`; None: no front
-    """
-
-    diversity: float
-    distance: str
+    diversity: float  # weight of the smallest pairwise distance
+    distance: str  # `pixels`, or an earlier layer in whose activations distances are measured
     response: ResponseKind
-    direction: str | None
-    scale: Literal["best", "natural", "none"]
-    photographs: str | None
-    restarts: int
+    direction: str | None  # file with directions in channel space; None: units are channels
+    scale: Literal["best", "natural", "none"]  # what calibrates responses and distances
+    photographs: str | None  # folder for `scale=natural`
+    restarts: int  # images in the search for the unit's best response
+    # Share of the unit's best response: no image is rewarded for more (threshold objective).
     fraction: float | None
+    # Ascending diversity weights, in place of `diversity`, at which the front is traced.
     front: list[float] | None
 
     @property
@@ -112,20 +101,16 @@ class ObjectiveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """The measures (docs/method.md, sections 6 and 8), as a person sets them.
-
-    sample    number of units, drawn at random, for the slow measures (shift, deformation); None:
-              all units
-    pictures  number of units that get pictures, half of them with the lowest and half with the
-              highest index; or `all`
-    """
+    """The measures (docs/method.md, sections 6 and 8), as a person sets them."""
 
     phase: Phase
     shift: Shift
     deformation: Deformation
     dimension: Dimension
     natural: Exemplars
+    # Number of units, drawn at random, for the slow measures (shift, deformation); None: all.
     sample: int | None
+    # Number of units that get pictures: half have the lowest index, half the highest.
     pictures: int | Literal["all"]
 
     def __post_init__(self) -> None:
@@ -137,47 +122,31 @@ class Measures:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One run: which units of which layer of which network, and how.
-
-    n         images per unit
-    device    one device, or several that share the units
-    batch     images that go through the network at once; `auto`: as many as fit
-    precision of the computation on CUDA devices; results are measured in float32
-    norm      `contrast` (RMS, grey levels) or `paper` (its table for VGG-19)
-    record    also film the optimization: `none`, `gif` or `mp4`
-    analysis  names of the measures of invariance to take, or `all`
-    natural   folder of photographs for natural exemplars
-    seeds     number of seeds, from `seed` on, for the indices' mean and spread
-    measure   how measures are taken
-    images    `png`: pictures beside the tensors, or the `tensor` alone
-    again     make a new version of a run that is finished already
-    checkpoint     seconds between two checkpoints of a batch of units; None: no checkpoints
-    units_per_job  units per run in a sweep; `auto`: as many as fill the device
-    """
+    """One run: which units of which layer of which network, and how."""
 
     model: Model
     layer: str | int
     unit: int | str | list[int | str]
-    n: int
+    n: int  # images per unit
     seed: int
-    device: str | list[str | int]
-    batch: int | Literal["auto"]
-    precision: Precision
+    device: str | list[str | int]  # one device, or several that share the units
+    batch: int | Literal["auto"]  # images that go through the network at once; auto: as many as fit
+    precision: Precision  # of the computation on CUDA devices; results are measured in float32
     root: str
-    norm: Literal["contrast", "paper"]
-    contrast: float
+    norm: Literal["contrast", "paper"]  # from `contrast`, or from the paper's table for VGG-19
+    contrast: float  # RMS, in grey levels
     precondition: Precondition
-    record: Literal["none", "gif", "mp4"]
+    record: Literal["none", "gif", "mp4"]  # also film the optimization
     objective: ObjectiveSettings
     optimizer: Adam | Sphere
-    analysis: str | list[str]
-    natural: str | None
-    seeds: int
+    analysis: str | list[str]  # names of the measures of invariance to take, or `all`
+    natural: str | None  # folder of photographs for natural exemplars
+    seeds: int  # number of seeds, from `seed` on, for the indices' mean and spread
     measure: Measures
-    images: Literal["png", "tensor"]
-    again: bool
-    checkpoint: float | None
-    units_per_job: int | Literal["auto"]
+    images: Literal["png", "tensor"]  # pictures beside the tensors, or the tensors alone
+    again: bool  # make a new version of a run that is finished already
+    checkpoint: float | None  # seconds between two checkpoints of a batch; None: no checkpoints
+    units_per_job: int | Literal["auto"]  # units per run in a sweep; auto: as many as fill a device
 
     @property
     def images_per_unit(self) -> int:

@@ -15,7 +15,6 @@ from torch import Tensor, fx
 from diversevis.errors import InputError
 from diversevis.method import images
 from diversevis.method.device import (
-    Precision,
     batch_to_fill,
     bytes_per_image,
     check_precision,
@@ -35,30 +34,23 @@ from diversevis.photographs.means import mean_activations
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A network cut down to its target's receptive field, the targets, and all scales.
-
-    readout       unpadded: z [image, 3, h, w] and rows of the targets [unit] -> responses
-                  [unit, image] (every image meets its unit's filter alone) and, where distances
-                  are measured in a layer, this layer's activations
-    reads_out     False where a response needs all channels (cosine, mean squared difference, scaled
-                  directions): the first output of `readout` is then [image, channel, 1, 1]
-    layout        of images in memory
-    batch         upper bound on the images that go through the network at once
-    norm          Euclidean norm of every image
-    channel_gain  factors on the target layer's channels, None for 1 (`objective.scale=natural`)
-    feature_gain  the same for the distance layer's channels
-    """
+    """A network cut down to its target's receptive field, the targets, and all scales."""
 
     experiment: Experiment
     network: Network
+    # Unpadded: z [image, 3, h, w] and rows of the targets [unit] -> responses [unit, image] (every
+    # image meets its unit's filter alone) and the activations in which distances are measured.
     readout: fx.GraphModule
+    # False where a response needs all channels (cosine, mean squared difference, scaled
+    # directions): the first output of `readout` is then [image, channel, 1, 1].
     reads_out: bool
-    layout: torch.memory_format
-    batch: int
+    layout: torch.memory_format  # of images
+    batch: int  # upper bound on the images that go through the network at once
     targets: Targets
     field: ReceptiveField
-    norm: float
+    norm: float  # Euclidean norm of every image
     device: torch.device
+    # Factors on the channels of the target layer and of the distance layer, None for 1.
     channel_gain: Float[Tensor, " channel"] | None
     feature_gain: Float[Tensor, " feature"] | None
 
@@ -87,12 +79,18 @@ def prepare(experiment: Experiment) -> Setup:
     layer = traced.layer(str(experiment.layer))
     field = _field(traced, layer)
     targets = _targets(experiment, layer, device)
-    norm = _norm(experiment, traced.name, layer.name, field)
-    distance_layers = _distance_layers(experiment, traced)
+    norm = images.norm_of_contrast(experiment.contrast, field.size)
+    if experiment.norm == "paper":
+        norm = images.paper_norm(traced.name, layer.name)
+    distance = experiment.objective.distance
+    names = [] if distance == "pixels" else [distance]
+    distance_layers = [traced.layer(name, "objective.distance", ("pixels",)) for name in names]
     network = load(experiment.model, traced, layer, distance_layers)
     module = unpad(network.module).to(device)
     channel_gain, feature_gain = _natural_gains(experiment, network, module, field, targets, device)
-    layout = _layout(experiment.precision, device)
+    # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
+    plain = device.type == "cuda" and experiment.precision == "float32"
+    layout = torch.contiguous_format if plain else torch.channels_last
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
     reads_out = experiment.objective.response == "max" and (
@@ -127,12 +125,11 @@ class Preparer:
         """Raises `InputError` if a setting of `experiment` cannot be satisfied."""
         last = self._last
         if last is None or _network_settings(last.experiment) != _network_settings(experiment):
-            last = prepare(experiment)
+            self._last = prepare(experiment)
         else:
             batch = _batch(experiment, last.readout, last.field, last.device)
-            last = replace(last, experiment=experiment, batch=batch)
-        self._last = last
-        return last
+            self._last = replace(last, experiment=experiment, batch=batch)
+        return self._last
 
 
 def _network_settings(experiment: Experiment) -> dict[str, Any]:
@@ -146,7 +143,7 @@ def _network_settings(experiment: Experiment) -> dict[str, Any]:
 def units_to_fill(setup: Setup, kind: str) -> int:
     """Number of units that fill a device of this kind (`cpu`, `cuda`), memory permitting."""
     per_unit = setup.experiment.images_per_unit
-    per_image = _bytes_per_image(setup.readout, setup.field, setup.device)
+    per_image = bytes_per_image(setup.readout, setup.field.size, setup.device)
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
 
 
@@ -167,37 +164,13 @@ def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targ
     return replace(targets, vectors=targets.vectors.to(device))
 
 
-def _norm(experiment: Experiment, model: str, layer: str, field: ReceptiveField) -> float:
-    if experiment.norm == "paper":
-        return images.paper_norm(model, layer)
-    return images.norm_of_contrast(experiment.contrast, field.size)
-
-
-def _distance_layers(experiment: Experiment, traced: TracedModel) -> list[Layer]:
-    """The layer in whose activations distances are measured; none for pixels."""
-    distance = experiment.objective.distance
-    if distance == "pixels":
-        return []
-    return [traced.layer(distance, "objective.distance", ("pixels",))]
-
-
-def _layout(name: Precision, device: torch.device) -> torch.memory_format:
-    """Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made."""
-    plain = device.type == "cuda" and name == "float32"
-    return torch.contiguous_format if plain else torch.channels_last
-
-
 def _batch(
     experiment: Experiment, readout: fx.GraphModule, field: ReceptiveField, device: torch.device
 ) -> int:
     if isinstance(experiment.batch, int):
         return experiment.batch
-    per_image = _bytes_per_image(readout, field, device)
+    per_image = bytes_per_image(readout, field.size, device)
     return choose_batch(per_image, device, experiment.images_per_unit)
-
-
-def _bytes_per_image(readout: fx.GraphModule, field: ReceptiveField, device: torch.device) -> int:
-    return bytes_per_image(readout, field.size, torch.zeros(1, dtype=torch.long, device=device))
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:

@@ -19,15 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.method import images
-from diversevis.method.alone import images_alone as images_alone
 from diversevis.method.alone import live_noise, optimize_alone, problem_of
 from diversevis.method.device import precision
-from diversevis.method.front import at_knee
 from diversevis.method.objective import Objective, Terms, pairwise_distances
-from diversevis.method.optimize.loop import Listener, PhaseCheckpoints, Result, StepProgress
+from diversevis.method.optimize.descend import Result
+from diversevis.method.optimize.loop import Listener, PhaseCheckpoints, StepProgress
 from diversevis.method.response import Responses, respond
-from diversevis.method.result import Visualization as Visualization
-from diversevis.method.result import dead_units, unit_result
+from diversevis.method.result import Visualization, at_knee, dead_units, unit_result
 from diversevis.method.setup import Setup
 
 
@@ -107,23 +105,19 @@ def draw_noise(batch: Batch) -> Noise:
 
 
 def search_best(batch: Batch, noise: Noise) -> Responses:
-    """Step 2: the image that drives every unit most, [unit, 1], for the response alone.
-
-    Several images are optimized independently, and the best is taken.
-    """
+    """Step 2: the best of several images, all optimized alone for the response, [unit, 1]."""
     setup, checkpoints, progress = batch.setup, batch.checkpoints, batch.progress
     if progress:
         progress.begin("search")
     if checkpoints and (remembered := checkpoints.recall()) is not None:
-        best = Responses(**remembered)
-    else:
-        steps = setup.experiment.optimizer.search_steps
-        tell = progress.step if progress else None
-        checkpoint = checkpoints.of("search") if checkpoints else None
-        final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
-        index = final.scaled.argmax(1)  # of [unit, restart]
-        units = torch.arange(len(index), device=index.device)
-        best = Responses(*(values[units, index][:, None] for values in final))
+        return Responses(**remembered)
+    steps = setup.experiment.optimizer.search_steps
+    tell = progress.step if progress else None
+    checkpoint = checkpoints.of("search") if checkpoints else None
+    final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
+    index = final.scaled.argmax(1)  # of [unit, restart]
+    units = torch.arange(len(index), device=index.device)
+    best = Responses(*(values[units, index][:, None] for values in final))
     if checkpoints:
         checkpoints.remember(best._asdict())
     return best
@@ -216,8 +210,7 @@ def _per_weight(setup: Setup, *values: Tensor) -> list[Tensor]:
 
 def _listener(batch: Batch, rows: Int[Tensor, " set"]) -> Listener:
     """Informs listener and progress of every step; the listener by index into `batch.rows`."""
-    position = {row: i for i, row in enumerate(batch.rows)}
-    positions = [position[row] for row in rows.tolist()]
+    positions = [batch.rows.index(row) for row in rows.tolist()]
 
     def tell(step: int, index: Sequence[int], x: Tensor, terms: Terms) -> None:
         if batch.listener:

@@ -20,24 +20,17 @@ class Adam:
 
     The gradient is preconditioned first and brought to the parameters afterwards, as published:
     at rest the preconditioned gradient, not the gradient itself, is along the image.
-
-    learning_rate  step size in units of the raw parameters' standard deviation
-    beta1, beta2, epsilon  decay rates of the moments, floor of the denominator
-    steps          largest number of steps
-    search_steps   the same for the search of a unit's best response, image by image
-    patience       stop when the smoothed loss has not improved for this number of steps
-    smoothing      decay rate of the exponential moving average of the loss
     """
 
     kind: Literal["adam"]
-    learning_rate: float
-    beta1: float
+    learning_rate: float  # in units of the raw parameters' standard deviation
+    beta1: float  # decay rates of the moments
     beta2: float
-    epsilon: float
-    steps: int
-    search_steps: int
-    patience: int
-    smoothing: float
+    epsilon: float  # floor of the denominator
+    steps: int  # at most
+    search_steps: int  # the same for the search of a unit's best response, image by image
+    patience: int  # stop when the smoothed loss has not improved for this number of steps
+    smoothing: float  # decay rate of the exponential moving average of the loss
 
     def __post_init__(self) -> None:
         names = "learning_rate", "steps", "search_steps", "patience"
@@ -63,11 +56,11 @@ class Adam:
         return 1.0, 0.0  # the objective itself, as published
 
     def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
-        loss = terms["loss"]
-        average = torch.lerp(loss, state["average"], self.smoothing)
-        state["average"] = torch.where(state["average"].isnan(), loss, average)
-        improved = state["average"] < state["best_average"]
-        state["best_average"] = torch.where(improved, state["average"], state["best_average"])
+        loss, before = terms["loss"], state["average"]
+        average = torch.where(before.isnan(), loss, torch.lerp(loss, before, self.smoothing))
+        improved = average < state["best_average"]
+        state["average"] = average
+        state["best_average"] = torch.where(improved, average, state["best_average"])
         state["improved_at"] = torch.where(improved, step, state["improved_at"])
         return step - state["improved_at"] >= self.patience
 

@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diversevis.method.optimize.loop import (
-    Images,
-    Keep,
-    Listener,
-    Optimizer,
-    Problem,
-    Result,
-    State,
-    Tensors,
-    Terms,
-)
+from diversevis.method.optimize.loop import Images, Keep, Listener, Problem, State, Tensors, Terms
 
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
 IN_BATCH = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """How the parameters of the sets at work move. A state has tensors with an entry per set."""
+
+    at_the_end: ClassVar[str]  # why a set stopped that took all steps
+
+    @property
+    def steps(self) -> int: ...
+
+    def begin(self, start: Images) -> Tensors: ...  # the state before the first step
+
+    # Emphasis on distances, softness of the smallest distance.
+    def guidance(self, step: int) -> tuple[float, float]: ...
+
+    # Which sets have converged, judged before the step's `move`.
+    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]: ...
+
+    # Parameters, images, gradient with respect to the images -> the next parameters.
+    def move(
+        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        gradient: Images,
+    ) -> Images: ...  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The end of an optimization."""
+
+    images: Images  # the best iterate (smallest loss)
+    steps: tuple[int, ...]  # taken by every set
+    # `converged`, `annealed` (at the end of its schedule), `max_steps`, `diverged`, `interrupted`.
+    stop: tuple[str, ...]
+    trace: dict[str, Float[Tensor, "step set"]]  # term by term; NaN after a set stopped
+    interrupted: bool  # by Ctrl-C, even if all sets had just stopped
 
 
 def descend(
@@ -38,8 +64,9 @@ def descend(
     checkpoint  stores the state between steps, and may hold a state to continue from; the result
                 is then the same to the bit, if the machine repeats its computations exactly
     """
-    record = _Record.of(problem.render(start))
-    batch = _Batch.of(record.images)
+    images, sets = problem.render(start), len(start)
+    record = _Record(images=images.clone(), steps=[0] * sets, ended=[""] * sets, traces=[])
+    batch = _Batch.of(images)
     raw, moves, first, interrupted = start, optimizer.begin(start), 1, False
     if checkpoint is not None and (state := checkpoint.restore()) is not None:
         record, batch, raw, moves, first = _restored(state)
@@ -130,22 +157,6 @@ class _Batch:
         names = list(self.trace[0]) if self.trace else []
         return {name: torch.stack([terms[name] for terms in self.trace]) for name in names}
 
-    def state(self) -> State:
-        trace = self.stacked_trace()
-        tensors = {name: getattr(self, name) for name in IN_BATCH}
-        tensors |= {f"trace.{name}": values for name, values in trace.items()}
-        return State(tensors, {"listed": self.listed, "terms": list(trace)})
-
-    @classmethod
-    def of_state(cls, state: State) -> _Batch:
-        names, tensors = state.facts["terms"], state.tensors
-        steps = zip(*(tensors[f"trace.{name}"].unbind() for name in names), strict=True)
-        return cls(
-            **{name: tensors[name] for name in IN_BATCH},
-            listed=state.facts["listed"],
-            trace=[dict(zip(names, values, strict=True)) for values in steps],
-        )
-
 
 @dataclass(kw_only=True)
 class _Record:
@@ -155,11 +166,6 @@ class _Record:
     steps: list[int]
     ended: list[str]  # "" for a set that had not stopped by itself
     traces: list[tuple[list[int], Terms]]  # of consecutive batches: `listed`, terms [step, set]
-
-    @classmethod
-    def of(cls, images: Images) -> _Record:
-        sets = len(images)
-        return cls(images=images.clone(), steps=[0] * sets, ended=[""] * sets, traces=[])
 
     def take(self, batch: _Batch) -> None:
         self.images[batch.rows] = batch.images
@@ -173,15 +179,6 @@ class _Record:
 
     def result(self, running: str, interrupted: bool) -> Result:
         """running  why the sets stopped that had not stopped by themselves"""
-        return Result(
-            images=self.images,
-            steps=tuple(self.steps),
-            stop=tuple(ended or running for ended in self.ended),
-            trace=self._whole_trace(),
-            interrupted=interrupted,
-        )
-
-    def _whole_trace(self) -> dict[str, Float[Tensor, "step set"]]:
         steps = sum(len(terms["loss"]) for _, terms in self.traces)
         names = self.traces[0][1] if self.traces else ()
         trace = {name: torch.full((steps, len(self.steps)), torch.nan) for name in names}
@@ -191,37 +188,46 @@ class _Record:
             for name, values in terms.items():
                 trace[name][begin:end, rows] = values
             begin = end
-        return trace
-
-    def state(self) -> State:
-        tensors = {"images": self.images}
-        for index, (_, terms) in enumerate(self.traces):
-            tensors |= {f"trace.{index}.{name}": values for name, values in terms.items()}
-        traces = [[rows, list(terms)] for rows, terms in self.traces]
-        return State(tensors, {"steps": self.steps, "ended": self.ended, "traces": traces})
-
-    @classmethod
-    def of_state(cls, state: State) -> _Record:
-        traces = [
-            (rows, {name: state.tensors[f"trace.{index}.{name}"].cpu() for name in names})
-            for index, (rows, names) in enumerate(state.facts["traces"])
-        ]
-        steps, ended = state.facts["steps"], state.facts["ended"]
-        return cls(images=state.tensors["images"], steps=steps, ended=ended, traces=traces)
+        return Result(
+            images=self.images,
+            steps=tuple(self.steps),
+            stop=tuple(ended or running for ended in self.ended),
+            trace=trace,
+            interrupted=interrupted,
+        )
 
 
 def _snapshot(step: int, record: _Record, batch: _Batch, raw: Images, moves: Tensors) -> State:
     """Everything on which the next step and the result depend."""
-    parts = {"moves": State(moves, {}), "record": record.state(), "batch": batch.state()}
-    tensors = {"raw": raw}
-    for part, state in parts.items():
-        tensors |= {f"{part}.{name}": value for name, value in state.tensors.items()}
-    facts = {"step": step, "record": parts["record"].facts, "batch": parts["batch"].facts}
+    trace = batch.stacked_trace()
+    tensors = {"raw": raw, "record.images": record.images}
+    tensors |= {f"moves.{name}": value for name, value in moves.items()}
+    tensors |= {f"batch.{name}": getattr(batch, name) for name in IN_BATCH}
+    tensors |= {f"batch.trace.{name}": values for name, values in trace.items()}
+    for index, (_, terms) in enumerate(record.traces):
+        tensors |= {f"record.trace.{index}.{name}": values for name, values in terms.items()}
+    traces = [[rows, list(terms)] for rows, terms in record.traces]
+    facts = {
+        "step": step,
+        "record": {"steps": record.steps, "ended": record.ended, "traces": traces},
+        "batch": {"listed": batch.listed, "terms": list(trace)},
+    }
     return State(tensors, facts)
 
 
 def _restored(state: State) -> tuple[_Record, _Batch, Images, Tensors, int]:
     """The arguments of `_snapshot`, with the number of the next step last."""
-    record, batch = _Record.of_state(state.part("record")), _Batch.of_state(state.part("batch"))
-    moves, raw = state.part("moves").tensors, state.tensors["raw"]
-    return record, batch, raw, moves, state.facts["step"] + 1
+    tensors, of_record, of_batch = state.tensors, state.facts["record"], state.facts["batch"]
+    traces = [
+        (rows, {name: tensors[f"record.trace.{index}.{name}"].cpu() for name in names})
+        for index, (rows, names) in enumerate(of_record["traces"])
+    ]
+    record = _Record(images=tensors["record.images"], **(of_record | {"traces": traces}))
+    names = of_batch["terms"]
+    steps = zip(*(tensors[f"batch.trace.{name}"].unbind() for name in names), strict=True)
+    batch = _Batch(
+        **{name: tensors[f"batch.{name}"] for name in IN_BATCH},
+        listed=of_batch["listed"],
+        trace=[dict(zip(names, values, strict=True)) for values in steps],
+    )
+    return record, batch, tensors["raw"], state.part("moves").tensors, state.facts["step"] + 1

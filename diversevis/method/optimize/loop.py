@@ -1,4 +1,4 @@
-"""What the optimization and its surroundings agree on; descend.py has the loop itself.
+"""What the loop in descend.py, the optimizers and their callers agree on.
 
 A "set" is a set of images that are optimized together: those of a unit (at one diversity weight),
 or a single image in the search for a unit's best response. All sets are optimized side by side.
@@ -8,37 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 Images = Float[Tensor, "set image 3 height width"]
 Terms = dict[str, Float[Tensor, " set"]]
 Tensors = dict[str, Tensor]
 
-
-# Images, their index [set] into the start, emphasis=..., softness=... -> terms by name, all [set]:
-# among them `loss`, which is minimised, and `descent`, whose gradient is followed (the loss itself,
-# or a guide to it).
+# Images, index [set] into the start, emphasis=..., softness=... -> terms by name: `loss`, which
+# is minimised, `descent`, whose gradient is followed (the loss, or a guide to it), and others.
 Evaluate = Callable[..., Terms]
 
 # Called after every step: its number, index of the sets still at work, their images and terms.
-Listener = Callable[[int, Sequence[int], Tensor, dict[str, Tensor]], None]
+Listener = Callable[[int, Sequence[int], Tensor, Tensors], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is optimized, over images of fixed norm.
-
-    evaluate      images -> terms
-    render        parameters -> images of the norm (only the parameters' direction matters)
-    precondition  gradient with respect to images -> the same with its frequencies weighted
-    """
+    """What is optimized, over images of fixed norm."""
 
     evaluate: Evaluate
+    # Parameters -> images of the norm (only the parameters' direction matters).
     render: Callable[[Images], Images]
+    # Gradient with respect to images -> the same with its frequencies weighted.
     precondition: Callable[[Images], Images]
 
 
@@ -58,35 +53,26 @@ class State(NamedTuple):
 
 @runtime_checkable
 class Keep(Protocol):
-    """Stores a loop's state, so that another process can continue it.
+    """Stores a loop's state, so that another process can continue it."""
 
-    restore  the state to continue from, None to start at the beginning
-    (call)   called between any two steps; `snapshot` returns the state, valid until the next step
-    """
+    def restore(self) -> State | None: ...  # to continue from; None: start at the beginning
 
-    def restore(self) -> State | None: ...
-
+    # Called between any two steps; `snapshot` returns the state, valid until the next step.
     def __call__(self, step: int, snapshot: Callable[[], State]) -> None: ...
 
 
 @runtime_checkable
 class PhaseCheckpoints(Protocol):
-    """Stores a batch of units through its phases, `search` and `diverse`.
-
-    of        what stores the state of a phase's loop
-    remember  tensors of a finished phase
-    recall    these tensors, or None
-    seconds   spent on the batch so far, by all processes
-    """
+    """Stores a batch of units through its phases, `search` and `diverse`."""
 
     @property
-    def seconds(self) -> float: ...
+    def seconds(self) -> float: ...  # spent on the batch so far, by all processes
 
-    def of(self, phase: str) -> Keep: ...
+    def of(self, phase: str) -> Keep: ...  # stores the state of a phase's loop
 
-    def remember(self, tensors: Tensors) -> None: ...
+    def remember(self, tensors: Tensors) -> None: ...  # of a finished phase
 
-    def recall(self) -> Tensors | None: ...
+    def recall(self) -> Tensors | None: ...  # what was remembered
 
 
 @runtime_checkable
@@ -96,53 +82,6 @@ class StepProgress(Protocol):
     def begin(self, phase: str) -> None: ...
 
     def step(self, step: int, rows: Sequence[int], images: Tensor, terms: Tensors) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """The end of an optimization.
-
-    images  the best iterate (smallest loss), [set, image, 3, h, w]
-    steps   number of steps taken by every set
-    stop    `converged`, `annealed` (its schedule came to its end), `max_steps`, `diverged` or
-            `interrupted`
-    trace   name of a term -> [step, set]; NaN after a set stopped
-    interrupted  whether Ctrl-C ended it, even if all sets had just stopped
-    """
-
-    images: Images
-    steps: tuple[int, ...]
-    stop: tuple[str, ...]
-    trace: dict[str, Float[Tensor, "step set"]]
-    interrupted: bool
-
-
-@runtime_checkable
-class Optimizer(Protocol):
-    """How the parameters of the sets at work move. A state has tensors with an entry per set.
-
-    at_the_end  why a set stopped that took all steps
-    begin       start -> the state before the first step
-    guidance    step -> emphasis on distances, softness of the smallest distance
-    finished    which sets have converged, judged before the step's `move`
-    move        parameters, images, gradient with respect to the images -> the next parameters
-    """
-
-    at_the_end: ClassVar[str]
-
-    @property
-    def steps(self) -> int: ...
-
-    def begin(self, start: Images) -> Tensors: ...
-
-    def guidance(self, step: int) -> tuple[float, float]: ...
-
-    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]: ...
-
-    def move(
-        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
-        gradient: Images,
-    ) -> Images: ...  # fmt: skip
 
 
 def tangent(images: Images, gradient: Images) -> Images:

@@ -31,27 +31,20 @@ class Sphere:
     gradient: 0 where nothing is left to gain. The tangential part is taken first and preconditioned
     afterwards, so that images come to rest where the objective does. (We depart here from the
     paper, which preconditions first and comes to rest up to a few percent lower.)
-
-    learning_rate  of the first step
-    momentum       decay rate of the mean of the directions followed
-    steps          number of steps, unless a unit comes to rest before
-    search_steps   the same for the search of a unit's best response, image by image
-    tolerance      a unit is at rest when a step at the first learning rate would turn its images by
-                   less than this, in radians
-    emphasis       factor on the diversity weight at the beginning, falling to 1 at 60 % of the
-                   steps
-    softness       of the smallest distance's gradient at the beginning, falling to 0 at the end:
-                   pairs at about this much (of the mean distance) above the smallest are driven
-                   apart as well
     """
 
     kind: Literal["sphere"]
-    learning_rate: float
-    momentum: float
-    steps: int
-    search_steps: int
+    learning_rate: float  # of the first step
+    momentum: float  # decay rate of the mean of the directions followed
+    steps: int  # unless a unit comes to rest before
+    search_steps: int  # the same for the search of a unit's best response, image by image
+    # A unit is at rest when a step at the first learning rate would turn its images by less than
+    # this, in radians.
     tolerance: float
+    # Factor on the diversity weight at the beginning, falling to 1 at 60 % of the steps (`GUIDED`).
     emphasis: float
+    # Of the smallest distance's gradient at the beginning, falling to 0 at the end: pairs at about
+    # this much (of the mean distance) above the smallest are driven apart as well.
     softness: float
 
     def __post_init__(self) -> None:
@@ -76,8 +69,7 @@ class Sphere:
     def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
         # As long as distances are emphasised, images at rest may still move under the objective.
         guided = "diversity" in terms and self.guidance(step)[0] > 1
-        at_rest = state["turn"] < self.tolerance
-        return at_rest & (not guided)
+        return (state["turn"] < self.tolerance) & (not guided)
 
     def move(
         self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
