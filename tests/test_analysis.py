@@ -32,7 +32,7 @@ def ends():
     found = {
         layer: measured(names, f"layer={layer}", "unit=13")[1] for layer in ("simple", "complex")
     }
-    few = "measure.shift.steps=20", "measure.shift.crops=16", "optimizer.steps=20"
+    few = "measure.shift.steps=20", "measure.shift.crops=16"
     return found | {"shift": measured(names[1:4], "layer=shift", "unit=13", *few)[1]}
 
 

@@ -95,6 +95,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     unsignalled, here, capsys, monkeypatch, number, phase
 ):
     before = signal.getsignal(number)
+    words = SIGNALLED
     asked = []
 
     def at_some_step(self, step, *rest):
@@ -103,7 +104,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Progress, "step", at_some_step)
-    assert main(SIGNALLED) == 128 + number
+    assert main(words) == 128 + number
     assert asked == [25]
     err = capsys.readouterr().err
     by = "Ctrl-C" if number == signal.SIGINT else number.name
@@ -118,7 +119,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     assert len(list((record.parent / "checkpoint").iterdir())) == 1
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    assert main(SIGNALLED) == 0
+    assert main(words) == 0
     assert f"going on from step 25 of the {phase}" in (record.parent / "run.log").read_text()
     for name in ("images.safetensors", "trace.csv", "optimization_unit0002.gif"):
         whole, ours = (next(root.rglob(name)) for root in (unsignalled, here / "outputs"))
