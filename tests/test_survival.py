@@ -73,7 +73,7 @@ def test_killed_run_goes_on_to_the_same_images(start, here):
         assert killed.read_bytes() == whole.read_bytes()
 
 
-SIGNALLED = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "n=2", "record=gif",
+SIGNALLED = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "n=2", "record=gif", "images=tensor",
              "checkpoint=1000", "objective.restarts=2", "optimizer.steps=60", "optimizer.search_steps=40"]  # fmt: skip
 
 
