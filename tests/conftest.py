@@ -57,6 +57,14 @@ def default_sigint():
 
 
 @pytest.fixture(autouse=True)
+def restored_sigint():
+    """The next test finds Ctrl-C as this one did."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def seeded():
     """Noise in tests is the same every time."""
     torch.manual_seed(0)

@@ -126,15 +126,16 @@ def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):
 
 
 def test_seeds_give_mean_and_spread(here, capsys):
-    path = made(capsys, "unit=[5,6]", "seeds=3", "analysis=[diversity,dimension]")
+    measures = "analysis=[diversity,dimension]", "images=tensor"
+    path = made(capsys, "unit=[5,6]", "seeds=3", *measures)
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["seeds"] == [0, 1, 2]
     found = metrics["units"][1]["seeds"]
     assert found["response_mean"]["count"] == 3
     assert found["diversity.index"]["deviation"] > 0
-    alone = made(capsys, "unit=6", "seed=1", "analysis=[diversity,dimension]")
+    alone = made(capsys, "unit=6", "seed=1", *measures)
     other = json.loads((alone / "metrics.json").read_text())["units"][0]
-    last = made(capsys, "unit=6", "seed=2", "analysis=[diversity,dimension]")
+    last = made(capsys, "unit=6", "seed=2", *measures)
     third = json.loads((last / "metrics.json").read_text())["units"][0]
     own = metrics["units"][1]
     mean = sum(one["diversity"]["index"] for one in (own, other, third)) / 3

@@ -52,9 +52,8 @@ LAYERS = {
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "name", ["energy", pytest.param("vgg19", marks=SLOW), pytest.param("resnet50", marks=SLOW)]
-)
+@SLOW
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_unit_among_others_is_the_unit_alone(name, request):
     """After 20 steps to 1e-4; at the end, where rounding may lead to another nearby optimum, within
     1 % for 95 % of the units, without bias."""
@@ -76,8 +75,11 @@ def test_a_unit_among_others_is_the_unit_alone(name, request):
         assert abs(difference.mean().item()) < 0.002
 
 
-@pytest.mark.parametrize("distance", ["pixels", "simple"])
-@pytest.mark.parametrize("response", ["max", "cos"])
+@pytest.mark.parametrize(
+    ("response", "distance"),
+    [("max", "pixels"), ("cos", "simple"), pytest.param("max", "simple", marks=SLOW),
+     pytest.param("cos", "pixels", marks=SLOW)],
+)  # fmt: skip
 def test_the_batch_size_changes_nothing(distance, response):
     """From everything at once down to images of one unit in several parts."""
     words = [*QUICK, "unit=0-4", f"objective.distance={distance}", f"objective.response={response}"]
@@ -108,7 +110,7 @@ def test_units_in_one_batch_may_be_dead_or_not():
 @pytest.fixture(scope="module")
 def eight_units():
     """Eight units in one batch: their setup and visualizations."""
-    setup = setup_of(*QUICK, "unit=0-7")
+    setup = setup_of(*QUICK, "unit=0-7", "optimizer.steps=4")
     return setup, visualize(setup, range(8))
 
 

@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK, wait_for_checkpoint
+from conftest import QUICK, unchanged_log, wait_for_checkpoint
 from safetensors.torch import load_file
 
 from diversevis import __version__
@@ -190,6 +191,7 @@ def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
     assert "all units are already finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_small_works_of_a_layer_share_a_job(here, capsys):
     words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex", "images=tensor"]
     assert run("-m", *words) == 0
@@ -329,11 +331,24 @@ def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
     assert record.read_bytes() == before
 
 
+MEASURED = "unit=0-1", "images=tensor", "analysis=[diversity]"
+
+
+@pytest.fixture(scope="module")
+def measured_run(tmp_path_factory):
+    """The folder `outputs` of one finished run; tests that change it copy it."""
+    root = tmp_path_factory.mktemp("measured") / "outputs"
+    with unchanged_log():
+        assert run(*MEASURED, f"root={root}") == 0
+    return root
+
+
 @pytest.mark.parametrize("name", ["metrics.json", "images.safetensors"])
 @pytest.mark.parametrize("how", ["gone", "empty", "cut off"])
-def test_a_finished_run_that_is_damaged_is_told_and_made_whole(here, capsys, name, how):
-    words = "unit=0-1", "images=tensor", "analysis=[diversity]"
-    assert run(*words) == 0
+def test_a_finished_run_that_is_damaged_is_told_and_made_whole(
+    measured_run, here, capsys, name, how
+):
+    shutil.copytree(measured_run, here / "outputs")
     (record,) = here.rglob("run.json")
     whole = (record.parent / "images.safetensors").read_bytes()
     damaged = record.parent / name
@@ -349,7 +364,7 @@ def test_a_finished_run_that_is_damaged_is_told_and_made_whole(here, capsys, nam
     if how == "gone":
         assert main(["analyze", str(record.parent), "analysis=dimension"]) == 2
         assert f"{name} is not there" in capsys.readouterr().err
-    assert (main(["retry", "outputs"]) if how == "empty" else run(*words)) == 0
+    assert (main(["retry", "outputs"]) if how == "empty" else run(*MEASURED)) == 0
     assert (record.parent / "images.safetensors").read_bytes() == whole
     assert "diversity" in json.loads((record.parent / "metrics.json").read_text())["measures"]
     assert json.loads(record.read_text())["status"] == "finished"
@@ -489,6 +504,7 @@ def test_any_failure_is_on_record(here, monkeypatch):
     assert "RuntimeError: out of memory" in record["error"]
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_there_is(start):
     words = ["optimizer.steps=100000000", "optimizer.search_steps=3", "checkpoint=0.1"]
     process, record = start("unit=0-9", *words)
@@ -505,6 +521,7 @@ def test_ctrl_c_keeps_what_there_is(start):
     assert (record.parent / "sheet_unit0000.png").is_file()
 
 
+@pytest.mark.process
 def test_run_started_with_ctrl_c_ignored_finishes(start):
     """As a shell starts what runs in the background; Ctrl-C is then for others."""
     words = ["optimizer.steps=500", "optimizer.search_steps=3", "checkpoint=0.05"]

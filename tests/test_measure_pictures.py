@@ -272,7 +272,8 @@ def entries(name, measures):
 
 
 # The sizes, counts and shapes that networks have: tiny, usual, deep, oblong; one image, many.
-ODD = [((3, 3), 64), ((24, 24), 1), ((9, 31), 2), ((3, 60), 9), ((250, 250), 2)]
+SLOW = [pytest.param(*odd, marks=pytest.mark.slow) for odd in [((9, 31), 2), ((250, 250), 2)]]
+ODD = [((3, 3), 64), ((24, 24), 1), ((3, 60), 9), *SLOW]
 
 
 @pytest.mark.parametrize("name", NAMES)

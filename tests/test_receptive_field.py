@@ -84,8 +84,12 @@ def has(network, path):
     return True
 
 
-@pytest.mark.parametrize("weights", ["random", "real"])
-@pytest.mark.parametrize(("name", "last"), [("vgg19", "conv4_1"), ("resnet50", "layer2.3")])
+@pytest.mark.parametrize(
+    ("name", "last", "weights"),
+    [("vgg19", "conv4_1", "real"), ("resnet50", "layer2.3", "real"),
+     ("resnet50", "layer2.3", "random"),
+     pytest.param("vgg19", "conv4_1", "random", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_unpadded_response_is_the_interior_response(name, last, weights, photograph, request):
     """For every layer: our truncated, folded, unpadded network on the receptive field's crop, and
     torchvision's untouched network on a larger photograph, at several units."""
@@ -139,7 +143,8 @@ def test_unpadded_response_is_the_interior_response(name, last, weights, photogr
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("vgg19", "conv1_2"), ("vgg19", "conv3_1"), ("vgg19", "pool2"), ("resnet50", "conv1"),
+    [("vgg19", "conv1_2"), pytest.param("vgg19", "conv3_1", marks=pytest.mark.slow),
+     pytest.param("vgg19", "pool2", marks=pytest.mark.slow), ("resnet50", "conv1"),
      ("resnet50", "layer1.0"), ("resnet50", "layer1.2"), ("resnet50", "layer2.0")],
 )  # fmt: skip
 def test_gradient_is_nonzero_exactly_within_the_box(name, layer):

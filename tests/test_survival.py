@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, wait_for_checkpoint
+from conftest import QUICK, unchanged_log, wait_for_checkpoint
 
 from diversevis.cli.main import main
 from diversevis.errors import FolderLost, Stopped
@@ -82,17 +82,29 @@ def test_killed_run_goes_on_to_the_same_images(start, here):
         assert killed.read_bytes() == whole.read_bytes()
 
 
+SIGNALLED = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "n=2", "record=gif", "images=tensor",
+             "checkpoint=1000", "objective.restarts=2", "optimizer.steps=60", "optimizer.search_steps=40"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unsignalled(tmp_path_factory):
+    """The root of a run to which no signal is sent."""
+    root = tmp_path_factory.mktemp("unsignalled")
+    with unchanged_log():
+        assert main([*SIGNALLED, f"root={root}"]) == 0
+    return root
+
+
 @pytest.mark.parametrize(
     ("number", "phase"),
     [(signal.SIGTERM, "search"), (signal.SIGUSR2, "diverse"), (signal.SIGINT, "search"),
      (signal.SIGINT, "diverse")],
 )  # fmt: skip
 def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
-    here, capsys, monkeypatch, number, phase
+    unsignalled, here, capsys, monkeypatch, number, phase
 ):
     before = signal.getsignal(number)
-    words = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "checkpoint=1000",
-             "n=2", "objective.restarts=2", "optimizer.steps=60", "optimizer.search_steps=40", "record=gif"]  # fmt: skip
+    words = SIGNALLED
     asked = []
 
     def at_some_step(self, step, *rest):
@@ -118,9 +130,8 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     monkeypatch.chdir(here)
     assert main(words) == 0
     assert f"going on from step 25 of the {phase}" in (record.parent / "run.log").read_text()
-    assert main([*words, "root=whole"]) == 0
     for name in ("images.safetensors", "trace.csv", "optimization_unit0002.gif"):
-        whole, ours = (next(here.glob(f"{root}/*/*/*/*/{name}")) for root in ("whole", "outputs"))
+        whole, ours = (next(root.rglob(name)) for root in (unsignalled, here / "outputs"))
         assert whole.read_bytes() == ours.read_bytes()
     assert len(list(here.glob("outputs/*/*/*/v*"))) == 1
     assert signal.getsignal(number) == before

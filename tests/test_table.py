@@ -58,10 +58,10 @@ def left_out(root):
 
 
 def test_every_unit_of_every_whole_run_is_a_row_and_every_damage_is_named(tmp_path):
-    broken = make_runs(tmp_path, runs=1000, units=3, damaged=10)
+    broken = make_runs(tmp_path, runs=300, units=3, damaged=10)
     assert len(synthetic.DAMAGES) == len(broken) == 10
     table = collect(tmp_path)
-    assert len(table) == 3 * (1000 - 10)
+    assert len(table) == 3 * (300 - 10)
     found = dict(table.attrs["left_out"])
     assert set(found) == {str(path.relative_to(tmp_path)) for path in broken}
     assert len(set(found.values())) == 10

@@ -193,6 +193,7 @@ def test_the_papers_published_optimizer(real_weights):
     assert alone(setup, 0).metrics["response_mean"] >= 7300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["model=vgg19", "layer=conv2_2", "unit=40"], ["model=resnet50", "layer=layer1.0", "unit=5"]],
