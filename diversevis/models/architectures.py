@@ -36,9 +36,6 @@ class EnergyModel:
     def skeleton(self) -> nn.Module:
         return EnergyNetwork().eval()
 
-    def field_names(self, root: nn.Module) -> dict[str, str]:
-        return {}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionModel:
@@ -95,7 +92,7 @@ class TorchvisionModel:
         return IMAGENET_MEAN, IMAGENET_STD
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
-        """VGG's layers are known as conv3_1, pool3; all others by their module path."""
+        """Module path -> name used in the field: VGG's layers are known as conv3_1, pool3."""
         if not self.name.startswith("vgg"):
             return {}
         names, block, index = {}, 1, 0
@@ -145,19 +142,15 @@ class CustomModel:
             if "" not in sys.path:  # the current folder, last: it must not hide installed packages
                 sys.path.append("")
             build = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # user code can raise anything
             raise InputError(
-                f"model.target={self.target} cannot be imported ({error}). It is the import path "
-                "of a function, such as mypackage.networks.build, that returns an nn.Module."
-            ) from error
-        except Exception as error:
-            raise InputError(
-                f"model.target={self.target}: importing {module_name} failed "
-                f"({type(error).__name__}: {error})."
+                f"model.target={self.target} cannot be imported ({type(error).__name__}: {error}). "
+                "It is the import path of a function, such as mypackage.networks.build, that "
+                "returns an nn.Module."
             ) from error
         try:
             network = build()
-        except Exception as error:  # user code can raise anything
+        except Exception as error:
             raise InputError(
                 f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "
                 "a function that needs no arguments and returns an nn.Module."
@@ -167,9 +160,6 @@ class CustomModel:
                 f"model.target={self.target} returned a {type(network).__name__}, not an nn.Module."
             )
         return network.eval()
-
-    def field_names(self, root: nn.Module) -> dict[str, str]:
-        return {}
 
 
 Model = EnergyModel | TorchvisionModel | CustomModel

@@ -220,9 +220,5 @@ def _chosen_filters(
 
 def _keeps_channels(index: Any) -> bool:
     """Whether `index` crops rows and columns and keeps all channels."""
-    return (
-        isinstance(index, tuple)
-        and len(index) == 4
-        and all(isinstance(part, slice) for part in index)
-        and index[:2] == (slice(None), slice(None))
-    )
+    is_crop = isinstance(index, tuple) and len(index) == 4 and index[:2] == (slice(None),) * 2
+    return is_crop and all(isinstance(part, slice) for part in index)

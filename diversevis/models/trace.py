@@ -66,8 +66,7 @@ class TracedModel:
     graph: fx.Graph
     layers: tuple[Layer, ...]
     paths: dict[str, str] = field(repr=False)  # module path or layer name -> Layer.name
-    called_often: frozenset[str] = frozenset()
-    seeing_all: frozenset[str] = frozenset()  # modules without a map of units
+    calls: dict[str, int] = field(repr=False)  # module path -> how often it is called
 
     def layer(self, name: str, key: str = "layer", also: tuple[str, ...] = ()) -> Layer:
         """The layer called `name`; raises `InputError` with similar names.
@@ -78,22 +77,22 @@ class TracedModel:
         names = {layer.name: layer for layer in self.layers}
         if name in self.paths:
             return names[self.paths[name]]
-        if name in self.called_often:
-            owner = name.rpartition(".")[0]
+        calls = self.calls.get(name, 0)
+        if calls == 0:
             raise InputError(
-                f"{key}={name} of {self.name} is a module that is called several times, so it "
-                f"names no single response. Name the module around it ({key}={owner}) or one of "
-                f"its convolutions; `diversevis layers` lists them."
+                f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
+                f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
             )
-        if name in self.seeing_all:
+        if calls == 1:
             raise InputError(
-                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads "
-                "the whole image, or comes after a step that does. `diversevis layers` lists the "
+                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads the "
+                "whole image, or comes after a step that does. `diversevis layers` lists the "
                 "layers before that."
             )
         raise InputError(
-            f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
-            f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
+            f"{key}={name} of {self.name} is a module that is called several times, so it names "
+            f"no single response. Name the module around it ({key}={name.rpartition('.')[0]}) or "
+            "one of its convolutions; `diversevis layers` lists them."
         )
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
@@ -143,16 +142,8 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
             f"model {name} has no layer that is a map of units over the image, as a convolution is."
         )
     paths |= {layer.name: layer.name for layer in layers}
-    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
-    return TracedModel(
-        name=name,
-        root=root,
-        graph=graph,
-        layers=layers,
-        paths=paths,
-        called_often=often,
-        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
-    )
+    calls = {path: len(nodes) for path, nodes in tracer.outputs.items()}
+    return TracedModel(name=name, root=root, graph=graph, layers=layers, paths=paths, calls=calls)
 
 
 def _layers_of(
