@@ -20,9 +20,6 @@ from diversevis.errors import InputError, suggest
 from diversevis.models.energy import EnergyNetwork
 
 Color = tuple[float, float, float]
-# Of the ImageNet training images, RGB in [0, 1]: torchvision's weights expect this normalization.
-IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
-IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +62,7 @@ class TorchvisionModel:
                 return self._build().to("meta")
 
     def initialized(self) -> nn.Module:
-        """The network with its architecture's random initialization, drawn from `seed`.
-
-        The global random state stays as it was.
-        """
+        """The network with random weights from `seed`; the global random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)  # not the CUDA generators
             return self._build()
@@ -89,7 +83,7 @@ class TorchvisionModel:
         if self.name in INCEPTION_NAMES:
             # Their `transform_input` turns ImageNet's normalization into this; it is switched off.
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        return IMAGENET_MEAN, IMAGENET_STD
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the ImageNet training images
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
         """Module path -> name used in the field: VGG's layers are known as conv3_1, pool3."""

@@ -15,6 +15,7 @@ from diversevis.errors import InputError
 from diversevis.models import weights
 from diversevis.models.architectures import Color, CustomModel, EnergyModel, Model, TorchvisionModel
 from diversevis.models.trace import Layer, TracedModel, module_of, trace
+from diversevis.models.weights import WeightsFile, checked_color
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +54,8 @@ class Network:
     weights: WeightsRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckedWeights:
-    """Checked weights: origin, number of tensors, the deepest layer that they suffice for."""
-
-    record: WeightsRecord
-    tensors: int
-    deepest: str
-
-
 def open_model(model: Model) -> TracedModel:
-    """Trace the network that `model` describes, without its weights.
-
-    Raises `InputError` if it cannot be built or traced.
-    """
+    """Trace the network without its weights; raises `InputError` if that is not possible."""
     root = model.skeleton()
     if isinstance(model, CustomModel):
         return trace(model.name or model.target.replace(":", "."), root, {})
@@ -93,9 +82,7 @@ def load(
             )
     tensors, record = _tensors(model, traced, layer, _open_file(model))
     # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
-    outputs = [
-        feature.features if feature.features in before else feature.node for feature in features
-    ]
+    outputs = [f.features if f.features in before else f.node for f in features]
     module = _truncate(traced, [layer.node, *outputs])
     # Not strict: batch norm's step counters are left out, and torch sets them to 0.
     module.load_state_dict(tensors, strict=False, assign=True)
@@ -104,9 +91,11 @@ def load(
     return Network(name=traced.name, layer=layer, module=module, weights=record)
 
 
-def check_weights(model: Model, traced: TracedModel, layer: Layer | None = None) -> CheckedWeights:
+def check_weights(
+    model: Model, traced: TracedModel, layer: Layer | None = None
+) -> tuple[WeightsRecord, int, Layer]:
     """Find (or download) the weights and check every tensor that `layer` needs (default: the
-    deepest layer for which the file has weights).
+    deepest layer for which the file has weights). Returns their origin, number, and that layer.
 
     Raises `InputError` if they are missing, damaged or made for another network.
     """
@@ -115,10 +104,10 @@ def check_weights(model: Model, traced: TracedModel, layer: Layer | None = None)
         layer = _deepest_layer(traced, file) or traced.layers[0]
     layer = layer or traced.layers[-1]
     tensors, record = _tensors(model, traced, layer, file)
-    return CheckedWeights(record=record, tensors=len(tensors), deepest=layer.name)
+    return record, len(tensors), layer
 
 
-def _open_file(model: Model) -> weights.WeightsFile | None:
+def _open_file(model: Model) -> WeightsFile | None:
     """The weights file that `model` names; None if its weights do not come from a file."""
     if isinstance(model, EnergyModel) or model.weights in ("own", "random"):
         if isinstance(model, CustomModel) and model.weights == "random":
@@ -128,18 +117,18 @@ def _open_file(model: Model) -> weights.WeightsFile | None:
             )
         return None
     if isinstance(model, TorchvisionModel) and model.weights == "imagenet":
-        return weights.WeightsFile.open(*weights.find_weights_file(model))
-    return weights.WeightsFile.open(Path(model.weights).expanduser())
+        return WeightsFile.open(*weights.find_weights_file(model))
+    return WeightsFile.open(Path(model.weights).expanduser())
 
 
-def _deepest_layer(traced: TracedModel, file: weights.WeightsFile) -> Layer | None:
+def _deepest_layer(traced: TracedModel, file: WeightsFile) -> Layer | None:
     """The deepest layer for which `file` has all weights."""
     layers = [layer for layer in traced.layers if file.names >= traced.tensors(layer.node).keys()]
     return layers[-1] if layers else None
 
 
 def _tensors(
-    model: Model, traced: TracedModel, layer: Layer, file: weights.WeightsFile | None
+    model: Model, traced: TracedModel, layer: Layer, file: WeightsFile | None
 ) -> tuple[dict[str, Tensor], WeightsRecord]:
     """The checked tensors that `layer` needs, and the record of their origin."""
     wanted = traced.tensors(layer.node)
@@ -169,7 +158,7 @@ def _tensors(
 
 
 def _check_names(
-    file: weights.WeightsFile, wanted: Mapping[str, Tensor], traced: TracedModel, layer: Layer
+    file: WeightsFile, wanted: Mapping[str, Tensor], traced: TracedModel, layer: Layer
 ) -> None:
     """Raises `InputError` for a file of another network, or without weights that `layer` needs."""
     in_file = file.metadata.get("architecture", "")
@@ -195,24 +184,22 @@ def _check_names(
     )
 
 
-def _mean_std(model: Model, file: weights.WeightsFile | None) -> tuple[Color, Color, str]:
+def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str]:
     """Mean and std of the input, and their source: the config, else the file, else torchvision."""
     if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
         return (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "analytic"
-    if (model.mean is None) != (model.std is None):
-        raise InputError("model.mean and model.std belong together: give both or neither.")
-    if model.mean is not None and model.std is not None:
-        mean = weights.checked_color(model.mean, "model.mean")
-        return mean, weights.checked_color(model.std, "model.std"), "config"
-    if file is not None:
-        in_file = file.color("mean"), file.color("std")
-        if in_file[0] is not None and in_file[1] is not None:
-            return in_file[0], in_file[1], "weights file"
-        if in_file != (None, None):
-            raise InputError(
-                f"{file.path}: its metadata has only mean or only std. Give both with "
-                "model.mean=[...] model.std=[...]."
-            )
+    source, where = "config", "model."
+    mean: tuple[float, ...] | None = model.mean
+    std: tuple[float, ...] | None = model.std
+    if mean is None and std is None and file is not None:
+        source, where = "weights file", f"{file.path}: its metadata "
+        mean, std = file.color("mean"), file.color("std")
+    if (mean is None) != (std is None):
+        raise InputError(
+            f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
+        )
+    if mean is not None and std is not None:
+        return checked_color(mean, f"{where}mean"), checked_color(std, f"{where}std"), source
     if isinstance(model, CustomModel):
         raise InputError(
             "A custom model needs the mean and std of its input (RGB, in [0, 1]): "

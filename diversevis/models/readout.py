@@ -28,6 +28,9 @@ POINTWISE_FUNCTIONS = (torch.square, torch.abs, torch.relu, torch.sqrt)
 # before it is computed channel by channel (complex cells of the energy network have 2).
 FEW = 4
 
+Maps = Float[Tensor, "image channel h w"]
+Rows = Int[Tensor, " unit"]
+
 
 def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> fx.GraphModule:
     """Return `module` with its first output replaced by the projections on `vectors`.
@@ -51,10 +54,8 @@ def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> f
         selected = _Reader(rewritten, rows, vectors).select(target, is_output=True)
         responses = graph.call_function(_by_unit, (selected, rows))
     output.args = ((responses, *further),)
-    for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("output", "placeholder"):
-            graph.erase_node(node)
-    # Without the modules and tensors that no step uses any more.
+    graph.eliminate_dead_code()
+    # A new module, without the modules and tensors that no step uses any more.
     return fx.GraphModule(rewritten, graph).eval().requires_grad_(False)
 
 
@@ -112,8 +113,7 @@ class _Reader:
         return self._call(_filter_of_unit, source, flat, biases, self.rows, **window)
 
     def _select_many(self, node: fx.Node, inputs: Int[Tensor, "row input"]) -> fx.Node:
-        """Return a node with the channels of `node` that every image's unit reads,
-        [image, input, h, w]."""
+        """Return a node with the channels of `node` that a unit reads, [image, input, h, w]."""
         if len(node.users) > 1 or inputs.shape[1] > FEW:
             return self._call(_pick, node, inputs, self.rows)
         called, sources = module_of(self.module, node), node.all_input_nodes
@@ -140,33 +140,29 @@ class _Reader:
         return self.graph.call_function(function, tuple(nodes), options)
 
 
-def _by_unit(answer: Tensor, rows: Int[Tensor, " unit"]) -> Float[Tensor, "unit image"]:
+def _by_unit(answer: Tensor, rows: Rows) -> Float[Tensor, "unit image"]:
     return answer.reshape(len(rows), -1)
 
 
 def _pick(
-    maps: Float[Tensor, "image channel h w"],
-    channels: Int[Tensor, "row few"],
-    rows: Int[Tensor, " unit"],
+    maps: Maps, channels: Int[Tensor, "row few"], rows: Rows
 ) -> Float[Tensor, "image few h w"]:
     channels_of_image = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)
     return maps.gather(1, channels_of_image[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
 
 
 def _mix(
-    maps: Float[Tensor, "image channel h w"],
-    vectors: Float[Tensor, "row channel"],
-    rows: Int[Tensor, " unit"],
+    maps: Maps, vectors: Float[Tensor, "row channel"], rows: Rows
 ) -> Float[Tensor, "image 1 h w"]:
     by_unit = maps.reshape(len(rows), -1, *maps.shape[1:])
     return torch.einsum("uichw,uc->uihw", by_unit, vectors[rows]).flatten(0, 1)[:, None]
 
 
 def _filter_of_unit(
-    maps: Float[Tensor, "image channel h w"],
+    maps: Maps,
     filters: Float[Tensor, "row kh kw channel"],
     biases: Float[Tensor, " row"] | None,
-    rows: Int[Tensor, " unit"],
+    rows: Rows,
     *,
     stride: tuple[int, int],
     dilation: tuple[int, int],
@@ -193,11 +189,11 @@ def _filter_of_unit(
 
 
 def _chosen_filters(
-    maps: Float[Tensor, "image channel h w"],
+    maps: Maps,
     weight: Float[Tensor, "filter channel kh kw"],
     bias: Float[Tensor, " filter"] | None,
     inputs: Int[Tensor, "row input"],
-    rows: Int[Tensor, " unit"],
+    rows: Rows,
     *,
     stride: tuple[int, int],
     dilation: tuple[int, int],

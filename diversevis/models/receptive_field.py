@@ -41,22 +41,21 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class Window:
-    """The window through which a step reads its input along an axis; the default is pointwise."""
+    """The window through which a step reads its input, (rows, columns); default: pointwise."""
 
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
 
-    def reach(self, span: Span) -> Span:
-        """The inputs that the outputs `span` are computed from."""
-        first = span[0] * self.stride - self.padding
-        last = span[1] * self.stride - self.padding + self.dilation * (self.kernel - 1)
-        return first, last
+    def reach(self, box: Box) -> Box:
+        """The inputs that the outputs `box` are computed from."""
+        return self._reach(box[0], 0), self._reach(box[1], 1)
 
+    def _reach(self, span: Span, axis: int) -> Span:
+        first, last = (index * self.stride[axis] - self.padding[axis] for index in span)
+        return first, last + self.dilation[axis] * (self.kernel[axis] - 1)
 
-Windows = tuple[Window, Window]
-POINTWISE: Windows = (Window(), Window())
 
 POINTWISE_MODULES = (
     nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
@@ -126,7 +125,7 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
         if node.op == "placeholder" or not _sees_image(node):  # the image, and constants
             copied[node] = graph.node_copy(node, copied.__getitem__)
         elif node in needed:
-            box = _reach(_windows(network, node), needed[node])
+            box = _window(network, node).reach(needed[node])
             cropped = {
                 source: _crop(graph, copied[source], needed.get(source, box), box)
                 for source in node.all_input_nodes
@@ -145,10 +144,6 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
     return unpadded
 
 
-def _reach(windows: Windows, box: Box) -> Box:
-    return windows[0].reach(box[0]), windows[1].reach(box[1])
-
-
 def _hull(a: Box, b: Box) -> Box:
     rows, columns = ((min(p[0], q[0]), max(p[1], q[1])) for p, q in zip(a, b, strict=True))
     return rows, columns
@@ -159,7 +154,7 @@ def _needed(root: nn.Module, target: fx.Node, index: int) -> dict[fx.Node, Box]:
     needed: dict[fx.Node, Box] = {target: ((index, index), (index, index))}
     for node in reversed(target.graph.nodes):
         if node in needed and node.op != "placeholder":
-            box = _reach(_windows(root, node), needed[node])
+            box = _window(root, node).reach(needed[node])
             for source in node.all_input_nodes:
                 if _sees_image(source):
                     needed[source] = _hull(box, needed.get(source, box))
@@ -210,21 +205,21 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
     return {**dict(zip(WINDOWED_FUNCTIONS[node.target], node.args, strict=False)), **node.kwargs}
 
 
-def _windows(root: nn.Module, node: fx.Node) -> Windows:
-    """The windows through which `node` reads its input (cached on the node).
+def _window(root: nn.Module, node: fx.Node) -> Window:
+    """The window through which `node` reads its input (cached on the node).
 
     Raises `InputError` for a step whose window is unknown.
     """
-    if "windows" in node.meta:
-        return node.meta["windows"]
-    module, windows = module_of(root, node), None
+    if "window" in node.meta:
+        return node.meta["window"]
+    module, window = module_of(root, node), None
     if module is not None:
-        windows = _module_windows(module)
+        window = _module_window(module)
     elif node.op == "call_function":
-        windows = _function_windows(root, node)
+        window = _function_window(root, node)
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
-        windows = POINTWISE
-    if windows is None:
+        window = Window()
+    if window is None:
         step = type(module) if module is not None else node.target
         sees_all = isinstance(module, WHOLE_IMAGE)
         why = "reads the whole image" if sees_all else "has no window of known size"
@@ -233,21 +228,21 @@ def _windows(root: nn.Module, node: fx.Node) -> Windows:
             f"({getattr(step, '__name__', step)}) {why}. "
             "Choose a layer before it; `diversevis layers` lists them."
         )
-    node.meta["windows"] = windows
-    return windows
+    node.meta["window"] = window
+    return window
 
 
-def _module_windows(module: nn.Module) -> Windows | None:
+def _module_window(module: nn.Module) -> Window | None:
     if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
         dilation = getattr(module, "dilation", 1)
-        return _windows_of(module.kernel_size, module.stride, module.padding, dilation)
+        return _window_of(module.kernel_size, module.stride, module.padding, dilation)
     if isinstance(module, PADDING_MODULES):
         left, _, top, _ = module.padding
-        return Window(padding=top), Window(padding=left)
-    return POINTWISE if isinstance(module, POINTWISE_MODULES) else None
+        return Window(padding=(top, left))
+    return Window() if isinstance(module, POINTWISE_MODULES) else None
 
 
-def _function_windows(root: nn.Module, node: fx.Node) -> Windows | None:
+def _function_window(root: nn.Module, node: fx.Node) -> Window | None:
     function: Callable[..., Any] = node.target  # type: ignore[assignment]
     if function in WINDOWED_FUNCTIONS:
         options = {"stride": None, "padding": 0, "dilation": 1} | _arguments(node)
@@ -258,23 +253,21 @@ def _function_windows(root: nn.Module, node: fx.Node) -> Windows | None:
             options["kernel_size"] = tuple(operator.attrgetter(weight.target)(root).shape[2:])
             options["stride"] = options["stride"] or 1
         names = ("kernel_size", "stride", "padding", "dilation")
-        return _windows_of(*[options[name] for name in names])
+        return _window_of(*[options[name] for name in names])
     if function is functional.pad:
         pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-        if len(pads) != 4:
-            return None
-        return Window(padding=pads[2]), Window(padding=pads[0])
+        return Window(padding=(pads[2], pads[0])) if len(pads) == 4 else None
     if function in (torch.cat, torch.concat):
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        return POINTWISE if axis in (1, -3) else None
+        return Window() if axis in (1, -3) else None
     if function is operator.getitem:  # a choice of channels
         index: Any = node.args[1]
         is_short = isinstance(index, tuple) and len(index) <= 2
-        return POINTWISE if is_short and not any(isinstance(i, int) for i in index) else None
-    return POINTWISE if function in POINTWISE_FUNCTIONS else None
+        return Window() if is_short and not any(isinstance(i, int) for i in index) else None
+    return Window() if function in POINTWISE_FUNCTIONS else None
 
 
-def _windows_of(kernel: Any, stride: Any, padding: Any, dilation: Any) -> Windows:
+def _window_of(kernel: Any, stride: Any, padding: Any, dilation: Any) -> Window:
     """From the options of a convolution or pooling: numbers, pairs, or a padding's name."""
     kernels, dilations = _pair(kernel), _pair(dilation)
     if padding == "valid":
@@ -282,9 +275,7 @@ def _windows_of(kernel: Any, stride: Any, padding: Any, dilation: Any) -> Window
     elif padding == "same":
         padding = [d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True)]
     strides = _pair(kernel if stride in (None, []) else stride)
-    options = zip(kernels, strides, _pair(padding), dilations, strict=True)
-    rows, columns = (Window(*of_axis) for of_axis in options)
-    return rows, columns
+    return Window(kernels, strides, _pair(padding), dilations)
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

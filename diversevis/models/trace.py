@@ -152,10 +152,7 @@ def _layers_of(
     outputs: dict[str, list[fx.Node]],
     field_names: dict[str, str],
 ) -> tuple[tuple[Layer, ...], dict[str, str]]:
-    """The layers in the order of computation, and module path -> name of its layer.
-
-    outputs  the output nodes of every module, by module path
-    """
+    """The layers in the order of computation, and module path -> name of its layer."""
     channels = _channels(root, graph)
     layers: dict[fx.Node, Layer] = {}
     paths: dict[str, str] = {}
@@ -249,20 +246,21 @@ class _ChannelCounter(fx.Interpreter):
         """A tensor with the right number of channels. Most steps need not run; running their meta
         kernels would load torch's compiler."""
         sources, channels = n.all_input_nodes, self.channels
-        if isinstance(module, nn.Conv2d) and not is_beyond:
+        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
+        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
+            return max((self.env[source] for source in sources), key=torch.numel)
+        if isinstance(module, nn.Conv2d):
             if channels.get(sources[0], module.in_channels) != module.in_channels:
                 raise InputError(
                     f"the step {n.name!r} takes {module.in_channels} channels where "
                     f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
                 )
-            return torch.empty(1, module.out_channels, PROBE, PROBE, device="meta")
-        if n.target is torch.cat and all(source in channels for source in sources):
+            count = module.out_channels
+        elif n.target is torch.cat and all(source in channels for source in sources):
             count = sum(channels[source] for source in sources)
-            return torch.empty(1, count, PROBE, PROBE, device="meta")
-        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
-        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
-            return max((self.env[source] for source in sources), key=torch.numel)
-        return super().run_node(n)
+        else:
+            return super().run_node(n)
+        return torch.empty(1, count, PROBE, PROBE, device="meta")
 
 
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:

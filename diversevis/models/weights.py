@@ -64,17 +64,16 @@ class WeightsFile:
             ) from error
         return cls(path=path, url=url, names=names, metadata=metadata, read=file.get_tensor)
 
-    def color(self, key: str) -> Color | None:
-        """`mean` or `std` from the metadata; None if the file does not have it."""
+    def color(self, key: str) -> tuple[float, ...] | None:
+        """`mean` or `std` from the metadata, unchecked; None if the file does not have it."""
         if key not in self.metadata:
             return None
         try:
-            values = tuple(float(value) for value in json.loads(self.metadata[key]))
+            return tuple(float(value) for value in json.loads(self.metadata[key]))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{self.path}: its metadata {key}={self.metadata[key]!r} is not a list of numbers."
             ) from error
-        return checked_color(values, f"{self.path}: its metadata {key}")
 
 
 def checked_color(values: Any, what: str) -> Color:
@@ -148,13 +147,9 @@ def _why_no_download(error: OSError | RuntimeError, name: str, url: str, path: P
 def read_tensors(
     read: Callable[[str], Tensor], wanted: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """The tensors named in `wanted` as float32.
+    """The tensors as float32; `wanted` has tensors of the right shapes, by name.
 
-    read    returns a tensor by name
-    wanted  name -> tensor of the right shape
-    source  where they come from, for error messages
-
-    Raises `InputError` for a wrong shape or type, NaN or infinite values.
+    Raises `InputError`, which names `source`, for a wrong shape or type, NaN or infinite values.
     """
     tensors = {}
     for name, expected in wanted.items():
