@@ -227,7 +227,7 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
         norm = module_of(module, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
-        (source,) = node.all_input_nodes
+        source = node.all_input_nodes[0]
         convolution = module_of(module, source)
         alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
         if isinstance(convolution, nn.Conv2d) and alone:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +129,8 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
                 source: _crop(graph, copied[source], needed.get(source, box), box)
                 for source in node.all_input_nodes
             }
-            module = module_of(network, node)
-            if node.target is functional.pad or isinstance(module, PADDING_MODULES):
+            called = module_of(network, node) or node.target
+            if called is functional.pad or isinstance(called, PADDING_MODULES):
                 copied[node] = cropped[node.all_input_nodes[0]]
             else:
                 copied[node] = graph.node_copy(node, cropped.__getitem__)
@@ -243,7 +242,7 @@ def _module_window(module: nn.Module) -> Window | None:
 
 
 def _function_window(root: nn.Module, node: fx.Node) -> Window | None:
-    function: Callable[..., Any] = node.target  # type: ignore[assignment]
+    function: Any = node.target
     if function in WINDOWED_FUNCTIONS:
         options = {"stride": None, "padding": 0, "dilation": 1} | _arguments(node)
         if function is functional.conv2d:

@@ -110,12 +110,10 @@ class TracedModel:
         needed: dict[str, Tensor] = {}
         ancestors = self.ancestors(node)
         for used in self.graph.nodes:  # in order of computation
-            if used not in ancestors:
-                continue
-            if used.op == "call_module":
+            if used.op == "call_module" and used in ancestors:
                 state = self.root.get_submodule(used.target).state_dict(prefix=f"{used.target}.")
                 needed.update(state)
-            elif used.op == "get_attr":
+            elif used.op == "get_attr" and used in ancestors:
                 needed[used.target] = operator.attrgetter(used.target)(self.root)
         return {k: v for k, v in needed.items() if not k.endswith("num_batches_tracked")}
 

@@ -195,10 +195,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    """`<name>*.safetensors` in `folder`.
-
-    Not of a network whose name begins with the same letters (resnet50 and resnet50_32x4d).
-    """
+    """`<name>*.safetensors` in `folder`, but not resnet50_32x4d where resnet50 is wanted."""
     if not folder.is_dir():
         raise InputError(f"{WEIGHTS_FOLDER}={folder} is not a folder.")
     models = import_torchvision_models().list_models()
