@@ -17,8 +17,7 @@ def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
     near = difflib.get_close_matches(name, choices, n=4, cutoff=0.6)
     if near:
         return "Did you mean " + " or ".join(near) + "?"
-    shown = ", ".join(choices[:limit])
-    return f"Choose from: {shown}" + (", ..." if len(choices) > limit else ".")
+    return "Choose from: " + ", ".join(choices[:limit]) + (", ..." if choices[limit:] else ".")
 
 
 class FolderLost(Exception):

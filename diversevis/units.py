@@ -26,7 +26,7 @@ def parse_units(
     if unit == "all":
         return tuple(range(channels))
     parts = [unit] if isinstance(unit, int) else unit.split(",") if isinstance(unit, str) else unit
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in parts:
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(part))
         if match is None or isinstance(part, bool):
@@ -38,10 +38,10 @@ def parse_units(
             raise InputError(
                 f"unit={unit}: {where} has {channels} units, so there is no unit {last}. {legal}"
             )
-        found.update(range(first, last + 1))
-    if not found:
+        numbers.update(range(first, last + 1))
+    if not numbers:
         raise InputError(f"unit={unit} names no unit. {legal}")
-    return tuple(sorted(found))
+    return tuple(sorted(numbers))
 
 
 def units_list(units: Sequence[int]) -> list[str]:

@@ -13,7 +13,8 @@ def weights_command(arguments: Sequence[str]) -> None:
     model = compose_model(arguments)
     traced = open_model(model)
     layer = compose_config(arguments).layer
-    checked = check_weights(model, traced, traced.layer(str(layer)) if layer else None)
-    print(f"{checked.record.source}")
-    print(f"sha256 {checked.record.sha256}")
-    print(f"{checked.tensors} tensors, all finite; serves {traced.name} up to {checked.deepest}")
+    chosen = traced.layer(str(layer)) if layer else None
+    record, tensors, deepest = check_weights(model, traced, chosen)
+    print(f"{record.source}")
+    print(f"sha256 {record.sha256}")
+    print(f"{tensors} tensors, all finite; serves {traced.name} up to {deepest.name}")

@@ -20,9 +20,6 @@ from diversevis.errors import InputError, suggest
 from diversevis.models.energy import EnergyNetwork
 
 Color = tuple[float, float, float]
-# Of the ImageNet training images, RGB in [0, 1]: torchvision's weights expect this normalization.
-IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
-IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +32,6 @@ class EnergyModel:
 
     def skeleton(self) -> nn.Module:
         return EnergyNetwork().eval()
-
-    def field_names(self, root: nn.Module) -> dict[str, str]:
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +62,7 @@ class TorchvisionModel:
                 return self._build().to("meta")
 
     def initialized(self) -> nn.Module:
-        """The network with its architecture's random initialization, drawn from `seed`.
-
-        The global random state stays as it was.
-        """
+        """The network with random weights from `seed`; the global random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)  # not the CUDA generators
             return self._build()
@@ -92,10 +83,10 @@ class TorchvisionModel:
         if self.name in INCEPTION_NAMES:
             # Their `transform_input` turns ImageNet's normalization into this; it is switched off.
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        return IMAGENET_MEAN, IMAGENET_STD
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the ImageNet training images
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
-        """VGG's layers are known as conv3_1, pool3; all others by their module path."""
+        """Module path -> name used in the field: VGG's layers are known as conv3_1, pool3."""
         if not self.name.startswith("vgg"):
             return {}
         names, block, index = {}, 1, 0
@@ -145,19 +136,15 @@ class CustomModel:
             if "" not in sys.path:  # the current folder, last: it must not hide installed packages
                 sys.path.append("")
             build = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # user code can raise anything
             raise InputError(
-                f"model.target={self.target} cannot be imported ({error}). It is the import path "
-                "of a function, such as mypackage.networks.build, that returns an nn.Module."
-            ) from error
-        except Exception as error:
-            raise InputError(
-                f"model.target={self.target}: importing {module_name} failed "
-                f"({type(error).__name__}: {error})."
+                f"model.target={self.target} cannot be imported ({type(error).__name__}: {error}). "
+                "It is the import path of a function, such as mypackage.networks.build, that "
+                "returns an nn.Module."
             ) from error
         try:
             network = build()
-        except Exception as error:  # user code can raise anything
+        except Exception as error:
             raise InputError(
                 f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "
                 "a function that needs no arguments and returns an nn.Module."
@@ -167,9 +154,6 @@ class CustomModel:
                 f"model.target={self.target} returned a {type(network).__name__}, not an nn.Module."
             )
         return network.eval()
-
-    def field_names(self, root: nn.Module) -> dict[str, str]:
-        return {}
 
 
 Model = EnergyModel | TorchvisionModel | CustomModel

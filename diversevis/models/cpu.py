@@ -8,13 +8,14 @@ one thread; torch 2.14 on an AMD EPYC.)
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+import copy
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional
+
+from diversevis.models.trace import module_of
 
 # Positions of a filter on an image. With fewer there is nothing to gain, and the rounding of such a
 # small matrix product would depend on the number of images.
@@ -27,31 +28,25 @@ def tune_for_cpu(module: fx.GraphModule) -> fx.GraphModule:
 
     Parameters are shared with `module`, which stays as it was.
     """
-    parts: dict[str, Any] = {}
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-        if node.op == "get_attr":
-            parts[node.target] = operator.attrgetter(node.target)(module)
-        if node.op != "call_module":
-            continue
-        name, called = node.target, module.get_submodule(node.target)
-        tuned = _tuned(module, node, called)
-        if tuned is not None:
-            name = copied[node].target = f"tuned_{len(parts)}"
-        parts[name] = tuned or called
-    return fx.GraphModule(parts, graph).eval()
+    tuned = fx.GraphModule(module, copy.deepcopy(module.graph))
+    calls = [node for node in tuned.graph.nodes if node.op == "call_module"]
+    replacements = [_replacement(tuned, node) for node in calls]
+    for index, (node, replacement) in enumerate(zip(calls, replacements, strict=True)):
+        if replacement is not None:
+            node.target = f"tuned_{index}"
+            tuned.add_submodule(node.target, replacement)
+    tuned.delete_all_unused_submodules()
+    tuned.recompile()
+    return tuned.eval()
 
 
-def _tuned(module: fx.GraphModule, node: fx.Node, called: nn.Module) -> nn.Module | None:
-    """What replaces `called` at `node`; None if it stays."""
-    source = node.all_input_nodes[0]
-    if isinstance(called, nn.ReLU) and len(source.users) == 1 and source.op == "call_module":
-        # In place only if no other step, and no gradient, needs the value before the ReLU.
-        if isinstance(module.get_submodule(str(source.target)), nn.Conv2d):
-            return nn.ReLU(inplace=True)
-        return None
+def _replacement(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The faster module for the call `node`; None if its module stays."""
+    called, source = module_of(module, node), node.all_input_nodes[0]
+    # In place only if no other step, and no gradient, needs the value before the ReLU.
+    after_convolution = isinstance(module_of(module, source), nn.Conv2d)
+    if isinstance(called, nn.ReLU) and after_convolution and len(source.users) == 1:
+        return nn.ReLU(inplace=True)
     if (
         source.op == "placeholder"
         and isinstance(called, nn.Conv2d)

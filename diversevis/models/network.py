@@ -8,23 +8,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diversevis.errors import InputError
+from diversevis.models import weights
 from diversevis.models.architectures import Color, CustomModel, EnergyModel, Model, TorchvisionModel
 from diversevis.models.trace import Layer, TracedModel, module_of, trace
-from diversevis.models.weights import (
-    WeightsFile,
-    WeightsRecord,
-    check_and_load,
-    check_tensors,
-    checked_color,
-    find_weights_file,
-    sha256_of_file,
-    sha256_of_tensors,
-)
+from diversevis.models.weights import WeightsFile, checked_color
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsRecord:
+    """The origin of a network's weights, as run.json records it.
+
+    source           path, `random` with its seed, `analytic` or `own`
+    url              where a downloaded file came from
+    sha256           of the file, or of the tensors used where there is no file
+    mean, std        of the network's input, RGB in [0, 1]
+    mean_std_source  their source: `weights file`, `config` or `torchvision`
+    """
+
+    source: str
+    is_file: bool
+    url: str | None
+    sha256: str
+    mean: Color
+    std: Color
+    mean_std_source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +54,13 @@ class Network:
     weights: WeightsRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckedWeights:
-    """Checked weights: origin, number of tensors, the deepest layer that they suffice for."""
-
-    record: WeightsRecord
-    tensors: int
-    deepest: str
-
-
 def open_model(model: Model) -> TracedModel:
-    """Trace the network that `model` describes, without its weights.
-
-    Raises `InputError` if it cannot be built or traced.
-    """
+    """Trace the network without its weights; raises `InputError` if that is not possible."""
     root = model.skeleton()
     if isinstance(model, CustomModel):
-        name = model.name or model.target.replace(":", ".")
-    else:
-        name = model.name
-    return trace(name, root, model.field_names(root))
+        return trace(model.name or model.target.replace(":", "."), root, {})
+    field_names = model.field_names(root) if isinstance(model, TorchvisionModel) else {}
+    return trace(model.name, root, field_names)
 
 
 def load(
@@ -82,52 +80,34 @@ def load(
                 f"objective.distance={feature.name} does not lie before layer={layer.name}. "
                 "Distances are measured in `pixels` or in an earlier layer."
             )
-    tensors, record = _tensors(model, traced, layer, _file(model))
+    tensors, record = _tensors(model, traced, layer, _open_file(model))
     # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
-    outputs = [
-        feature.features if feature.features in before else feature.node for feature in features
-    ]
+    outputs = [f.features if f.features in before else f.node for f in features]
     module = _truncate(traced, [layer.node, *outputs])
+    # Not strict: batch norm's step counters are left out, and torch sets them to 0.
     module.load_state_dict(tensors, strict=False, assign=True)
-    for name, buffer in module.named_buffers():
-        if buffer.is_meta:  # batch norm's step counter: no response depends on it
-            owner, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, torch.zeros((), dtype=buffer.dtype))
     _fold_batch_norm(module)
     module.eval().requires_grad_(False)
     return Network(name=traced.name, layer=layer, module=module, weights=record)
 
 
-def check_weights(model: Model, traced: TracedModel, layer: Layer | None = None) -> CheckedWeights:
+def check_weights(
+    model: Model, traced: TracedModel, layer: Layer | None = None
+) -> tuple[WeightsRecord, int, Layer]:
     """Find (or download) the weights and check every tensor that `layer` needs (default: the
-    deepest layer for which the file has weights).
+    deepest layer for which the file has weights). Returns their origin, number, and that layer.
 
     Raises `InputError` if they are missing, damaged or made for another network.
     """
-    file = _file(model)
-    deepest = layer or traced.layers[-1]
-    if file is not None and layer is None:
-        served = [
-            layer for layer in traced.layers if file.names.issuperset(traced.tensors(layer.node))
-        ]
-        deepest = served[-1] if served else traced.layers[0]
-    tensors, record = _tensors(model, traced, deepest, file)
-    return CheckedWeights(record=record, tensors=len(tensors), deepest=deepest.name)
+    file = _open_file(model)
+    if layer is None and file is not None:
+        layer = _deepest_layer(traced, file) or traced.layers[0]
+    layer = layer or traced.layers[-1]
+    tensors, record = _tensors(model, traced, layer, file)
+    return record, len(tensors), layer
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """A weights file and where it came from."""
-
-    opened: WeightsFile
-    url: str | None
-
-    @property
-    def names(self) -> frozenset[str]:
-        return self.opened.names
-
-
-def _file(model: Model) -> _File | None:
+def _open_file(model: Model) -> WeightsFile | None:
     """The weights file that `model` names; None if its weights do not come from a file."""
     if isinstance(model, EnergyModel) or model.weights in ("own", "random"):
         if isinstance(model, CustomModel) and model.weights == "random":
@@ -136,35 +116,34 @@ def _file(model: Model) -> _File | None:
                 "model.target names return a freshly initialized network instead."
             )
         return None
-    if isinstance(model, TorchvisionModel):
-        path, url = find_weights_file(model)
-    else:
-        path, url = Path(model.weights).expanduser(), None
-    return _File(opened=WeightsFile.open(path), url=url)
+    if isinstance(model, TorchvisionModel) and model.weights == "imagenet":
+        return WeightsFile.open(*weights.find_weights_file(model))
+    return WeightsFile.open(Path(model.weights).expanduser())
+
+
+def _deepest_layer(traced: TracedModel, file: WeightsFile) -> Layer | None:
+    """The deepest layer for which `file` has all weights."""
+    layers = [layer for layer in traced.layers if file.names >= traced.tensors(layer.node).keys()]
+    return layers[-1] if layers else None
 
 
 def _tensors(
-    model: Model, traced: TracedModel, layer: Layer, file: _File | None
+    model: Model, traced: TracedModel, layer: Layer, file: WeightsFile | None
 ) -> tuple[dict[str, Tensor], WeightsRecord]:
     """The checked tensors that `layer` needs, and the record of their origin."""
     wanted = traced.tensors(layer.node)
     if file is not None:
-        tensors = check_and_load(
-            file.opened,
-            wanted,
-            layer=layer.name,
-            served=((known.name, traced.tensors(known.node)) for known in traced.layers),
-            architecture=traced.name,
-        )
-        source, sha256 = str(file.opened.path.resolve()), sha256_of_file(file.opened.path)
+        _check_names(file, wanted, traced, layer)
+        tensors = weights.read_tensors(file.read, wanted, str(file.path))
+        source, sha256 = str(file.path.resolve()), weights.sha256_of_file(file.path)
     else:
+        state: Mapping[str, Tensor] = wanted
+        source = "own" if isinstance(model, CustomModel) else "analytic"
         if isinstance(model, TorchvisionModel):
             source, state = f"random, seed {model.seed}", model.initialized().state_dict()
-            values: Mapping[str, Tensor] = {name: state[name] for name in wanted}
-        else:
-            source, values = ("own" if isinstance(model, CustomModel) else "analytic"), wanted
-        tensors = check_tensors(values, wanted, source=f"model {traced.name} ({source})")
-        sha256 = sha256_of_tensors(tensors)
+        what = f"model {traced.name} ({source})"
+        tensors = weights.read_tensors(state.__getitem__, wanted, what)
+        sha256 = weights.sha256_of_tensors(tensors)
     mean, std, mean_std_source = _mean_std(model, file)
     record = WeightsRecord(
         source=source,
@@ -178,24 +157,49 @@ def _tensors(
     return tensors, record
 
 
-def _mean_std(model: Model, file: _File | None) -> tuple[Color, Color, str]:
+def _check_names(
+    file: WeightsFile, wanted: Mapping[str, Tensor], traced: TracedModel, layer: Layer
+) -> None:
+    """Raises `InputError` for a file of another network, or without weights that `layer` needs."""
+    in_file = file.metadata.get("architecture", "")
+    if in_file and in_file.rpartition(".")[2] != traced.name:
+        raise InputError(
+            f"{file.path} holds weights of {in_file}, not of {traced.name}. "
+            f"Give the right file with model.weights=FILE, or choose the model of this file."
+        )
+    missing = next((name for name in wanted if name not in file.names), None)
+    if missing is None:
+        return
+    deepest = _deepest_layer(traced, file)
+    if deepest is None:
+        raise InputError(
+            f"{file.path} is not a weights file of {traced.name}: it lacks {missing} and has "
+            "weights for none of the network's layers (its first tensors: "
+            f"{', '.join(sorted(file.names)[:3]) or 'none'})."
+        )
+    raise InputError(
+        f"layer={layer.name} needs {missing}, which {file.path} does not hold. The deepest layer "
+        f"that it has weights for is {deepest.name}; for deeper layers give another file with "
+        "model.weights=FILE."
+    )
+
+
+def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str]:
     """Mean and std of the input, and their source: the config, else the file, else torchvision."""
     if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
         return (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "analytic"
-    if (model.mean is None) != (model.std is None):
-        raise InputError("model.mean and model.std belong together: give both or neither.")
-    if model.mean is not None and model.std is not None:
-        mean, std = checked_color(model.mean, "model.mean"), checked_color(model.std, "model.std")
-        return mean, std, "config"
-    if file is not None:
-        in_file = file.opened.color("mean"), file.opened.color("std")
-        if in_file[0] is not None and in_file[1] is not None:
-            return in_file[0], in_file[1], "weights file"
-        if in_file != (None, None):
-            raise InputError(
-                f"{file.opened.path}: its metadata has only mean or only std. Give both with "
-                "model.mean=[...] model.std=[...]."
-            )
+    source, where = "config", "model."
+    mean: tuple[float, ...] | None = model.mean
+    std: tuple[float, ...] | None = model.std
+    if mean is None and std is None and file is not None:
+        source, where = "weights file", f"{file.path}: its metadata "
+        mean, std = file.color("mean"), file.color("std")
+    if (mean is None) != (std is None):
+        raise InputError(
+            f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
+        )
+    if mean is not None and std is not None:
+        return checked_color(mean, f"{where}mean"), checked_color(std, f"{where}std"), source
     if isinstance(model, CustomModel):
         raise InputError(
             "A custom model needs the mean and std of its input (RGB, in [0, 1]): "
@@ -213,13 +217,7 @@ def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule
         if node in needed:
             copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[node] for node in outputs))
-    module = fx.GraphModule(traced.root, graph)
-    for node in module.graph.nodes:  # copies: the traced model must not change
-        if node.op == "call_module":
-            owner, _, leaf = str(node.target).rpartition(".")
-            called = module.get_submodule(str(node.target))
-            setattr(module.get_submodule(owner), leaf, copy.deepcopy(called))
-    return module
+    return copy.deepcopy(fx.GraphModule(traced.root, graph))  # the traced model must not change
 
 
 def _fold_batch_norm(module: fx.GraphModule) -> None:
@@ -233,9 +231,8 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
         convolution = module_of(module, source)
         alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
         if isinstance(convolution, nn.Conv2d) and alone:
-            owner, _, leaf = str(source.target).rpartition(".")
             fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-            setattr(module.get_submodule(owner), leaf, fused)
+            module.set_submodule(str(source.target), fused)
             node.replace_all_uses_with(source)
             module.graph.erase_node(node)
     module.delete_all_unused_submodules()

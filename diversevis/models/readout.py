@@ -6,7 +6,9 @@ its unit. Steps that the target does not need are removed.
 
 from __future__ import annotations
 
+import copy
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from diversevis.models.trace import SUMS
+from diversevis.models.trace import SUMS, module_of
 
 # Steps that act on every channel separately and in the same way.
 CHANNEL_BY_CHANNEL = (
@@ -25,6 +27,9 @@ POINTWISE_FUNCTIONS = (torch.square, torch.abs, torch.relu, torch.sqrt)
 # Largest number of input channels of a grouped convolution's filter for which the convolution
 # before it is computed channel by channel (complex cells of the energy network have 2).
 FEW = 4
+
+Maps = Float[Tensor, "image channel h w"]
+Rows = Int[Tensor, " unit"]
 
 
 def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> fx.GraphModule:
@@ -38,46 +43,32 @@ def read_out(module: fx.GraphModule, vectors: Float[Tensor, "row channel"]) -> f
     of every unit's vector. It returns responses [unit, image], then the further outputs. The result
     is the same as projecting all channels: the projection is moved before every linear step.
     """
-    parts: dict[str, Any] = {}
-    for node in module.graph.nodes:
-        if node.op == "call_module":
-            parts[node.target] = module.get_submodule(node.target)
-        elif node.op == "get_attr":
-            parts[node.target] = operator.attrgetter(node.target)(module)
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        if node.op == "output":
-            (target, *further) = node.args[0]
-        else:
-            copied[node] = graph.node_copy(node, copied.__getitem__)
-            if node.op == "placeholder":
-                rows = graph.placeholder("rows")
-    reader = _Reader(module, parts, graph, copied, rows, vectors)
-    responses = graph.call_function(_by_unit, (reader.select(target, is_output=True), rows))
-    graph.output((responses, *(copied[node] for node in further)))
-    for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("output", "placeholder"):
-            graph.erase_node(node)
-    used = {node.target for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    readout = fx.GraphModule({name: parts[name] for name in parts if name in used}, graph)
-    return readout.eval().requires_grad_(False)
+    rewritten = fx.GraphModule(module, copy.deepcopy(module.graph))
+    graph = rewritten.graph
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    output = next(node for node in graph.nodes if node.op == "output")
+    target, *further = output.args[0]
+    with graph.inserting_after(image):
+        rows = graph.placeholder("rows")
+    with graph.inserting_before(output):
+        selected = _Reader(rewritten, rows, vectors).select(target, is_output=True)
+        responses = graph.call_function(_by_unit, (selected, rows))
+    output.args = ((responses, *further),)
+    graph.eliminate_dead_code()
+    # A new module, without the modules and tensors that no step uses any more.
+    return fx.GraphModule(rewritten, graph).eval().requires_grad_(False)
 
 
 class _Reader:
-    """Builds the graph's last steps, from the target towards the image."""
+    """Adds the graph's last steps, from the target towards the image.
 
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        parts: dict[str, Any],
-        graph: fx.Graph,
-        copied: dict[fx.Node, fx.Node],
-        rows: fx.Node,
-        vectors: Tensor,
-    ) -> None:
-        self.module, self.parts, self.graph = module, parts, graph
-        self.copied, self.rows, self.vectors = copied, rows, vectors
+    A step's users are counted while steps are added. That is safe: a step with a single user is
+    reached once, through that user.
+    """
+
+    def __init__(self, module: fx.GraphModule, rows: fx.Node, vectors: Tensor) -> None:
+        self.module, self.graph = module, module.graph
+        self.rows, self.vectors = rows, vectors
         one_hot = (vectors == 1).sum(1) + (vectors == 0).sum(1) == vectors.shape[1]
         self.channels = vectors.argmax(1) if bool(one_hot.all()) else None
 
@@ -85,126 +76,93 @@ class _Reader:
         """Return a node with the projection of the value of `node`, [image, 1, h, w]."""
         if len(node.users) > 1 and not is_output:
             return self._project(node)  # another step needs all its channels anyway
-        called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        called, sources = module_of(self.module, node), node.all_input_nodes
         if isinstance(called, nn.Conv2d) and (called.groups == 1 or self.channels is not None):
-            return self._filter(node, called)
-        if isinstance(called, CHANNEL_BY_CHANNEL) and (
-            self.channels is not None or isinstance(called, LINEAR)
-        ):
-            source = self.select(node.all_input_nodes[0])
-            return self.graph.call_module(str(node.target), (source,))
-        if node.target in SUMS and len(node.all_input_nodes) == 2 and not node.kwargs:
-            parts = tuple(self.select(source) for source in node.all_input_nodes)
-            return self.graph.call_function(operator.add, parts)
+            return self._filter(sources[0], called)
+        keeps = CHANNEL_BY_CHANNEL if self.channels is not None else LINEAR
+        if isinstance(called, keeps):
+            return self.graph.call_module(str(node.target), (self.select(sources[0]),))
+        if node.target in SUMS and len(sources) == 2 and not node.kwargs:
+            return self._call(operator.add, *[self.select(source) for source in sources])
         if node.target is operator.getitem and _keeps_channels(node.args[1]):
-            source = self.select(node.all_input_nodes[0])
-            return self.graph.call_function(operator.getitem, (source, node.args[1]))
+            return self._call(operator.getitem, self.select(sources[0]), node.args[1])
         return self._project(node)
 
     def _project(self, node: fx.Node) -> fx.Node:
         if self.channels is not None:
-            channels = self._constant("channels", self.channels)
-            return self.graph.call_function(_pick, (self.copied[node], channels, self.rows))
-        vectors = self._constant("vectors", self.vectors)
-        return self.graph.call_function(_mix, (self.copied[node], vectors, self.rows))
+            return self._call(_pick, node, self.channels[:, None], self.rows)
+        return self._call(_mix, node, self.vectors, self.rows)
 
-    def _filter(self, node: fx.Node, convolution: nn.Conv2d) -> fx.Node:
-        weight, bias = convolution.weight, convolution.bias
-        groups, inputs = convolution.groups, None
-        if self.channels is not None:
-            filters = weight[self.channels]
-            biases = bias[self.channels] if bias is not None else None
-            if groups > 1:
-                width = weight.shape[1]
-                group = self.channels // (weight.shape[0] // groups)
-                inputs = group[:, None] * width + torch.arange(width, device=group.device)
-        else:
+    def _filter(self, source: fx.Node, convolution: nn.Conv2d) -> fx.Node:
+        """Return a node with the projection of `convolution` applied to `source`."""
+        weight, bias = convolution.weight.detach(), convolution.bias
+        if self.channels is None:
             filters = torch.einsum("rc,cikl->rikl", self.vectors, weight)
             biases = self.vectors @ bias if bias is not None else None
-        ahead = (
-            self.copied[node.all_input_nodes[0]]
-            if inputs is None
-            else self._select_many(node.all_input_nodes[0], inputs)
-        )
-        bias_node = None if biases is None else self._constant("biases", biases.detach().clone())
+        else:
+            filters = weight[self.channels]
+            biases = bias[self.channels] if bias is not None else None
+            if convolution.groups > 1:
+                width = weight.shape[1]
+                group = self.channels // (len(weight) // convolution.groups)
+                inputs = group[:, None] * width + torch.arange(width, device=group.device)
+                source = self._select_many(source, inputs)
         # Channels last, as images are laid out on the way here.
-        flat = filters.detach().permute(0, 2, 3, 1).contiguous()
-        return self.graph.call_function(
-            _filter_of_unit,
-            (ahead, self._constant("filters", flat), bias_node, self.rows),
-            {"stride": convolution.stride, "dilation": convolution.dilation},
-        )
+        flat = filters.permute(0, 2, 3, 1).contiguous()
+        window = {"stride": convolution.stride, "dilation": convolution.dilation}
+        return self._call(_filter_of_unit, source, flat, biases, self.rows, **window)
 
     def _select_many(self, node: fx.Node, inputs: Int[Tensor, "row input"]) -> fx.Node:
-        """Return a node with the channels of `node` that every image's unit reads,
-        [image, input, h, w]."""
-        called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        alone = len(node.users) == 1 and inputs.shape[1] <= FEW
-        if alone and isinstance(called, nn.Conv2d) and called.groups == 1:
-            weight, bias = called.weight.detach(), called.bias
-            return self.graph.call_function(
-                _chosen_filters,
-                (
-                    self.copied[node.all_input_nodes[0]],
-                    self._constant("weight", weight),
-                    None if bias is None else self._constant("bias", bias.detach()),
-                    self._constant("inputs", inputs),
-                    self.rows,
-                ),
-                {"stride": called.stride, "dilation": called.dilation},
-            )
-        if alone and isinstance(called, CHANNEL_BY_CHANNEL):
-            source = self._select_many(node.all_input_nodes[0], inputs)
-            return self.graph.call_module(str(node.target), (source,))
-        if alone and node.target in POINTWISE_FUNCTIONS:
-            source = self._select_many(node.all_input_nodes[0], inputs)
-            return self.graph.call_function(node.target, (source,))
-        constant = self._constant("inputs", inputs)
-        return self.graph.call_function(_pick_many, (self.copied[node], constant, self.rows))
+        """Return a node with the channels of `node` that a unit reads, [image, input, h, w]."""
+        if len(node.users) > 1 or inputs.shape[1] > FEW:
+            return self._call(_pick, node, inputs, self.rows)
+        called, sources = module_of(self.module, node), node.all_input_nodes
+        if isinstance(called, nn.Conv2d) and called.groups == 1:
+            tensors = called.weight, called.bias, inputs
+            window = {"stride": called.stride, "dilation": called.dilation}
+            return self._call(_chosen_filters, sources[0], *tensors, self.rows, **window)
+        if isinstance(called, CHANNEL_BY_CHANNEL):
+            selected = self._select_many(sources[0], inputs)
+            return self.graph.call_module(str(node.target), (selected,))
+        if node.target in POINTWISE_FUNCTIONS:
+            return self._call(node.target, self._select_many(sources[0], inputs))
+        return self._call(_pick, node, inputs, self.rows)
 
-    def _constant(self, name: str, value: Tensor) -> fx.Node:
-        """Store a tensor with the new module and return a node that gives it."""
-        path = f"read_out_{name}_{len(self.parts)}"
-        self.parts[path] = value
-        return self.graph.get_attr(path)
+    def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> fx.Node:
+        """Add a call of `function`; tensors among the arguments are stored with the new module."""
+        nodes = []
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                name = f"read_out_{len(self.graph.nodes)}"
+                self.module.register_buffer(name, argument.detach())
+                argument = self.graph.get_attr(name)
+            nodes.append(argument)
+        return self.graph.call_function(function, tuple(nodes), options)
 
 
-def _by_unit(answer: Tensor, rows: Int[Tensor, " unit"]) -> Float[Tensor, "unit image"]:
+def _by_unit(answer: Tensor, rows: Rows) -> Float[Tensor, "unit image"]:
     return answer.reshape(len(rows), -1)
 
 
 def _pick(
-    maps: Float[Tensor, "image channel h w"],
-    channels: Int[Tensor, " row"],
-    rows: Int[Tensor, " unit"],
-) -> Float[Tensor, "image 1 h w"]:
-    channel_of_image = channels[rows].repeat_interleave(len(maps) // len(rows))
-    return maps.gather(1, channel_of_image[:, None, None, None].expand(-1, 1, *maps.shape[2:]))
-
-
-def _pick_many(
-    maps: Float[Tensor, "image channel h w"],
-    channels: Int[Tensor, "row few"],
-    rows: Int[Tensor, " unit"],
+    maps: Maps, channels: Int[Tensor, "row few"], rows: Rows
 ) -> Float[Tensor, "image few h w"]:
     channels_of_image = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)
     return maps.gather(1, channels_of_image[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
 
 
 def _mix(
-    maps: Float[Tensor, "image channel h w"],
-    vectors: Float[Tensor, "row channel"],
-    rows: Int[Tensor, " unit"],
+    maps: Maps, vectors: Float[Tensor, "row channel"], rows: Rows
 ) -> Float[Tensor, "image 1 h w"]:
     by_unit = maps.reshape(len(rows), -1, *maps.shape[1:])
     return torch.einsum("uichw,uc->uihw", by_unit, vectors[rows]).flatten(0, 1)[:, None]
 
 
 def _filter_of_unit(
-    maps: Float[Tensor, "image channel h w"],
+    maps: Maps,
     filters: Float[Tensor, "row kh kw channel"],
     biases: Float[Tensor, " row"] | None,
-    rows: Int[Tensor, " unit"],
+    rows: Rows,
     *,
     stride: tuple[int, int],
     dilation: tuple[int, int],
@@ -231,11 +189,11 @@ def _filter_of_unit(
 
 
 def _chosen_filters(
-    maps: Float[Tensor, "image channel h w"],
+    maps: Maps,
     weight: Float[Tensor, "filter channel kh kw"],
     bias: Float[Tensor, " filter"] | None,
     inputs: Int[Tensor, "row input"],
-    rows: Int[Tensor, " unit"],
+    rows: Rows,
     *,
     stride: tuple[int, int],
     dilation: tuple[int, int],
@@ -247,22 +205,16 @@ def _chosen_filters(
     """
     options: dict[str, Any] = {"stride": stride, "dilation": dilation}
     if maps.shape[2:] != weight.shape[2:]:
-        return _pick_many(functional.conv2d(maps, weight, bias, **options), inputs, rows)
+        return _pick(functional.conv2d(maps, weight, bias, **options), inputs, rows)
     filters = weight.permute(0, 2, 3, 1)
-    channels = [
-        _filter_of_unit(
-            maps, filters[index], None if bias is None else bias[index], rows, **options
-        )
-        for index in inputs.T
-    ]
+    channels = []
+    for index in inputs.T:
+        biases = bias[index] if bias is not None else None
+        channels.append(_filter_of_unit(maps, filters[index], biases, rows, **options))
     return torch.cat(channels, dim=1)
 
 
 def _keeps_channels(index: Any) -> bool:
     """Whether `index` crops rows and columns and keeps all channels."""
-    return (
-        isinstance(index, tuple)
-        and len(index) == 4
-        and all(isinstance(part, slice) for part in index)
-        and index[:2] == (slice(None), slice(None))
-    )
+    is_crop = isinstance(index, tuple) and len(index) == 4 and index[:2] == (slice(None),) * 2
+    return is_crop and all(isinstance(part, slice) for part in index)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from diversevis.errors import InputError
+from diversevis.models.trace import module_of
 
 Span = tuple[int, int]  # first and last index along one axis, both included
 Box = tuple[Span, Span]  # rows, columns
@@ -40,22 +40,21 @@ class ReceptiveField:
 
 @dataclass(frozen=True)
 class Window:
-    """The window through which a step reads its input along an axis; the default is pointwise."""
+    """The window through which a step reads its input, (rows, columns); default: pointwise."""
 
-    kernel: int = 1
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
 
-    def reach(self, span: Span) -> Span:
-        """The inputs that the outputs `span` are computed from."""
-        first = span[0] * self.stride - self.padding
-        last = span[1] * self.stride - self.padding + self.dilation * (self.kernel - 1)
-        return first, last
+    def reach(self, box: Box) -> Box:
+        """The inputs that the outputs `box` are computed from."""
+        return self._reach(box[0], 0), self._reach(box[1], 1)
 
+    def _reach(self, span: Span, axis: int) -> Span:
+        first, last = (index * self.stride[axis] - self.padding[axis] for index in span)
+        return first, last + self.dilation[axis] * (self.kernel[axis] - 1)
 
-Windows = tuple[Window, Window]
-POINTWISE: Windows = (Window(), Window())
 
 POINTWISE_MODULES = (
     nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
@@ -75,10 +74,17 @@ POINTWISE_METHODS = {
     "relu", "sigmoid", "tanh", "add", "sub", "mul", "div", "abs", "square", "sqrt", "pow", "exp",
     "clamp", "neg", "contiguous", "clone", "float",
 }  # fmt: skip
+PADDING_MODULES = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
 WHOLE_IMAGE = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, nn.GroupNorm,
     nn.InstanceNorm2d,
 )  # fmt: skip
+# Functions that read a window of their input, with the names of their positional arguments.
+WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
+    functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    functional.max_pool2d: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+    functional.avg_pool2d: ("input", "kernel_size", "stride", "padding", "ceil_mode"),
+}
 
 
 def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> ReceptiveField:
@@ -88,13 +94,15 @@ def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> Receptiv
     (global pooling, attention) or is of an unknown kind.
     """
     image = next(n for n in graph.nodes if n.op == "placeholder")
-    first, second = (_needed(root, graph, node, index).get(image) for index in (0, 1))
+    first, second = (_needed(root, node, index).get(image) for index in (0, 1))
     if first is None or second is None:
         raise InputError(f"{node.name} does not depend on the image: it has no receptive field.")
+    (top, bottom), (left, right) = first
+    (next_top, _), (next_left, _) = second
     return ReceptiveField(
-        size=(_extent(first[0]), _extent(first[1])),
-        stride=(second[0][0] - first[0][0], second[1][0] - first[1][0]),
-        offset=(first[0][0], first[1][0]),
+        size=(bottom - top + 1, right - left + 1),
+        stride=(next_top - top, next_left - left),
+        offset=(top, left),
     )
 
 
@@ -109,59 +117,46 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
     """
     tail = next(node for node in reversed(network.graph.nodes) if node.op == "output")
     outputs: tuple[fx.Node, ...] = tail.args[0]
-    needed = _needed(network, network.graph, outputs[0], 0)
+    needed = _needed(network, outputs[0], 0)
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
-    parts: dict[str, Any] = {}
-
     for node in network.graph.nodes:
-        if node.op == "output":
-            continue
-        if node.op == "get_attr":
-            parts[node.target] = operator.attrgetter(node.target)(network)
-        if node not in needed:
-            if not _sees_image(node):  # a constant of the network
-                copied[node] = graph.node_copy(node, copied.__getitem__)
-            continue
-        if node.op == "placeholder":
-            copied[node] = graph.placeholder(node.name)
-            continue
-        windows = _windows(network, node)
-        box = _reach(windows, needed[node])
-        cropped = {
-            source: _crop(graph, copied[source], needed.get(source, box), box)
-            for source in node.all_input_nodes
-        }
-        copied[node] = _copy_unpadded(network, graph, node, cropped, parts)
+        if node.op == "placeholder" or not _sees_image(node):  # the image, and constants
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+        elif node in needed:
+            box = _window(network, node).reach(needed[node])
+            cropped = {
+                source: _crop(graph, copied[source], needed.get(source, box), box)
+                for source in node.all_input_nodes
+            }
+            called = module_of(network, node) or node.target
+            if called is functional.pad or isinstance(called, PADDING_MODULES):
+                copied[node] = cropped[node.all_input_nodes[0]]
+            else:
+                copied[node] = graph.node_copy(node, cropped.__getitem__)
     graph.output(tuple(copied[node] for node in outputs))
-    return fx.GraphModule(parts, graph)
+    unpadded = fx.GraphModule(network, graph)
+    for node in graph.nodes:
+        if _sees_image(node):
+            _remove_padding(unpadded, node)
+    unpadded.recompile()
+    return unpadded
 
 
-def _extent(span: Span) -> int:
-    return span[1] - span[0] + 1
-
-
-def _reach(windows: Windows, box: Box) -> Box:
-    return windows[0].reach(box[0]), windows[1].reach(box[1])
-
-
-def _hull(a: Box, b: Box | None) -> Box:
-    if b is None:
-        return a
+def _hull(a: Box, b: Box) -> Box:
     rows, columns = ((min(p[0], q[0]), max(p[1], q[1])) for p, q in zip(a, b, strict=True))
     return rows, columns
 
 
-def _needed(root: nn.Module, graph: fx.Graph, target: fx.Node, index: int) -> dict[fx.Node, Box]:
+def _needed(root: nn.Module, target: fx.Node, index: int) -> dict[fx.Node, Box]:
     """The box of outputs that unit (index, index) of `target` needs of every node before it."""
     needed: dict[fx.Node, Box] = {target: ((index, index), (index, index))}
-    for node in reversed(graph.nodes):
-        if node not in needed or node.op in ("placeholder", "get_attr"):
-            continue
-        box = _reach(_windows(root, node), needed[node])
-        for source in node.all_input_nodes:
-            if _sees_image(source):
-                needed[source] = _hull(box, needed.get(source))
+    for node in reversed(target.graph.nodes):
+        if node in needed and node.op != "placeholder":
+            box = _window(root, node).reach(needed[node])
+            for source in node.all_input_nodes:
+                if _sees_image(source):
+                    needed[source] = _hull(box, needed.get(source, box))
     return needed
 
 
@@ -187,144 +182,100 @@ def _crop(graph: fx.Graph, source: fx.Node, has: Box, wants: Box) -> fx.Node:
     return graph.call_function(operator.getitem, (source, tuple(cuts)))
 
 
-def _copy_unpadded(
-    network: fx.GraphModule,
-    graph: fx.Graph,
-    node: fx.Node,
-    sources: dict[fx.Node, fx.Node],
-    parts: dict[str, Any],
-) -> fx.Node:
-    if _is_padding(network, node):
-        return sources[node.all_input_nodes[0]]
-    new = graph.node_copy(node, sources.__getitem__)
-    if node.op == "call_module":
-        module = network.get_submodule(node.target)  # type: ignore[arg-type]
-        if hasattr(module, "padding"):
-            module = copy.copy(module)  # shares the parameters
-            module.padding = (0, 0)  # type: ignore[assignment]
-            for setup, plain in (("padding_mode", "zeros"), ("ceil_mode", False)):
-                if hasattr(module, setup):
-                    setattr(module, setup, plain)
-        parts[node.target] = module  # type: ignore[index]
+def _remove_padding(network: fx.GraphModule, node: fx.Node) -> None:
+    """Switch off the padding of the step `node`; the module it calls is replaced by a copy."""
+    module = module_of(network, node)
+    if module is not None and hasattr(module, "padding"):
+        module = copy.copy(module)  # shares the parameters
+        module.padding = (0, 0)  # type: ignore[assignment]
+        for setup, plain in (("padding_mode", "zeros"), ("ceil_mode", False)):
+            if hasattr(module, setup):
+                setattr(module, setup, plain)
+        network.set_submodule(str(node.target), module)
     elif node.target in WINDOWED_FUNCTIONS:
-        names = WINDOWED_FUNCTIONS[node.target]
-        arguments = dict(zip(names, new.args, strict=False)) | new.kwargs
-        new.args = (arguments.pop(names[0]),)
-        new.kwargs = arguments | {"padding": 0}
-        if "ceil_mode" in new.kwargs:
-            new.kwargs = new.kwargs | {"ceil_mode": False}
-    return new
+        arguments = _arguments(node) | {"padding": 0}
+        if "ceil_mode" in arguments:
+            arguments["ceil_mode"] = False
+        node.args, node.kwargs = (arguments.pop("input"),), arguments
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call of one of `WINDOWED_FUNCTIONS`, by name."""
+    return {**dict(zip(WINDOWED_FUNCTIONS[node.target], node.args, strict=False)), **node.kwargs}
 
 
-def _windows_of(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1) -> Windows:
+def _window(root: nn.Module, node: fx.Node) -> Window:
+    """The window through which `node` reads its input (cached on the node).
+
+    Raises `InputError` for a step whose window is unknown.
+    """
+    if "window" in node.meta:
+        return node.meta["window"]
+    module, window = module_of(root, node), None
+    if module is not None:
+        window = _module_window(module)
+    elif node.op == "call_function":
+        window = _function_window(root, node)
+    elif node.op == "call_method" and node.target in POINTWISE_METHODS:
+        window = Window()
+    if window is None:
+        step = type(module) if module is not None else node.target
+        sees_all = isinstance(module, WHOLE_IMAGE)
+        why = "reads the whole image" if sees_all else "has no window of known size"
+        raise InputError(
+            f"no receptive field of fixed size, since the step {node.name!r} "
+            f"({getattr(step, '__name__', step)}) {why}. "
+            "Choose a layer before it; `diversevis layers` lists them."
+        )
+    node.meta["window"] = window
+    return window
+
+
+def _module_window(module: nn.Module) -> Window | None:
+    if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+        dilation = getattr(module, "dilation", 1)
+        return _window_of(module.kernel_size, module.stride, module.padding, dilation)
+    if isinstance(module, PADDING_MODULES):
+        left, _, top, _ = module.padding
+        return Window(padding=(top, left))
+    return Window() if isinstance(module, POINTWISE_MODULES) else None
+
+
+def _function_window(root: nn.Module, node: fx.Node) -> Window | None:
+    function: Any = node.target
+    if function in WINDOWED_FUNCTIONS:
+        options = {"stride": None, "padding": 0, "dilation": 1} | _arguments(node)
+        if function is functional.conv2d:
+            weight = options["weight"]
+            if weight.op != "get_attr":
+                return None
+            options["kernel_size"] = tuple(operator.attrgetter(weight.target)(root).shape[2:])
+            options["stride"] = options["stride"] or 1
+        names = ("kernel_size", "stride", "padding", "dilation")
+        return _window_of(*[options[name] for name in names])
+    if function is functional.pad:
+        pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
+        return Window(padding=(pads[2], pads[0])) if len(pads) == 4 else None
+    if function in (torch.cat, torch.concat):
+        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        return Window() if axis in (1, -3) else None
+    if function is operator.getitem:  # a choice of channels
+        index: Any = node.args[1]
+        is_short = isinstance(index, tuple) and len(index) <= 2
+        return Window() if is_short and not any(isinstance(i, int) for i in index) else None
+    return Window() if function in POINTWISE_FUNCTIONS else None
+
+
+def _window_of(kernel: Any, stride: Any, padding: Any, dilation: Any) -> Window:
+    """From the options of a convolution or pooling: numbers, pairs, or a padding's name."""
     kernels, dilations = _pair(kernel), _pair(dilation)
     if padding == "valid":
         padding = 0
     elif padding == "same":
         padding = [d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True)]
-    strides, paddings = _pair(kernel if stride in (None, []) else stride), _pair(padding)
-    rows, columns = (
-        Window(kernels[axis], strides[axis], paddings[axis], dilations[axis]) for axis in (0, 1)
-    )
-    return rows, columns
+    strides = _pair(kernel if stride in (None, []) else stride)
+    return Window(kernels, strides, _pair(padding), dilations)
 
 
-# Functions that read a window of their input, with the names of their positional arguments.
-WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
-    functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
-    functional.max_pool2d: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode"),
-    functional.avg_pool2d: ("input", "kernel_size", "stride", "padding", "ceil_mode"),
-}
-
-
-def _is_padding(root: nn.Module, node: fx.Node) -> bool:
-    return node.target is functional.pad or (
-        node.op == "call_module"
-        and isinstance(
-            root.get_submodule(node.target),  # type: ignore[arg-type]
-            (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
-        )
-    )
-
-
-def _windows(root: nn.Module, node: fx.Node) -> Windows:
-    """The windows through which `node` reads its input (cached on the node).
-
-    Raises `InputError` for a step whose window is unknown.
-    """
-    if "windows" not in node.meta:
-        node.meta["windows"] = _find_windows(root, node)
-    return node.meta["windows"]
-
-
-def _find_windows(root: nn.Module, node: fx.Node) -> Windows:
-    windows: Windows | None = None
-    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if module is not None:
-        windows = _module_windows(module)
-    elif node.op == "call_function":
-        windows = _function_windows(root, node)
-    elif node.op == "call_method" and node.target in POINTWISE_METHODS:
-        windows = POINTWISE
-    if windows is not None:
-        return windows
-    name = type(module).__name__ if module is not None else None
-    name = name or getattr(node.target, "__name__", str(node.target))
-    sees_all = isinstance(module, WHOLE_IMAGE)
-    why = "reads the whole image" if sees_all else "has no window of known size"
-    raise InputError(
-        f"no receptive field of fixed size, since the step {node.name!r} ({name}) {why}. "
-        "Choose a layer before it; `diversevis layers` lists them."
-    )
-
-
-def _module_windows(module: nn.Module) -> Windows | None:
-    if isinstance(module, nn.Conv2d):
-        return _windows_of(module.kernel_size, module.stride, module.padding, module.dilation)
-    if isinstance(module, nn.MaxPool2d):
-        return _windows_of(module.kernel_size, module.stride, module.padding, module.dilation)
-    if isinstance(module, nn.AvgPool2d):
-        return _windows_of(module.kernel_size, module.stride, module.padding)
-    if isinstance(
-        module, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
-    ):
-        left, _, top, _ = module.padding
-        return Window(padding=top), Window(padding=left)
-    return POINTWISE if isinstance(module, POINTWISE_MODULES) else None
-
-
-def _function_windows(root: nn.Module, node: fx.Node) -> Windows | None:
-    function: Callable[..., Any] = node.target  # type: ignore[assignment]
-    if function in WINDOWED_FUNCTIONS:
-        names = WINDOWED_FUNCTIONS[function]
-        given = dict(zip(names, node.args, strict=False)) | node.kwargs
-        if "weight" in given:
-            weight: fx.Node = given["weight"]  # type: ignore[assignment]
-            if weight.op != "get_attr":
-                return None
-            kernel: Any = tuple(operator.attrgetter(str(weight.target))(root).shape[2:])
-            stride = given.get("stride", 1)
-        else:
-            kernel, stride = given["kernel_size"], given.get("stride")
-        return _windows_of(kernel, stride, given.get("padding", 0), given.get("dilation", 1))
-    if function is functional.pad:
-        pads: Any = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-        if len(pads) != 4:
-            return None
-        return Window(padding=pads[2]), Window(padding=pads[0])
-    if function in (torch.cat, torch.concat):
-        axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        return POINTWISE if axis in (1, -3) else None
-    if function is operator.getitem:  # a choice of channels
-        index = node.args[1]
-        keeps_space = (
-            isinstance(index, tuple)
-            and len(index) <= 2
-            and not any(isinstance(part, int) for part in index)
-        )
-        return POINTWISE if keeps_space else None
-    return POINTWISE if function in POINTWISE_FUNCTIONS else None
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)

@@ -29,7 +29,7 @@ COSINE_FLOOR = 0.01  # added under the root of the cosine's denominator (docs/me
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The units of a run. A row is an index into `units` and `vectors`.
+    """The units of a run; a row is an index into `units` and `vectors`.
 
     units    numbers, ascending: channels of the layer, or rows of the direction file
     vectors  a direction in channel space for every unit, of any length; one-hot for a channel

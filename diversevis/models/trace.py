@@ -27,6 +27,10 @@ NONLINEARITIES: dict[object, str] = {
     nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", "sigmoid": "sigmoid",
     nn.Tanh: "tanh", torch.tanh: "tanh", "tanh": "tanh",
 }  # fmt: skip
+DESCRIPTIONS = {
+    nn.Conv2d: "convolution", nn.BatchNorm2d: "batch norm",
+    nn.MaxPool2d: "max pool", nn.AvgPool2d: "average pool",
+}  # fmt: skip
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)
 READ_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -62,8 +66,7 @@ class TracedModel:
     graph: fx.Graph
     layers: tuple[Layer, ...]
     paths: dict[str, str] = field(repr=False)  # module path or layer name -> Layer.name
-    called_often: frozenset[str] = frozenset()
-    seeing_all: frozenset[str] = frozenset()  # modules without a map of units
+    calls: dict[str, int] = field(repr=False)  # module path -> how often it is called
 
     def layer(self, name: str, key: str = "layer", also: tuple[str, ...] = ()) -> Layer:
         """The layer called `name`; raises `InputError` with similar names.
@@ -74,22 +77,22 @@ class TracedModel:
         names = {layer.name: layer for layer in self.layers}
         if name in self.paths:
             return names[self.paths[name]]
-        if name in self.called_often:
-            owner = name.rpartition(".")[0]
+        calls = self.calls.get(name, 0)
+        if calls == 0:
             raise InputError(
-                f"{key}={name} of {self.name} is a module that is called several times, so it "
-                f"names no single response. Name the module around it ({key}={owner}) or one of "
-                f"its convolutions; `diversevis layers` lists them."
+                f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
+                f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
             )
-        if name in self.seeing_all:
+        if calls == 1:
             raise InputError(
-                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads "
-                "the whole image, or comes after a step that does. `diversevis layers` lists the "
+                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads the "
+                "whole image, or comes after a step that does. `diversevis layers` lists the "
                 "layers before that."
             )
         raise InputError(
-            f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
-            f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
+            f"{key}={name} of {self.name} is a module that is called several times, so it names "
+            f"no single response. Name the module around it ({key}={name.rpartition('.')[0]}) or "
+            "one of its convolutions; `diversevis layers` lists them."
         )
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
@@ -107,12 +110,10 @@ class TracedModel:
         needed: dict[str, Tensor] = {}
         ancestors = self.ancestors(node)
         for used in self.graph.nodes:  # in order of computation
-            if used not in ancestors:
-                continue
-            if used.op == "call_module":
+            if used.op == "call_module" and used in ancestors:
                 state = self.root.get_submodule(used.target).state_dict(prefix=f"{used.target}.")
                 needed.update(state)
-            elif used.op == "get_attr":
+            elif used.op == "get_attr" and used in ancestors:
                 needed[used.target] = operator.attrgetter(used.target)(self.root)
         return {k: v for k, v in needed.items() if not k.endswith("num_batches_tracked")}
 
@@ -133,60 +134,45 @@ def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedMode
             "on values of the image; a module that does can be wrapped so that tracing skips it."
         ) from error
     _make_functional(root, graph)
-    channels = _channels(root, graph)
-
-    layers, paths = _layers_of(root, graph, tracer.outputs, channels, field_names)
+    layers, paths = _layers_of(root, graph, tracer.outputs, field_names)
     if not layers:
         raise InputError(
             f"model {name} has no layer that is a map of units over the image, as a convolution is."
         )
     paths |= {layer.name: layer.name for layer in layers}
-    often = frozenset(path for path, nodes in tracer.outputs.items() if len(nodes) > 1)
-    return TracedModel(
-        name=name,
-        root=root,
-        graph=graph,
-        layers=layers,
-        paths=paths,
-        called_often=often,
-        seeing_all=frozenset(tracer.outputs) - often - frozenset(paths),
-    )
+    calls = {path: len(nodes) for path, nodes in tracer.outputs.items()}
+    return TracedModel(name=name, root=root, graph=graph, layers=layers, paths=paths, calls=calls)
 
 
 def _layers_of(
     root: nn.Module,
     graph: fx.Graph,
     outputs: dict[str, list[fx.Node]],
-    channels: dict[fx.Node, int],
     field_names: dict[str, str],
 ) -> tuple[tuple[Layer, ...], dict[str, str]]:
-    """The layers in the order of computation, and module path -> name of its layer.
-
-    outputs   the output nodes of every module, by module path
-    channels  number of channels of every node whose value is a batch of maps
-    """
+    """The layers in the order of computation, and module path -> name of its layer."""
+    channels = _channels(root, graph)
     layers: dict[fx.Node, Layer] = {}
     paths: dict[str, str] = {}
     # A layer is named after the module that computes it, or after the block that ends with it,
-    # rather than after the nonlinearity that follows.
-    by_rank = sorted(outputs.items(), key=lambda item: _is_nonlinearity(root, item[0]))
-    for path, nodes in by_rank:
-        if len(nodes) != 1 or channels.get(nodes[0]) is None:
+    # rather than after the nonlinearity that follows: these come last.
+    for path in sorted(outputs, key=lambda p: type(root.get_submodule(p)) in NONLINEARITIES):
+        output = outputs[path][0]
+        if len(outputs[path]) > 1 or output not in channels:
             continue
-        node = _before_nonlinearity(root, graph, nodes[0])
+        node = _before_nonlinearity(root, output)
         if node.op == "placeholder":
             continue
         if node not in layers:
             layers[node] = Layer(
                 name=field_names.get(path, path),
                 node=node,
-                features=_features(root, node, nodes[0]),
-                channels=channels[nodes[0]],
+                features=_features(root, node, output),
+                channels=channels[output],
                 response=_describe(root, node),
             )
         paths[path] = layers[node].name
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    return tuple(sorted(layers.values(), key=lambda layer: position[layer.node])), paths
+    return tuple(layers[node] for node in graph.nodes if node in layers), paths
 
 
 class _LayerTracer(fx.Tracer):
@@ -241,9 +227,7 @@ class _ChannelCounter(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, **options: Any) -> None:
         super().__init__(module, **options)
         self.channels: dict[fx.Node, int] = {}
-        self.beyond: set[fx.Node] = (
-            set()
-        )  # nodes after a global pooling: they have no maps of units
+        self.beyond: set[fx.Node] = set()  # after a global pooling, where units have no maps
 
     def run_node(self, n: fx.Node) -> Any:
         sources, module = n.all_input_nodes, module_of(self.module, n)
@@ -260,29 +244,26 @@ class _ChannelCounter(fx.Interpreter):
         """A tensor with the right number of channels. Most steps need not run; running their meta
         kernels would load torch's compiler."""
         sources, channels = n.all_input_nodes, self.channels
-        if isinstance(module, nn.Conv2d) and not is_beyond:
+        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
+        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
+            return max((self.env[source] for source in sources), key=torch.numel)
+        if isinstance(module, nn.Conv2d):
             if channels.get(sources[0], module.in_channels) != module.in_channels:
                 raise InputError(
                     f"the step {n.name!r} takes {module.in_channels} channels where "
                     f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
                 )
-            return torch.empty(1, module.out_channels, PROBE, PROBE, device="meta")
-        if n.target is torch.cat and all(source in channels for source in sources):
+            count = module.out_channels
+        elif n.target is torch.cat and all(source in channels for source in sources):
             count = sum(channels[source] for source in sources)
-            return torch.empty(1, count, PROBE, PROBE, device="meta")
-        keeps_channels = isinstance(module, KEEP_CHANNELS) or _nonlinearity(self.module, n)
-        if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
-            return max((self.env[source] for source in sources), key=torch.numel)
-        return super().run_node(n)
+        else:
+            return super().run_node(n)
+        return torch.empty(1, count, PROBE, PROBE, device="meta")
 
 
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
     """The module that `node` calls, if it calls one."""
     return root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _is_nonlinearity(root: nn.Module, path: str) -> bool:
-    return type(root.get_submodule(path)) in NONLINEARITIES
 
 
 def _nonlinearity(root: nn.Module, node: fx.Node) -> str | None:
@@ -291,57 +272,44 @@ def _nonlinearity(root: nn.Module, node: fx.Node) -> str | None:
     return NONLINEARITIES.get(key) if node.op != "placeholder" else None
 
 
-def _batch_norm_of(root: nn.Module, node: fx.Node) -> fx.Node | None:
-    """The batch normalization that alone reads the convolution `node`."""
-    if isinstance(module_of(root, node), nn.Conv2d) and len(node.users) == 1:
-        user = next(iter(node.users))
-        if isinstance(module_of(root, user), nn.BatchNorm2d):
-            return user
-    return None
-
-
-def _before_nonlinearity(root: nn.Module, graph: fx.Graph, node: fx.Node) -> fx.Node:
+def _before_nonlinearity(root: nn.Module, node: fx.Node) -> fx.Node:
     """The node of the response: the value of `node` before its nonlinearity."""
     while _nonlinearity(root, node):
         node = node.all_input_nodes[0]
     if node.target is torch.cat and all(_nonlinearity(root, n) for n in node.all_input_nodes):
-        parts = [_before_nonlinearity(root, graph, n) for n in node.all_input_nodes]
-        with graph.inserting_after(node):
-            return graph.call_function(torch.cat, (parts, 1))
-    return _batch_norm_of(root, node) or node
+        parts = [_before_nonlinearity(root, n) for n in node.all_input_nodes]
+        with node.graph.inserting_after(node):
+            return node.graph.call_function(torch.cat, (parts, 1))
+    if isinstance(module_of(root, node), nn.Conv2d) and len(node.users) == 1:
+        (user,) = node.users
+        if isinstance(module_of(root, user), nn.BatchNorm2d):
+            return user
+    return node
 
 
 def _features(root: nn.Module, response: fx.Node, output: fx.Node) -> fx.Node:
     """The node that later layers read for `response`: its nonlinearity's value if it has one."""
-    if output is not response and _nonlinearity(root, output):
+    if response.target is torch.cat or (output is not response and _nonlinearity(root, output)):
         return output
-    if response.target is torch.cat:
-        return output
-    rectified = [user for user in response.users if _nonlinearity(root, user)]
-    return rectified[0] if rectified else response
+    return next((user for user in response.users if _nonlinearity(root, user)), response)
 
 
 def _describe(root: nn.Module, node: fx.Node) -> str:
-    module = module_of(root, node)
-    if isinstance(module, nn.BatchNorm2d):
-        source = module_of(root, node.all_input_nodes[0])
-        what = "convolution + batch norm" if isinstance(source, nn.Conv2d) else "batch norm"
-    elif isinstance(module, nn.Conv2d):
-        what = "convolution"
-    elif isinstance(module, nn.MaxPool2d):
-        what = "max pool"
-    elif isinstance(module, nn.AvgPool2d):
-        what = "average pool"
+    """What the response of `node` is, in words."""
+    module, sources = module_of(root, node), node.all_input_nodes
+    if isinstance(module, nn.BatchNorm2d) and isinstance(module_of(root, sources[0]), nn.Conv2d):
+        what = "convolution + batch norm"
     elif module is not None:
-        what = type(module).__name__
+        named = (text for kind, text in DESCRIPTIONS.items() if isinstance(module, kind))
+        what = next(named, type(module).__name__)
     elif node.target in SUMS:
         what = "sum of branches"
     elif node.target is torch.cat:
         what = "branches side by side"
     else:
         what = getattr(node.target, "__name__", str(node.target)).replace("_", " ")
-    users = [_nonlinearity(root, user) for user in node.users]
+    users = list(node.users)
     if node.target is torch.cat and not users:  # made by _before_nonlinearity
-        users = [_nonlinearity(root, user) for part in node.all_input_nodes for user in part.users]
-    nonlinear = next((name for name in users if name), None)
+        users = [user for part in sources for user in part.users]
+    nonlinear = next(filter(None, (_nonlinearity(root, user) for user in users)), None)
     return f"{what}, before its {nonlinear}" if nonlinear else what

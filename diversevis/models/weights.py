@@ -11,7 +11,7 @@ import pickle
 import urllib.error
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,81 +28,52 @@ WEIGHTS_FOLDER = "DIVERSEVIS_WEIGHTS"  # environment variable: a folder searched
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsRecord:
-    """The origin of a network's weights, as run.json records it.
-
-    source  path, `random` with its seed, `analytic` or `own`
-    url     where a downloaded file came from
-    sha256  of the file, or of the tensors used where there is no file
-    mean, std          of the network's input, RGB in [0, 1]
-    mean_std_source    their source: `weights file`, `config` or `torchvision`
-    """
-
-    source: str
-    is_file: bool
-    url: str | None
-    sha256: str
-    mean: Color
-    std: Color
-    mean_std_source: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class WeightsFile:
     """An opened weights file: its tensor names, its metadata, and tensors on demand."""
 
     path: Path
+    url: str | None  # where it was downloaded from
     names: frozenset[str]
     metadata: Mapping[str, str]
-    _state: Mapping[str, Tensor] | None
+    read: Callable[[str], Tensor]  # a tensor by name
 
     @classmethod
-    def open(cls, path: Path) -> WeightsFile:
+    def open(cls, path: Path, url: str | None = None) -> WeightsFile:
         """Open a `.safetensors`, `.pth` or `.pt` file; raises `InputError` if it cannot be read."""
         if not path.is_file():
             raise InputError(
                 f"model.weights={path} is not a file. Give a .safetensors or .pth file, or one of "
                 "`imagenet` and `random`."
             )
-        if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, "pt") as file:
-                    return cls(
-                        path=path,
-                        names=frozenset(file.keys()),
-                        metadata=file.metadata() or {},
-                        _state=None,
-                    )
-            except (SafetensorError, OSError) as error:
-                raise InputError(
-                    f"model.weights={path} cannot be read as a safetensors file ({error}). "
-                    "It is damaged or cut short: copy or download it again."
-                ) from error
         if path.suffix in (".pth", ".pt"):
             state = _read_pth(path)
-            return cls(path=path, names=frozenset(state), metadata={}, _state=state)
-        raise InputError(
-            f"model.weights={path}: files end in .safetensors, .pth or .pt, not {path.suffix!r}."
-        )
+            names = frozenset(state)
+            return cls(path=path, url=url, names=names, metadata={}, read=state.__getitem__)
+        if path.suffix != ".safetensors":
+            raise InputError(
+                f"model.weights={path}: files end in .safetensors, .pth or .pt, not "
+                f"{path.suffix!r}."
+            )
+        try:
+            file: Any = safe_open(path, "pt")
+            names, metadata = frozenset(file.keys()), file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"model.weights={path} cannot be read as a safetensors file ({error}). "
+                "It is damaged or cut short: copy or download it again."
+            ) from error
+        return cls(path=path, url=url, names=names, metadata=metadata, read=file.get_tensor)
 
-    def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors by name; the file must have all of them."""
-        if self._state is not None:
-            return {name: self._state[name] for name in names}
-        with safe_open(self.path, "pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-
-    def color(self, key: str) -> Color | None:
-        """`mean` or `std` from the metadata; None if the file does not have it."""
+    def color(self, key: str) -> tuple[float, ...] | None:
+        """`mean` or `std` from the metadata, unchecked; None if the file does not have it."""
         if key not in self.metadata:
             return None
         try:
-            values = tuple(float(value) for value in json.loads(self.metadata[key]))
+            return tuple(float(value) for value in json.loads(self.metadata[key]))
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{self.path}: its metadata {key}={self.metadata[key]!r} is not a list of numbers."
             ) from error
-        return checked_color(values, f"{self.path}: its metadata {key}")
 
 
 def checked_color(values: Any, what: str) -> Color:
@@ -116,20 +87,14 @@ def checked_color(values: Any, what: str) -> Color:
 
 
 def find_weights_file(model: TorchvisionModel) -> tuple[Path, str | None]:
-    """Path (and URL, if downloaded) of the weights that `model.weights` names.
+    """Path (and URL, if downloaded) of the weights of `model` trained on ImageNet.
 
-    `imagenet` looks first for `<model>*.safetensors` in the folder that DIVERSEVIS_WEIGHTS names,
-    then in torchvision's own hub cache, and downloads them into that cache if they are
-    missing (the hash is checked).
+    Looks first for `<model>*.safetensors` in the folder that DIVERSEVIS_WEIGHTS names, then in
+    torchvision's own hub cache, and downloads them into that cache if they are missing.
     """
-    if model.weights != "imagenet":
-        return Path(model.weights).expanduser(), None
     folder = os.environ.get(WEIGHTS_FOLDER)
-    if folder:
-        local = _in_folder(Path(folder).expanduser(), model.name)
-        if local is not None:
-            return local, None
-    return download(model)
+    local = _in_folder(Path(folder).expanduser(), model.name) if folder else None
+    return (local, None) if local is not None else download(model)
 
 
 def download(model: TorchvisionModel) -> tuple[Path, str]:
@@ -142,35 +107,12 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
     prefix = path.stem.rpartition("-")[2]  # torchvision's file names end in the hash's first digits
     if not path.exists():
         try:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"torchvision's cache {path.parent} cannot be made ({error.strerror}). Set "
-                    "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
-                ) from error
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(
-                f"The weights of model {model.name} could not be downloaded from {url} ({reason})"
-                f"{_folder_searched(model.name)}. Three remedies: run `diversevis weights "
-                f"{_as_typed(model.name)}` on a machine with internet and copy {path} here; give a "
-                f"file with model.weights=FILE (or a folder with {WEIGHTS_FOLDER}); or use "
-                "model=energy, which needs no weights."
-            ) from error
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
-            raise InputError(
-                f"The weights of model {model.name} could not be stored as {path} ({error}). Set "
-                "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
-            ) from error
-        except RuntimeError as error:  # torch.hub found a wrong hash
-            raise InputError(
-                f"The download of {url} does not have the published hash ({error}). Try again; if "
-                "that happens twice, a proxy or the disk changes the file."
-            ) from error
+            raise InputError(_why_no_download(error, model.name, url, path)) from error
     if not sha256_of_file(path).startswith(prefix):
         raise InputError(
             f"The cached weights {path} are damaged (their hash does not begin with {prefix}). "
@@ -179,58 +121,43 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
     return path, url
 
 
-def check_and_load(
-    file: WeightsFile,
-    wanted: Mapping[str, Tensor],
-    *,
-    layer: str,
-    served: Iterable[tuple[str, Iterable[str]]],
-    architecture: str,
+def _why_no_download(error: OSError | RuntimeError, name: str, url: str, path: Path) -> str:
+    if isinstance(error, RuntimeError):  # torch.hub found a wrong hash
+        return (
+            f"The download of {url} does not have the published hash ({error}). Try again; if "
+            "that happens twice, a proxy or the disk changes the file."
+        )
+    if not isinstance(error, (urllib.error.URLError, TimeoutError, ConnectionError)):
+        return (
+            f"The weights of model {name} could not be stored as {path} ({error}). Set "
+            "TORCH_HOME to a folder that can be written, or give model.weights=FILE."
+        )
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    searched = f", and {WEIGHTS_FOLDER}={folder} holds no {name}*.safetensors" if folder else ""
+    words = f"model={name}" if name in WITH_CONFIG else f"model=torchvision model.name={name}"
+    return (
+        f"The weights of model {name} could not be downloaded from {url} "
+        f"({getattr(error, 'reason', error)}){searched}. Three remedies: run `diversevis weights "
+        f"{words}` on a machine with internet and copy {path} here; give a file with "
+        f"model.weights=FILE (or a folder with {WEIGHTS_FOLDER}); or use model=energy, which needs "
+        "no weights."
+    )
+
+
+def read_tensors(
+    read: Callable[[str], Tensor], wanted: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """The tensors `wanted` (name -> tensor of the right shape) from `file`, as float32.
+    """The tensors as float32; `wanted` has tensors of the right shapes, by name.
 
-    layer   the target, for error messages
-    served  (layer name, tensor names) in order of depth, to name a partial file's deepest layer
-
-    Raises `InputError` for a file of another network, and for a tensor that is missing, has the
-    wrong shape, or holds NaN or infinite values.
+    Raises `InputError`, which names `source`, for a wrong shape or type, NaN or infinite values.
     """
-    in_file = file.metadata.get("architecture", "")
-    if in_file and in_file.rpartition(".")[2] != architecture:
-        raise InputError(
-            f"{file.path} holds weights of {in_file}, not of {architecture}. "
-            f"Give the right file with model.weights=FILE, or choose the model of this file."
-        )
-    missing = next((name for name in wanted if name not in file.names), None)
-    if missing is not None:
-        deepest = None
-        for name, needs in served:
-            if all(need in file.names for need in needs):
-                deepest = name
-        if deepest is None:
-            raise InputError(
-                f"{file.path} is not a weights file of {architecture}: it lacks {missing} and "
-                f"has weights for none of the network's layers (its first tensors: "
-                f"{', '.join(sorted(file.names)[:3]) or 'none'})."
-            )
-        raise InputError(
-            f"layer={layer} needs {missing}, which {file.path} does not hold. The deepest layer "
-            f"that it has weights for is {deepest}; for deeper layers give another file with "
-            "model.weights=FILE."
-        )
-    return check_tensors(file.tensors(wanted), wanted, source=str(file.path))
-
-
-def check_tensors(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str
-) -> dict[str, Tensor]:
-    """The tensors as float32; raises `InputError` for a wrong shape or type, NaN or
-    infinite values."""
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
+    tensors = {}
+    for name, expected in wanted.items():
+        tensor = read(name)
+        if tensor.shape != expected.shape:
             raise InputError(
                 f"{source}: {name} has shape {list(tensor.shape)}, the network needs "
-                f"{list(wanted[name].shape)}. The file belongs to another network."
+                f"{list(expected.shape)}. The file belongs to another network."
             )
         if not tensor.is_floating_point():
             raise InputError(f"{source}: {name} holds {tensor.dtype}, not floating-point numbers.")
@@ -239,7 +166,8 @@ def check_tensors(
                 f"{source}: {name} holds NaN or infinite values, so responses would be wrong. "
                 "The file is damaged: copy or download it again."
             )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+        tensors[name] = tensor.float()
+    return tensors
 
 
 def sha256_of_file(path: Path) -> str:
@@ -267,34 +195,19 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    """`<name>*.safetensors` in `folder`; not the file of another network whose name
-    begins with the same letters (resnet50 and resnet50_32x4d).
-    """
+    """`<name>*.safetensors` in `folder`, but not resnet50_32x4d where resnet50 is wanted."""
     if not folder.is_dir():
         raise InputError(f"{WEIGHTS_FOLDER}={folder} is not a folder.")
-    longer = [
-        n for n in import_torchvision_models().list_models() if n.startswith(name) and n != name
-    ]
-    files = [
-        path
-        for path in sorted(folder.glob(f"{name}*.safetensors"))
-        if not any(path.name.startswith(other) for other in longer)
-    ]
+    models = import_torchvision_models().list_models()
+    longer = tuple(model for model in models if model.startswith(name) and model != name)
+    paths = sorted(folder.glob(f"{name}*.safetensors"))
+    files = [path for path in paths if not path.name.startswith(longer)]
     if len(files) > 1:
         raise InputError(
             f"{WEIGHTS_FOLDER}={folder} holds several files for {name}: "
             f"{', '.join(path.name for path in files)}. Say which with model.weights=FILE."
         )
     return files[0] if files else None
-
-
-def _folder_searched(name: str) -> str:
-    folder = os.environ.get(WEIGHTS_FOLDER)
-    return f", and {WEIGHTS_FOLDER}={folder} holds no {name}*.safetensors" if folder else ""
-
-
-def _as_typed(name: str) -> str:
-    return f"model={name}" if name in WITH_CONFIG else f"model=torchvision model.name={name}"
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
