@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diversevis.pictures import graph
-from diversevis.pictures.measures.catalogue import layer_picture, picture
+from diversevis.pictures.draw import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
 from diversevis.pictures.measures.view import Layer, number
 from diversevis.pictures.page import CAPTION, fitted, font, shortened, wrapped

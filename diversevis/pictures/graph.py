@@ -62,12 +62,6 @@ def displacement_axis(axis: Any, displacements: Float[np.ndarray, " displacement
     plain_ticks(axis.xaxis, displacements.tolist())
 
 
-def ratio_axis(axis: Any, values: Sequence[np.ndarray]) -> None:
-    """A logarithmic y axis for ratios that always shows 1/2 to 2."""
-    positive = np.concatenate([v[np.isfinite(v) & (v > 0)].ravel() for v in values])
-    log_axis(axis, "y", min(0.5, *positive, 0.5) / 1.3, max(2.0, *positive, 2.0) * 1.3)
-
-
 def log_axis(axis: Any, which: Literal["x", "y"], low: float, high: float) -> list[float]:
     """A logarithmic axis with plain numbers, and no powers of ten; the ticks are returned.
 

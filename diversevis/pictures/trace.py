@@ -1,45 +1,51 @@
-"""Mean response and smallest distance at every step of the optimization."""
+"""Graphs of response and smallest distance: at every step of the optimization, and over the
+weights of diversity for which the front was traced (docs/method.md, section 9)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
+from diversevis.method.images import display
 from diversevis.pictures import graph, page
 from diversevis.runs.folder import RunFolder
 
 FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
+LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
+ROWS = 6  # the number of weights whose images are shown
+
+
+def _distance_label(distance: str) -> str:
+    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
+    return f"smallest distance ({unit})"
+
+
+# -- over steps -----------------------------------------------------------------------------------
 
 
 def make_trace_figure(folder: RunFolder) -> None:
     """Write `trace.png` from `trace.csv`, if that has any rows."""
     names, rows = folder.read_trace()
-    if rows:
-        columns = dict(zip(names, np.array(rows).T, strict=True))
-        folder.write_trace_figure(page.png(trace_picture(folder.read_record(), columns)))
-
-
-def trace_picture(
-    record: dict[str, Any], columns: dict[str, Float[np.ndarray, " row"]]
-) -> page.Block:
-    """The picture of a trace.
-
-    columns  of `trace.csv`: `step`, `unit`, and terms of which `distance_min` may be missing
-    """
+    if not rows:
+        return
+    record, columns = folder.read_record(), dict(zip(names, np.array(rows).T, strict=True))
     units = np.unique(columns["unit"]).astype(int).tolist()
     line = "Response and smallest distance at every step of the optimization"
     if len(units) > FEW:
         line += ": median and quartiles of the units"
-    blocks = [_graph(columns, "response_mean", "mean response", graph.BLUE)]
+    blocks = [_trace(columns, "response_mean", "mean response", graph.BLUE)]
     if "distance_min" in columns:
-        label = distance_label(record["distance"])
-        blocks.append(_graph(columns, "distance_min", label, graph.ORANGE))
-    return page.compose(page.title_of(record, units), [line], blocks)
+        label = _distance_label(record["distance"])
+        blocks.append(_trace(columns, "distance_min", label, graph.ORANGE))
+    picture = page.compose(page.title_of(record, units), [line], blocks)
+    folder.write_trace_figure(page.png(picture))
 
 
-def _graph(
+def _trace(
     columns: dict[str, Float[np.ndarray, " row"]], name: str, label: str, color: str
 ) -> page.Block:
     figure, axis = graph.canvas(900, 300, right=60, top=20)
@@ -71,7 +77,68 @@ def _quartiles(axis: Any, curves: list[Float[np.ndarray, " _"]], color: str) -> 
     axis.plot(steps, middle, color=color, lw=1.2)
 
 
-def distance_label(distance: str) -> str:
-    """`smallest distance (RMS grey levels)`, or `(RMS, conv2_2)` if it is taken in that layer."""
-    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
-    return f"smallest distance ({unit})"
+# -- over weights ---------------------------------------------------------------------------------
+
+
+def make_front_figures(folder: RunFolder) -> None:
+    """Write `front_unit0012.png` of every unit whose front was traced and has finite numbers."""
+    front = folder.read_front()
+    if front is None:
+        return
+    record = folder.read_record()
+    metrics = {entry["unit"]: entry for entry in folder.read_metrics()}
+    for unit, images in zip(front["units"].tolist(), front["images"], strict=True):
+        rows = metrics[unit]["front"]
+        if all(value is not None for row in rows for value in row.values()):
+            folder.write_front_figure(unit, page.png(_front(record, metrics[unit], images)))
+
+
+def _front(
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+    images: Float[Tensor, "weight image 3 height width"],
+) -> page.Block:
+    """Response against smallest distance, the knee marked, above the images of some weights."""
+    rows, knee = metrics["front"], metrics["knee"]
+    weights = [row["diversity"] for row in rows]
+    at_knee = rows[weights.index(knee)]
+    line = (
+        f"Front of response against diversity over {len(rows)} weights. Knee at weight {knee:g}: "
+        f"mean response {at_knee['response_mean']:.4g}, "
+        f"smallest distance {at_knee['distance_min']:.3g}"
+    )
+    equal_steps = {round(i * (len(weights) - 1) / (ROWS - 1)) for i in range(ROWS)}
+    batches = []
+    for index in sorted(equal_steps | {weights.index(knee)}):
+        heading = f"weight {weights[index]:g}" + (" (knee)" if weights[index] == knee else "")
+        pixels = display(images[index], tuple(record["weights"]["mean"]))
+        batches.append(page.tiles(pixels, [""] * len(pixels), heading))
+    blocks = [_front_graph(record, rows, at_knee), page.stacked(batches, 4)]
+    return page.compose(page.title_of(record, [metrics["unit"]]), [line], blocks)
+
+
+def _front_graph(
+    record: dict[str, Any], rows: Sequence[dict[str, Any]], at_knee: dict[str, Any]
+) -> page.Block:
+    figure, axis = graph.canvas(640, 360, right=50, top=24)
+    distances = [row["distance_min"] for row in rows]
+    means, smallest = ([row[f"response_{kind}"] for row in rows] for kind in ("mean", "min"))
+    axis.plot(distances, means, "o-", color=graph.BLUE, lw=1.2, ms=4)
+    axis.plot(distances, smallest, color=graph.FAINT, lw=1, ls="--")
+    axis.plot(at_knee["distance_min"], at_knee["response_mean"], "o", color=graph.ORANGE, ms=8)
+    labelled: list[float] = []
+    for row in (at_knee, *rows):
+        x = row["distance_min"]
+        if all(abs(x - other) >= LABEL_GAP * max(distances) for other in labelled):
+            labelled.append(x)
+            text, look = f"{row['diversity']:g}", {"xytext": (4, 5), "color": graph.FAINT}
+            if row is at_knee:  # below its point, where the labels of its neighbours are not
+                text += " knee"
+                look = {"xytext": (-6, -6), "color": graph.ORANGE, "ha": "right", "va": "top"}
+            point = x, row["response_mean"]
+            axis.annotate(text, point, textcoords="offset points", fontsize=9, **look)
+    axis.set(xlabel=_distance_label(record["distance"]), ylabel="response")
+    axis.margins(0.06, 0.1)
+    graph.response_axis(axis)
+    names = [("mean of the batch, at every weight", graph.BLUE), ("smallest", graph.FAINT)]
+    return page.stacked([page.legend(names), graph.drawn(figure)], 6)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.measures.catalogue import picture
+from diversevis.pictures.draw import picture
 from diversevis.pictures.page import enlarge, png
 from diversevis.pictures.sheet import sheet
 from paper.graphs import (

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 JOINED = 0.8  # of the smaller end's response: a path above it joins its two images
@@ -51,11 +51,9 @@ def layer_picture(layer: Layer) -> page.Block | None:
     line = f"Dimension. Median participation ratio {number(median(ratio))}"
     if np.isfinite(groups).any():
         line += f"; the images of {int((groups == 1).sum())} units hang together in one group"
-    series = [Series("participation", graph.BLUE, ratio)]
-    return spread_page(
-        layer, line, series, limits=(1.0, max(2.0, float(most))),
-        label=f"participation ratio (1: all images are one, {most}: as different as can be)",
-    )  # fmt: skip
+    label = f"participation ratio (1: all images are the same, {most}: as different as can be)"
+    limits = 1.0, max(2.0, float(most))
+    return spread_page(layer, line, {"participation": ratio}, label=label, limits=limits)
 
 
 def _bars(view: View, spectrum: Float[np.ndarray, " component"]) -> page.Block:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures import page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
 
 NAME_WIDTH = 70  # pixels that a file's name has at least, under however small an image
@@ -42,7 +42,7 @@ def layer_picture(layer: Layer) -> page.Block | None:
     if not np.isfinite(values).any():
         values, label, look = layer.values("response_max"), "best crop's response", {}
     line = f"Natural exemplars. Median {number(median(values))} ({label})"
-    return spread_page(layer, line, [Series("natural", graph.BLUE, values)], label=label, **look)
+    return spread_page(layer, line, {"natural": values}, label=label, **look)
 
 
 def _crops(view: View) -> page.Block:

@@ -6,14 +6,14 @@ docs/method.md, section 8.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, listed, number
 
 COLORS = ("luminance", "red-green", "blue-yellow")  # the first axis of the map of gratings
@@ -37,27 +37,27 @@ def picture(view: View) -> page.Block:
 
 def layer_picture(layer: Layer) -> page.Block | None:
     """F1/F0 of every unit; where F0 is near zero it means little, and is left out."""
-    weak = _weak(layer.numbers)
-    weak_fits = _weak([entry.get("fitted") if entry else None for entry in layer.numbers])
-    best = np.where(weak, math.nan, layer.values("f1f0"))
-    fitted_best = np.where(weak_fits, math.nan, layer.values("fitted", "f1f0"))
-    series = [Series("best grating", graph.BLUE, best)]
-    if np.isfinite(fitted_best).any():
-        series.append(Series("fitted to the best image", graph.ORANGE, fitted_best))
+    best, weak = _unless_weak(layer)
+    fits = [(entry or {}).get("fitted") for entry in layer.numbers]
+    fitted, _ = _unless_weak(replace(layer, numbers=fits))
+    series = {"best grating": best}
+    if np.isfinite(fitted).any():
+        series["fitted to the best image"] = fitted
     line = (
         f"Phase. F1/F0 of the best grating: {int((best < 1).sum())} of "
         f"{int(np.isfinite(best).sum())} units below 1 (complex-like)"
     )
-    units = [unit for unit, is_weak in zip(layer.units, weak, strict=True) if is_weak]
-    more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(units)}"] if units else []
+    more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(weak)}"] if weak else []
     return spread_page(
         layer, line, series, more=more, label="F1/F0", limits=(0.0, 2.0),
         marks=[(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")],
     )  # fmt: skip
 
 
-def _weak(gratings: Sequence[dict[str, Any] | None]) -> Bool[np.ndarray, " unit"]:
-    return np.array([bool(grating and grating.get("weak")) for grating in gratings])
+def _unless_weak(layer: Layer) -> tuple[Float[np.ndarray, " unit"], list[int]]:
+    """F1/F0 of every unit, NaN where it is weak; and the weak units."""
+    weak = layer.values("weak") == 1
+    return np.where(weak, math.nan, layer.values("f1f0")), np.array(layer.units)[weak].tolist()
 
 
 def verdict(grating: dict[str, Any]) -> str:

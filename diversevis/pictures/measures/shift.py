@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 TEXTURE, TILE = 240, 130  # pixels
@@ -30,10 +30,10 @@ def picture(view: View) -> page.Block:
 def layer_picture(layer: Layer) -> page.Block | None:
     """Mean crop response of every unit, relative to its best image with and without the mask."""
     masked = layer.values("mean_masked")
-    series = [
-        Series("of the best image under the mask", graph.BLUE, masked),
-        Series("of the best image", graph.ORANGE, layer.values("mean")),
-    ]
+    series = {
+        "of the best image under the mask": masked,
+        "of the best image": layer.values("mean"),
+    }
     line = f"Shift. Median {number(median(masked))} of the best image under the mask"
     return spread_page(
         layer, line, series, label="mean response of all crops, as a share (fixed mask)",

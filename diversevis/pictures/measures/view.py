@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,15 +48,14 @@ class View:
         return number(self.numbers.get(name))
 
     def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        return _to_numpy(self.arrays[name])
+        return self.arrays[name].double().numpy()
 
     def has(self, name: str) -> bool:
         """Whether the array is there, with any finite value."""
         return name in self.arrays and bool(self.arrays[name].isfinite().any())
 
     def pixels(self, x: Tensor) -> UInt8[np.ndarray, "image height width 3"]:
-        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, as a person sees
-        them."""
+        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, for display."""
         x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
 
@@ -97,12 +96,12 @@ class Layer:
     def title(self) -> str:
         return title_of(self.record, self.units)
 
-    def values(self, *path: str) -> Float[np.ndarray, " unit"]:
-        """A number of every unit, `values("fitted", "f1f0")`; NaN where a unit has none."""
-        return np.array([_follow(entry, path) for entry in self.numbers], dtype=float)
+    def values(self, name: str) -> Float[np.ndarray, " unit"]:
+        """A number of every unit; NaN where a unit has none."""
+        return np.array([(entry or {}).get(name) for entry in self.numbers], dtype=float)
 
     def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        return _to_numpy(self.arrays[name])
+        return self.arrays[name].double().numpy()
 
     def counted(self, values: Float[np.ndarray, " unit"]) -> str:
         """How many units are shown, and which have no value."""
@@ -141,14 +140,3 @@ def listed(units: Sequence[int]) -> str:
     """Unit numbers, the first few written out."""
     few = ", ".join(str(unit) for unit in units[:LISTED])
     return few if len(units) <= LISTED else f"{few} and {len(units) - LISTED} more"
-
-
-def _to_numpy(values: Tensor) -> Float64[np.ndarray, "*axes"]:
-    return values.detach().cpu().double().numpy()
-
-
-def _follow(numbers: Mapping[str, Any] | None, path: Sequence[str]) -> float:
-    value: Any = numbers
-    for name in path:
-        value = None if value is None else value.get(name)
-    return math.nan if value is None else float(value)
