@@ -49,7 +49,12 @@ def overview_figure(result: Mapping[str, Any]) -> bytes:
         index = of_index[0][1]
         figure, axis = _canvas(index["unit"])
         _draw_differences(axis, of_index)
-        _size_axis(axis, sizes)
+        if max(sizes) > 4 * min(sizes):
+            graph.log_axis(axis, "x", min(sizes) / 1.3, max(sizes) * 1.3)
+        else:
+            axis.set_xlim(min(sizes) / 1.3, max(sizes) * 1.3)
+            axis.locator_params(axis="x", nbins=TICKS)
+        axis.set_xlabel("receptive field (px)", fontsize=9)
         what = "medians" if index["statistic"] == "median" else "shares"
         cells.append(_cell(index["title"], figure, f"A - B, difference of {what}"))
     models = [", ".join(dict.fromkeys(pair[side]["model"] for pair in pairs)) for side in "ab"]
@@ -86,8 +91,8 @@ def _cell(title: str, figure: Any, caption: str) -> page.Block:
 def _draw_values(axis: Any, index: Mapping[str, Any]) -> None:
     generator = np.random.default_rng(0)  # of the jitter only
     for x, (side, _, color) in enumerate(SIDES):
-        values = np.array([value for value in index[side]["values"] if value is not None])
-        if not len(values):
+        values = [value for value in index[side]["values"] if value is not None]
+        if not values:
             continue
         jitter = generator.uniform(-0.2, 0.2, len(values))
         area = float(np.clip(600 / len(values), 4, 22))
@@ -104,23 +109,18 @@ def _draw_values(axis: Any, index: Mapping[str, Any]) -> None:
 
 def _leave_out_the_farthest(axis: Any, index: Mapping[str, Any]) -> None:
     """Count values so far off that the others would be pressed into a line."""
-    lows, highs, values = [], [], []
-    for side in (index["a"], index["b"]):
-        low, high = side["quartiles"] or (0, 0)
-        if high <= low:
-            return
-        lows.append(low - FAR * (high - low))
-        highs.append(high + FAR * (high - low))
-        values += [value for value in side["values"] if value is not None]
-    shown = [value for value in values if min(lows) <= value <= max(highs)]
-    low, high = min(shown), max(shown)
-    for count, y, va in (
-        (sum(value > high for value in values), 1.0, "bottom"),
-        (sum(value < low for value in values), 0.01, "bottom"),
-    ):
+    sides = index["a"], index["b"]
+    lows, highs = np.array([side["quartiles"] or (0, 0) for side in sides]).T
+    if (highs <= lows).any():
+        return
+    reach = FAR * (highs - lows)
+    values = np.array([value for side in sides for value in side["values"] if value is not None])
+    shown = values[(values >= (lows - reach).min()) & (values <= (highs + reach).max())]
+    low, high = shown.min(), shown.max()
+    for count, y in ((np.sum(values > high), 1.0), (np.sum(values < low), 0.01)):
         if count:
             axis.text(0.5, y, f"{count} beyond", transform=axis.transAxes, fontsize=8,
-                      color=graph.FAINT, ha="center", va=va)  # fmt: skip
+                      color=graph.FAINT, ha="center", va="bottom")  # fmt: skip
     pad = 0.08 * (high - low)
     axis.set_ylim(low - pad, high + pad)
 
@@ -143,17 +143,6 @@ def _draw_differences(axis: Any, points: Sequence[tuple[float, Mapping[str, Any]
         color = graph.BLUE if low > 0 else graph.ORANGE if high < 0 else graph.FAINT
         axis.plot([x, x], [low, high], color=color, lw=1.5)
         axis.plot(x, difference["value"], "o", color=color, ms=4.5)
-
-
-def _size_axis(axis: Any, sizes: Sequence[float]) -> None:
-    """Receptive fields, in plain numbers; logarithmic where they differ by much."""
-    low, high = min(sizes) / 1.3, max(sizes) * 1.3
-    if max(sizes) > 4 * min(sizes):
-        graph.log_axis(axis, "x", low, high)
-    else:
-        axis.set_xlim(low, high)
-        axis.locator_params(axis="x", nbins=TICKS)
-    axis.set_xlabel("receptive field (px)", fontsize=9)
 
 
 def _caption(index: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 def table(pair: Mapping[str, Any]) -> str:
     """One pair for a person: a line per index."""
-    head = [f"{side.upper()}: {describe_side(pair[side])}  ({pair[side]['folder']})"
-            for side in "ab"]  # fmt: skip
+    runs = ("A", pair["a"]), ("B", pair["b"])
+    head = [f"{name}: {describe_side(run)}  ({run['folder']})" for name, run in runs]
     rows = [("index", "A (units)", "B (units)", "A - B [95 %]", "Cliff", "", "p", "p Holm")]
     for index in pair["indices"]:
         statistic = index["statistic"]

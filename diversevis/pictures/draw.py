@@ -12,6 +12,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.pictures.images import draw_images
 from diversevis.pictures.measures import (
     deformation,
     dimension,
@@ -23,8 +24,6 @@ from diversevis.pictures.measures import (
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
 from diversevis.pictures.page import png
-from diversevis.pictures.sheet import make_sheets
-from diversevis.pictures.trace import make_front_figures, make_trace_figure
 from diversevis.runs.folder import RunFolder
 
 IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
@@ -55,9 +54,7 @@ def draw(
     """
     tell = partial(pulse, f"pictures ({name})")
     if name == IMAGES:
-        make_sheets(folder, tell)
-        make_trace_figure(folder)
-        make_front_figures(folder)
+        draw_images(folder, tell)
     else:
         _draw_measure(folder, name, most, tell)
     folder.update_record(drawn=[*_drawn_besides(folder, name), name])

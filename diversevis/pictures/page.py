@@ -50,13 +50,14 @@ def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
 
 
 def tiles(
-    pixels: Pixels, captions: Sequence[str], heading: str = "", side: int | None = None
-) -> Block:
+    pixels: Sequence[Block] | Pixels, captions: Sequence[str], heading: str = "",
+    side: int | None = None,
+) -> Block:  # fmt: skip
     """Images in a grid, a caption of one or more lines under each.
 
-    side  that images aim at, pixels; None: as a row needs to fit the page's width
+    side  that images aim at, pixels; None: such that a row fits the page's width
     """
-    shown, reduction = fitted(pixels, tile_side(len(pixels)) if side is None else side)
+    shown, reduction = fitted(np.stack(list(pixels)), side or tile_side(len(pixels)))
     return gallery(list(shown), captions, heading + note(reduction))
 
 
@@ -76,11 +77,8 @@ def captioned(picture: Block, caption: str) -> Block:
 
 
 def fitted(pixels: Pixels, side: int) -> tuple[Pixels, int]:
-    """Images near `side` pixels large, and by which number their size was divided.
-
-    They are enlarged by a whole number without smoothing (divided by 1) or, where they are much
-    larger, averaged over squares of whole pixels.
-    """
+    """Images near `side` pixels large, enlarged by a whole number without smoothing or, where they
+    are much larger, averaged over squares of pixels; and the side of these squares."""
     longest = max(pixels.shape[1:3])
     if longest <= STRETCH * side:
         return enlarge(pixels, max(1, round(side / longest))), 1

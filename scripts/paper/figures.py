@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures.draw import picture
+from diversevis.pictures.images import sheet
 from diversevis.pictures.page import enlarge, png
-from diversevis.pictures.sheet import sheet
 from paper.graphs import (
     deformation_figure,
     difference_figure,

@@ -1,4 +1,4 @@
-"""Deformation: is the unit indifferent to a smooth displacement of its image?
+"""Deformation: does a smooth displacement of its image change the response?
 
 docs/method.md, section 8; Petrini et al. 2021, arXiv 2105.02468.
 """
@@ -48,17 +48,14 @@ def layer_picture(layer: Layer) -> page.Block | None:
     """The response that every unit keeps, and their relative stability."""
     series = {name: layer.values(key) for key, name, _ in CONTROLS}
     delta = next((entry["delta"] for entry in layer.numbers if entry and entry.get("delta")), None)
-    above = []
-    if np.isfinite(layer.array("kept")).any():
-        heading = "response kept (median, quartiles, every unit)"
-        above.append(page.titled(heading, _all_kept(layer)))
+    above = [_all_kept(layer)] if np.isfinite(layer.array("kept")).any() else []
     middle = number(median(layer.values("stability")))
     line = f"Deformation by {_pixels(delta)}. Median R = {middle} against white noise"
+    label = f"relative stability R at {_pixels(delta)}"
+    marks = [(1.0, "minds less than noise  ←  1  →  minds more than noise")]
     return spread_page(
-        layer, line, series, above=above, is_log=True, limits=(0.5, 2.0),
-        label=f"relative stability R at {_pixels(delta)}",
-        marks=[(1.0, "minds less than noise  ←  1  →  minds more than noise")],
-    )  # fmt: skip
+        layer, line, series, label=label, limits=(0.5, 2.0), marks=marks, is_log=True, above=above
+    )
 
 
 def _kept(
@@ -67,11 +64,7 @@ def _kept(
     width: int,
     ends: Sequence[tuple[float, str, str]] = (),
 ) -> page.Block:
-    """The response kept, of a unit, or of many: then median, quartiles and every unit.
-
-    width  of the graph, pixels
-    ends   names at the right edge, as for `label_ends`
-    """
+    """The response kept, of a unit, or of many: then median, quartiles and every unit."""
     figure, axis = graph.canvas(width, HEIGHT, right=100 if ends else graph.RIGHT, top=28)
     middle = shares[0]
     if len(shares) > 1:
@@ -96,7 +89,8 @@ def _all_kept(layer: Layer) -> page.Block:
     ends = [(float(shares[row, -1]), f"unit {units[row]}", graph.GREEN)
             for row in (*lowest, *highest)]  # fmt: skip
     ends.append((float(np.nanmedian(shares[:, -1])), "median", graph.BLUE))
-    return _kept(layer.array("deltas")[fits], shares, 900, ends)
+    block = _kept(layer.array("deltas")[fits], shares, 900, ends)
+    return page.titled("response kept (median, quartiles, every unit)", block)
 
 
 def _ratio(
@@ -126,11 +120,8 @@ def _examples(view: View) -> list[page.Block]:
     for image, delta in zip(view.arrays.get("deformed", ()), view.array("deltas"), strict=False):
         if bool(image.isfinite().all()):  # NaN where the field is too small for it
             shown.append((view.pixels(image)[0], f"{delta:g} px"))
-    if not shown:
-        return []
-    pixels, captions = zip(*shown, strict=True)
     heading = "the best image, deformed once at each displacement"
-    return [page.tiles(np.stack(pixels), captions, heading)]
+    return [page.tiles(*zip(*shown, strict=True), heading=heading)] if shown else []
 
 
 def _fits(shares: Float[np.ndarray, "unit delta"]) -> Bool[np.ndarray, " delta"]:

@@ -1,7 +1,4 @@
-"""Natural exemplars: the crops of photographs that drive the unit most.
-
-docs/method.md, section 8.
-"""
+"""The crops of photographs that drive the unit most (docs/method.md, section 8)."""
 
 from __future__ import annotations
 
@@ -26,10 +23,8 @@ def picture(view: View) -> page.Block:
     ]
     share = view.numbers.get("of_synthetic")
     if share is not None:
-        lines.append(
-            f"The best crop reaches {percent(share)} of the synthetic images' mean response, "
-            "at equal norm"
-        )
+        text = "of the synthetic images' mean response, at equal norm"
+        lines.append(f"The best crop reaches {percent(share)} {text}")
     crops = [_crops(view)] if view.has("images") else []
     return page.compose(view.title, lines, [*crops, *view.batch("synthetic")])
 

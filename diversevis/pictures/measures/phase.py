@@ -1,7 +1,4 @@
-"""Phase: does the response depend on the phase of the unit's best grating?
-
-docs/method.md, section 8.
-"""
+"""Phase: does the response depend on the phase of a grating (docs/method.md, section 8)?"""
 
 from __future__ import annotations
 
@@ -26,7 +23,12 @@ def picture(view: View) -> page.Block:
     lines = [f"Phase. Best grating: {verdict(view.numbers)}"]
     if view.numbers.get("fitted") is not None:
         lines.append(f"Grating fitted to the best image: {verdict(view.numbers['fitted'])}")
-    above = _gratings(view)
+    shown = [  # between the gratings, the image to which the second was fitted
+        *_grating(view, "grating", "best grating", view.numbers),
+        *view.best_image(),
+        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
+    ]
+    above = [page.tiles(*zip(*shown, strict=True), side=TILE)] if shown else []
     if view.has("map"):
         above.append(page.titled("best response to each grating", _map(view)))
     blocks = [page.beside(above, 36)] if above else []
@@ -43,15 +45,13 @@ def layer_picture(layer: Layer) -> page.Block | None:
     series = {"best grating": best}
     if np.isfinite(fitted).any():
         series["fitted to the best image"] = fitted
-    line = (
-        f"Phase. F1/F0 of the best grating: {int((best < 1).sum())} of "
-        f"{int(np.isfinite(best).sum())} units below 1 (complex-like)"
-    )
+    below, count = (best < 1).sum(), np.isfinite(best).sum()
+    line = f"Phase. F1/F0 of the best grating: {below} of {count} units below 1 (complex-like)"
     more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(weak)}"] if weak else []
+    marks = [(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")]
     return spread_page(
-        layer, line, series, more=more, label="F1/F0", limits=(0.0, 2.0),
-        marks=[(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")],
-    )  # fmt: skip
+        layer, line, series, label="F1/F0", limits=(0.0, 2.0), marks=marks, more=more
+    )
 
 
 def _unless_weak(layer: Layer) -> tuple[Float[np.ndarray, " unit"], list[int]]:
@@ -71,31 +71,17 @@ def verdict(grating: dict[str, Any]) -> str:
     return f"F1/F0 = {number(ratio)}: {kind}"
 
 
-def _gratings(view: View) -> list[page.Block]:
-    """The two gratings and, between them, the image to which the second was fitted."""
-    shown = [
-        *_grating(view, "grating", "best grating", view.numbers),
-        *view.best_image(),
-        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
-    ]
-    if not shown:
-        return []
-    pixels, captions = zip(*shown, strict=True)
-    return [page.tiles(np.stack(pixels), captions, side=TILE)]
-
-
 def _grating(
     view: View, key: str, name: str, grating: dict[str, Any] | None
 ) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
     """A grating, captioned with response, frequency, orientation and colour; nothing without it."""
     if not grating or not view.has(key):
         return []
-    response, frequency, orientation = (
-        number(grating.get(name)) for name in ("response", "frequency", "orientation")
-    )
-    color = grating.get("color")  # its name, or, of the fitted grating, its three components
-    in_color = f", {color}" if isinstance(color, str) else ""
-    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°{in_color}"
+    keys = "response", "frequency", "orientation"
+    response, frequency, orientation = (number(grating.get(key)) for key in keys)
+    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°"
+    if isinstance(grating.get("color"), str):  # of the fitted grating it is three components
+        caption += f", {grating['color']}"
     return [(view.pixels(view.arrays[key])[0], caption)]
 
 
@@ -112,9 +98,8 @@ def _tuning(view: View) -> page.Block:
         axis.plot(x, y, color=color, lw=1.2, ls="--")
         axis.plot(degrees, tuning, ".", color=color, ms=5)
     axis.axhline(0, color=graph.FAINT, lw=0.8)
-    axis.set(
-        xlim=(0, 360), xticks=range(0, 361, 45), xlabel="phase (degrees)", ylabel="response"
-    )  # fmt: skip
+    axis.set(xlim=(0, 360), xticks=range(0, 361, 45))
+    axis.set(xlabel="phase (degrees)", ylabel="response")
     graph.response_axis(axis)
     graph.label_ends(axis, [(float(tuning[0]), name, color) for name, color, tuning in curves])
     return graph.drawn(figure)
@@ -145,6 +130,5 @@ def _edges(centers: Float[np.ndarray, " cell"], half: float) -> Float[np.ndarray
     """Cells reach halfway to their neighbours; a single cell, by `half` to either side."""
     if len(centers) == 1:
         return np.array([centers[0] - half, centers[0] + half])
-    between = (centers[1:] + centers[:-1]) / 2
-    first, last = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
-    return np.concatenate([[first], between, [last]])
+    outer = [2 * centers[0] - centers[1], *centers, 2 * centers[-1] - centers[-2]]
+    return (np.array(outer[1:]) + outer[:-1]) / 2

@@ -1,9 +1,8 @@
-"""Graphs of response and smallest distance: at every step of the optimization, and over the
-weights of diversity for which the front was traced (docs/method.md, section 9)."""
+"""The pictures of a run's images: each alone, sheets, the trace of the optimization, and fronts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,58 @@ LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this 
 ROWS = 6  # the number of weights whose images are shown
 
 
-def _distance_label(distance: str) -> str:
-    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
-    return f"smallest distance ({unit})"
+def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
+    """Write every image in its own size, and a sheet of every unit; then the graphs.
+
+    tell  called with the numbers of units drawn and of all; may raise
+    """
+    record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
+    batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
+    for done, (entry, images, responses) in enumerate(batches):
+        tell(done, len(metrics))
+        pixels = display(images, tuple(record["weights"]["mean"]))
+        for index, image in enumerate(pixels):
+            folder.write_image(entry["unit"], index, page.png(image))
+        folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
+    _draw_trace(folder)
+    _draw_fronts(folder)
 
 
-# -- over steps -----------------------------------------------------------------------------------
+def sheet(
+    pixels: page.Pixels, responses: list[float], record: dict[str, Any], metrics: dict[str, Any]
+) -> page.Block:
+    """The picture a person looks at first; its images are never reduced, whatever their size."""
+    zoom = max(1, round(page.TILE / max(pixels.shape[1:3])))
+    captions = [f"{response:.4g}" for response in responses]
+    images = page.gallery(list(page.enlarge(pixels, zoom)), captions)
+    title = page.title_of(record, [metrics["unit"]])
+    return page.compose(title, _sheet_lines(record, metrics), [images])
 
 
-def make_trace_figure(folder: RunFolder) -> None:
+def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    if metrics["stop"] == "dead":
+        return ["dead: its response has no gradient in any of the noise drawn; noise is shown"]
+    if metrics["response_mean"] is None:
+        return [f"{metrics['stop']}: the response is not a finite number"]
+    response = f"response {metrics['response_mean']:.4g}"
+    best = metrics["response_best"]
+    if best is not None and best > 0:  # `mse` has negative responses: a ratio would mislead
+        response += f"  ({metrics['response_mean'] / best:.0%} of best {best:.4g})"
+    lines = [response]
+    if metrics["distance_min"] is not None:
+        smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
+        text = f"distance between images, RMS grey levels: smallest {smallest:.3g}, mean {mean:.3g}"
+        lines.append(text)
+        if record["distance"] != "pixels":
+            smallest, mean = metrics["distance_min"], metrics["distance_mean"]
+            lines.append(f"in {record['distance']}: smallest {smallest:.3g}, mean {mean:.3g}")
+    return lines
+
+
+# -- trace: at every step -------------------------------------------------------------------------
+
+
+def _draw_trace(folder: RunFolder) -> None:
     """Write `trace.png` from `trace.csv`, if that has any rows."""
     names, rows = folder.read_trace()
     if not rows:
@@ -54,7 +96,14 @@ def _trace(
         rows = columns["unit"] == unit
         curves[f"{unit:.0f}"] = columns["step"][rows], columns[name][rows]
     if len(curves) > FEW:
-        _quartiles(axis, [values for _, values in curves.values()], color)
+        last = max(len(values) for _, values in curves.values())
+        padded = [  # a unit that stopped keeps its last value
+            np.pad(values, (0, last - len(values)), mode="edge") for _, values in curves.values()
+        ]
+        low, middle, high = np.percentile(padded, [25, 50, 75], axis=0)
+        steps = np.arange(1, last + 1)
+        axis.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
+        axis.plot(steps, middle, color=color, lw=1.2)
     else:
         for steps, values in curves.values():
             axis.plot(steps, values, color=color, lw=1.2, alpha=0.8)
@@ -67,20 +116,10 @@ def _trace(
     return graph.drawn(figure)
 
 
-def _quartiles(axis: Any, curves: list[Float[np.ndarray, " _"]], color: str) -> None:
-    """Median and quartiles over units; a unit that stopped keeps its last value."""
-    last = max(len(curve) for curve in curves)
-    padded = [np.pad(curve, (0, last - len(curve)), mode="edge") for curve in curves]
-    low, middle, high = np.percentile(np.array(padded), [25, 50, 75], axis=0)
-    steps = np.arange(1, last + 1)
-    axis.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
-    axis.plot(steps, middle, color=color, lw=1.2)
+# -- front: at every weight (docs/method.md, section 9) -------------------------------------------
 
 
-# -- over weights ---------------------------------------------------------------------------------
-
-
-def make_front_figures(folder: RunFolder) -> None:
+def _draw_fronts(folder: RunFolder) -> None:
     """Write `front_unit0012.png` of every unit whose front was traced and has finite numbers."""
     front = folder.read_front()
     if front is None:
@@ -142,3 +181,8 @@ def _front_graph(
     graph.response_axis(axis)
     names = [("mean of the batch, at every weight", graph.BLUE), ("smallest", graph.FAINT)]
     return page.stacked([page.legend(names), graph.drawn(figure)], 6)
+
+
+def _distance_label(distance: str) -> str:
+    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
+    return f"smallest distance ({unit})"
