@@ -26,6 +26,7 @@ from diversevis.pictures.measures.view import SHARED, Layer, View
 from diversevis.pictures.page import png
 from diversevis.runs.folder import RunFolder
 
+Most = int | Literal["all"]
 IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
 MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
@@ -42,12 +43,7 @@ def lacking(folder: RunFolder) -> list[str]:
     return [name for name in (*images, *folder.read_measures()) if name not in drawn]
 
 
-def draw(
-    folder: RunFolder,
-    name: str,
-    most: int | Literal["all"],
-    pulse: Callable[[str, int, int], None],
-) -> None:
+def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, int], None]) -> None:
     """Draw the pictures of `IMAGES`, or of a measure for at most `most` units.
 
     pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
@@ -70,10 +66,9 @@ def _drawn_besides(folder: RunFolder, name: str) -> list[str]:
 
 
 def _draw_measure(
-    folder: RunFolder, name: str, most: int | Literal["all"], tell: Callable[[int, int], None]
+    folder: RunFolder, name: str, most: Most, tell: Callable[[int, int], None]
 ) -> None:
-    """A picture of every unit that has numbers, or of the `most` with the lowest and highest index;
-    and one of the layer."""
+    """Pictures of all units with numbers, or of `most` with extreme indices; and of the layer."""
     record, metrics = folder.read_record(), folder.read_metrics()
     rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
     if not rows:
@@ -113,12 +108,7 @@ def picture(
     images: Float[Tensor, "image 3 height width"] | None,
     responses: Float[Tensor, " image"] | None,
 ) -> bytes:
-    """The PNG file of a measure of a unit that is not dead.
-
-    arrays  the measure's file, with all units; this unit is at `row`
-
-    The others are as in `View`.
-    """
+    """The PNG file of a measure of the unit at `row` of `arrays`; the others are as in `View`."""
     module, _ = MEASURES[name]
     view = View(
         record=record, metrics=metrics, numbers=metrics[name], images=images, responses=responses,

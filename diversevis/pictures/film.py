@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from diversevis.errors import InputError
-from diversevis.pictures.page import enlarge
+from diversevis.pictures.page import Block, Pixels, enlarge
 from diversevis.runs.folder import RunFolder
 
 TILE = 120  # pixels
@@ -38,12 +37,7 @@ def is_film_step(step: int) -> bool:
     return before != now
 
 
-def write_film(
-    folder: RunFolder,
-    unit: int,
-    kind: str,
-    frames: Sequence[UInt8[np.ndarray, "image height width 3"]],
-) -> None:
+def write_film(folder: RunFolder, unit: int, kind: str, frames: Sequence[Pixels]) -> None:
     """A row of images per frame; the last frame stays for a second and a half."""
     import imageio.v3 as iio
 
@@ -56,7 +50,7 @@ def write_film(
     folder.write_animation(unit, kind, content)
 
 
-def _row(images: UInt8[np.ndarray, "image height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _row(images: Pixels) -> Block:
     """All images in a row on white, enlarged; even sizes, as video codecs ask."""
     zoom = max(1, round(TILE / max(images.shape[1:3])))
     large = enlarge(images, zoom)

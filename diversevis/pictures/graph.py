@@ -74,11 +74,6 @@ def plain_ticks(xy_axis: Any, ticks: Sequence[float]) -> None:
     xy_axis.set_ticks([], minor=True)
 
 
-def response_axis(axis: Any) -> None:
-    """Responses have any size: short numbers, and a power of ten above the y axis."""
-    axis.ticklabel_format(axis="y", scilimits=POWERS)
-
-
 def label_ends(axis: Any, ends: Sequence[tuple[float, str, str]]) -> None:
     """(y, name, colour) of curves: names at the right edge, moved where they would touch."""
     axis.get_ylim()  # matplotlib fits the limits to the curves only when asked: now
@@ -107,9 +102,8 @@ def faint_curves(
 
 
 def color_bar(figure: Any, colors: Any, axis: Any, label: str) -> Any:
-    """The scale of a heat map's colours in its right margin, which is `FOR_COLOR_BAR` wide.
-
-    The map loses its frame, and is grey where it has no value."""
+    """The scale of a heat map's colours in its right margin, which is `FOR_COLOR_BAR` wide; the
+    map loses its frame, and is grey where it has no value."""
     axis.spines[:].set_visible(False)
     axis.set_facecolor("#dddddd")
     axis.tick_params(length=2)

@@ -58,8 +58,8 @@ def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     lines = [response]
     if metrics["distance_min"] is not None:
         smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
-        text = f"distance between images, RMS grey levels: smallest {smallest:.3g}, mean {mean:.3g}"
-        lines.append(text)
+        what = "distance between images, RMS grey levels"
+        lines.append(f"{what}: smallest {smallest:.3g}, mean {mean:.3g}")
         if record["distance"] != "pixels":
             smallest, mean = metrics["distance_min"], metrics["distance_mean"]
             lines.append(f"in {record['distance']}: smallest {smallest:.3g}, mean {mean:.3g}")
@@ -109,7 +109,7 @@ def _trace(
             axis.plot(steps, values, color=color, lw=1.2, alpha=0.8)
     axis.margins(x=0.02)
     axis.set(xlabel="step", ylabel=label)
-    graph.response_axis(axis)
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
     if 1 < len(curves) <= FEW:
         ends = [(float(values[-1]), unit, graph.FAINT) for unit, (_, values) in curves.items()]
         graph.label_ends(axis, ends)
@@ -132,12 +132,8 @@ def _draw_fronts(folder: RunFolder) -> None:
             folder.write_front_figure(unit, page.png(_front(record, metrics[unit], images)))
 
 
-def _front(
-    record: dict[str, Any],
-    metrics: dict[str, Any],
-    images: Float[Tensor, "weight image 3 height width"],
-) -> page.Block:
-    """Response against smallest distance, the knee marked, above the images of some weights."""
+def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> page.Block:
+    """Response against smallest distance, above images [weight, image, 3, h, w] of some weights."""
     rows, knee = metrics["front"], metrics["knee"]
     weights = [row["diversity"] for row in rows]
     at_knee = rows[weights.index(knee)]
@@ -178,7 +174,7 @@ def _front_graph(
             axis.annotate(text, point, textcoords="offset points", fontsize=9, **look)
     axis.set(xlabel=_distance_label(record["distance"]), ylabel="response")
     axis.margins(0.06, 0.1)
-    graph.response_axis(axis)
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
     names = [("mean of the batch, at every weight", graph.BLUE), ("smallest", graph.FAINT)]
     return page.stacked([page.legend(names), graph.drawn(figure)], 6)
 

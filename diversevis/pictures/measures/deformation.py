@@ -1,7 +1,5 @@
-"""Deformation: does a smooth displacement of its image change the response?
-
-docs/method.md, section 8; Petrini et al. 2021, arXiv 2105.02468.
-"""
+"""Deformation: does a smooth displacement of its image change the response? (docs/method.md,
+section 8; Petrini et al. 2021, arXiv 2105.02468)"""
 
 from __future__ import annotations
 
@@ -86,9 +84,9 @@ def _all_kept(layer: Layer) -> page.Block:
     fits, alive = _fits(shares), np.isfinite(shares).any(axis=1)
     shares, units = shares[alive][:, fits], np.array(layer.units)[alive]
     lowest, highest = layer.extremes(shares[:, -1], most=1)
-    ends = [(float(shares[row, -1]), f"unit {units[row]}", graph.GREEN)
-            for row in (*lowest, *highest)]  # fmt: skip
-    ends.append((float(np.nanmedian(shares[:, -1])), "median", graph.BLUE))
+    ends = [(float(np.nanmedian(shares[:, -1])), "median", graph.BLUE)]
+    for row in (*lowest, *highest):
+        ends.append((float(shares[row, -1]), f"unit {units[row]}", graph.GREEN))
     block = _kept(layer.array("deltas")[fits], shares, 900, ends)
     return page.titled("response kept (median, quartiles, every unit)", block)
 

@@ -64,12 +64,11 @@ def _scale(view: View) -> page.Block:
         axis.plot([x, x], [-0.25, 0.25], color=graph.FAINT, lw=2)
         text = f"{x}\n{name} cell\n{view.text(f'distance_{name}')} grey levels"
         axis.text(x, -0.4, text, ha="center", va="top")
-    left, right = -0.25, 1.25
+    shown = [-0.25, 1.25]
     if index is not None and math.isfinite(index):
         axis.plot(index, 0.28, "v", color=graph.BLUE, ms=13)
         axis.text(index, 0.75, number(index), ha="center", color=graph.BLUE, fontsize=12)
-        left, right = min(left, index), max(right, index)
-    axis.set_xlim(left - 0.05, right + 0.05)
-    axis.set_ylim(-2.2, 1.5)
+        shown.append(index)
+    axis.set(xlim=(min(shown) - 0.05, max(shown) + 0.05), ylim=(-2.2, 1.5))
     axis.set_axis_off()
     return graph.drawn(figure)

@@ -61,19 +61,15 @@ def _scatter(layer: Layer, key: str, name: str) -> page.Block:
         axis.scatter(*point, s=36, facecolors="none", edgecolors=graph.BLUE)
         axis.annotate(f"unit {layer.units[row]}", point, text_at, textcoords="offset points",
                       va="center", fontsize=9)  # fmt: skip
-    axis.set(
-        xlim=(0, top), ylim=(0, top), aspect="equal", ylabel=f"{name}, together",
-        xlabel=f"{name}, each alone (RMS grey levels)",
-    )  # fmt: skip
+    axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+    axis.set(xlabel=f"{name}, each alone (RMS grey levels)", ylabel=f"{name}, together")
     return graph.drawn(figure)
 
 
-def _summary(numbers: Mapping[str, Any], distance: str, response: str) -> str:
-    keys = distance.format("min"), distance.format("mean"), response
-    smallest, mean, mean_response = (number(numbers.get(key)) for key in keys)
-    return (
-        f"smallest distance {smallest}, mean {mean} RMS grey levels, mean response {mean_response}"
-    )
+def _summary(numbers: Mapping[str, Any], distance_key: str, response_key: str) -> str:
+    keys = distance_key.format("min"), distance_key.format("mean"), response_key
+    smallest, mean, response = (number(numbers.get(key)) for key in keys)
+    return f"smallest distance {smallest}, mean {mean} RMS grey levels, mean response {response}"
 
 
 def _signed(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -30,8 +31,7 @@ def picture(view: View) -> page.Block:
 
 
 def layer_picture(layer: Layer) -> page.Block | None:
-    """The best crop's response relative to the synthetic images', of every unit; the response
-    itself where there are no synthetic images."""
+    """The best crop's response of every unit, relative to the synthetic images' if there are."""
     values, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
     look: dict[str, Any] = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
     if not np.isfinite(values).any():
@@ -49,8 +49,7 @@ def _crops(view: View) -> page.Block:
     exemplars = (view.numbers.get("exemplars") or [])[: len(responses)]
     files = [PurePath(exemplar["file"]).name for exemplar in exemplars]
     names = [page.shortened(file, page.CAPTION, width) for file in files]
-    names += [""] * (len(responses) - len(names))
-    captions = [f"{response}\n{name}" for response, name in zip(responses, names, strict=True)]
+    captions = ["\n".join(lines) for lines in zip_longest(responses, names, fillvalue="")]
     return page.tiles(view.pixels(images[real]), captions, "natural")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import spread_page
@@ -71,9 +71,7 @@ def verdict(grating: dict[str, Any]) -> str:
     return f"F1/F0 = {number(ratio)}: {kind}"
 
 
-def _grating(
-    view: View, key: str, name: str, grating: dict[str, Any] | None
-) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+def _grating(view: View, key: str, name: str, grating: Any) -> list[tuple[page.Block, str]]:
     """A grating, captioned with response, frequency, orientation and colour; nothing without it."""
     if not grating or not view.has(key):
         return []
@@ -100,7 +98,7 @@ def _tuning(view: View) -> page.Block:
     axis.axhline(0, color=graph.FAINT, lw=0.8)
     axis.set(xlim=(0, 360), xticks=range(0, 361, 45))
     axis.set(xlabel="phase (degrees)", ylabel="response")
-    graph.response_axis(axis)
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
     graph.label_ends(axis, [(float(tuning[0]), name, color) for name, color, tuning in curves])
     return graph.drawn(figure)
 

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from diversevis.pictures import graph, page
@@ -30,10 +29,8 @@ def picture(view: View) -> page.Block:
 def layer_picture(layer: Layer) -> page.Block | None:
     """Mean crop response of every unit, relative to its best image with and without the mask."""
     masked = layer.values("mean_masked")
-    series = {
-        "of the best image under the mask": masked,
-        "of the best image": layer.values("mean"),
-    }
+    unmasked = layer.values("mean")
+    series = {"of the best image under the mask": masked, "of the best image": unmasked}
     line = f"Shift. Median {number(median(masked))} of the best image under the mask"
     label, mark = "mean response of all crops, as a share (fixed mask)", "1: fully shift invariant"
     return spread_page(layer, line, series, label=label, limits=(0.0, 1.0), marks=[(1.0, mark)])
@@ -51,10 +48,10 @@ def _shares(numbers: dict[str, Any]) -> str:
 def _variant(view: View, mask: str) -> page.Block:
     """A row: texture with the size of a crop, mask, the image to which the crops are compared."""
     weights = view.array(f"mask_{mask}")
-    texture, reduction = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
-    caption = f"texture, with the size of a crop{page.note(reduction)}"
+    texture, note = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
+    caption = f"texture, with the size of a crop{note}"
     grey = np.rint(255 * np.nan_to_num(weights).clip(0, 1)).astype(np.uint8)
-    grey = np.stack([grey] * 3, axis=-1)
+    grey = np.dstack([grey] * 3)
     row = [
         page.captioned(_framed(texture[0], *weights.shape), caption),
         page.tiles([grey], ["mask"], side=TILE),
@@ -72,13 +69,9 @@ def _variant(view: View, mask: str) -> page.Block:
     return page.titled(heading, page.beside(row, 30))
 
 
-def _framed(
-    texture: UInt8[np.ndarray, "rows columns 3"], height: int, width: int
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The texture with a thin frame, black in white, around its middle crop.
-
-    height, width  of a crop, in pixels of the texture before it was enlarged
-    """
+def _framed(texture: page.Block, height: int, width: int) -> page.Block:
+    """The texture with a thin frame, black in white, around its middle crop, whose size is given
+    in pixels of the texture before it was enlarged."""
     framed = Image.fromarray(texture)
     zoom_y, zoom_x = framed.height / (2 * height - 1), framed.width / (2 * width - 1)
     top, left = round((height - 1) // 2 * zoom_y), round((width - 1) // 2 * zoom_x)
@@ -110,8 +103,8 @@ def _map(view: View, mask: str) -> page.Block:
     axis.set(xlabel="shift right (pixels)", ylabel="shift down (pixels)")
     axis.locator_params(nbins=5, integer=True)
     bar = graph.color_bar(figure, colors, axis, label)
-    masked = float(view.array(f"best_masked_{mask}")) / best
-    if is_share and math.isfinite(masked):
+    masked = float(view.array(f"best_masked_{mask}")) / best if is_share else math.nan
+    if math.isfinite(masked):
         bar.ax.axhline(masked, color="white", lw=3)
         bar.ax.axhline(masked, color="black", lw=1)
     return graph.drawn(figure)

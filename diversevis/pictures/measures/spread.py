@@ -55,7 +55,11 @@ def spread_page(
         900, 364, right=70, top=24, nrows=2, sharex=True, height_ratios=(3, 1.3)
     )
     _histograms(histograms, shown, (np.geomspace if is_log else np.linspace)(low, high, BINS + 1))
-    _marks(histograms, strip, marks)
+    for x, name in marks:
+        for axis in (histograms, strip):
+            axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
+        histograms.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT, fontsize=9,
+                        transform=histograms.get_xaxis_transform())  # fmt: skip
     _strip(strip, layer, shown[0])
     if is_log:
         graph.log_axis(strip, "x", low / 1.1, high * 1.1)
@@ -78,14 +82,6 @@ def _histograms(
             axis.stairs(counts, edges, color=color, alpha=0.3, fill=True, lw=0)
     axis.set_ylabel("units")
     axis.yaxis.get_major_locator().set_params(integer=True)
-
-
-def _marks(histograms: Any, strip: Any, marks: Sequence[tuple[float, str]]) -> None:
-    for x, name in marks:
-        for axis in (histograms, strip):
-            axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
-        histograms.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT, fontsize=9,
-                        transform=histograms.get_xaxis_transform())  # fmt: skip
 
 
 def _strip(axis: Any, layer: Layer, values: Float[np.ndarray, " unit"]) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.page import Block, tiles, title_of
+from diversevis.pictures.page import Block, Pixels, tiles, title_of
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
@@ -25,11 +25,10 @@ class View:
     """One unit that is not dead.
 
     record             run.json
-    metrics            the unit's entry of metrics.json
-    numbers            the measure's part of it
+    metrics, numbers   the unit's entry of metrics.json, and the measure's part of it
     arrays             of the measure, this unit's alone
-    images, responses  the unit's batch, in grey levels around the network's mean, and the responses
-                       to it; None where only measures were made
+    images, responses  the batch, in grey levels around the network's mean, and the responses to it;
+                       None where only measures were made
     """
 
     record: dict[str, Any]
@@ -54,7 +53,7 @@ class View:
         """Whether the array is there, with any finite value."""
         return name in self.arrays and bool(self.arrays[name].isfinite().any())
 
-    def pixels(self, x: Tensor) -> UInt8[np.ndarray, "image height width 3"]:
+    def pixels(self, x: Tensor) -> Pixels:
         """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, for display."""
         x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
@@ -68,7 +67,7 @@ class View:
             captions = [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
         return [tiles(self.pixels(self.images), captions, heading)]
 
-    def best_image(self) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+    def best_image(self) -> list[tuple[Block, str]]:
         """The unit's image with the highest response, and a caption; nothing without images."""
         if self.images is None or self.responses is None:
             return []
