@@ -9,7 +9,6 @@ import pytest
 from matplotlib.text import Text
 
 from diversevis.cli.compare import compare_command
-from diversevis.compare import figures as figures_module
 from diversevis.compare import files
 from diversevis.compare.comparison import compare, compare_pair
 from diversevis.compare.indices import Index, indices_of, values_of
@@ -453,9 +452,7 @@ def texts_that_clash(figure):
 @pytest.mark.parametrize("count", [2, 12, 2048])
 def test_no_text_overlaps(tmp_path, monkeypatch, count):
     figures = []
-    monkeypatch.setattr(
-        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
-    )
+    monkeypatch.setattr(files.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
     measures = MEASURES if count == 12 else {"phase": MEASURES["phase"], "gain": MEASURES["gain"]}
     for size in (10, 24):
         model = "a_network_with_a_very_long_name_" * 3
@@ -472,9 +469,7 @@ def test_no_text_overlaps(tmp_path, monkeypatch, count):
 
 def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(
-        figures_module.graph, "drawn", lambda figure: figures.append(figure) or WHITE
-    )
+    monkeypatch.setattr(files.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
     runs = []
     for name in "ab":
         gains = [*np.linspace(1, 2, 20), 500.0, 900.0, -70.0]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diversevis.pictures import graph
-from diversevis.pictures.measures.catalogue import layer_picture, picture
+from diversevis.pictures.draw import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
 from diversevis.pictures.measures.view import Layer, number
 from diversevis.pictures.page import CAPTION, fitted, font, shortened, wrapped
@@ -466,10 +466,13 @@ def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
 
 
 def test_large_images_are_reduced_by_whole_numbers_and_small_ones_enlarged():
-    small, factor = fitted(np.zeros((2, 3, 5, 3), np.uint8), 160)
-    assert (small.shape, factor) == ((2, 96, 160, 3), 1)
-    large, factor = fitted(np.full((1, 500, 250, 3), 7, np.uint8), 160)
-    assert (large.shape, factor) == ((1, 167, 84, 3), 3)  # 500 / 224, rounded up
+    small, note = fitted(np.zeros((2, 3, 5, 3), np.uint8), 160)
+    assert (small.shape, note) == ((2, 96, 160, 3), "")
+    large, note = fitted(np.full((1, 500, 250, 3), 7, np.uint8), 160)
+    assert (large.shape, note.strip()) == (
+        (1, 167, 84, 3),
+        "(shown at 1/3 size)",
+    )  # 500 / 224, rounded up
     assert (large == 7).all()
 
 

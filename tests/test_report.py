@@ -7,8 +7,8 @@ from PIL import Image
 
 from diversevis.errors import InputError
 from diversevis.pictures.film import FRAMES_PER_SECOND, check_film, is_film_step, write_film
+from diversevis.pictures.images import sheet
 from diversevis.pictures.page import enlarge
-from diversevis.pictures.sheet import sheet
 from diversevis.runs.folder import RunFolder
 
 RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2", "direction": None}

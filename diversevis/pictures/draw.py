@@ -1,18 +1,38 @@
-"""Draws the pictures of a run; `drawn` in run.json lists those that are complete."""
+"""Draws the pictures of a run from its files; `drawn` in run.json lists those that are complete.
+
+The module of every measure has `picture(view)`, of a unit, and `layer_picture(layer)`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from diversevis.pictures.front import make_front_figures
-from diversevis.pictures.measures import catalogue
-from diversevis.pictures.sheet import make_sheets
-from diversevis.pictures.trace import make_trace_figure
+from jaxtyping import Float
+from torch import Tensor
+
+from diversevis.pictures.images import draw_images
+from diversevis.pictures.measures import (
+    deformation,
+    dimension,
+    diversity,
+    gain,
+    natural,
+    phase,
+    shift,
+)
+from diversevis.pictures.measures.view import SHARED, Layer, View
+from diversevis.pictures.page import png
 from diversevis.runs.folder import RunFolder
 
+Most = int | Literal["all"]
 IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
+MEASURES = {  # the module, and the index that units are ordered by
+    "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
+    "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
+    "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
+}  # fmt: skip
 
 
 def lacking(folder: RunFolder) -> list[str]:
@@ -23,21 +43,14 @@ def lacking(folder: RunFolder) -> list[str]:
     return [name for name in (*images, *folder.read_measures()) if name not in drawn]
 
 
-def draw(
-    folder: RunFolder,
-    name: str,
-    most: int | Literal["all"],
-    pulse: Callable[[str, int, int], None],
-) -> None:
+def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, int], None]) -> None:
     """Draw the pictures of `IMAGES`, or of a measure for at most `most` units.
 
     pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
     """
     tell = partial(pulse, f"pictures ({name})")
     if name == IMAGES:
-        make_sheets(folder, tell)
-        make_trace_figure(folder)
-        make_front_figures(folder)
+        draw_images(folder, tell)
     else:
         _draw_measure(folder, name, most, tell)
     folder.update_record(drawn=[*_drawn_besides(folder, name), name])
@@ -53,10 +66,9 @@ def _drawn_besides(folder: RunFolder, name: str) -> list[str]:
 
 
 def _draw_measure(
-    folder: RunFolder, name: str, most: int | Literal["all"], tell: Callable[[int, int], None]
+    folder: RunFolder, name: str, most: Most, tell: Callable[[int, int], None]
 ) -> None:
-    """A picture of every unit that has numbers, or of the `most` with the lowest and highest index;
-    and one of the layer."""
+    """Pictures of all units with numbers, or of `most` with extreme indices; and of the layer."""
     record, metrics = folder.read_record(), folder.read_metrics()
     rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
     if not rows:
@@ -64,12 +76,58 @@ def _draw_measure(
     arrays = folder.read_measure(name)
     run = folder.read_images() if record["n"] is not None else None
     if most != "all":
-        rows = catalogue.extremes(name, metrics, rows, most)
+        rows = _extremes(name, metrics, rows, most)
     for done, row in enumerate(rows):
         tell(done, len(rows))
         images, responses = (run[key][row] if run else None for key in ("images", "responses"))
-        png = catalogue.picture(name, record, metrics[row], arrays, row, images, responses)
-        folder.write_measure_picture(name, metrics[row]["unit"], png)
-    layer = catalogue.layer_picture(name, record, metrics, arrays)
-    if layer is not None:
-        folder.write_measure_picture(name, None, layer)
+        unit_png = picture(name, record, metrics[row], arrays, row, images, responses)
+        folder.write_measure_picture(name, metrics[row]["unit"], unit_png)
+    layer_png = layer_picture(name, record, metrics, arrays)
+    if layer_png is not None:
+        folder.write_measure_picture(name, None, layer_png)
+
+
+def _extremes(
+    name: str, units_metrics: Sequence[dict[str, Any]], rows: list[int], most: int
+) -> list[int]:
+    """Up to `most` of these rows: half with the lowest, half with the highest index."""
+    _, index = MEASURES[name]
+    indices = {row: units_metrics[row][name].get(index) for row in rows}
+    order = sorted((row for row in rows if indices[row] is not None), key=lambda row: indices[row])
+    if len(order) <= most:
+        return rows[:most]
+    return sorted(order[: most // 2] + order[len(order) - (most - most // 2) :])
+
+
+def picture(
+    name: str,
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+    arrays: dict[str, Tensor],
+    row: int,
+    images: Float[Tensor, "image 3 height width"] | None,
+    responses: Float[Tensor, " image"] | None,
+) -> bytes:
+    """The PNG file of a measure of the unit at `row` of `arrays`; the others are as in `View`."""
+    module, _ = MEASURES[name]
+    view = View(
+        record=record, metrics=metrics, numbers=metrics[name], images=images, responses=responses,
+        arrays={key: x if key in SHARED else x[row] for key, x in arrays.items()},
+    )  # fmt: skip
+    return png(module.picture(view))
+
+
+def layer_picture(
+    name: str,
+    record: dict[str, Any],
+    units_metrics: Sequence[dict[str, Any]],
+    arrays: dict[str, Tensor],
+) -> bytes | None:
+    """The PNG file of a measure of a run's units; None for one unit, or where none has a value."""
+    if len(units_metrics) < 2:
+        return None
+    module, _ = MEASURES[name]
+    units, numbers = zip(*((m["unit"], m.get(name)) for m in units_metrics), strict=True)
+    layer = Layer(record=record, units=list(units), numbers=list(numbers), arrays=arrays)
+    block = module.layer_picture(layer)
+    return None if block is None else png(block)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from diversevis.errors import InputError
-from diversevis.pictures.page import enlarge
+from diversevis.pictures.page import Block, Pixels, enlarge
 from diversevis.runs.folder import RunFolder
 
 TILE = 120  # pixels
@@ -33,39 +33,28 @@ def is_film_step(step: int) -> bool:
     """Whether the film has a frame of this step: of all early steps, then of ever fewer."""
     if step <= EVERY_STEP_UNTIL:
         return True
-    bins = [math.floor(STEPS_PER_DOUBLING * math.log2(number)) for number in (step - 1, step)]
-    return bins[0] != bins[1]
+    before, now = (math.floor(STEPS_PER_DOUBLING * math.log2(s)) for s in (step - 1, step))
+    return before != now
 
 
-def write_film(
-    folder: RunFolder,
-    unit: int,
-    kind: str,
-    frames: Sequence[UInt8[np.ndarray, "image height width 3"]],
-) -> None:
+def write_film(folder: RunFolder, unit: int, kind: str, frames: Sequence[Pixels]) -> None:
     """A row of images per frame; the last frame stays for a second and a half."""
     import imageio.v3 as iio
 
     film = np.stack([_row(images) for images in frames])
     film = np.concatenate([film, np.repeat(film[-1:], LAST, axis=0)])
+    options: dict[str, Any] = {"plugin": "pyav", "codec": "libx264", "fps": FRAMES_PER_SECOND}
     if kind == "gif":
-        content = iio.imwrite(
-            "<bytes>", film, extension=".gif", plugin="pillow",
-            duration=1000 / FRAMES_PER_SECOND, loop=0,
-        )  # fmt: skip
-    else:
-        content = iio.imwrite(
-            "<bytes>", film, extension=".mp4", plugin="pyav",
-            codec="libx264", fps=FRAMES_PER_SECOND,
-        )  # fmt: skip
+        options = {"plugin": "pillow", "duration": 1000 / FRAMES_PER_SECOND, "loop": 0}
+    content = iio.imwrite("<bytes>", film, extension=f".{kind}", **options)
     folder.write_animation(unit, kind, content)
 
 
-def _row(images: UInt8[np.ndarray, "image height width 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _row(images: Pixels) -> Block:
     """All images in a row on white, enlarged; even sizes, as video codecs ask."""
     zoom = max(1, round(TILE / max(images.shape[1:3])))
     large = enlarge(images, zoom)
     padded = np.pad(large, ((0, 0), (8, 8), (4, 4), (0, 0)), constant_values=255)
     row = np.concatenate(list(padded), axis=1)
-    odd_h, odd_w = row.shape[0] % 2, row.shape[1] % 2
-    return np.pad(row, ((0, odd_h), (0, odd_w), (0, 0)), constant_values=255)
+    height, width, _ = row.shape
+    return np.pad(row, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)

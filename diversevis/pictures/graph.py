@@ -29,12 +29,8 @@ def canvas(
     width: int, height: int, *, left: int = LEFT, right: int = RIGHT, bottom: int = BOTTOM,
     top: int = TOP, **subplots: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """A figure and its axes, without the upper and right side of their boxes.
-
-    width, height             of the figure, pixels
-    left, right, bottom, top  margins around the axes, pixels
-    subplots                  as for `Figure.subplots`
-    """
+    """A figure of this size with axes within these margins (pixels), without the upper and right
+    side of their boxes; `subplots` as for `Figure.subplots`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,24 +51,14 @@ def drawn(figure: Any) -> Block:
 
 def displacement_axis(axis: Any, displacements: Float[np.ndarray, " displacement"]) -> None:
     """A logarithmic x axis: displacements double from one to the next."""
-    axis.set(
-        xscale="log", xlim=(displacements.min() / 1.25, displacements.max() * 1.25),
-        xlabel="typical displacement (pixels)",
-    )  # fmt: skip
+    axis.set(xscale="log", xlabel="typical displacement (pixels)")
+    axis.set_xlim(displacements.min() / 1.25, displacements.max() * 1.25)
     plain_ticks(axis.xaxis, displacements.tolist())
 
 
-def ratio_axis(axis: Any, values: Sequence[np.ndarray]) -> None:
-    """A logarithmic y axis for ratios that always shows 1/2 to 2."""
-    positive = np.concatenate([v[np.isfinite(v) & (v > 0)].ravel() for v in values])
-    log_axis(axis, "y", min(0.5, *positive, 0.5) / 1.3, max(2.0, *positive, 2.0) * 1.3)
-
-
 def log_axis(axis: Any, which: Literal["x", "y"], low: float, high: float) -> list[float]:
-    """A logarithmic axis with plain numbers, and no powers of ten; the ticks are returned.
-
-    They are 1, 2 and 5 times powers of ten; powers alone where the range is wide.
-    """
+    """A logarithmic axis with plain numbers; returns its ticks, which are 1, 2 and 5 times powers
+    of ten, or powers alone where the range is wide."""
     axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     factors = (1, 2, 5) if high / low < 1000 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -88,27 +74,14 @@ def plain_ticks(xy_axis: Any, ticks: Sequence[float]) -> None:
     xy_axis.set_ticks([], minor=True)
 
 
-def response_axis(axis: Any) -> None:
-    """Responses have any size: short numbers, and a power of ten above the y axis."""
-    axis.ticklabel_format(axis="y", scilimits=POWERS)
-
-
 def label_ends(axis: Any, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names of curves at the right edge, moved apart where they would touch.
-
-    ends  (y, name, colour) of every curve
-    """
+    """(y, name, colour) of curves: names at the right edge, moved where they would touch."""
     axis.get_ylim()  # matplotlib fits the limits to the curves only when asked: now
     to_axis = axis.transData + axis.transAxes.inverted()
-    labels = [
-        (float(np.clip(to_axis.transform((1, y))[1], 0, 1)), name, color)
-        for y, name, color in ends
-        if math.isfinite(y)
-    ]
-    labels.sort(key=lambda label: label[0])
-    heights: list[float] = []
-    for height, _, _ in labels:
-        heights.append(max(height, heights[-1] + LABEL_GAP) if heights else height)
+    labels = sorted((end for end in ends if math.isfinite(end[0])), key=lambda end: end[0])
+    heights = [float(np.clip(to_axis.transform((1, y))[1], 0, 1)) for y, _, _ in labels]
+    for index in range(1, len(heights)):
+        heights[index] = max(heights[index], heights[index - 1] + LABEL_GAP)
     top = 1.0
     for index in reversed(range(len(heights))):  # back down where they left the graph
         heights[index] = min(heights[index], top)
@@ -129,9 +102,8 @@ def faint_curves(
 
 
 def color_bar(figure: Any, colors: Any, axis: Any, label: str) -> Any:
-    """The scale of a heat map's colours in its right margin, which is `FOR_COLOR_BAR` wide.
-
-    The map loses its frame, and is grey where it has no value."""
+    """The scale of a heat map's colours in its right margin, which is `FOR_COLOR_BAR` wide; the
+    map loses its frame, and is grey where it has no value."""
     axis.spines[:].set_visible(False)
     axis.set_facecolor("#dddddd")
     axis.tick_params(length=2)

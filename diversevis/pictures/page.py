@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,12 @@ def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
 
 
 def tiles(
-    pixels: Pixels, captions: Sequence[str], heading: str = "", side: int | None = None
+    pixels: Iterable[Block], captions: Sequence[str], heading: str = "", side: int | None = None
 ) -> Block:
-    """Images in a grid, a caption of one or more lines under each.
-
-    side  that images aim at, pixels; None: as a row needs to fit the page's width
-    """
-    shown, reduction = fitted(pixels, tile_side(len(pixels)) if side is None else side)
-    return gallery(list(shown), captions, heading + note(reduction))
+    """Images in a grid, a caption of one or more lines under each; near `side` pixels large, or
+    such that a row fits the page's width."""
+    shown, note = fitted(np.stack(list(pixels)), side or tile_side(len(captions)))
+    return gallery(list(shown), captions, heading + note)
 
 
 def gallery(pictures: Sequence[Block], captions: Sequence[str], heading: str = "") -> Block:
@@ -75,28 +73,20 @@ def captioned(picture: Block, caption: str) -> Block:
     return stacked([picture, text], 4, center=True)
 
 
-def fitted(pixels: Pixels, side: int) -> tuple[Pixels, int]:
-    """Images near `side` pixels large, and by which number their size was divided.
-
-    They are enlarged by a whole number without smoothing (divided by 1) or, where they are much
-    larger, averaged over squares of whole pixels.
-    """
+def fitted(pixels: Pixels, side: int) -> tuple[Pixels, str]:
+    """Images near `side` pixels large, enlarged by a whole number without smoothing or, where they
+    are much larger, averaged over squares of pixels; and then a note for the reader."""
     longest = max(pixels.shape[1:3])
     if longest <= STRETCH * side:
-        return enlarge(pixels, max(1, round(side / longest))), 1
+        return enlarge(pixels, max(1, round(side / longest))), ""
     reduction = math.ceil(longest / (STRETCH * side))
     reduced = [np.asarray(Image.fromarray(image).reduce(reduction)) for image in pixels]
-    return np.stack(reduced), reduction
+    return np.stack(reduced), f"  (shown at 1/{reduction} size)"
 
 
 def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "... 3"]:
     """Every pixel becomes `zoom` x `zoom` pixels."""
     return image.repeat(zoom, axis=-3).repeat(zoom, axis=-2)
-
-
-def note(reduction: int) -> str:
-    """What a reader must know where images are not shown pixel by pixel."""
-    return "" if reduction == 1 else f"  (shown at 1/{reduction} size)"
 
 
 def tile_side(n: int) -> int:
@@ -119,9 +109,9 @@ def titled(heading: str, block: Block) -> Block:
     return stacked([written([heading.strip()]), block], 6)
 
 
-def legend(entries: Sequence[tuple[str, str]], width: int = WIDTH) -> Block:
-    """A line for each (text, colour), in that colour, broken at `width` pixels."""
-    lines = [written(wrapped([f"● {text}"], BODY, width), color=color) for text, color in entries]
+def legend(entries: Sequence[tuple[str, str]]) -> Block:
+    """A line for each (text, colour), in that colour, broken at the page's width."""
+    lines = [written(wrapped([f"● {text}"], BODY, WIDTH), color=color) for text, color in entries]
     return stacked(lines, 0)
 
 

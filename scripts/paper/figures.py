@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.measures.catalogue import picture
+from diversevis.pictures.draw import picture
+from diversevis.pictures.images import sheet
 from diversevis.pictures.page import enlarge, png
-from diversevis.pictures.sheet import sheet
 from paper.graphs import (
     deformation_figure,
     difference_figure,
@@ -155,7 +155,7 @@ def _deformation(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[P
 
 
 def _difference(numbers: Numbers, runs: Mapping[str, Run], out: Path) -> list[Picture]:
-    from diversevis.compare.figures import pair_figure
+    from diversevis.compare.files import pair_figure
     from paper.differences import OTHER_SIDE, PAIRS, compared
 
     pictures = [_wide("claim4", difference_figure(numbers), "Effect size of every index (Cliff's "

@@ -1,7 +1,5 @@
-"""Deformation: is the unit indifferent to a smooth displacement of its image?
-
-docs/method.md, section 8; Petrini et al. 2021, arXiv 2105.02468.
-"""
+"""Deformation: does a smooth displacement of its image change the response? (docs/method.md,
+section 8; Petrini et al. 2021, arXiv 2105.02468)"""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 HEIGHT = 270  # pixels of a graph
@@ -25,20 +23,20 @@ CONTROLS = (  # array, name, colour
 def picture(view: View) -> page.Block:
     """The response to deformed images, its comparison with noise, and what they look like."""
     delta = view.numbers.get("delta")
-    share = (view.numbers.get("kept") or {}).get(f"{delta:g}") if delta is not None else None
+    share = None if delta is None else (view.numbers.get("kept") or {}).get(f"{delta:g}")
     white, strict = (_with_error(view, name) for name, *_ in CONTROLS)
     lines = [
         f"Deformation. Displaced by {_pixels(delta)}, {percent(share)} of the response is kept; "
         f"R = {white} against white noise, {strict} against noise of the same spectrum",
         "R: what the deformation changes, relative to what noise of the same size changes",
     ]
-    deltas, shares = view.array("deltas"), view.array("kept")
+    deltas, shares = view.array("deltas"), view.array("kept")[None]
     fits = _fits(shares)
-    too_large = deltas[int(np.flatnonzero(fits)[-1]) + 1 :]
+    too_large = deltas[np.flatnonzero(fits)[-1] + 1 :]
     if len(too_large):
         lines.append(f"{_pixels(too_large[0])} and more is too large for this receptive field")
     graphs = [
-        page.titled("response kept", _kept(deltas[fits], shares[None, fits], 460)),
+        page.titled("response kept", _kept(deltas[fits], shares[:, fits], 460)),
         page.titled("relative stability R", _ratio(view, deltas, fits)),
     ]
     return page.compose(view.title, lines, [page.beside(graphs, 30), *_examples(view)])
@@ -46,21 +44,16 @@ def picture(view: View) -> page.Block:
 
 def layer_picture(layer: Layer) -> page.Block | None:
     """The response that every unit keeps, and their relative stability."""
-    series = [Series(name, color, layer.values(key)) for key, name, color in CONTROLS]
+    series = {name: layer.values(key) for key, name, _ in CONTROLS}
     delta = next((entry["delta"] for entry in layer.numbers if entry and entry.get("delta")), None)
-    above = []
-    if np.isfinite(layer.array("kept")).any():
-        heading = "response kept (median, quartiles, every unit)"
-        above.append(page.titled(heading, _all_kept(layer)))
-    line = (
-        f"Deformation by {_pixels(delta)}. Median R = {number(median(series[0].values))} "
-        "against white noise"
-    )
+    above = [_all_kept(layer)] if np.isfinite(layer.array("kept")).any() else []
+    middle = number(median(layer.values("stability")))
+    line = f"Deformation by {_pixels(delta)}. Median R = {middle} against white noise"
+    label = f"relative stability R at {_pixels(delta)}"
+    marks = [(1.0, "minds less than noise  ←  1  →  minds more than noise")]
     return spread_page(
-        layer, line, series, above=above, is_log=True, limits=(0.5, 2.0),
-        label=f"relative stability R at {_pixels(delta)}",
-        marks=[(1.0, "minds less than noise  ←  1  →  minds more than noise")],
-    )  # fmt: skip
+        layer, line, series, label=label, limits=(0.5, 2.0), marks=marks, is_log=True, above=above
+    )
 
 
 def _kept(
@@ -69,11 +62,7 @@ def _kept(
     width: int,
     ends: Sequence[tuple[float, str, str]] = (),
 ) -> page.Block:
-    """The response kept, of a unit, or of many: then median, quartiles and every unit.
-
-    width  of the graph, pixels
-    ends   names at the right edge, as for `label_ends`
-    """
+    """The response kept, of a unit, or of many: then median, quartiles and every unit."""
     figure, axis = graph.canvas(width, HEIGHT, right=100 if ends else graph.RIGHT, top=28)
     middle = shares[0]
     if len(shares) > 1:
@@ -95,10 +84,11 @@ def _all_kept(layer: Layer) -> page.Block:
     fits, alive = _fits(shares), np.isfinite(shares).any(axis=1)
     shares, units = shares[alive][:, fits], np.array(layer.units)[alive]
     lowest, highest = layer.extremes(shares[:, -1], most=1)
-    ends = [(float(shares[row, -1]), f"unit {units[row]}", graph.GREEN)
-            for row in (*lowest, *highest)]  # fmt: skip
-    ends.append((float(np.nanmedian(shares[:, -1])), "median", graph.BLUE))
-    return _kept(layer.array("deltas")[fits], shares, 900, ends)
+    ends = [(float(np.nanmedian(shares[:, -1])), "median", graph.BLUE)]
+    for row in (*lowest, *highest):
+        ends.append((float(shares[row, -1]), f"unit {units[row]}", graph.GREEN))
+    block = _kept(layer.array("deltas")[fits], shares, 900, ends)
+    return page.titled("response kept (median, quartiles, every unit)", block)
 
 
 def _ratio(
@@ -110,7 +100,9 @@ def _ratio(
         error = np.nan_to_num(view.array(f"{key}_error"))[fits]
         axis.errorbar(deltas[fits], values, error, fmt="o-", color=color, ms=5, capsize=3)
         axis.text(x, 1.04, name, color=color, transform=axis.transAxes)
-    graph.ratio_axis(axis, ratios)
+    limits = np.concatenate([[0.5, 2.0], *ratios])  # 1/2 to 2 is always shown
+    limits = limits[np.isfinite(limits) & (limits > 0)]
+    graph.log_axis(axis, "y", limits.min() / 1.3, limits.max() * 1.3)
     graph.displacement_axis(axis, deltas[fits])
     axis.axhline(1, color=graph.FAINT, lw=1, ls="--")
     axis.set_ylabel("R")
@@ -126,16 +118,13 @@ def _examples(view: View) -> list[page.Block]:
     for image, delta in zip(view.arrays.get("deformed", ()), view.array("deltas"), strict=False):
         if bool(image.isfinite().all()):  # NaN where the field is too small for it
             shown.append((view.pixels(image)[0], f"{delta:g} px"))
-    if not shown:
-        return []
-    pixels, captions = zip(*shown, strict=True)
     heading = "the best image, deformed once at each displacement"
-    return [page.tiles(np.stack(pixels), captions, heading)]
+    return [page.tiles(*zip(*shown, strict=True), heading=heading)] if shown else []
 
 
-def _fits(shares: Float[np.ndarray, "*unit delta"]) -> Bool[np.ndarray, " delta"]:
+def _fits(shares: Float[np.ndarray, "unit delta"]) -> Bool[np.ndarray, " delta"]:
     """The displacements that the receptive field is large enough for; all if it is for none."""
-    fits = np.isfinite(shares).reshape(-1, shares.shape[-1]).any(axis=0)
+    fits = np.isfinite(shares).any(axis=0)
     return fits if fits.any() else ~fits
 
 

@@ -1,7 +1,4 @@
-"""Dimension: how many directions the images fill, and whether paths join them.
-
-docs/method.md, section 8.
-"""
+"""How many directions the images fill, and whether paths join them (docs/method.md, section 8)."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 JOINED = 0.8  # of the smaller end's response: a path above it joins its two images
@@ -27,20 +24,22 @@ def picture(view: View) -> page.Block:
     graphs = [page.titled("spectrum of the batch", _bars(view, spectrum))]
     lines = [
         f"Dimension. Participation ratio {view.text('participation')} of at most "
-        f"{len(spectrum)}: 1 where all images are one, 2 where they fill a plane"
+        f"{len(spectrum)}: 1 where all images are the same, 2 where they fill a plane"
     ]
     blocks = []
     if view.has("paths"):
         paths = view.array("paths")
         worst = int(np.nan_to_num(paths, nan=math.inf).min(axis=1).argmin())
         graphs.append(page.titled("response between images", _paths(view, paths, worst)))
+        lowest, mean = (percent(view.numbers.get(key)) for key in ("path_min", "path_mean"))
+        groups = view.numbers.get("groups")
         lines.append(
-            f"Between two images the response falls to {percent(view.numbers.get('path_min'))} of "
-            f"the smaller end at worst, {percent(view.numbers.get('path_mean'))} on average; "
-            f"images joined by paths above {percent(JOINED)}: {_groups(view.numbers.get('groups'))}"
+            f"Between two images the response falls to {lowest} of the smaller end at worst, "
+            f"{mean} on average; groups of images joined by paths above {percent(JOINED)}: "
+            + ("no value" if groups is None else str(groups))
         )
-        if view.images is not None:
-            blocks.append(_halfway(view, view.images, worst))
+        if view.images is not None and view.responses is not None:
+            blocks.append(_halfway(view, view.images, view.responses, worst))
     return page.compose(view.title, lines, [page.beside(graphs, 36), *blocks])
 
 
@@ -51,27 +50,21 @@ def layer_picture(layer: Layer) -> page.Block | None:
     line = f"Dimension. Median participation ratio {number(median(ratio))}"
     if np.isfinite(groups).any():
         line += f"; the images of {int((groups == 1).sum())} units hang together in one group"
-    series = [Series("participation", graph.BLUE, ratio)]
-    return spread_page(
-        layer, line, series, limits=(1.0, max(2.0, float(most))),
-        label=f"participation ratio (1: all images are one, {most}: as different as can be)",
-    )  # fmt: skip
+    label = f"participation ratio (1: all images are the same, {most}: as different as can be)"
+    limits = 1.0, max(2.0, float(most))
+    return spread_page(layer, line, {"participation": ratio}, label=label, limits=limits)
 
 
 def _bars(view: View, spectrum: Float[np.ndarray, " component"]) -> page.Block:
     figure, axis = graph.canvas(500, 290, right=34)
     numbers, shares = np.arange(1, len(spectrum) + 1), np.nan_to_num(spectrum)
     axis.bar(numbers, shares, color=graph.BLUE, width=0.8)
-    axis.text(
-        0.98, 0.94, f"participation ratio {view.text('participation')}",
-        transform=axis.transAxes, ha="right", va="top", fontsize=11,
-    )  # fmt: skip
+    text = f"participation ratio {view.text('participation')}"
+    axis.text(0.98, 0.94, text, transform=axis.transAxes, ha="right", va="top", fontsize=11)
     if len(spectrum) <= FEW:
         axis.set_xticks(numbers)
-    axis.set(
-        xlim=(0.4, len(spectrum) + 0.6), ylim=(0, max(0.05, 1.25 * float(shares.max()))),
-        xlabel="component", ylabel="share",
-    )  # fmt: skip
+    axis.set(xlim=(0.4, len(spectrum) + 0.6), ylim=(0, max(0.05, 1.25 * shares.max())))
+    axis.set(xlabel="component", ylabel="share")
     return graph.drawn(figure)
 
 
@@ -85,10 +78,8 @@ def _paths(view: View, paths: Float[np.ndarray, "pair step"], worst: int) -> pag
     lowest = int(np.nanargmin(paths[worst]))
     depth = float(paths[worst, lowest])
     axis.set_xticks([0, 0.5, 1], ["one image", "halfway", "another"])
-    axis.set(
-        xlim=(0, 1), ylim=(min(0, depth - 0.15) - 0.03, max(1, float(np.nanmax(paths))) * 1.05),
-        ylabel="response / smaller end's",
-    )  # fmt: skip
+    axis.set(xlim=(0, 1), ylabel="response / smaller end's")
+    axis.set_ylim(min(0, depth - 0.15) - 0.03, max(1, np.nanmax(paths)) * 1.05)
     first, second = view.arrays["pairs"][worst].tolist()
     axis.annotate(
         f"images {first} and {second}", (np.clip(along[lowest], 0.2, 0.8), depth), (0, -8),
@@ -97,21 +88,13 @@ def _paths(view: View, paths: Float[np.ndarray, "pair step"], worst: int) -> pag
     return graph.drawn(figure)
 
 
-def _halfway(view: View, images: Float[Tensor, "image 3 height width"], worst: int) -> page.Block:
+def _halfway(view: View, images: Tensor, responses: Tensor, worst: int) -> page.Block:
     """The ends of the worst path and the image halfway, of the same norm."""
     first, second = view.arrays["pairs"][worst].tolist()
     ends = images[[first, second]]
     middle = ends.sum(0)
     middle = middle * (ends[0].norm() / middle.norm().clamp(min=1e-12))
     shown = view.pixels(torch.stack([ends[0], middle, ends[1]]))
-    captions = [f"image {first}", "halfway", f"image {second}"]
-    if view.responses is not None:
-        captions[0] += f"\n{number(float(view.responses[first]))}"
-        captions[2] += f"\n{number(float(view.responses[second]))}"
+    captions = [f"image {index}\n{number(float(responses[index]))}" for index in (first, second)]
+    captions.insert(1, "halfway")
     return page.tiles(shown, captions, "the worst path", TILE)
-
-
-def _groups(groups: int | None) -> str:
-    if groups is None:
-        return "no value"
-    return "one group, all hang together" if groups == 1 else f"{groups} groups"

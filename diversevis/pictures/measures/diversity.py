@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number
 
 LARGEST = 8  # up to this number of images have numbers, and their distances are written out
 
 
 def picture(view: View) -> page.Block:
-    """The batch, the distances of all pairs, and the place of their mean on the index's scale."""
+    """The batch, the distances of all pairs, and the index on its scale."""
     graphs, distances = [], view.array("distances")
     if len(distances) > 1 and np.isfinite(distances).any():
         graphs.append(page.titled("distance of every pair", _matrix(distances)))
@@ -34,11 +34,8 @@ def layer_picture(layer: Layer) -> page.Block | None:
     """The index of every unit."""
     index = layer.values("index")
     line = f"Diversity. Median index {number(median(index))}"
-    series = [Series("index", graph.BLUE, index)]
-    return spread_page(
-        layer, line, series, label="diversity index", limits=(0.0, 1.0),
-        marks=[(0.0, "0: simple cell"), (1.0, "1: complex cell")],
-    )  # fmt: skip
+    marks = [(0.0, "0: simple cell"), (1.0, "1: complex cell")]
+    return spread_page(layer, line, {"index": index}, label="diversity index", marks=marks)
 
 
 def _matrix(distances: Float[np.ndarray, "image image"]) -> page.Block:
@@ -61,17 +58,17 @@ def _matrix(distances: Float[np.ndarray, "image image"]) -> page.Block:
 def _scale(view: View) -> page.Block:
     """A line from simple to complex with a marker at the unit's index."""
     index = view.numbers.get("index")
-    marked = [] if index is None or not math.isfinite(index) else [float(index)]
     figure, axis = graph.canvas(460, 170, left=8, right=8, bottom=8)
     axis.plot([0, 1], [0, 0], color=graph.FAINT, lw=5, solid_capstyle="butt")
     for x, name in ((0, "simple"), (1, "complex")):
         axis.plot([x, x], [-0.25, 0.25], color=graph.FAINT, lw=2)
         text = f"{x}\n{name} cell\n{view.text(f'distance_{name}')} grey levels"
         axis.text(x, -0.4, text, ha="center", va="top")
-    for at in marked:
-        axis.plot([at], [0.28], "v", color=graph.BLUE, ms=13)
-        axis.text(at, 0.75, number(at), ha="center", va="bottom", color=graph.BLUE, fontsize=12)
-    axis.set_xlim(min(-0.25, *marked, 0) - 0.05, max(1.25, *marked, 1) + 0.05)
-    axis.set_ylim(-2.2, 1.5)
+    shown = [-0.25, 1.25]
+    if index is not None and math.isfinite(index):
+        axis.plot(index, 0.28, "v", color=graph.BLUE, ms=13)
+        axis.text(index, 0.75, number(index), ha="center", color=graph.BLUE, fontsize=12)
+        shown.append(index)
+    axis.set(xlim=(min(shown) - 0.05, max(shown) + 0.05), ylim=(-2.2, 1.5))
     axis.set_axis_off()
     return graph.drawn(figure)

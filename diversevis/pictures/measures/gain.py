@@ -1,7 +1,4 @@
-"""Gain: what optimizing images together adds to optimizing each alone.
-
-docs/method.md, section 8.
-"""
+"""Gain of optimizing images together, over each alone (docs/method.md, section 8)."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ from jaxtyping import Float
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.view import Layer, View, median, number
 
-KINDS = {"distance_min": "smallest distance", "distance_mean": "mean distance"}
-
 
 def picture(view: View) -> page.Block:
     """The batch above, the images made alone below."""
@@ -25,9 +20,9 @@ def picture(view: View) -> page.Block:
         f"distance, {_signed(gain.get('distance_mean'))} in the mean (RMS grey levels)",
         f"Mean response together: {view.text('response')} times that of the images made alone",
     ]
-    names = "distance_pixels_min", "distance_pixels_mean", "response_mean"
-    together = view.batch(_heading("together", view.metrics, names))
-    heading = _heading("each alone", gain, [f"{kind}_alone" for kind in (*KINDS, "response_mean")])
+    summary = _summary(view.metrics, "distance_pixels_{}", "response_mean")
+    together = view.batch(f"together: {summary}")
+    heading = f"each alone: {_summary(gain, 'distance_{}_alone', 'response_mean_alone')}"
     responses = [number(value) for value in view.array("responses").tolist()]
     alone = page.tiles(view.pixels(view.arrays["images"]), responses, heading)
     return page.compose(view.title, lines, [*together, alone])
@@ -38,10 +33,8 @@ def layer_picture(layer: Layer) -> page.Block | None:
     smallest = layer.values("distance_min")
     if not np.isfinite(smallest).any():
         return None
-    graphs = []
-    for kind, name in KINDS.items():
-        alone = layer.values(f"{kind}_alone")
-        graphs.append(_scatter(layer, alone, alone + layer.values(kind), name))
+    graphs = [_scatter(layer, "distance_min", "smallest distance"),
+              _scatter(layer, "distance_mean", "mean distance")]  # fmt: skip
     lowest, highest = layer.extremes(smallest)
     lines = [
         f"Gain. Median over units: {_signed(median(smallest))} RMS grey levels in the smallest "
@@ -53,37 +46,30 @@ def layer_picture(layer: Layer) -> page.Block | None:
     return page.compose(layer.title, lines, [page.beside(graphs)])
 
 
-def _scatter(
-    layer: Layer,
-    alone: Float[np.ndarray, " unit"],
-    together: Float[np.ndarray, " unit"],
-    name: str,
-) -> page.Block:
+def _scatter(layer: Layer, key: str, name: str) -> page.Block:
     """A point per unit; above the diagonal the batch shows more."""
+    alone, gain = layer.values(f"{key}_alone"), layer.values(key)
+    together = alone + gain
     figure, axis = graph.canvas(490, 452)  # the axes are a square
     values = np.concatenate([alone, together])
     top = 1.08 * max(float(np.nanmax(values, initial=0.0, where=np.isfinite(values))), 1e-6)
     axis.plot([0, top], [0, top], color=graph.FAINT, lw=1, ls="--")
     axis.scatter(alone, together, s=18, color=graph.BLUE, alpha=0.6, linewidths=0)
-    lowest, highest = layer.extremes(together - alone, most=1)
+    lowest, highest = layer.extremes(gain, most=1)
     for row in (*highest, *lowest):
         point, text_at = (alone[row], together[row]), (5, 8 if row in highest else -8)
         axis.scatter(*point, s=36, facecolors="none", edgecolors=graph.BLUE)
         axis.annotate(f"unit {layer.units[row]}", point, text_at, textcoords="offset points",
                       va="center", fontsize=9)  # fmt: skip
-    axis.set(
-        xlim=(0, top), ylim=(0, top), aspect="equal", ylabel=f"{name}, together",
-        xlabel=f"{name}, each alone (RMS grey levels)",
-    )  # fmt: skip
+    axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+    axis.set(xlabel=f"{name}, each alone (RMS grey levels)", ylabel=f"{name}, together")
     return graph.drawn(figure)
 
 
-def _heading(how: str, numbers: Mapping[str, Any], names: Sequence[str]) -> str:
-    smallest, mean, response = (number(numbers.get(name)) for name in names)
-    return (
-        f"{how}: smallest distance {smallest}, mean {mean} RMS grey levels, "
-        f"mean response {response}"
-    )
+def _summary(numbers: Mapping[str, Any], distance_key: str, response_key: str) -> str:
+    keys = distance_key.format("min"), distance_key.format("mean"), response_key
+    smallest, mean, response = (number(numbers.get(key)) for key in keys)
+    return f"smallest distance {smallest}, mean {mean} RMS grey levels, mean response {response}"
 
 
 def _signed(value: float | None) -> str:

@@ -1,17 +1,15 @@
-"""Natural exemplars: the crops of photographs that drive the unit most.
-
-docs/method.md, section 8.
-"""
+"""The crops of photographs that drive the unit most (docs/method.md, section 8)."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures import page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
 
 NAME_WIDTH = 70  # pixels that a file's name has at least, under however small an image
@@ -26,23 +24,20 @@ def picture(view: View) -> page.Block:
     ]
     share = view.numbers.get("of_synthetic")
     if share is not None:
-        lines.append(
-            f"The best crop reaches {percent(share)} of the synthetic images' mean response, "
-            "at equal norm"
-        )
+        text = "of the synthetic images' mean response, at equal norm"
+        lines.append(f"The best crop reaches {percent(share)} {text}")
     crops = [_crops(view)] if view.has("images") else []
     return page.compose(view.title, lines, [*crops, *view.batch("synthetic")])
 
 
 def layer_picture(layer: Layer) -> page.Block | None:
-    """The best crop's response relative to the synthetic images', of every unit; the response
-    itself where there are no synthetic images."""
+    """The best crop's response of every unit, relative to the synthetic images' if there are."""
     values, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
     look: dict[str, Any] = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
     if not np.isfinite(values).any():
         values, label, look = layer.values("response_max"), "best crop's response", {}
     line = f"Natural exemplars. Median {number(median(values))} ({label})"
-    return spread_page(layer, line, [Series("natural", graph.BLUE, values)], label=label, **look)
+    return spread_page(layer, line, {"natural": values}, label=label, **look)
 
 
 def _crops(view: View) -> page.Block:
@@ -54,8 +49,7 @@ def _crops(view: View) -> page.Block:
     exemplars = (view.numbers.get("exemplars") or [])[: len(responses)]
     files = [PurePath(exemplar["file"]).name for exemplar in exemplars]
     names = [page.shortened(file, page.CAPTION, width) for file in files]
-    names += [""] * (len(responses) - len(names))
-    captions = [f"{response}\n{name}" for response, name in zip(responses, names, strict=True)]
+    captions = ["\n".join(lines) for lines in zip_longest(responses, names, fillvalue="")]
     return page.tiles(view.pixels(images[real]), captions, "natural")
 
 

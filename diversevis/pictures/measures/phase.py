@@ -1,19 +1,16 @@
-"""Phase: does the response depend on the phase of the unit's best grating?
-
-docs/method.md, section 8.
-"""
+"""Phase: does the response depend on the phase of a grating (docs/method.md, section 8)?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, listed, number
 
 COLORS = ("luminance", "red-green", "blue-yellow")  # the first axis of the map of gratings
@@ -26,7 +23,12 @@ def picture(view: View) -> page.Block:
     lines = [f"Phase. Best grating: {verdict(view.numbers)}"]
     if view.numbers.get("fitted") is not None:
         lines.append(f"Grating fitted to the best image: {verdict(view.numbers['fitted'])}")
-    above = _gratings(view)
+    shown = [  # between the gratings, the image to which the second was fitted
+        *_grating(view, "grating", "best grating", view.numbers),
+        *view.best_image(),
+        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
+    ]
+    above = [page.tiles(*zip(*shown, strict=True), side=TILE)] if shown else []
     if view.has("map"):
         above.append(page.titled("best response to each grating", _map(view)))
     blocks = [page.beside(above, 36)] if above else []
@@ -37,27 +39,25 @@ def picture(view: View) -> page.Block:
 
 def layer_picture(layer: Layer) -> page.Block | None:
     """F1/F0 of every unit; where F0 is near zero it means little, and is left out."""
-    weak = _weak(layer.numbers)
-    weak_fits = _weak([entry.get("fitted") if entry else None for entry in layer.numbers])
-    best = np.where(weak, math.nan, layer.values("f1f0"))
-    fitted_best = np.where(weak_fits, math.nan, layer.values("fitted", "f1f0"))
-    series = [Series("best grating", graph.BLUE, best)]
-    if np.isfinite(fitted_best).any():
-        series.append(Series("fitted to the best image", graph.ORANGE, fitted_best))
-    line = (
-        f"Phase. F1/F0 of the best grating: {int((best < 1).sum())} of "
-        f"{int(np.isfinite(best).sum())} units below 1 (complex-like)"
-    )
-    units = [unit for unit, is_weak in zip(layer.units, weak, strict=True) if is_weak]
-    more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(units)}"] if units else []
+    best, weak = _unless_weak(layer)
+    fits = [(entry or {}).get("fitted") for entry in layer.numbers]
+    fitted, _ = _unless_weak(replace(layer, numbers=fits))
+    series = {"best grating": best}
+    if np.isfinite(fitted).any():
+        series["fitted to the best image"] = fitted
+    below, count = (best < 1).sum(), np.isfinite(best).sum()
+    line = f"Phase. F1/F0 of the best grating: {below} of {count} units below 1 (complex-like)"
+    more = [f"of these, weak (F0 near zero, F1/F0 means little): {listed(weak)}"] if weak else []
+    marks = [(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")]
     return spread_page(
-        layer, line, series, more=more, label="F1/F0", limits=(0.0, 2.0),
-        marks=[(1.0, "complex-like ← 1 → simple-like"), (SIMPLE, "π/2: half-rectified linear")],
-    )  # fmt: skip
+        layer, line, series, label="F1/F0", limits=(0.0, 2.0), marks=marks, more=more
+    )
 
 
-def _weak(gratings: Sequence[dict[str, Any] | None]) -> Bool[np.ndarray, " unit"]:
-    return np.array([bool(grating and grating.get("weak")) for grating in gratings])
+def _unless_weak(layer: Layer) -> tuple[Float[np.ndarray, " unit"], list[int]]:
+    """F1/F0 of every unit, NaN where it is weak; and the weak units."""
+    weak = layer.values("weak") == 1
+    return np.where(weak, math.nan, layer.values("f1f0")), np.array(layer.units)[weak].tolist()
 
 
 def verdict(grating: dict[str, Any]) -> str:
@@ -71,31 +71,15 @@ def verdict(grating: dict[str, Any]) -> str:
     return f"F1/F0 = {number(ratio)}: {kind}"
 
 
-def _gratings(view: View) -> list[page.Block]:
-    """The two gratings and, between them, the image to which the second was fitted."""
-    shown = [
-        *_grating(view, "grating", "best grating", view.numbers),
-        *view.best_image(),
-        *_grating(view, "fitted_grating", "fitted grating", view.numbers.get("fitted")),
-    ]
-    if not shown:
-        return []
-    pixels, captions = zip(*shown, strict=True)
-    return [page.tiles(np.stack(pixels), captions, side=TILE)]
-
-
-def _grating(
-    view: View, key: str, name: str, grating: dict[str, Any] | None
-) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+def _grating(view: View, key: str, name: str, grating: Any) -> list[tuple[page.Block, str]]:
     """A grating, captioned with response, frequency, orientation and colour; nothing without it."""
     if not grating or not view.has(key):
         return []
-    response, frequency, orientation = (
-        number(grating.get(name)) for name in ("response", "frequency", "orientation")
-    )
-    color = grating.get("color")  # its name, or, of the fitted grating, its three components
-    in_color = f", {color}" if isinstance(color, str) else ""
-    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°{in_color}"
+    keys = "response", "frequency", "orientation"
+    response, frequency, orientation = (number(grating.get(key)) for key in keys)
+    caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°"
+    if isinstance(grating.get("color"), str):  # of the fitted grating it is three components
+        caption += f", {grating['color']}"
     return [(view.pixels(view.arrays[key])[0], caption)]
 
 
@@ -112,10 +96,9 @@ def _tuning(view: View) -> page.Block:
         axis.plot(x, y, color=color, lw=1.2, ls="--")
         axis.plot(degrees, tuning, ".", color=color, ms=5)
     axis.axhline(0, color=graph.FAINT, lw=0.8)
-    axis.set(
-        xlim=(0, 360), xticks=range(0, 361, 45), xlabel="phase (degrees)", ylabel="response"
-    )  # fmt: skip
-    graph.response_axis(axis)
+    axis.set(xlim=(0, 360), xticks=range(0, 361, 45))
+    axis.set(xlabel="phase (degrees)", ylabel="response")
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
     graph.label_ends(axis, [(float(tuning[0]), name, color) for name, color, tuning in curves])
     return graph.drawn(figure)
 
@@ -145,6 +128,5 @@ def _edges(centers: Float[np.ndarray, " cell"], half: float) -> Float[np.ndarray
     """Cells reach halfway to their neighbours; a single cell, by `half` to either side."""
     if len(centers) == 1:
         return np.array([centers[0] - half, centers[0] + half])
-    between = (centers[1:] + centers[:-1]) / 2
-    first, last = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
-    return np.concatenate([[first], between, [last]])
+    outer = [2 * centers[0] - centers[1], *centers, 2 * centers[-1] - centers[-2]]
+    return (np.array(outer[1:]) + outer[:-1]) / 2

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from PIL import Image, ImageDraw
 
 from diversevis.pictures import graph, page
-from diversevis.pictures.measures.spread import Series, spread_page
+from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
 
 TEXTURE, TILE = 240, 130  # pixels
@@ -18,10 +18,9 @@ THIN = 4  # a map that is longer than wide by more than this factor is stretched
 
 def picture(view: View) -> page.Block:
     """Both textures, the masks over the unit's crops, and its response to every crop."""
-    learned = view.numbers.get("learned")
     lines = [f"Shift. Fixed mask: {_shares(view.numbers)}"]
-    if learned is not None:
-        lines.append(f"Learned mask: {_shares(learned)}")
+    if view.numbers.get("learned") is not None:
+        lines.append(f"Learned mask: {_shares(view.numbers['learned'])}")
     lines.append("On the scale of a map, the line is the best image under the mask")
     blocks = [_variant(view, mask) for mask in ("fixed", "learned") if view.has(f"texture_{mask}")]
     return page.compose(view.title, lines, blocks)
@@ -30,46 +29,32 @@ def picture(view: View) -> page.Block:
 def layer_picture(layer: Layer) -> page.Block | None:
     """Mean crop response of every unit, relative to its best image with and without the mask."""
     masked = layer.values("mean_masked")
-    series = [
-        Series("of the best image under the mask", graph.BLUE, masked),
-        Series("of the best image", graph.ORANGE, layer.values("mean")),
-    ]
+    unmasked = layer.values("mean")
+    series = {"of the best image under the mask": masked, "of the best image": unmasked}
     line = f"Shift. Median {number(median(masked))} of the best image under the mask"
-    return spread_page(
-        layer, line, series, label="mean response of all crops, as a share (fixed mask)",
-        limits=(0.0, 1.0), marks=[(1.0, "1: fully shift invariant")],
-    )  # fmt: skip
+    label, mark = "mean response of all crops, as a share (fixed mask)", "1: fully shift invariant"
+    return spread_page(layer, line, series, label=label, limits=(0.0, 1.0), marks=[(1.0, mark)])
 
 
 def _shares(numbers: dict[str, Any]) -> str:
-    mean, least, mean_masked, least_masked = (
-        percent(numbers.get(name)) for name in ("mean", "min", "mean_masked", "min_masked")
-    )
+    keys = "mean", "min", "mean_masked", "min_masked"
+    mean, least, mean_masked, least_masked = (percent(numbers.get(key)) for key in keys)
     return (
         f"all crops reach {mean_masked} (worst {least_masked}) of the best image under the mask, "
         f"{mean} ({least}) of the best image"
     )
 
 
-def _heading(view: View, mask: str) -> str:
-    """The mask, with the learned parameters of its shape."""
-    learned = view.numbers.get("learned")
-    if mask == "fixed" or learned is None:
-        return f"{mask} mask"
-    p, q, sigma = (number(learned.get(name)) for name in ("p", "q", "sigma"))
-    return f"learned mask: p = {p}, q = {q}, sigma = {sigma} of the field's side"
-
-
 def _variant(view: View, mask: str) -> page.Block:
     """A row: texture with the size of a crop, mask, the image to which the crops are compared."""
     weights = view.array(f"mask_{mask}")
-    texture, reduction = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
-    caption = f"texture, with the size of a crop{page.note(reduction)}"
+    texture, note = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
+    caption = f"texture, with the size of a crop{note}"
     grey = np.rint(255 * np.nan_to_num(weights).clip(0, 1)).astype(np.uint8)
-    grey = grey[None, :, :, None].repeat(3, axis=-1)
+    grey = np.dstack([grey] * 3)
     row = [
         page.captioned(_framed(texture[0], *weights.shape), caption),
-        page.tiles(grey, ["mask"], side=TILE),
+        page.tiles([grey], ["mask"], side=TILE),
     ]
     if view.has(f"masked_{mask}"):
         response = number(float(view.array(f"best_masked_{mask}")))
@@ -77,38 +62,36 @@ def _variant(view: View, mask: str) -> page.Block:
         row.append(page.tiles(masked, [f"best image under it\nresponse {response}"], side=TILE))
     if view.has(f"map_{mask}"):
         row.append(_map(view, mask))
-    return page.titled(_heading(view, mask), page.beside(row, 30))
+    heading, learned = f"{mask} mask", view.numbers.get("learned")
+    if mask == "learned" and learned is not None:
+        p, q, sigma = (number(learned.get(name)) for name in ("p", "q", "sigma"))
+        heading += f": p = {p}, q = {q}, sigma = {sigma} of the field's side"
+    return page.titled(heading, page.beside(row, 30))
 
 
-def _framed(
-    texture: UInt8[np.ndarray, "rows columns 3"], height: int, width: int
-) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The texture with a thin frame, black in white, around its middle crop.
-
-    height, width  of a crop, in pixels of the texture before it was enlarged
-    """
-    framed = texture.copy()
-    rows, columns = texture.shape[:2]
-    zoom_y, zoom_x = rows / (2 * height - 1), columns / (2 * width - 1)
+def _framed(texture: page.Block, height: int, width: int) -> page.Block:
+    """The texture with a thin frame, black in white, around its middle crop, whose size is given
+    in pixels of the texture before it was enlarged."""
+    framed = Image.fromarray(texture)
+    zoom_y, zoom_x = framed.height / (2 * height - 1), framed.width / (2 * width - 1)
     top, left = round((height - 1) // 2 * zoom_y), round((width - 1) // 2 * zoom_x)
     bottom, right = top + round(height * zoom_y) - 1, left + round(width * zoom_x) - 1
-    for inset, shade in ((0, 255), (1, 0)):
-        t, b, le, r = top + inset, bottom - inset, left + inset, right - inset
-        if b > t and r > le:
-            framed[[t, b], le : r + 1] = shade
-            framed[t : b + 1, [le, r]] = shade
-    return framed
+    for inset, color in ((0, "white"), (1, "black")):
+        if bottom - top > 2 * inset and right - left > 2 * inset:
+            frame = left + inset, top + inset, right - inset, bottom - inset
+            ImageDraw.Draw(framed).rectangle(frame, outline=color)
+    return np.asarray(framed)
 
 
 def _map(view: View, mask: str) -> page.Block:
     """Responses over shifts, in parts of the best image's where that is above zero."""
-    responses = view.array(f"map_{mask}")
+    values, label = view.array(f"map_{mask}"), "response"
+    low, high = np.nanmin(values), np.nanmax(values)
     best = float(view.array("best")) if "best" in view.arrays else math.nan
     is_share = math.isfinite(best) and best > 0
-    values = responses / best if is_share else responses
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if is_share:  # 0 and 1 are always on the scale
-        low, high = min(0, low), max(1, high)
+        values, label = values / best, "response / best image's"
+        low, high = min(0, low / best), max(1, high / best)
     figure, axis = graph.canvas(400, 280, right=graph.FOR_COLOR_BAR, top=22)
     rows, columns = values.shape
     up, back = rows // 2 + 0.5, columns // 2 + 0.5  # no shift: the crop that is framed
@@ -119,9 +102,7 @@ def _map(view: View, mask: str) -> page.Block:
     )  # fmt: skip
     axis.set(xlabel="shift right (pixels)", ylabel="shift down (pixels)")
     axis.locator_params(nbins=5, integer=True)
-    bar = graph.color_bar(
-        figure, colors, axis, "response / best image's" if is_share else "response"
-    )
+    bar = graph.color_bar(figure, colors, axis, label)
     masked = float(view.array(f"best_masked_{mask}")) / best if is_share else math.nan
     if math.isfinite(masked):
         bar.ax.axhline(masked, color="white", lw=3)

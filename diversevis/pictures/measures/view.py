@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from diversevis.method.images import display
-from diversevis.pictures.page import Block, tiles, title_of
+from diversevis.pictures.page import Block, Pixels, tiles, title_of
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
@@ -25,11 +25,10 @@ class View:
     """One unit that is not dead.
 
     record             run.json
-    metrics            the unit's entry of metrics.json
-    numbers            the measure's part of it
+    metrics, numbers   the unit's entry of metrics.json, and the measure's part of it
     arrays             of the measure, this unit's alone
-    images, responses  the unit's batch, in grey levels around the network's mean, and the responses
-                       to it; None where only measures were made
+    images, responses  the batch, in grey levels around the network's mean, and the responses to it;
+                       None where only measures were made
     """
 
     record: dict[str, Any]
@@ -48,15 +47,14 @@ class View:
         return number(self.numbers.get(name))
 
     def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        return _to_numpy(self.arrays[name])
+        return self.arrays[name].double().numpy()
 
     def has(self, name: str) -> bool:
         """Whether the array is there, with any finite value."""
         return name in self.arrays and bool(self.arrays[name].isfinite().any())
 
-    def pixels(self, x: Tensor) -> UInt8[np.ndarray, "image height width 3"]:
-        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, as a person sees
-        them."""
+    def pixels(self, x: Tensor) -> Pixels:
+        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, for display."""
         x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
 
@@ -69,7 +67,7 @@ class View:
             captions = [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
         return [tiles(self.pixels(self.images), captions, heading)]
 
-    def best_image(self) -> list[tuple[UInt8[np.ndarray, "height width 3"], str]]:
+    def best_image(self) -> list[tuple[Block, str]]:
         """The unit's image with the highest response, and a caption; nothing without images."""
         if self.images is None or self.responses is None:
             return []
@@ -97,12 +95,12 @@ class Layer:
     def title(self) -> str:
         return title_of(self.record, self.units)
 
-    def values(self, *path: str) -> Float[np.ndarray, " unit"]:
-        """A number of every unit, `values("fitted", "f1f0")`; NaN where a unit has none."""
-        return np.array([_follow(entry, path) for entry in self.numbers], dtype=float)
+    def values(self, name: str) -> Float[np.ndarray, " unit"]:
+        """A number of every unit; NaN where a unit has none."""
+        return np.array([(entry or {}).get(name) for entry in self.numbers], dtype=float)
 
     def array(self, name: str) -> Float64[np.ndarray, "*axes"]:
-        return _to_numpy(self.arrays[name])
+        return self.arrays[name].double().numpy()
 
     def counted(self, values: Float[np.ndarray, " unit"]) -> str:
         """How many units are shown, and which have no value."""
@@ -141,14 +139,3 @@ def listed(units: Sequence[int]) -> str:
     """Unit numbers, the first few written out."""
     few = ", ".join(str(unit) for unit in units[:LISTED])
     return few if len(units) <= LISTED else f"{few} and {len(units) - LISTED} more"
-
-
-def _to_numpy(values: Tensor) -> Float64[np.ndarray, "*axes"]:
-    return values.detach().cpu().double().numpy()
-
-
-def _follow(numbers: Mapping[str, Any] | None, path: Sequence[str]) -> float:
-    value: Any = numbers
-    for name in path:
-        value = None if value is None else value.get(name)
-    return math.nan if value is None else float(value)

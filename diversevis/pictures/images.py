@@ -1,0 +1,184 @@
+"""The pictures of a run's images: each alone, sheets, the trace of the optimization, and fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from diversevis.method.images import display
+from diversevis.pictures import graph, page
+from diversevis.runs.folder import RunFolder
+
+FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
+LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
+ROWS = 6  # the number of weights whose images are shown
+
+
+def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
+    """Write every image in its own size, and a sheet of every unit; then the graphs.
+
+    tell  called with the numbers of units drawn and of all; may raise
+    """
+    record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
+    batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
+    for done, (entry, images, responses) in enumerate(batches):
+        tell(done, len(metrics))
+        pixels = display(images, tuple(record["weights"]["mean"]))
+        for index, image in enumerate(pixels):
+            folder.write_image(entry["unit"], index, page.png(image))
+        folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
+    _draw_trace(folder)
+    _draw_fronts(folder)
+
+
+def sheet(
+    pixels: page.Pixels, responses: list[float], record: dict[str, Any], metrics: dict[str, Any]
+) -> page.Block:
+    """The picture a person looks at first; its images are never reduced, whatever their size."""
+    zoom = max(1, round(page.TILE / max(pixels.shape[1:3])))
+    captions = [f"{response:.4g}" for response in responses]
+    images = page.gallery(list(page.enlarge(pixels, zoom)), captions)
+    title = page.title_of(record, [metrics["unit"]])
+    return page.compose(title, _sheet_lines(record, metrics), [images])
+
+
+def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    if metrics["stop"] == "dead":
+        return ["dead: its response has no gradient in any of the noise drawn; noise is shown"]
+    if metrics["response_mean"] is None:
+        return [f"{metrics['stop']}: the response is not a finite number"]
+    response = f"response {metrics['response_mean']:.4g}"
+    best = metrics["response_best"]
+    if best is not None and best > 0:  # `mse` has negative responses: a ratio would mislead
+        response += f"  ({metrics['response_mean'] / best:.0%} of best {best:.4g})"
+    lines = [response]
+    if metrics["distance_min"] is not None:
+        smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
+        what = "distance between images, RMS grey levels"
+        lines.append(f"{what}: smallest {smallest:.3g}, mean {mean:.3g}")
+        if record["distance"] != "pixels":
+            smallest, mean = metrics["distance_min"], metrics["distance_mean"]
+            lines.append(f"in {record['distance']}: smallest {smallest:.3g}, mean {mean:.3g}")
+    return lines
+
+
+# -- trace: at every step -------------------------------------------------------------------------
+
+
+def _draw_trace(folder: RunFolder) -> None:
+    """Write `trace.png` from `trace.csv`, if that has any rows."""
+    names, rows = folder.read_trace()
+    if not rows:
+        return
+    record, columns = folder.read_record(), dict(zip(names, np.array(rows).T, strict=True))
+    units = np.unique(columns["unit"]).astype(int).tolist()
+    line = "Response and smallest distance at every step of the optimization"
+    if len(units) > FEW:
+        line += ": median and quartiles of the units"
+    blocks = [_trace(columns, "response_mean", "mean response", graph.BLUE)]
+    if "distance_min" in columns:
+        label = _distance_label(record["distance"])
+        blocks.append(_trace(columns, "distance_min", label, graph.ORANGE))
+    picture = page.compose(page.title_of(record, units), [line], blocks)
+    folder.write_trace_figure(page.png(picture))
+
+
+def _trace(
+    columns: dict[str, Float[np.ndarray, " row"]], name: str, label: str, color: str
+) -> page.Block:
+    figure, axis = graph.canvas(900, 300, right=60, top=20)
+    curves = {}
+    for unit in np.unique(columns["unit"]):
+        rows = columns["unit"] == unit
+        curves[f"{unit:.0f}"] = columns["step"][rows], columns[name][rows]
+    if len(curves) > FEW:
+        last = max(len(values) for _, values in curves.values())
+        padded = [  # a unit that stopped keeps its last value
+            np.pad(values, (0, last - len(values)), mode="edge") for _, values in curves.values()
+        ]
+        low, middle, high = np.percentile(padded, [25, 50, 75], axis=0)
+        steps = np.arange(1, last + 1)
+        axis.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
+        axis.plot(steps, middle, color=color, lw=1.2)
+    else:
+        for steps, values in curves.values():
+            axis.plot(steps, values, color=color, lw=1.2, alpha=0.8)
+    axis.margins(x=0.02)
+    axis.set(xlabel="step", ylabel=label)
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
+    if 1 < len(curves) <= FEW:
+        ends = [(float(values[-1]), unit, graph.FAINT) for unit, (_, values) in curves.items()]
+        graph.label_ends(axis, ends)
+    return graph.drawn(figure)
+
+
+# -- front: at every weight (docs/method.md, section 9) -------------------------------------------
+
+
+def _draw_fronts(folder: RunFolder) -> None:
+    """Write `front_unit0012.png` of every unit whose front was traced and has finite numbers."""
+    front = folder.read_front()
+    if front is None:
+        return
+    record = folder.read_record()
+    metrics = {entry["unit"]: entry for entry in folder.read_metrics()}
+    for unit, images in zip(front["units"].tolist(), front["images"], strict=True):
+        rows = metrics[unit]["front"]
+        if all(value is not None for row in rows for value in row.values()):
+            folder.write_front_figure(unit, page.png(_front(record, metrics[unit], images)))
+
+
+def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> page.Block:
+    """Response against smallest distance, above images [weight, image, 3, h, w] of some weights."""
+    rows, knee = metrics["front"], metrics["knee"]
+    weights = [row["diversity"] for row in rows]
+    at_knee = rows[weights.index(knee)]
+    line = (
+        f"Front of response against diversity over {len(rows)} weights. Knee at weight {knee:g}: "
+        f"mean response {at_knee['response_mean']:.4g}, "
+        f"smallest distance {at_knee['distance_min']:.3g}"
+    )
+    equal_steps = {round(i * (len(weights) - 1) / (ROWS - 1)) for i in range(ROWS)}
+    batches = []
+    for index in sorted(equal_steps | {weights.index(knee)}):
+        heading = f"weight {weights[index]:g}" + (" (knee)" if weights[index] == knee else "")
+        pixels = display(images[index], tuple(record["weights"]["mean"]))
+        batches.append(page.tiles(pixels, [""] * len(pixels), heading))
+    blocks = [_front_graph(record, rows, at_knee), page.stacked(batches, 4)]
+    return page.compose(page.title_of(record, [metrics["unit"]]), [line], blocks)
+
+
+def _front_graph(
+    record: dict[str, Any], rows: Sequence[dict[str, Any]], at_knee: dict[str, Any]
+) -> page.Block:
+    figure, axis = graph.canvas(640, 360, right=50, top=24)
+    distances = [row["distance_min"] for row in rows]
+    means, smallest = ([row[f"response_{kind}"] for row in rows] for kind in ("mean", "min"))
+    axis.plot(distances, means, "o-", color=graph.BLUE, lw=1.2, ms=4)
+    axis.plot(distances, smallest, color=graph.FAINT, lw=1, ls="--")
+    axis.plot(at_knee["distance_min"], at_knee["response_mean"], "o", color=graph.ORANGE, ms=8)
+    labelled: list[float] = []
+    for row in (at_knee, *rows):
+        x = row["distance_min"]
+        if all(abs(x - other) >= LABEL_GAP * max(distances) for other in labelled):
+            labelled.append(x)
+            text, look = f"{row['diversity']:g}", {"xytext": (4, 5), "color": graph.FAINT}
+            if row is at_knee:  # below its point, where the labels of its neighbours are not
+                text += " knee"
+                look = {"xytext": (-6, -6), "color": graph.ORANGE, "ha": "right", "va": "top"}
+            point = x, row["response_mean"]
+            axis.annotate(text, point, textcoords="offset points", fontsize=9, **look)
+    axis.set(xlabel=_distance_label(record["distance"]), ylabel="response")
+    axis.margins(0.06, 0.1)
+    axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
+    names = [("mean of the batch, at every weight", graph.BLUE), ("smallest", graph.FAINT)]
+    return page.stacked([page.legend(names), graph.drawn(figure)], 6)
+
+
+def _distance_label(distance: str) -> str:
+    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
+    return f"smallest distance ({unit})"
