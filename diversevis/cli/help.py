@@ -6,7 +6,7 @@ from the comments in conf/, states from `diversevis.runs.states`.
 
 from __future__ import annotations
 
-from diversevis.config import settings_help
+from diversevis.config import conf_files
 from diversevis.runs.states import DAMAGED, MEANINGS, UNFINISHED
 
 COMMANDS = {  # name -> (arguments, what it does)
@@ -220,10 +220,10 @@ finished version of each config.
 
 def help_text(command: str) -> str:
     """Return the help on one command."""
-    settings = settings_help.settings
+    settings = conf_files.settings
     if command == "run":
         return RUN.format(
-            groups=settings_help.groups(),
+            groups=conf_files.groups(),
             run=settings("run"),
             objective=settings("objective/diverse", "objective."),
             optimizer=settings("optimizer/sphere", "optimizer."),

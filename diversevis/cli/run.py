@@ -12,8 +12,7 @@ from typing import Any
 
 from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
 from diversevis.config.bind import bind
-from diversevis.config.combinations import combinations
-from diversevis.config.compose import settled
+from diversevis.config.compose import combinations, settled
 from diversevis.config.hydra_call import call_with_config
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError

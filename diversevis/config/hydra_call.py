@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diversevis.config.arguments import in_quotes, quoted
 from diversevis.config.compose import plain
-from diversevis.config.conf_dir import config_folder
+from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
 from diversevis.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Help on the settings, read from the comments of the config files, so that it matches them.
+"""The config files in conf/: where they are, and help on the settings from their comments.
 
 Reads the YAML files line by line: a YAML parser drops comments, and Hydra takes a second to import.
 """
@@ -10,12 +10,17 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from diversevis.config.conf_dir import config_folder
-
 WIDTH = 100
 COLUMN = 32  # where comments begin
 SETTING = re.compile(r"( *)(\w+): *(.*?)(?:\s+# (.*))?")
 GROUP = re.compile(r"  - (\w+): (\w+)", re.MULTILINE)  # in the defaults list, with its default
+
+
+def config_folder() -> str:
+    """Return conf/: inside the installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return str(inside if inside.is_dir() else package.parent / "conf")
 
 
 def settings(file: str, prefix: str = "") -> str:
@@ -25,7 +30,7 @@ def settings(file: str, prefix: str = "") -> str:
     """
     lines: list[str] = []
     parents: list[str] = []
-    for line in _conf(f"{file}.yaml").read_text().splitlines():
+    for line in Path(config_folder(), f"{file}.yaml").read_text().splitlines():
         match = SETTING.fullmatch(line)
         if match is None:
             continue
@@ -39,7 +44,7 @@ def settings(file: str, prefix: str = "") -> str:
 def groups() -> str:
     """Return the choices of every group of settings: name=file and the file's first comment."""
     lines: list[str] = []
-    for group, default in GROUP.findall(_conf("run.yaml").read_text()):
+    for group, default in GROUP.findall(Path(config_folder(), "run.yaml").read_text()):
         for name, about in _choices(group):
             mark = " (default)" if name == default else ""
             lines += _entry(f"{group}={name}", f"{about}{mark}")
@@ -47,7 +52,7 @@ def groups() -> str:
 
 
 def _choices(group: str) -> Iterator[tuple[str, str]]:
-    for path in sorted(_conf(group).glob("*.yaml")):
+    for path in sorted(Path(config_folder(), group).glob("*.yaml")):
         comments = (line for line in path.read_text().splitlines() if line.startswith("# "))
         texts = (line[2:] for line in comments if not line.startswith("# @"))  # a Hydra directive
         yield path.stem, next(texts, "")
@@ -61,13 +66,7 @@ def _shown(default: str) -> str:
 def _entry(name: str, comment: str) -> list[str]:
     """The name, and the comment beside it; long ones continue below."""
     first = f"  {name} ".ljust(COLUMN)
-    indented = " " * COLUMN
-    if len(first) > COLUMN and comment:  # no room beside the name
-        return [first.rstrip(), *textwrap.wrap(comment, WIDTH, initial_indent=indented,
-                                               subsequent_indent=indented)]  # fmt: skip
-    wrapped = textwrap.wrap(comment, WIDTH, initial_indent=first, subsequent_indent=indented)
-    return wrapped or [first.rstrip()]
-
-
-def _conf(name: str) -> Path:
-    return Path(config_folder(), name)
+    texts = textwrap.wrap(comment, WIDTH - COLUMN)
+    if len(first) > COLUMN or not texts:
+        texts.insert(0, "")  # no room beside the name
+    return [(first + texts[0]).rstrip(), *(" " * COLUMN + text for text in texts[1:])]
