@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diversevis.cli.status import aligned
 from diversevis.config.compose import compose_model
 from diversevis.errors import InputError
 from diversevis.models.network import open_model
@@ -21,13 +22,7 @@ def layers_command(arguments: Sequence[str]) -> None:
             continue
         size, stride = _text(field.size), _text(field.stride)
         rows.append((layer.name, str(layer.channels), size, stride, layer.response))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    print(*aligned(rows, right=(1, 2, 3)), sep="\n")
 
 
 def _text(pair: tuple[int, int]) -> str:

@@ -90,17 +90,17 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
     configs = list(combinations(flags, task_overrides))
     from diversevis.sweep.plan import plan
 
-    planned = plan(configs, launcher)
-    for folder, units in planned.finished.items():
+    jobs, finished = plan(configs, launcher)
+    for folder, units in finished.items():
         words = f"skipped: {units} of these units are already finished in {shown(folder)}"
         print(f"diversevis: {words}", file=sys.stderr)
-    if planned.works:
-        launch(planned.root, planned.works, planned.jobs, launcher, typed)
+    if jobs:
+        launch(jobs, launcher, typed)
     else:
         print(
             "diversevis: all units are already finished; again=true recomputes them as new "
             "versions.",
             file=sys.stderr,
         )
-    for folder in planned.finished:
+    for folder in finished:
         print(shown(folder), flush=True)

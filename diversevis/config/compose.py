@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,11 +72,15 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dic
     for override in parsed:
         key = override.get_key_element()
         axes[key] = [f"{key}={value}" for value in _values(override)]
-    folder, name = _config_flags(flags)
-    search = [f"hydra.searchpath=[{in_quotes(str(folder))}]"] if folder else []
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-cn", "--config-name", default="run")
+    given, _ = parser.parse_known_args(flags)
+    folder = given.config_dir and in_quotes(str(given.config_dir.resolve()))
+    search = [f"hydra.searchpath=[{folder}]"] if folder else []
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
         for words in itertools.product(*axes.values()):
-            yield plain(compose(name, overrides=[*words, *search]))
+            yield plain(compose(given.config_name, overrides=[*words, *search]))
 
 
 def _values(override: Override) -> list[str]:
@@ -92,15 +97,3 @@ def _values(override: Override) -> list[str]:
         return values
     units = [unit for value in values for unit in value.strip("[]").split(",")]
     return ["all"] if "all" in units else [f"[{','.join(units)}]"]
-
-
-def _config_flags(flags: Sequence[str]) -> tuple[Path | None, str]:
-    """The folder and name of a config given in place of conf/run.yaml."""
-    folder, name = None, "run"
-    words = list(itertools.chain.from_iterable(flag.split("=", 1) for flag in flags))
-    for flag, value in itertools.pairwise(words):
-        if flag in ("--config-dir", "-cd"):
-            folder = Path(value).resolve()
-        if flag in ("--config-name", "-cn"):
-            name = value
-    return folder, name

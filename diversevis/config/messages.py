@@ -130,5 +130,6 @@ def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:
                 config = compose("run", overrides=words)
             selected = OmegaConf.select(config, group) if group else config
             if isinstance(selected, DictConfig):
-                return [f"{group}.{name}" if group else str(name) for name in selected]
+                names = map(str, selected)
+                return [f"{group}.{name}" if group else name for name in names]
     return []

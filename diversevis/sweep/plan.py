@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -38,31 +39,24 @@ PlainConfig = Mapping[str, Any]
 Read = Callable[[Path], list[tuple[RunFolder, dict[str, Any]]]]  # the finished runs of a layer
 
 
-class Plan(NamedTuple):
-    """What a sweep has to do.
-
-    root      of the run folders
-    jobs      indices into `works` of what shares a process
-    finished  folder of a finished run -> how many of the wanted units it has
-    """
-
-    root: Path
-    works: list[Planned]
-    jobs: list[list[int]]
-    finished: dict[Path, int]
-
-
-def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
-    """Return the work that is left of these configs, for jobs of this launcher.
+def plan(
+    configs: Sequence[PlainConfig], launcher: Sequence[str]
+) -> tuple[list[list[Planned]], dict[Path, int]]:
+    """Return the jobs that are left of these configs, for this launcher, and what is finished: the
+    folder of a finished run -> how many of the wanted units it has.
 
     Raises InputError for whatever is not possible, before anything is begun.
     """
     experiments = [bind(Experiment, config, "") for config in configs]
-    root = _common_root(experiments)
+    roots = {str(Path(experiment.root).expanduser().resolve()) for experiment in experiments}
+    if len(roots) > 1:
+        raise InputError(
+            f"root={','.join(sorted(roots))}: a sweep has one root. Type one command after the "
+            "other."
+        )
     prepare, read_finished = Preparer(), cache(_read_finished)
     finished: dict[Path, int] = defaultdict(int)
-    works: list[Planned] = []
-    sizes: list[int] = []
+    works: list[tuple[Planned, int]] = []
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
         check_precision(experiment.precision, torch.device(kind))
@@ -70,31 +64,19 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
         setup = prepare(on_cpu)
         size = _units_per_run(setup, kind)
         left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
-        works += left
-        sizes += [size] * len(left)
-    _refuse_repeated(works)
-    return Plan(root, works, share_jobs(works, sizes), dict(finished))
-
-
-def _common_root(experiments: Sequence[Experiment]) -> Path:
-    roots = {Path(experiment.root).expanduser().resolve() for experiment in experiments}
-    if len(roots) > 1:
-        raise InputError(
-            f"root={','.join(map(str, sorted(roots)))}: a sweep has one root. Type one command "
-            "after the other."
-        )
-    return roots.pop()
+        works += [(work, size) for work in left]
+    _refuse_repeated(work for work, _ in works)
+    return share_jobs(works), dict(finished)
 
 
 def _layer_by_layer(
     experiments: Sequence[Experiment], configs: Sequence[PlainConfig]
-) -> list[tuple[Experiment, PlainConfig]]:
+) -> Iterator[tuple[Experiment, PlainConfig]]:
     """Those of one network and layer together, so that they share it; else in the given order."""
-    layers: dict[tuple[str, str], list[tuple[Experiment, PlainConfig]]] = {}
+    layers: dict[tuple[str, str], list[tuple[Experiment, PlainConfig]]] = defaultdict(list)
     for experiment, config in zip(experiments, configs, strict=True):
-        layer = repr(experiment.model), str(experiment.layer)
-        layers.setdefault(layer, []).append((experiment, config))
-    return [pair for pairs in layers.values() for pair in pairs]
+        layers[repr(experiment.model), str(experiment.layer)].append((experiment, config))
+    return chain.from_iterable(layers.values())
 
 
 def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
@@ -117,7 +99,7 @@ def _units_per_run(setup: Setup, kind: str) -> int:
     return batch * -(-UNITS_AT_LEAST // batch)
 
 
-def _refuse_repeated(works: Sequence[Planned]) -> None:
+def _refuse_repeated(works: Iterable[Planned]) -> None:
     hashes: set[str] = set()
     for work in works:
         if work.hash in hashes:
@@ -148,28 +130,23 @@ def _left(
     """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
     scientific = science(setup)
-    root = Path(experiment.root).expanduser().resolve()
     works = []
     for part in (units[first : first + size] for first in range(0, len(units), size)):
-        planned = _planned(setup, config, scientific, part, root)
-        work = _work(planned, experiment, root)
+        planned = _planned(setup, config, scientific, part)
+        work = _work(planned, experiment)
         version = None if experiment.again else work.version()
-        if version is None:
-            left = list(part)
-            if not experiment.again:
-                left = _without_finished(work, scientific, part, read, finished)
-            if left:
-                works.append(_planned(setup, config, scientific, left, root))
-        elif work.is_done(version) and not _lacks_pictures(experiment, version):
+        if version and work.is_done(version) and not _lacks_pictures(experiment, version):
             finished[version.path] += len(part)
-        else:
+        elif version or experiment.again:
             works.append(planned)
+        elif left := _without_finished(work, scientific, part, read, finished):
+            works.append(_planned(setup, config, scientific, left))
     return works
 
 
-def _work(planned: Planned, experiment: Experiment, root: Path) -> Work:
+def _work(planned: Planned, experiment: Experiment) -> Work:
     return Work(
-        root=root,
+        root=Path(planned.config["root"]),
         where=planned.where,
         hash=planned.hash,
         measures=possible(chosen(experiment.analysis), experiment.natural),
@@ -207,9 +184,10 @@ def _without_finished(
 
 
 def _planned(
-    setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int], root: Path
+    setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int]
 ) -> Planned:
-    fixed = {"root": str(root), "unit": units_list(units), **fixed_paths(setup)}
+    root = str(Path(setup.experiment.root).expanduser().resolve())
+    fixed = {"root": root, "unit": units_list(units), **fixed_paths(setup)}
     return Planned(
         hash=provenance.sha256_of({**scientific, "units": list(units)}),
         model=setup.network.name,
