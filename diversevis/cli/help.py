@@ -51,8 +51,6 @@ skipped, and a run that was killed continues from its last checkpoint. With -m, 
 the values with commas is computed, and units are divided into jobs that fill a device.
 
 Examples:
-  diversevis run                                          analytic network, nothing to download
-  diversevis run model=vgg19 layer=conv2_1 unit=12        one unit
   diversevis run model=vgg19 layer=conv2_2 unit=all       a layer, many units at a time
   diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
   diversevis run model=torchvision model.name=alexnet layer=features.3 unit=0
@@ -113,7 +111,6 @@ Measures the invariances of the units of finished runs and writes them into thei
 need no images (phase, natural) of the units named, and makes a folder for them.
 
 Examples:
-  diversevis analyze outputs/vgg19/conv2_1/12/v001
   diversevis analyze outputs/vgg19/*/*/v001 'analysis=[phase,shift]' measure.shift.crops=32
   diversevis analyze model=vgg19 layer=conv2_2 unit=all analysis=phase
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
+from diversevis.config import arguments as command_line
 from diversevis.config.bind import bind
 from diversevis.config.compose import combinations, settled
 from diversevis.config.hydra_call import call_with_config
@@ -31,13 +31,20 @@ def run_command(arguments: Sequence[str]) -> None:
     Raises InputError before anything is begun, SweepUnfinished where not all is finished.
     """
     typed = shlex.join(["diversevis", "run", *arguments])
-    flags, overrides = split_flags(arguments)
-    check_words(flags, overrides)
-    overrides = [with_home(word) for word in overrides]
+    flags, overrides = command_line.split_flags(arguments)
+    command_line.check_words(flags, overrides)
+    overrides = [  # shells leave ~ as it is after `=`
+        f"root={command_line.named_folder(word.removeprefix('root='))}"
+        if word.startswith("root=~")
+        else word
+        for word in overrides
+    ]
     if _is_sweep(flags, overrides):
         _sweep(flags, overrides, typed)
         return
-    launcher = [word for word in split_hydra_overrides(overrides)[1] if "launcher" in word]
+    launcher = [
+        word for word in command_line.split_hydra_overrides(overrides)[1] if "launcher" in word
+    ]
     if launcher and not flags:
         raise InputError(
             f"{' '.join(launcher)}: a single run is made here, in this process. Launchers are for "
@@ -86,7 +93,7 @@ def _one_run(
 
 def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
     show_warnings()
-    task_overrides, launcher = split_hydra_overrides(overrides)
+    task_overrides, launcher = command_line.split_hydra_overrides(overrides)
     configs = list(combinations(flags, task_overrides))
     from diversevis.sweep.plan import plan
 

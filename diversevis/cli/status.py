@@ -36,7 +36,13 @@ ESCAPES = re.compile(
 
 def status_command(arguments: Sequence[str]) -> None:
     """Print the state of all work below a root; raises InputError if there is none."""
-    root, in_full = _parse(arguments)
+    folders = [word for word in arguments if word != "--failed"]
+    for word in folders:
+        if word.startswith("-") and not is_folder(word):
+            raise InputError(f"There is no flag {word}: `diversevis status ROOT --failed`.")
+    if len(folders) > 1:
+        raise InputError(f"status takes one folder, above the runs, and was given {len(folders)}.")
+    root = named_folder(*folders or [DEFAULT])
     work = states(root) if root.is_dir() else []
     if not work:
         problem = "there is no run and no sweep" if root.is_dir() else "there is no such folder"
@@ -44,18 +50,8 @@ def status_command(arguments: Sequence[str]) -> None:
             f"{root}: {problem}. Name the folder that holds the runs (root=... of `diversevis "
             f"run`), as in `diversevis status {DEFAULT}`."
         )
-    for line in report(work, root, in_full=in_full):
+    for line in report(work, root, in_full="--failed" in arguments):
         print(plain(line))
-
-
-def _parse(arguments: Sequence[str]) -> tuple[Path, bool]:
-    folders = [word for word in arguments if word != "--failed"]
-    for word in folders:
-        if not is_folder(word) and word.startswith("-"):
-            raise InputError(f"There is no flag {word}: `diversevis status ROOT --failed`.")
-    if len(folders) > 1:
-        raise InputError(f"status takes one folder, above the runs, and was given {len(folders)}.")
-    return named_folder(*folders or [DEFAULT]), "--failed" in arguments
 
 
 def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]:

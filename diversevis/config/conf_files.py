@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 WIDTH = 100
@@ -37,7 +36,9 @@ def settings(file: str, prefix: str = "") -> str:
         indentation, name, default, comment = match.groups()
         parents[len(indentation) // 2 :] = [name]
         if default and name != "kind":  # `kind` says which file it is, and nobody sets it
-            lines += _entry(f"{prefix}{'.'.join(parents)}={_shown(default)}", comment or "")
+            decided_elsewhere = default.startswith("${") or default == "???"
+            shown = "" if decided_elsewhere else default.replace(", ", ",")
+            lines += _entry(f"{prefix}{'.'.join(parents)}={shown}", comment or "")
     return "\n".join(lines)
 
 
@@ -45,22 +46,11 @@ def groups() -> str:
     """Return the choices of every group of settings: name=file and the file's first comment."""
     lines: list[str] = []
     for group, default in GROUP.findall(Path(config_folder(), "run.yaml").read_text()):
-        for name, about in _choices(group):
-            mark = " (default)" if name == default else ""
-            lines += _entry(f"{group}={name}", f"{about}{mark}")
+        for path in sorted(Path(config_folder(), group).glob("*.yaml")):
+            about = re.search("^# (?!@)(.*)", path.read_text(), re.MULTILINE)  # `# @` is for Hydra
+            mark = " (default)" if path.stem == default else ""
+            lines += _entry(f"{group}={path.stem}", f"{about[1] if about else ''}{mark}")
     return "\n".join(lines)
-
-
-def _choices(group: str) -> Iterator[tuple[str, str]]:
-    for path in sorted(Path(config_folder(), group).glob("*.yaml")):
-        comments = (line for line in path.read_text().splitlines() if line.startswith("# "))
-        texts = (line[2:] for line in comments if not line.startswith("# @"))  # a Hydra directive
-        yield path.stem, next(texts, "")
-
-
-def _shown(default: str) -> str:
-    """The default as it is typed; empty where another setting decides it."""
-    return "" if default.startswith("${") or default == "???" else default.replace(", ", ",")
 
 
 def _entry(name: str, comment: str) -> list[str]:

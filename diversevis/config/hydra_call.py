@@ -44,8 +44,14 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
+        hydra = HydraConfig.get()
+        record = {
+            ".hydra/config.yaml": OmegaConf.to_yaml(config),
+            ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+            ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        }
         try:
-            job(plain(config), _record(config))
+            job(plain(config), record)
         except Exception as error:
             if os.getpid() != this_process:  # a launcher's worker: Hydra brings the exception home
                 raise
@@ -82,15 +88,6 @@ def launch_jobs(
         f"+planned_job={swept}",
     ]
     _call_hydra(task, ["-m"], words)
-
-
-def _record(config: DictConfig) -> dict[str, str]:
-    hydra = HydraConfig.get()
-    return {
-        ".hydra/config.yaml": OmegaConf.to_yaml(config),
-        ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-    }
 
 
 def _call_hydra(

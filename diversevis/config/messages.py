@@ -30,14 +30,10 @@ def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
     except ValueError as error:
-        if not _raised_by_hydra(error):
-            raise
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf.")):
+            raise  # from elsewhere: not about the overrides
         raise InputError(f"{error} (in: {' '.join(overrides)})") from error
-
-
-def _raised_by_hydra(error: Exception) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf."))
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -70,17 +66,14 @@ def _missing_file(error: MissingConfigException) -> str | None:
         )
     if not error.options:
         return None
-    hint = _torchvision_hint(name) if group == "model" else None
-    return f"{group}={name} is unknown. {hint or suggest(name, error.options)}"
+    hint = suggest(name, error.options)
+    if group == "model":
+        from diversevis.models.architectures import import_torchvision_models
 
-
-def _torchvision_hint(name: str) -> str | None:
-    from diversevis.models.architectures import import_torchvision_models
-
-    models = import_torchvision_models()
-    if name not in models.list_models(module=models):
-        return None
-    return f"It is one of torchvision's: write model=torchvision model.name={name}."
+        models = import_torchvision_models()
+        if name in models.list_models(module=models):
+            hint = f"It is one of torchvision's: write model=torchvision model.name={name}."
+    return f"{group}={name} is unknown. {hint}"
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str | None:

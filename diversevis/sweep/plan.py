@@ -36,26 +36,23 @@ from diversevis.units import units_list
 UNITS_AT_LEAST = 64  # in a job, so that starting it is not most of its time
 
 PlainConfig = Mapping[str, Any]
+Jobs = list[list[Planned]]
 Read = Callable[[Path], list[tuple[RunFolder, dict[str, Any]]]]  # the finished runs of a layer
+Finished = dict[Path, int]  # folder of a finished run -> how many of the wanted units it has
 
 
-def plan(
-    configs: Sequence[PlainConfig], launcher: Sequence[str]
-) -> tuple[list[list[Planned]], dict[Path, int]]:
-    """Return the jobs that are left of these configs, for this launcher, and what is finished: the
-    folder of a finished run -> how many of the wanted units it has.
+def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> tuple[Jobs, Finished]:
+    """Return the jobs that are left of these configs, for this launcher, and what is finished.
 
     Raises InputError for whatever is not possible, before anything is begun.
     """
     experiments = [bind(Experiment, config, "") for config in configs]
     roots = {str(Path(experiment.root).expanduser().resolve()) for experiment in experiments}
     if len(roots) > 1:
-        raise InputError(
-            f"root={','.join(sorted(roots))}: a sweep has one root. Type one command after the "
-            "other."
-        )
+        words = f"root={','.join(sorted(roots))}: a sweep has one root"
+        raise InputError(f"{words}. Type one command after the other.")
     prepare, read_finished = Preparer(), cache(_read_finished)
-    finished: dict[Path, int] = defaultdict(int)
+    finished: Finished = defaultdict(int)
     works: list[tuple[Planned, int]] = []
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
@@ -106,7 +103,7 @@ def _refuse_repeated(works: Iterable[Planned]) -> None:
             raise InputError(
                 f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
                 "change the images (such as measure, natural or device). Type one command "
-                "after the other, each with a root=... of its own."
+                "after the other, each with another root=..."
             )
         hashes.add(work.hash)
 
@@ -125,7 +122,7 @@ def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
 
 
 def _left(
-    setup: Setup, config: PlainConfig, size: int, read: Read, finished: dict[Path, int]
+    setup: Setup, config: PlainConfig, size: int, read: Read, finished: Finished
 ) -> list[Planned]:
     """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
@@ -165,11 +162,7 @@ def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
 
 
 def _without_finished(
-    work: Work,
-    scientific: PlainConfig,
-    units: Sequence[int],
-    read: Read,
-    finished: dict[Path, int],
+    work: Work, scientific: PlainConfig, units: Sequence[int], read: Read, finished: Finished
 ) -> list[int]:
     """The units that no finished run with the same settings has."""
     same_recipe = provenance.sha256_of(recipe(dict(scientific)))
