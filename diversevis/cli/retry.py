@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.config import arguments as command_line
-from diversevis.config.log import show_warnings
+from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.states import DAMAGED, UNFINISHED
@@ -36,15 +35,11 @@ def retry_command(arguments: Sequence[str]) -> None:
         )
     unknown = [s for s in all_work if s.state == DAMAGED and s.hash is None]
     for state in unknown:
-        print(
-            f"diversevis: {state.folder} does not say what it was ({state.error}): remove it, and "
-            "type its command again.",
-            file=sys.stderr,
-        )
+        remedy = "remove it, and type its command again"
+        note(f"{state.folder} does not say what it was ({state.error}): {remedy}.")
     unfinished = [s for s in all_work if s.state in (*UNFINISHED, DAMAGED) and s.hash is not None]
     if not unfinished:
-        rest = " else" if unknown else ""
-        print(f"diversevis: nothing{rest} to retry in {root}.", file=sys.stderr)
+        note(f"nothing{' else' if unknown else ''} to retry in {root}.")
     _launch(unfinished, root, launcher, shlex.join(["diversevis", "retry", *arguments]))
 
 

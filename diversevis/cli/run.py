@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from diversevis.config import arguments as command_line
+from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
 from diversevis.config.bind import bind
 from diversevis.config.compose import combinations, settled
 from diversevis.config.hydra_call import call_with_config
-from diversevis.config.log import show_warnings
+from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 from diversevis.runs import signals
@@ -31,20 +31,13 @@ def run_command(arguments: Sequence[str]) -> None:
     Raises InputError before anything is begun, SweepUnfinished where not all is finished.
     """
     typed = shlex.join(["diversevis", "run", *arguments])
-    flags, overrides = command_line.split_flags(arguments)
-    command_line.check_words(flags, overrides)
-    overrides = [  # shells leave ~ as it is after `=`
-        f"root={command_line.named_folder(word.removeprefix('root='))}"
-        if word.startswith("root=~")
-        else word
-        for word in overrides
-    ]
+    flags, overrides = split_flags(arguments)
+    check_words(flags, overrides)
+    overrides = [with_home(word) for word in overrides]
     if _is_sweep(flags, overrides):
         _sweep(flags, overrides, typed)
         return
-    launcher = [
-        word for word in command_line.split_hydra_overrides(overrides)[1] if "launcher" in word
-    ]
+    launcher = [word for word in split_hydra_overrides(overrides)[1] if "launcher" in word]
     if launcher and not flags:
         raise InputError(
             f"{' '.join(launcher)}: a single run is made here, in this process. Launchers are for "
@@ -52,11 +45,8 @@ def run_command(arguments: Sequence[str]) -> None:
         )
     started = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     folder = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{started}"  # of other sweepers (hydra/sweeper=)
-    call_with_config(
-        lambda config, record: _one_run(config, record, overrides, typed),
-        flags,
-        [folder, *overrides],
-    )
+    run_one = partial(_one_run, overrides=overrides, typed=typed)
+    call_with_config(run_one, flags, [folder, *overrides])
 
 
 def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
@@ -83,31 +73,23 @@ def _one_run(
     with signals.listening():
         done = run(experiment, command=typed, config=settled(config), extras=record)
     if done.how == "found":
-        print(
-            f"diversevis: skipped: already finished in {done.path}; again=true recomputes it as a "
-            "new version.",
-            file=sys.stderr,
-        )
+        again = "again=true recomputes it as a new version"
+        note(f"skipped: already finished in {done.path}; {again}.")
     print(done.path, flush=True)
 
 
 def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
     show_warnings()
-    task_overrides, launcher = command_line.split_hydra_overrides(overrides)
+    task_overrides, launcher = split_hydra_overrides(overrides)
     configs = list(combinations(flags, task_overrides))
     from diversevis.sweep.plan import plan
 
     jobs, finished = plan(configs, launcher)
     for folder, units in finished.items():
-        words = f"skipped: {units} of these units are already finished in {shown(folder)}"
-        print(f"diversevis: {words}", file=sys.stderr)
+        note(f"skipped: {units} of these units are already finished in {shown(folder)}")
     if jobs:
         launch(jobs, launcher, typed)
     else:
-        print(
-            "diversevis: all units are already finished; again=true recomputes them as new "
-            "versions.",
-            file=sys.stderr,
-        )
+        note("all units are already finished; again=true recomputes them as new versions.")
     for folder in finished:
         print(shown(folder), flush=True)

@@ -168,7 +168,8 @@ def reason(state: State) -> str:
         return f"ended by {record.get('ended_by')}, and its job is gone: cancelled"
     if state.state == LOST:
         why = "killed when its sweep was ended by Ctrl-C" if ended == "Ctrl-C" else DIED
-        return why if state.age is None else f"{why}, its last sign of life {_ago(state.age)}"
+        age = state.sign.age if state.sign else None
+        return why if age is None else f"{why}, its last sign of life {_ago(age)}"
     error = plain(last_words(state.error or ""))
     if len(error) > LONGEST:
         error = error[: LONGEST - 3] + "..."

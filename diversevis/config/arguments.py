@@ -76,6 +76,13 @@ def in_quotes(value: str) -> str:
     return f'"{escaped}"'
 
 
+def with_home(override: str) -> str:
+    """Return `root=~/x` with the home folder for `~`, which shells leave alone after `=`."""
+    if not override.startswith("root=~"):
+        return override
+    return f"root={named_folder(override.removeprefix('root='))}"
+
+
 def named_folder(word: str) -> Path:
     """Return the folder, with the home folder for `~`; raises InputError if there is no such."""
     if not word:

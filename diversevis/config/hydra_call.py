@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +92,19 @@ def launch_jobs(
 def _call_hydra(
     task: Callable[[DictConfig], object], flags: Sequence[str], overrides: Sequence[str]
 ) -> None:
-    main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
-    words = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
-    with _argv(words), plain_errors(overrides):
-        main()
-
-
-@contextlib.contextmanager
-def _argv(words: list[str]) -> Iterator[None]:
     """Give Hydra its command line, and have it raise errors (for `plain_errors`), not print them.
 
     Hydra reads both from the process, not from arguments.
     """
-    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
+    main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        with plain_errors(overrides):
+            main()
     finally:
-        sys.argv = before
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
+        sys.argv = arguments
+        del os.environ["HYDRA_FULL_ERROR"]
+        if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error

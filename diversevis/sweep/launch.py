@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from diversevis.config.hydra_call import launch_jobs
+from diversevis.config.log import note
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.lease import Claim
 from diversevis.runs.versions import SWEEPS
@@ -102,10 +103,9 @@ def _follow(launch_array: Callable[[], None], sweep: Sweep) -> None:
         raise
     except KeyboardInterrupt:
         if _is_queued(sweep):
-            print(
-                "diversevis: the jobs in the cluster's queue continue; scancel ends them, "
-                f"`diversevis status {shown(sweep.root)}` shows their state.",
-                file=sys.stderr,
+            note(
+                "the jobs in the cluster's queue continue; scancel ends them, `diversevis status "
+                f"{shown(sweep.root)}` shows their state."
             )
         else:
             sweep.write_end("Ctrl-C")
@@ -147,8 +147,7 @@ def _remove(sweep: Sweep) -> None:
 
 def _print_plan(sweep: Sweep) -> None:
     units = sum(len(work.units) for work in sweep.works)
-    counts = f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs"
-    print(f"diversevis: {counts}", file=sys.stderr)
+    note(f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs")
     for number, job in enumerate(sweep.jobs[:SHOWN]):
         names = ", ".join("/".join(sweep.works[index].where) for index in job)
         print(f"  job {number}: {names}", file=sys.stderr)
@@ -166,7 +165,7 @@ def _print_end(sweep: Sweep) -> None:
                 print(shown(state.folder), flush=True)
     counts = Counter(state.state for state in states)
     if set(counts) <= {"finished"}:
-        print(f"diversevis: {len(states)} runs, all finished.", file=sys.stderr)
+        note(f"{len(states)} runs, all finished.")
         return
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     root = shlex.quote(shown(sweep.root))

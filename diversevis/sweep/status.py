@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.runs.find import Run, find_runs, newest, read_run
-from diversevis.runs.holder import Holder, Sign, sign_of
+from diversevis.runs.holder import Sign, sign_of
 from diversevis.runs.states import DAMAGED, LOST, MISSING, UNFINISHED, WAITING
 from diversevis.runs.versions import work_folder
 from diversevis.sweep.queue import Launched, read_launched, squeue_ids
@@ -56,15 +56,6 @@ class State:
     @property
     def sweep(self) -> Sweep | None:
         return self.launched.sweep if self.launched else None
-
-    @property
-    def holder(self) -> Holder | None:
-        return self.sign.holder if self.sign else None
-
-    @property
-    def age(self) -> float | None:
-        """Seconds since the holder's last sign of life."""
-        return self.sign.age if self.sign else None
 
 
 def states(root: Path, *, queued: Queued = squeue_ids) -> list[State]:
