@@ -22,10 +22,7 @@ EXAMPLES = "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 u
 
 
 def analyze_command(arguments: Sequence[str]) -> None:
-    """Print the folder of every run once its measures are taken.
-
-    Raises InputError before it begins, if any run cannot be measured.
-    """
+    """Print each run's folder once it is measured; raises InputError before anything is begun."""
     folders = [word for word in arguments if is_folder(word)]
     settings = [word for word in arguments if word not in folders]
     if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):

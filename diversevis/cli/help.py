@@ -19,6 +19,8 @@ COMMANDS = {  # name -> (arguments, what it does)
     "retry": ("[ROOT]", "repeat what failed, was lost or never began"),
     "collect": ("ROOT", "every unit of every finished run as one table"),
 }
+USAGES = {f"{name} {words}": does for name, (words, does) in COMMANDS.items()}
+LIST = "\n".join(f"  diversevis {usage:25} {does}" for usage, does in USAGES.items())
 
 HELP = f"""\
 diversevis: to what is this unit invariant?
@@ -26,12 +28,7 @@ diversevis: to what is this unit invariant?
 Finds a batch of images that all drive one hidden unit of a deep network while being as different
 from one another as possible (Cadena et al. 2018).
 
-{
-    "".join(
-        f"  diversevis {f'{name} {words}':25} {about}" + chr(10)
-        for name, (words, about) in COMMANDS.items()
-    )
-}\
+{LIST}
   diversevis COMMAND --help            help on one command
   diversevis --version
 
@@ -161,7 +158,6 @@ are other work. Below the table are the runs in progress, and what went wrong: t
 state.
 
 Examples:
-  diversevis status
   diversevis status outputs/vgg19 --failed
 
 Settings:
@@ -174,7 +170,6 @@ Repeats all work that `diversevis status` shows as {unfinished}
 with the same config, from the last checkpoint if there is one, and with the same launcher.
 
 Examples:
-  diversevis retry outputs
   diversevis retry outputs hydra/launcher=slurm hydra.launcher.mem_gb=64
 
 Settings:

@@ -20,11 +20,7 @@ def layers_command(arguments: Sequence[str]) -> None:
             field = receptive_field(traced.root, traced.graph, layer.node)
         except InputError:  # its units see the whole image, whatever its size
             continue
-        size, stride = _text(field.size), _text(field.stride)
+        # Pixels, vertical and horizontal: `14`, or `14 x 10`.
+        size, stride = (f"{y}" if y == x else f"{y} x {x}" for y, x in (field.size, field.stride))
         rows.append((layer.name, str(layer.channels), size, stride, layer.response))
     print(*aligned(rows, right=(1, 2, 3)), sep="\n")
-
-
-def _text(pair: tuple[int, int]) -> str:
-    """Pixels, vertical and horizontal: `14`, or `14 x 10`."""
-    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}"

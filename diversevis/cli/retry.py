@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diversevis.config import arguments as command_line
 from diversevis.config.log import note, show_warnings
@@ -22,10 +21,7 @@ UNITS_PER_JOB = 64  # small works of one layer share a job, up to this many unit
 
 
 def retry_command(arguments: Sequence[str]) -> None:
-    """Print the folders of the runs that are now finished.
-
-    Raises InputError if there is no run at all, SweepUnfinished if some work is unfinished again.
-    """
+    """Print the folders of runs that are now finished; raises SweepUnfinished if some are not."""
     root, launcher = _parse(arguments)
     show_warnings()
     all_work = states(root)
@@ -84,24 +80,21 @@ def _planned(state: State, root: Path) -> Planned:
         # Work without a plan has a folder, and the caller leaves out what has no hash.
         assert state.folder and state.hash  # noqa: S101, PT018
         model, layer, units = state.folder.resolve().parts[-4:-1]
+        try:
+            config = RunFolder(state.folder).read_record()["config"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{state.folder} does not say with which config it was begun ({error}). Remove it, "
+                "and type its command again."
+            ) from error
         planned = Planned(
             hash=state.hash,
             model=state.model,
             layer=state.layer,
             units=state.units,
             where=(model, layer, units),
-            config=_config_of(state.folder),
+            config=config,
         )
     # A version that was begun is continued, even if again=true made it.
     again = not state.folder and planned.config.get("again", False)
     return replace(planned, config={**planned.config, "root": str(root), "again": again})
-
-
-def _config_of(folder: Path) -> Mapping[str, Any]:
-    try:
-        return RunFolder(folder).read_record()["config"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{folder} does not say with which config it was begun ({error}). Remove it, and "
-            "type its command again."
-        ) from error

@@ -136,10 +136,8 @@ def _in_full(wrong: Sequence[State]) -> Iterator[str]:
 
 def logs(state: State) -> list[Path]:
     """Return the log files: the run's, its job's, and the launcher's of the newest sweep."""
-    paths: list[Path] = []
-    if state.folder is not None:
-        paths.append(state.folder / "run.log")
-    job_log = state.record.get("job_log") if state.record else None
+    paths = [state.folder / "run.log"] if state.folder else []
+    job_log = (state.record or {}).get("job_log")
     if isinstance(job_log, str):
         paths.append(Path(job_log))
     if state.launched is not None and state.hash is not None:

@@ -105,9 +105,7 @@ def folders_and_settings(
 ) -> tuple[list[Path], dict[str, str]]:
     """Return the folders and settings of `diversevis COMMAND FOLDER... [key=value ...]`.
 
-    defaults  every setting of the command with its default
-
-    Raises InputError for an unknown flag or setting, and for a setting without a value.
+    Raises InputError for a flag, for a setting not in `defaults`, and for one without a value.
     """
     settings, folders = dict(defaults), []
     for word in arguments:

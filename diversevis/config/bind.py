@@ -19,9 +19,7 @@ UNIONS = Union, types.UnionType  # Union[int, str], and int | str
 def bind(annotation: Any, value: Any, key: str) -> Any:
     """Return `value` as the annotated type; a dict becomes the dataclass with these fields.
 
-    key  the setting's dotted name, for error messages
-
-    Raises InputError that names the key, the value and what is legal.
+    Raises InputError that names `key` (the setting, dotted), the value and what is legal.
     """
     choices = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
     if value == "???" or (value is None and type(None) not in choices):

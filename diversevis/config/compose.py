@@ -42,8 +42,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def experiment_of(config: DictConfig) -> Experiment:
-    """Return the checked experiment; raises InputError for unknown keys, wrong types, missing
-    values."""
+    """Return the experiment; raises InputError for unknown keys, wrong types, missing values."""
     return bind(Experiment, plain(config), "")
 
 
@@ -58,9 +57,7 @@ def settled(config: Mapping[str, Any]) -> Config:
 
 
 def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a config for every combination of the values that a sweep's overrides list.
-
-    Units are not combined: every config has all of them.
+    """Yield a config, with all units, for every combination of the values that overrides list.
 
     flags  Hydra's, of which --config-dir and --config-name count
 

@@ -23,10 +23,7 @@ def config_folder() -> str:
 
 
 def settings(file: str, prefix: str = "") -> str:
-    """Return a line for every setting of conf/FILE.yaml: name=default and its comment.
-
-    prefix  of the names, such as `objective.`
-    """
+    """Return a line for every setting of conf/FILE.yaml: prefix, name=default, and its comment."""
     lines: list[str] = []
     parents: list[str] = []
     for line in Path(config_folder(), f"{file}.yaml").read_text().splitlines():

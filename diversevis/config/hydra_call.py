@@ -57,9 +57,9 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
             failures.append(error)  # Hydra would wrap it in its own words
 
     _call_hydra(task, flags, overrides)
-    unexpected = next((error for error in failures if not isinstance(error, InputError)), None)
-    if unexpected is not None:
-        raise unexpected
+    for error in failures:
+        if not isinstance(error, InputError):
+            raise error
     if failures:
         raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
 
@@ -69,8 +69,7 @@ def launch_jobs(
 ) -> None:
     """Have Hydra's launcher call `job` with every number; returns when the launcher does.
 
-    launcher  overrides that choose and set the launcher
-    folder    for the launcher's own files
+    launcher  overrides that choose and set it; `folder` is for its files
     """
 
     def task(config: DictConfig) -> object:

@@ -39,7 +39,6 @@ def launch(jobs: Sequence[Sequence[Planned]], launcher: Sequence[str], typed: st
 
     jobs      the works of every job, all for the same root
     launcher  overrides that choose and set the launcher
-    typed     the command, for the record
 
     Raises SweepUnfinished if some works are not finished in the end, and InputError if nothing
     could be launched.

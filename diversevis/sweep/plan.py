@@ -57,9 +57,13 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> tuple[Jobs,
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
         check_precision(experiment.precision, torch.device(kind))
-        on_cpu = replace(experiment, device="cpu", precision="float32")  # this may have no GPU
-        setup = prepare(on_cpu)
-        size = _units_per_run(setup, kind)
+        # this machine may have no GPU
+        setup = prepare(replace(experiment, device="cpu", precision="float32"))
+        size = experiment.units_per_job
+        if not isinstance(size, int):
+            with torch.no_grad():
+                batch = units_to_fill(setup, kind)
+            size = batch * -(-UNITS_AT_LEAST // batch)  # full batches
         left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
         works += [(work, size) for work in left]
     _refuse_repeated(work for work, _ in works)
@@ -87,15 +91,6 @@ def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _units_per_run(setup: Setup, kind: str) -> int:
-    """As set; else several batches that fill the device."""
-    if isinstance(setup.experiment.units_per_job, int):
-        return setup.experiment.units_per_job
-    with torch.no_grad():
-        batch = units_to_fill(setup, kind)
-    return batch * -(-UNITS_AT_LEAST // batch)
-
-
 def _refuse_repeated(works: Iterable[Planned]) -> None:
     hashes: set[str] = set()
     for work in works:
@@ -103,7 +98,7 @@ def _refuse_repeated(works: Iterable[Planned]) -> None:
             raise InputError(
                 f"{'/'.join(work.where)} is asked for twice: a setting is swept that does not "
                 "change the images (such as measure, natural or device). Type one command "
-                "after the other, each with another root=..."
+                "after the other, each with a root=... of its own."
             )
         hashes.add(work.hash)
 

@@ -112,7 +112,7 @@ def read_sweep(folder: Path) -> Sweep:
             command=content["command"],
             launcher=tuple(content["launcher"]),
             start=content["start"],
-            jobs=tuple(tuple(job) for job in content["jobs"]),
+            jobs=tuple(map(tuple, content["jobs"])),
             works=tuple(
                 Planned(**{**work, "units": tuple(work["units"]), "where": tuple(work["where"])})
                 for work in content["works"]

@@ -24,7 +24,7 @@ from diversevis.sweep.record import Planned, Sweep, sweeps
 
 REQUEUED = "SIGTERM", "SIGUSR1", "SIGUSR2"  # Slurm sends them to jobs that it starts again
 
-Queued = Callable[[], set[str] | None]
+Queued = Callable[[], set[str] | None]  # returns the jobs that Slurm has, None if not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,12 @@ class State:
 
 
 def states(root: Path, *, queued: Queued = squeue_ids) -> list[State]:
-    """Return the state of every run at or below `root`, and of all work planned by the sweeps in
-    root/multirun, by model, layer and units.
-
-    queued  returns the ids of the jobs that Slurm has, None if they are not known
-    """
+    """Return the states of all runs at or below `root`, and of all work that its sweeps planned."""
     plans = _Plans(map(read_launched, sweeps(root)), queued)
-    return sorted(_states(find_runs([root]), plans, plans.works.values()), key=_order)
+    all_states = _states(find_runs([root]), plans, plans.works.values())
+    return sorted(
+        all_states, key=lambda s: (natural(s.model), natural(s.layer), s.units, str(s.folder or ""))
+    )
 
 
 def state_of_works(
@@ -208,10 +207,6 @@ def _of_plan(work: Planned, plans: _Plans) -> State:
         launched=plans.newest(work.hash),
         error=error,
     )
-
-
-def _order(state: State) -> tuple[Any, ...]:
-    return natural(state.model), natural(state.layer), state.units, str(state.folder or "")
 
 
 @cache
