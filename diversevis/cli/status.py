@@ -55,7 +55,7 @@ def status_command(arguments: Sequence[str]) -> None:
 
 
 def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]:
-    """Yield the lines; with `in_full`, all that went wrong and its logs, else the first of each."""
+    """Yield the lines; `in_full`, everything that went wrong has its logs and no limit of lines."""
     by_state: dict[str, list[State]] = defaultdict(list)
     for state in work:
         by_state[state.state].append(state)

@@ -57,13 +57,13 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> tuple[Jobs,
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
         check_precision(experiment.precision, torch.device(kind))
-        # this machine may have no GPU
+        # The machine that plans may have no GPU.
         setup = prepare(replace(experiment, device="cpu", precision="float32"))
         size = experiment.units_per_job
         if not isinstance(size, int):
             with torch.no_grad():
                 batch = units_to_fill(setup, kind)
-            size = batch * -(-UNITS_AT_LEAST // batch)  # full batches
+            size = batch * -(-UNITS_AT_LEAST // batch)  # so that every batch is full
         left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
         works += [(work, size) for work in left]
     _refuse_repeated(work for work, _ in works)
@@ -163,11 +163,10 @@ def _without_finished(
     same_recipe = provenance.sha256_of(recipe(dict(scientific)))
     left = list(units)
     for folder, record in read(work.place.parent):
-        shared = [unit for unit in left if unit in record["units"]]
-        if not shared or record["recipe_hash"] != same_recipe or not work.is_done(folder):
-            continue
-        finished[folder.path] += len(shared)
-        left = [unit for unit in left if unit not in shared]
+        shared = record["units"].intersection(left)
+        if shared and record["recipe_hash"] == same_recipe and work.is_done(folder):
+            finished[folder.path] += len(shared)
+            left = [unit for unit in left if unit not in shared]
     return left
 
 

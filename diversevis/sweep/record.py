@@ -133,7 +133,7 @@ def sweeps(root: Path) -> Iterator[Sweep]:
 def share_jobs(works: Iterable[tuple[Planned, int]]) -> list[list[Planned]]:
     """Return the jobs: neighbours on one layer share a process and its network.
 
-    works  and the most units of a job that begins with it
+    works  with the number of units that a job which begins with it may have
     """
     jobs: list[list[Planned]] = []
     layer, room = None, 0
