@@ -12,23 +12,18 @@ __version__ = "0.1.0"
 
 
 def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
-    """Every unit of every finished run at or below the folder `root`, as a table.
+    """Return every unit of every finished run at or below the folder `root`, as a table.
 
-    A row is a unit of a run, sorted by model, layer, unit and version. Columns: model, layer, unit,
-    folder (as seen from `root`), version, latest (true for the highest version of its config),
-    config_hash; the settings by the names that one types (objective.diversity); what else the run
-    recorded (run.norm in grey levels, run.receptive_field.height in pixels, run.seconds); and every
-    number of metrics.json (response_mean, phase.f1f0, seeds.phase.f1f0.mean). Lists of settings are
-    JSON, lists of numbers are left out. A column has one type, and is there where some unit has a
-    value.
-
-    `.attrs["left_out"]` lists (folder, reason) of what is not in the table: running, interrupted,
-    failed, or what is wrong with its files.
+    Rows are sorted by model, layer, unit and version; `latest` is true for the highest version of a
+    config. Other columns are the settings (objective.diversity), facts of the run (run.norm in grey
+    levels, run.receptive_field.height in pixels) and the numbers of metrics.json (phase.f1f0).
+    Lists of settings are JSON, lists of numbers are left out.
+    `.attrs["left_out"]` lists (folder, reason) of the runs that are not in the table.
 
     >>> table = diversevis.collect("outputs")
-    >>> table[latest].groupby(["model", "layer"])["phase.f1f0"].median()
+    >>> table[table.latest].groupby(["model", "layer"])["phase.f1f0"].median()
 
-    Raises `InputError` where there is no run, and without `pip install 'diversevis[collect]'`.
+    Raises InputError where there is no run, and without `pip install 'diversevis[collect]'`.
     """
     from diversevis.table.table import collect
 

@@ -9,7 +9,7 @@ from diversevis.cli.main import main
 from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
 from diversevis.config.bind import bind
 from diversevis.config.compose import compose_config, experiment_of, plain
-from diversevis.config.conf_dir import config_folder
+from diversevis.config.conf_files import config_folder
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 

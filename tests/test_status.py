@@ -97,11 +97,10 @@ def test_a_record_is_believed_where_nobody_is_at_work(tmp_path, status):
     folder = run(tmp_path, status=status, units=[3, 4], error="Traceback\nValueError: no")
     one = the(tmp_path)
     assert (one.state, one.model, one.layer, one.units) == (status, "m", "l", (3, 4))
-    assert (one.folder, one.hash, one.record["n"], one.holder, one.age) == (
+    assert (one.folder, one.hash, one.record["n"], one.sign) == (
         folder,
         "h",
         6,
-        None,
         None,
     )
     assert one.error == ("Traceback\nValueError: no" if status == "failed" else None)
@@ -119,8 +118,8 @@ def test_a_process_at_work_that_is_then_killed(tmp_path):
     try:
         assert process.stdout.readline() == b"ready\n"
         one = the(tmp_path)
-        assert (one.state, one.holder.progress) == ("running", {"done": 1, "units": 4})
-        assert 0 <= one.age < 60
+        assert (one.state, one.sign.holder.progress) == ("running", {"done": 1, "units": 4})
+        assert 0 <= one.sign.age < 60
         claim = json.loads((folder / ".claim-0001").read_text())
         (folder / ".claim-0001").write_text(json.dumps(claim | {"time": claim["time"] - 1000}))
         assert the(tmp_path).state == "running"  # silent, stopped perhaps, but there
@@ -130,8 +129,8 @@ def test_a_process_at_work_that_is_then_killed(tmp_path):
         process.stdout.close()
     one = the(tmp_path)
     assert (one.state, one.error) == ("lost", None)
-    assert one.holder.progress == {"done": 1, "units": 4}
-    assert 1000 <= one.age < 1060
+    assert one.sign.holder.progress == {"done": 1, "units": 4}
+    assert 1000 <= one.sign.age < 1060
 
 
 @pytest.mark.parametrize(
@@ -140,8 +139,8 @@ def test_a_process_at_work_that_is_then_killed(tmp_path):
 def test_a_process_elsewhere_is_there_by_its_last_sign(tmp_path, age, state):
     claim_from_elsewhere(run(tmp_path, status="running"), age)
     one = the(tmp_path)
-    assert (one.state, one.holder.words) == (state, "process 7 on elsewhere, job 5_1")
-    assert max(0, age) <= one.age < max(0, age) + 5
+    assert (one.state, one.sign.holder.words) == (state, "process 7 on elsewhere, job 5_1")
+    assert max(0, age) <= one.sign.age < max(0, age) + 5
 
 
 def test_a_released_claim_holds_nothing(tmp_path):

@@ -22,10 +22,7 @@ EXAMPLES = "outputs/vgg19/conv2_1/12/v001, or units: model=vgg19 layer=conv2_1 u
 
 
 def analyze_command(arguments: Sequence[str]) -> None:
-    """Print the folder of every run once its measures are taken.
-
-    Raises InputError before it begins, if any run cannot be measured.
-    """
+    """Print each run's folder once it is measured; raises InputError before anything is begun."""
     folders = [word for word in arguments if is_folder(word)]
     settings = [word for word in arguments if word not in folders]
     if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):
@@ -34,8 +31,13 @@ def analyze_command(arguments: Sequence[str]) -> None:
         settings.append("analysis=all")
     if folders:
         _analyze_runs(folders, settings)
-    else:
-        _analyze_units(settings, shlex.join(["diversevis", "analyze", *arguments]))
+        return
+    config = plain(compose_config(settings))
+    show_warnings()
+    from diversevis.experiment.analyze import analyze_units
+
+    typed = shlex.join(["diversevis", "analyze", *arguments])
+    print(analyze_units(bind(Experiment, config, ""), command=typed, config=settled(config)))
 
 
 def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
@@ -55,15 +57,6 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
     for (run, _), experiment in zip(runs, experiments, strict=True):
         analyze_run(RunFolder(run), experiment)
         print(run, flush=True)
-
-
-def _analyze_units(settings: Sequence[str], typed: str) -> None:
-    config = plain(compose_config(settings))
-    show_warnings()
-    from diversevis.experiment.analyze import analyze_units
-
-    experiment = bind(Experiment, config, "")
-    print(analyze_units(experiment, command=typed, config=settled(config)))
 
 
 def _config_of(path: Path) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from the comments in conf/, states from `diversevis.runs.states`.
 
 from __future__ import annotations
 
-from diversevis.config import settings_help
+from diversevis.config import conf_files
 from diversevis.runs.states import DAMAGED, MEANINGS, UNFINISHED
 
 COMMANDS = {  # name -> (arguments, what it does)
@@ -19,6 +19,8 @@ COMMANDS = {  # name -> (arguments, what it does)
     "retry": ("[ROOT]", "repeat what failed, was lost or never began"),
     "collect": ("ROOT", "every unit of every finished run as one table"),
 }
+USAGES = {f"{name} {words}": does for name, (words, does) in COMMANDS.items()}
+LIST = "\n".join(f"  diversevis {usage:25} {does}" for usage, does in USAGES.items())
 
 HELP = f"""\
 diversevis: to what is this unit invariant?
@@ -26,12 +28,7 @@ diversevis: to what is this unit invariant?
 Finds a batch of images that all drive one hidden unit of a deep network while being as different
 from one another as possible (Cadena et al. 2018).
 
-{
-    "".join(
-        f"  diversevis {f'{name} {words}':25} {about}" + chr(10)
-        for name, (words, about) in COMMANDS.items()
-    )
-}\
+{LIST}
   diversevis COMMAND --help            help on one command
   diversevis --version
 
@@ -41,7 +38,8 @@ Try:
   diversevis run model=vgg19 layer=conv2_1 unit=12 analysis=all
 """
 
-RUN = """\
+TEXTS = {  # with a field in braces for every list that is made elsewhere
+    "run": """\
 diversevis run [-m] [key=value ...]
 
 Makes n diverse images for every unit named and writes them, with measurements and pictures, to
@@ -50,8 +48,6 @@ skipped, and a run that was killed continues from its last checkpoint. With -m, 
 the values with commas is computed, and units are divided into jobs that fill a device.
 
 Examples:
-  diversevis run                                          analytic network, nothing to download
-  diversevis run model=vgg19 layer=conv2_1 unit=12        one unit
   diversevis run model=vgg19 layer=conv2_2 unit=all       a layer, many units at a time
   diversevis run model=resnet50 layer=layer1.1 unit=0-15 objective.diversity=0.5 device=cuda
   diversevis run model=torchvision model.name=alexnet layer=features.3 unit=0
@@ -82,9 +78,8 @@ Settings of model=torchvision, vgg19 and resnet50:
 
 Weights come from the folder in the variable DIVERSEVIS_WEIGHTS, if it holds <model>*.safetensors,
 else from torchvision's cache, else from the internet.
-"""
-
-LAYERS = """\
+""",
+    "layers": """\
 diversevis layers model=MODEL [model.key=value ...]
 
 Lists every layer whose units have a receptive field of fixed size: its name (for layer=...), number
@@ -93,31 +88,26 @@ of units, receptive field and stride in pixels, and what the response is. Needs 
 Examples:
   diversevis layers model=resnet50
   diversevis layers model=torchvision model.name=alexnet
-"""
-
-WEIGHTS = """\
+""",
+    "weights": """\
 diversevis weights model=MODEL [layer=LAYER] [model.key=value ...]
 
-Fetches the weights of a network into torchvision's cache (or reads them from the folder in the
-variable DIVERSEVIS_WEIGHTS) and checks them, so that later runs need no internet. With a layer, it
-checks that the weights reach to that layer.
+Fetches a network's weights into torchvision's cache, or reads them from the folder in the variable
+DIVERSEVIS_WEIGHTS, and checks them (up to the layer named), so that later runs need no internet.
 
 Examples:
   diversevis weights model=vgg19
   diversevis weights model=resnet50 model.weights=path/to/file.safetensors
-"""
-
-ANALYZE = """\
+""",
+    "analyze": """\
 diversevis analyze FOLDER... [analysis=all] [natural=FOLDER] [measure....=...]
 diversevis analyze model=MODEL layer=LAYER unit=UNITS ['analysis=[phase,natural]'] [key=value ...]
 
-Measures the invariances of the units of finished runs and writes them into their folders: numbers
-into metrics.json, curves and images into analysis/*.safetensors, pictures into analysis/*.png.
-Earlier measures that are not named now stay. Without a folder, it takes the measures that need no
-images (phase, natural) of the units named, and makes a folder for them.
+Measures the invariances of the units of finished runs and writes them into their folders
+(metrics.json, analysis/). Measures taken earlier stay. Without a folder, it takes the measures that
+need no images (phase, natural) of the units named, and makes a folder for them.
 
 Examples:
-  diversevis analyze outputs/vgg19/conv2_1/12/v001
   diversevis analyze outputs/vgg19/*/*/v001 'analysis=[phase,shift]' measure.shift.crops=32
   diversevis analyze model=vgg19 layer=conv2_2 unit=all analysis=phase
 
@@ -136,19 +126,15 @@ Settings with their defaults:
   device, batch, images         as in `diversevis run`
   measure=standard              or published: the texture test with the published optimizer
 {measure}
-"""
-
-COMPARE = """\
+""",
+    "compare": """\
 diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]
 
-Compares the invariances of two sets of units, index by index. A and B are run folders, or folders
-above several runs (outputs/vgg19): then of each model, layer and units the latest finished version
-with measures is taken, and runs of A and B are paired by receptive-field size. Runs need measures:
-`diversevis analyze FOLDER` makes them. Runs of different contrast, n, diversity weight, distance or
+Compares the invariances of two sets of analyzed units, index by index, and prints a table per pair
+of runs, then the folder of all tables and figures. A and B are run folders, or folders above
+several runs: then the latest finished version of each model, layer and units is taken, and runs are
+paired by receptive-field size. Runs of different contrast, n, diversity weight, distance or
 fraction, or measured with different settings, are refused.
-
-Prints a table per pair and writes comparison.json, comparison.csv, a figure per pair and, of
-several pairs, overview.png to out/v001 (v002, ...). The last line printed is that folder.
 
 Examples:
   diversevis compare outputs/vgg19 outputs/resnet50
@@ -158,9 +144,8 @@ Settings:
   out          where the versions go (outputs/compare/<A>_vs_<B>)
   resamples    of the bootstrap (10000)
   seed         of the bootstrap (0)
-"""
-
-STATUS = """\
+""",
+    "status": """\
 diversevis status [ROOT] [--failed]
 
 Shows the state of all runs below ROOT (outputs), and of all work that sweeps have planned there, by
@@ -173,38 +158,32 @@ are other work. Below the table are the runs in progress, and what went wrong: t
 state.
 
 Examples:
-  diversevis status
   diversevis status outputs/vgg19 --failed
 
 Settings:
   --failed     all that went wrong, with reasons, attempts and logs
-"""
-
-RETRY = """\
+""",
+    "retry": """\
 diversevis retry [ROOT] [hydra/launcher=...] [hydra.launcher.KEY=...]
 
-Repeats all work that `diversevis status` shows as {states}:
-with the same config, and from the last checkpoint if there is one. Jobs go to the same launcher as
-before, or to the one that hydra/launcher=... names.
+Repeats all work that `diversevis status` shows as {unfinished}
+with the same config, from the last checkpoint if there is one, and with the same launcher.
 
 Examples:
-  diversevis retry outputs
   diversevis retry outputs hydra/launcher=slurm hydra.launcher.mem_gb=64
 
 Settings:
   ROOT                  where run folders are (outputs)
-  hydra/launcher        slurm, local, joblib, ray or basic: here, one after the other
+  hydra/launcher        another launcher: slurm, local, joblib, ray, or basic (here, job by job)
   hydra.launcher.KEY    its settings, such as partition, timeout_min, mem_gb
-"""
-
-COLLECT = """\
+""",
+    "collect": """\
 diversevis collect ROOT [out=FOLDER]
 
-Writes every unit of every finished run at or below ROOT as one table, table.parquet and table.csv:
-a row for each unit, with the settings by the names that one types (objective.diversity), facts of
-its run (run.norm, run.seconds) and every number of metrics.json (response_mean, phase.f1f0). Works
-while a sweep runs: unfinished and damaged runs are left out, and left_out.csv says why.
-The last line printed is the path of table.parquet. Needs pip install 'diversevis[collect]'.
+Writes every unit of every finished run at or below ROOT into a table, table.parquet and table.csv:
+a row per unit, with its settings, facts of its run and all numbers of metrics.json. Works while a
+sweep runs: left_out.csv says which runs are not in the table, and why. Prints the path of
+table.parquet. Needs pip install 'diversevis[collect]'. docs/run-folder.md explains the columns.
 
 Examples:
   diversevis collect outputs
@@ -212,29 +191,21 @@ Examples:
 
 Settings:
   out          where the three files go (ROOT)
-
-In Python: diversevis.collect("outputs") is the same table; table[table.latest] keeps the highest
-finished version of each config.
-"""
+""",
+}
 
 
 def help_text(command: str) -> str:
-    """Return the help on one command."""
-    settings = settings_help.settings
-    if command == "run":
-        return RUN.format(
-            groups=settings_help.groups(),
-            run=settings("run"),
-            objective=settings("objective/diverse", "objective."),
-            optimizer=settings("optimizer/sphere", "optimizer."),
-            model=settings("model/torchvision", "model."),
-        )
-    if command == "analyze":
-        return ANALYZE.format(measure=settings("measure/standard", "measure."))
-    if command == "status":
-        width = max(map(len, MEANINGS))
-        lines = (f"  {state:{width}}  {meaning}" for state, meaning in MEANINGS.items())
-        return STATUS.format(states="\n".join(lines))
-    if command == "retry":
-        return RETRY.format(states=", ".join([*UNFINISHED, DAMAGED]))
-    return {"layers": LAYERS, "weights": WEIGHTS, "compare": COMPARE, "collect": COLLECT}[command]
+    """Return the help on a command."""
+    settings = conf_files.settings
+    width = max(map(len, MEANINGS))
+    return TEXTS[command].format(
+        groups=conf_files.groups(),
+        run=settings("run"),
+        objective=settings("objective/diverse", "objective."),
+        optimizer=settings("optimizer/sphere", "optimizer."),
+        model=settings("model/torchvision", "model."),
+        measure=settings("measure/standard", "measure."),
+        states="\n".join(f"  {name:{width}}  {meaning}" for name, meaning in MEANINGS.items()),
+        unfinished=f"{', '.join(UNFINISHED)} or {DAMAGED},",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from diversevis.cli.status import aligned
 from diversevis.config.compose import compose_model
 from diversevis.errors import InputError
 from diversevis.models.network import open_model
@@ -19,17 +20,7 @@ def layers_command(arguments: Sequence[str]) -> None:
             field = receptive_field(traced.root, traced.graph, layer.node)
         except InputError:  # its units see the whole image, whatever its size
             continue
-        size, stride = _text(field.size), _text(field.stride)
+        # Pixels, vertical and horizontal: `14`, or `14 x 10`.
+        size, stride = (f"{y}" if y == x else f"{y} x {x}" for y, x in (field.size, field.stride))
         rows.append((layer.name, str(layer.channels), size, stride, layer.response))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in (1, 2, 3) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
-
-
-def _text(pair: tuple[int, int]) -> str:
-    """Pixels, vertical and horizontal: `14`, or `14 x 10`."""
-    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}"
+    print(*aligned(rows, right=(1, 2, 3)), sep="\n")

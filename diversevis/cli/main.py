@@ -13,6 +13,7 @@ from importlib import import_module
 
 from diversevis import __version__
 from diversevis.cli.help import COMMANDS, HELP, help_text
+from diversevis.config.log import note
 from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
@@ -30,30 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except InputError as error:
-        return _fail(2, str(error))
+        status, message = 2, str(error)
     except (FolderLost, SweepUnfinished) as error:
-        return _fail(1, str(error))
+        status, message = 1, str(error)
     except KeyboardInterrupt:
-        return _fail(130, f"interrupted. {_how_to_continue(words)}")
+        status, message = 130, f"interrupted. {_how_to_continue(words)}"
     except Stopped as error:
-        return _fail(128 + error.number, f"ended by {error}. {_how_to_continue(words)}")
+        status, message = 128 + error.number, f"ended by {error}. {_how_to_continue(words)}"
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except PermissionError as error:
-        return _fail(
-            2,
-            f"{error.filename} may not be read or written here ({error.strerror}). "
-            "Choose another path, or change its permissions.",
-        )
+        reason = f"{error.filename} may not be read or written here ({error.strerror})"
+        status, message = 2, f"{reason}. Choose another path, or change its permissions."
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        return _fail(
-            1,
-            f"{error.filename or 'a file'}: {error.strerror}. The run failed; "
-            "make room or choose another folder with root=FOLDER.",
-        )
+        reason = f"{error.filename or 'a file'}: {error.strerror}. The run failed"
+        status, message = 1, f"{reason}; make room or choose another folder with root=FOLDER."
+    note(message)
+    return status
 
 
 def _run(words: Sequence[str]) -> int:
@@ -69,11 +66,6 @@ def _run(words: Sequence[str]) -> int:
     command = import_module(f"diversevis.cli.{name}")
     getattr(command, f"{name}_command")(words[1:])
     return 0
-
-
-def _fail(status: int, message: str) -> int:
-    print(f"diversevis: {message}", file=sys.stderr)
-    return status
 
 
 def _how_to_continue(words: Sequence[str]) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
 from diversevis.config.bind import bind
-from diversevis.config.combinations import combinations
-from diversevis.config.compose import settled
+from diversevis.config.compose import combinations, settled
 from diversevis.config.hydra_call import call_with_config
-from diversevis.config.log import show_warnings
+from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 from diversevis.runs import signals
@@ -46,11 +45,8 @@ def run_command(arguments: Sequence[str]) -> None:
         )
     started = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
     folder = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{started}"  # of other sweepers (hydra/sweeper=)
-    call_with_config(
-        lambda config, record: _one_run(config, record, overrides, typed),
-        flags,
-        [folder, *overrides],
-    )
+    run_one = partial(_one_run, overrides=overrides, typed=typed)
+    call_with_config(run_one, flags, [folder, *overrides])
 
 
 def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
@@ -77,11 +73,8 @@ def _one_run(
     with signals.listening():
         done = run(experiment, command=typed, config=settled(config), extras=record)
     if done.how == "found":
-        print(
-            f"diversevis: skipped: already finished in {done.path}; again=true recomputes it as a "
-            "new version.",
-            file=sys.stderr,
-        )
+        again = "again=true recomputes it as a new version"
+        note(f"skipped: already finished in {done.path}; {again}.")
     print(done.path, flush=True)
 
 
@@ -91,17 +84,12 @@ def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
     configs = list(combinations(flags, task_overrides))
     from diversevis.sweep.plan import plan
 
-    planned = plan(configs, launcher)
-    for folder, units in planned.finished.items():
-        words = f"skipped: {units} of these units are already finished in {shown(folder)}"
-        print(f"diversevis: {words}", file=sys.stderr)
-    if planned.works:
-        launch(planned.root, planned.works, planned.jobs, launcher, typed)
+    jobs, finished = plan(configs, launcher)
+    for folder, units in finished.items():
+        note(f"skipped: {units} of these units are already finished in {shown(folder)}")
+    if jobs:
+        launch(jobs, launcher, typed)
     else:
-        print(
-            "diversevis: all units are already finished; again=true recomputes them as new "
-            "versions.",
-            file=sys.stderr,
-        )
-    for folder in planned.finished:
+        note("all units are already finished; again=true recomputes them as new versions.")
+    for folder in finished:
         print(shown(folder), flush=True)

@@ -9,14 +9,14 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diversevis.config.arguments import is_folder, named_folder
 from diversevis.errors import InputError
+from diversevis.runs.holder import Sign
 from diversevis.runs.states import DAMAGED, DIED, LOST, MEANINGS, MISSING, NEVER_BEGUN, UNFINISHED
-from diversevis.sweep.queue import Launched, read_launched
 from diversevis.sweep.status import State, states
 from diversevis.units import units_text
 
@@ -36,7 +36,13 @@ ESCAPES = re.compile(
 
 def status_command(arguments: Sequence[str]) -> None:
     """Print the state of all work below a root; raises InputError if there is none."""
-    root, in_full = _parse(arguments)
+    folders = [word for word in arguments if word != "--failed"]
+    for word in folders:
+        if word.startswith("-") and not is_folder(word):
+            raise InputError(f"There is no flag {word}: `diversevis status ROOT --failed`.")
+    if len(folders) > 1:
+        raise InputError(f"status takes one folder, above the runs, and was given {len(folders)}.")
+    root = named_folder(*folders or [DEFAULT])
     work = states(root) if root.is_dir() else []
     if not work:
         problem = "there is no run and no sweep" if root.is_dir() else "there is no such folder"
@@ -44,35 +50,19 @@ def status_command(arguments: Sequence[str]) -> None:
             f"{root}: {problem}. Name the folder that holds the runs (root=... of `diversevis "
             f"run`), as in `diversevis status {DEFAULT}`."
         )
-    for line in report(work, root, in_full=in_full):
+    for line in report(work, root, in_full="--failed" in arguments):
         print(plain(line))
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Path, bool]:
-    folders = [word for word in arguments if word != "--failed"]
-    for word in folders:
-        if not is_folder(word) and word.startswith("-"):
-            raise InputError(f"There is no flag {word}: `diversevis status ROOT --failed`.")
-    if len(folders) > 1:
-        raise InputError(
-            f"status takes one folder, above the runs, and was given {len(folders)}, as in "
-            f"`diversevis status {DEFAULT}`."
-        )
-    return named_folder(*folders or [DEFAULT]), "--failed" in arguments
-
-
 def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]:
-    """Yield the lines.
-
-    in_full  everything that went wrong with its logs, instead of the first few of each state
-    """
+    """Yield the lines; `in_full`, everything that went wrong has its logs and no limit of lines."""
     by_state: dict[str, list[State]] = defaultdict(list)
     for state in work:
         by_state[state.state].append(state)
     yield from table(work)
     if running := by_state["running"]:
         yield from ("", "running")
-        yield from _first(f"  {name(state)}: {_progress_of(state)}" for state in running)
+        yield from _first(f"  {name(s)}: {_progress_of(s.sign)}" for s in running if s.sign)
     wrong = [state for kind in WRONG for state in by_state[kind]]
     quoted_root = shlex.quote(str(root))
     if in_full:
@@ -91,7 +81,7 @@ def report(work: Sequence[State], root: Path, *, in_full: bool) -> Iterator[str]
 
 
 def table(work: Sequence[State]) -> Iterator[str]:
-    """Yield a row for every model and layer, and a row for all; empty states are left out."""
+    """Return a row for every model and layer, and a row for all; empty states are left out."""
     layers: dict[tuple[str, str], list[State]] = defaultdict(list)
     for state in work:
         layers[plain(state.model), plain(state.layer)].append(state)
@@ -101,10 +91,15 @@ def table(work: Sequence[State]) -> Iterator[str]:
     rows += [(model, layer, *_counts(of, columns)) for (model, layer), of in layers.items()]
     if len(layers) > 1:
         rows.append(("all", "", *_counts(work, columns)))
+    return aligned(rows, right=range(2, len(rows[0])))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Container[int]) -> Iterator[str]:
+    """Yield the rows as lines of a table; the columns `right` have their text at the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
@@ -128,45 +123,30 @@ def _first(lines: Iterable[str]) -> Iterator[str]:
 def _in_full(wrong: Sequence[State]) -> Iterator[str]:
     if not wrong:
         yield from ("", f"Nothing is {_join(WRONG)}.")
-    launched: dict[Path, Launched] = {}
     for state in wrong:
         yield from ("", f"{state.state} {name(state)}")
         facts = [
             ("because", reason(state)),
             ("attempts", (state.record or {}).get("attempts")),
             ("sweep", state.sweep.folder if state.sweep else None),
-            *(("log", path) for path in logs(state, launched)),
+            *(("log", path) for path in logs(state)),
         ]
         yield from (f"  {key:8}  {value}" for key, value in facts if value is not None)
 
 
-def logs(state: State, launched: dict[Path, Launched]) -> list[Path]:
-    """Return the log files: the run's, its job's, and the launcher's of the newest sweep.
-
-    launched  the sweeps read so far, by their folders; this function adds to it
-    """
-    paths: list[Path] = []
-    if state.folder is not None:
-        paths.append(state.folder / "run.log")
-    job_log = state.record.get("job_log") if state.record else None
+def logs(state: State) -> list[Path]:
+    """Return the log files: the run's, its job's, and the launcher's of the newest sweep."""
+    paths = [state.folder / "run.log"] if state.folder else []
+    job_log = (state.record or {}).get("job_log")
     if isinstance(job_log, str):
         paths.append(Path(job_log))
-    if state.sweep is not None and state.hash is not None:
-        folder = state.sweep.folder
-        if folder not in launched:
-            launched[folder] = read_launched(state.sweep)
-        paths += launched[folder].logs(state.hash)
+    if state.launched is not None and state.hash is not None:
+        paths += state.launched.logs(state.hash)
     files: dict[str, Path] = {}  # real path -> path: the launcher's log may be the job's
-    for path in filter(_is_file, paths):
-        files.setdefault(os.path.realpath(path), path)
+    for path in paths:
+        if os.path.isfile(path):  # noqa: PTH113  (False for any name; a damaged record may hold any)
+            files.setdefault(os.path.realpath(path), path)
     return list(files.values())
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a damaged record may name anything
-        return False
 
 
 def name(state: State) -> str:
@@ -186,7 +166,8 @@ def reason(state: State) -> str:
         return f"ended by {record.get('ended_by')}, and its job is gone: cancelled"
     if state.state == LOST:
         why = "killed when its sweep was ended by Ctrl-C" if ended == "Ctrl-C" else DIED
-        return why if state.age is None else f"{why}, its last sign of life {_ago(state.age)}"
+        age = state.sign.age if state.sign else None
+        return why if age is None else f"{why}, its last sign of life {_ago(age)}"
     error = plain(last_words(state.error or ""))
     if len(error) > LONGEST:
         error = error[: LONGEST - 3] + "..."
@@ -202,12 +183,11 @@ def last_words(error: str) -> str:
     return (exception or lines[-1:] or [""])[0].strip()
 
 
-def _progress_of(state: State) -> str:
+def _progress_of(sign: Sign) -> str:
     """How far the run is, when that was, and which process works on it."""
-    holder = state.holder
-    parts = progress(holder.progress) if holder else []
-    parts += [f"sign of life {_ago(state.age)}"] if state.age is not None else []
-    return ", ".join(parts) + (f" ({holder.words})" if holder else "")
+    parts = progress(sign.holder.progress)
+    parts += [f"sign of life {_ago(sign.age)}"] if sign.age is not None else []
+    return f"{', '.join(parts)} ({sign.holder.words})"
 
 
 def progress(claim: Mapping[str, Any]) -> list[str]:
@@ -238,7 +218,7 @@ def _ago(seconds: float) -> str:
 
 def _join(words: Sequence[str]) -> str:
     """`a, b or c`."""
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return " or ".join(", ".join(words).rsplit(", ", 1))
 
 
 def plain(text: str) -> str:

@@ -63,10 +63,8 @@ def check_words(
 
 def quoted(override: str) -> str:
     """Return the override, its value in quotes if it is a path that Hydra's grammar refuses."""
-    match = re.fullmatch(rf"({PATHS})=(.+)", override)
+    match = re.fullmatch(rf"({PATHS})=([^\"'].*)", override)
     if match is None or re.fullmatch(r"[\w./:${}\-+%@,\[\]]+", match[2], re.ASCII):
-        return override
-    if match[2][0] in "\"'":
         return override
     return f"{match[1]}={in_quotes(match[2])}"
 
@@ -80,10 +78,9 @@ def in_quotes(value: str) -> str:
 
 def with_home(override: str) -> str:
     """Return `root=~/x` with the home folder for `~`, which shells leave alone after `=`."""
-    key, equals, value = override.partition("=")
-    if key != "root" or not value.startswith("~"):
+    if not override.startswith("root=~"):
         return override
-    return f"{key}{equals}{named_folder(value)}"
+    return f"root={named_folder(override.removeprefix('root='))}"
 
 
 def named_folder(word: str) -> Path:
@@ -108,9 +105,7 @@ def folders_and_settings(
 ) -> tuple[list[Path], dict[str, str]]:
     """Return the folders and settings of `diversevis COMMAND FOLDER... [key=value ...]`.
 
-    defaults  every setting of the command with its default
-
-    Raises InputError for an unknown flag or setting, and for a setting without a value.
+    Raises InputError for a flag, for a setting not in `defaults`, and for one without a value.
     """
     settings, folders = dict(defaults), []
     for word in arguments:

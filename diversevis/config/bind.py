@@ -19,9 +19,7 @@ UNIONS = Union, types.UnionType  # Union[int, str], and int | str
 def bind(annotation: Any, value: Any, key: str) -> Any:
     """Return `value` as the annotated type; a dict becomes the dataclass with these fields.
 
-    key  the setting's dotted name, for error messages
-
-    Raises InputError that names the key, the value and what is legal.
+    Raises InputError that names `key` (the setting, dotted), the value and what is legal.
     """
     choices = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
     if value == "???" or (value is None and type(None) not in choices):
@@ -51,7 +49,7 @@ def _bind_dataclass(choices: Sequence[Any], value: Any, key: str) -> Any:
         raise InputError(f"{key}={value!r} must be a group of settings ({dot}...=...).")
     dataclass = choices[0] if len(choices) == 1 else _by_kind(choices, value, dot)
     hints = get_type_hints(dataclass)
-    names = [field.name for field in fields(dataclass)]
+    names = [field.name for field in fields(dataclass)]  # fewer than hints: some are ClassVar
     for name in value:
         if name not in names:
             legal = [f"{dot}{known}" for known in names]
@@ -80,7 +78,13 @@ def _convert(annotation: Any, value: Any) -> Any:
     if origin is Literal:
         return value if value in arguments else NO_MATCH
     if origin in (list, tuple):
-        return _convert_elements(origin, arguments, value)
+        if not isinstance(value, (list, tuple)):
+            return NO_MATCH
+        annotations = arguments * len(value) if origin is list else arguments
+        if len(annotations) != len(value):
+            return NO_MATCH
+        elements = [_convert(a, element) for a, element in zip(annotations, value, strict=True)]
+        return NO_MATCH if any(e is NO_MATCH for e in elements) else origin(elements)
     if annotation is type(None):
         return None if value is None else NO_MATCH
     if isinstance(value, bool) and annotation is not bool:  # to Python a bool is an int
@@ -88,17 +92,6 @@ def _convert(annotation: Any, value: Any) -> Any:
     if annotation is float and isinstance(value, int):
         return float(value)
     return value if isinstance(value, annotation) else NO_MATCH
-
-
-def _convert_elements(sequence: Any, annotations: Sequence[Any], value: Any) -> Any:
-    if not isinstance(value, (list, tuple)):
-        return NO_MATCH
-    if sequence is list:  # one annotation for every element
-        annotations = [annotations[0]] * len(value)
-    if len(annotations) != len(value):
-        return NO_MATCH
-    elements = [_convert(a, element) for a, element in zip(annotations, value, strict=True)]
-    return NO_MATCH if any(e is NO_MATCH for e in elements) else sequence(elements)
 
 
 def _describe(annotation: Any) -> str:

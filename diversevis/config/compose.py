@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from diversevis.config.arguments import check_words, quoted, split_flags
+from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
 from diversevis.config.bind import bind, with_settings
-from diversevis.config.conf_dir import config_folder
+from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
+from diversevis.errors import InputError
 from diversevis.method.settings import Config, Experiment, Settled
 
 
@@ -36,8 +42,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def experiment_of(config: DictConfig) -> Experiment:
-    """Return the checked experiment; raises InputError for unknown keys, wrong types, missing
-    values."""
+    """Return the experiment; raises InputError for unknown keys, wrong types, missing values."""
     return bind(Experiment, plain(config), "")
 
 
@@ -49,3 +54,43 @@ def settled(config: Mapping[str, Any]) -> Config:
         return Settled(content, OmegaConf.to_yaml(OmegaConf.create(content)))
 
     return settle
+
+
+def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a config, with all units, for every combination of the values that overrides list.
+
+    flags  Hydra's, of which --config-dir and --config-name count
+
+    Raises InputError for overrides that do not fit.
+    """
+    with plain_errors(overrides):
+        parsed = OverridesParser.create().parse_overrides([quoted(word) for word in overrides])
+    axes: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        axes[key] = [f"{key}={value}" for value in _values(override)]
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-cd", "--config-dir", type=Path)
+    parser.add_argument("-cn", "--config-name", default="run")
+    given, _ = parser.parse_known_args(flags)
+    folder = given.config_dir and in_quotes(str(given.config_dir.resolve()))
+    search = [f"hydra.searchpath=[{folder}]"] if folder else []
+    with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
+        for words in itertools.product(*axes.values()):
+            yield plain(compose(given.config_name, overrides=[*words, *search]))
+
+
+def _values(override: Override) -> list[str]:
+    """The values that an override sweeps over; for `unit`, a single value with all units."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise InputError(
+            f"{override.input_line}: a range without steps needs another sweeper "
+            "(hydra/sweeper=...). Write a list, key=1,2,3, or range(start,stop,step)."
+        )
+    values = list(override.sweep_string_iterator())
+    if override.get_key_element() != "unit":
+        return values
+    units = [unit for value in values for unit in value.strip("[]").split(",")]
+    return ["all"] if "all" in units else [f"[{','.join(units)}]"]

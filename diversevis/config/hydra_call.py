@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diversevis.config.arguments import in_quotes, quoted
 from diversevis.config.compose import plain
-from diversevis.config.conf_dir import config_folder
+from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
 from diversevis.errors import InputError
 
@@ -44,17 +43,23 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
+        hydra = HydraConfig.get()
+        record = {
+            ".hydra/config.yaml": OmegaConf.to_yaml(config),
+            ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+            ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        }
         try:
-            job(plain(config), _record(config))
+            job(plain(config), record)
         except Exception as error:
             if os.getpid() != this_process:  # a launcher's worker: Hydra brings the exception home
                 raise
             failures.append(error)  # Hydra would wrap it in its own words
 
     _call_hydra(task, flags, overrides)
-    unexpected = next((error for error in failures if not isinstance(error, InputError)), None)
-    if unexpected is not None:
-        raise unexpected
+    for error in failures:
+        if not isinstance(error, InputError):
+            raise error
     if failures:
         raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
 
@@ -64,8 +69,7 @@ def launch_jobs(
 ) -> None:
     """Have Hydra's launcher call `job` with every number; returns when the launcher does.
 
-    launcher  overrides that choose and set the launcher
-    folder    for the launcher's own files
+    launcher  overrides that choose and set it; `folder` is for its files
     """
 
     def task(config: DictConfig) -> object:
@@ -84,37 +88,22 @@ def launch_jobs(
     _call_hydra(task, ["-m"], words)
 
 
-def _record(config: DictConfig) -> dict[str, str]:
-    hydra = HydraConfig.get()
-    return {
-        ".hydra/config.yaml": OmegaConf.to_yaml(config),
-        ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-    }
-
-
 def _call_hydra(
     task: Callable[[DictConfig], object], flags: Sequence[str], overrides: Sequence[str]
 ) -> None:
-    main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
-    words = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
-    with _argv(words), plain_errors(overrides):
-        main()
-
-
-@contextlib.contextmanager
-def _argv(words: list[str]) -> Iterator[None]:
     """Give Hydra its command line, and have it raise errors (for `plain_errors`), not print them.
 
     Hydra reads both from the process, not from arguments.
     """
-    before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
+    main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        yield
+        with plain_errors(overrides):
+            main()
     finally:
-        sys.argv = before
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
+        sys.argv = arguments
+        del os.environ["HYDRA_FULL_ERROR"]
+        if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error

@@ -1,4 +1,4 @@
-"""The program's log on the screen."""
+"""What the program says on the screen, besides its output: notes and warnings, on stderr."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import logging
 import sys
 
 
-class _Stderr(logging.Handler):
+def note(text: str) -> None:
+    print(f"diversevis: {text}", file=sys.stderr)
+
+
+class _Notes(logging.Handler):
     """Looks up sys.stderr for every line, since tests and launchers replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"diversevis: {record.getMessage()}", file=sys.stderr)
+        note(record.getMessage())
 
 
 def show_warnings() -> None:
-    """Print warnings on stderr from now on; the run folder's log has all messages."""
+    """Print warnings from now on; the run folder's log has all messages."""
     log = logging.getLogger("diversevis")
     log.setLevel(logging.INFO)
     log.propagate = False  # Hydra has the root logger print too
     if not log.handlers:
-        log.addHandler(_Stderr(logging.WARNING))
+        log.addHandler(_Notes(logging.WARNING))

@@ -7,7 +7,6 @@ second, and both take several seconds to import.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import sys
@@ -33,29 +32,31 @@ class Jobs:
     submitter: int
     _held: list[Planned] = field(default_factory=list)
 
+    @property
+    def is_submitter(self) -> bool:
+        return os.getpid() == self.submitter
+
     def __call__(self, number: int) -> list[str]:
         """Do the works of job `number` in turn; return what was done of each.
 
         A work that fails does not keep the others from being done. Raises Stopped after a
         checkpoint if the system asked this process to end.
         """
-        is_submitter = os.getpid() == self.submitter
         try:
-            outcomes = self._do_all(number, is_submitter)
+            outcomes = self._do_all(number)
         except Stopped as error:
-            if is_submitter:
+            if self.is_submitter:
                 raise
             LOG.warning("ended by %s; the job continues when it is started again", error)
             sys.exit(128 + error.number)
         except Exception:
-            if not is_submitter:
-                _exit_with_failure()
+            self._exit_with_failure()
             raise
-        if "failed" in outcomes and not is_submitter:
-            _exit_with_failure()
+        if "failed" in outcomes:
+            self._exit_with_failure()
         return outcomes
 
-    def _do_all(self, number: int, is_submitter: bool) -> list[str]:
+    def _do_all(self, number: int) -> list[str]:
         show_warnings()
         with signals.listening():
             from diversevis.method.setup import Preparer
@@ -65,7 +66,7 @@ class Jobs:
             outcomes = [self._do(sweep, work, prepare, wait=False) for work in works]
             pairs = zip(works, outcomes, strict=True)
             self._held += [work for work, outcome in pairs if outcome == "held"]
-            if not is_submitter or number == len(sweep.jobs) - 1:
+            if not self.is_submitter or number == len(sweep.jobs) - 1:
                 # Wait for other processes last, when nothing else is left to do: they may fail.
                 outcomes += [self._do(sweep, work, prepare, wait=True) for work in self._held]
         return outcomes
@@ -94,36 +95,32 @@ class Jobs:
         except Exception as error:
             text = str(error) if isinstance(error, InputError) else traceback.format_exc()
             LOG.warning("%s failed: %s", "/".join(work.where), error)
-            with contextlib.suppress(OSError):  # a full disk may be why
-                sweep.write_failure(work, text)
+            sweep.write_failure(work, text)
             return "failed"
         if done.how == "held":
             return "held"
-        with contextlib.suppress(OSError):
-            sweep.forget_failure(work)
-        if os.getpid() == self.submitter:
+        sweep.forget_failure(work)
+        if self.is_submitter:
             print(shown(done.path), flush=True)
         return done.how
+
+    def _exit_with_failure(self) -> None:
+        """Have submitit's process end with status 1, after it has handed over its result.
+
+        submitit takes an exception for a result and ends with status 0: Slurm would show a job that
+        failed as completed.
+        """
+
+        def exit_now() -> None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+        if "SUBMITIT_EXECUTOR" in os.environ and not self.is_submitter:
+            atexit.register(exit_now)
 
 
 def shown(path: Path) -> str:
     """Return the path relative to the current folder, if it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _exit_with_failure() -> None:
-    """Have submitit's process end with status 1, after it has handed over its result.
-
-    submitit takes an exception for a result and ends with status 0: Slurm would show a job that
-    failed as completed.
-    """
-    if "SUBMITIT_EXECUTOR" not in os.environ:
-        return
-
-    def exit_now() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-
-    atexit.register(exit_now)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from diversevis.config.hydra_call import launch_jobs
+from diversevis.config.log import note
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.lease import Claim
 from diversevis.runs.versions import SWEEPS
 from diversevis.sweep.jobs import Jobs, shown
-from diversevis.sweep.queue import read_launched, squeue_ids
+from diversevis.sweep.queue import SUBMITIT, ask_slurm, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep
 from diversevis.sweep.status import state_of_works
 
@@ -33,30 +34,25 @@ BATCH_SIZE = "hydra.sweeper.max_batch_size="
 SHOWN = 20  # jobs whose work is printed
 
 
-def launch(
-    root: Path,
-    works: Sequence[Planned],
-    jobs: Sequence[Sequence[int]],
-    launcher: Sequence[str],
-    typed: str,
-) -> None:
-    """Have Hydra's launcher do the jobs; returns when all works are finished.
+def launch(jobs: Sequence[Sequence[Planned]], launcher: Sequence[str], typed: str) -> None:
+    """Have Hydra's launcher do the jobs; returns when all their works are finished.
 
-    jobs      indices into `works`
+    jobs      the works of every job, all for the same root
     launcher  overrides that choose and set the launcher
-    typed     the command, for the record
 
     Raises SweepUnfinished if some works are not finished in the end, and InputError if nothing
     could be launched.
     """
     batch = _jobs_at_once(launcher) or len(jobs)
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    index = itertools.count()
     sweep = Sweep(
-        folder=root / SWEEPS / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}",
+        folder=Path(jobs[0][0].config["root"], SWEEPS, name),
         command=typed,
         launcher=tuple(launcher),
         start=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        works=tuple(works),
-        jobs=tuple(tuple(job) for job in jobs),
+        works=tuple(itertools.chain.from_iterable(jobs)),
+        jobs=tuple(tuple(next(index) for _ in job) for job in jobs),
     )
     sweep.write()
     _print_plan(sweep)
@@ -72,7 +68,7 @@ def launch(
             numbers = range(first, min(first + batch, len(jobs)))
             _follow(partial(launch_jobs, job, numbers, settings, sweep.folder), sweep)
     except InputError:
-        if not (sweep.folder / ".submitit").exists():  # nothing was launched
+        if not (sweep.folder / SUBMITIT).exists():  # nothing was launched
             _remove(sweep)
         raise
     finally:
@@ -89,19 +85,12 @@ def _jobs_at_once(launcher: Sequence[str]) -> int | None:
             if not value.isdecimal() or int(value) < 1:
                 raise InputError(f"{word}: must be a number of jobs, 1 or more.")
             return int(value)
-    if "hydra/launcher=slurm" not in launcher or shutil.which("scontrol") is None:
+    if "hydra/launcher=slurm" not in launcher:
         return None
-    try:
-        answer = subprocess.run(
-            ["scontrol", "show", "config"],  # noqa: S607
-            capture_output=True, text=True, timeout=30, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
+    answer = ask_slurm("scontrol", "show", "config", patience=30) or ""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return (
-        max(1, int(match[1]) - 1) if match else None
-    )  # Slurm's array indices are smaller than this, and start at 0
+    # Slurm's array indices are smaller than this, and start at 0
+    return max(1, int(match[1]) - 1) if match else None
 
 
 def _follow(launch_array: Callable[[], None], sweep: Sweep) -> None:
@@ -113,10 +102,9 @@ def _follow(launch_array: Callable[[], None], sweep: Sweep) -> None:
         raise
     except KeyboardInterrupt:
         if _is_queued(sweep):
-            print(
-                "diversevis: the jobs in the cluster's queue continue; scancel ends them, "
-                f"`diversevis status {shown(sweep.root)}` shows their state.",
-                file=sys.stderr,
+            note(
+                "the jobs in the cluster's queue continue; scancel ends them, `diversevis status "
+                f"{shown(sweep.root)}` shows their state."
             )
         else:
             sweep.write_end("Ctrl-C")
@@ -145,7 +133,7 @@ def _is_queued(sweep: Sweep) -> bool | None:
     if not launched.slurm:
         return False
     queue = squeue_ids()
-    return None if queue is None else bool(set(launched.ids) & queue)
+    return None if queue is None else not queue.isdisjoint(launched.ids)
 
 
 def _remove(sweep: Sweep) -> None:
@@ -158,8 +146,7 @@ def _remove(sweep: Sweep) -> None:
 
 def _print_plan(sweep: Sweep) -> None:
     units = sum(len(work.units) for work in sweep.works)
-    counts = f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs"
-    print(f"diversevis: {counts}", file=sys.stderr)
+    note(f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs")
     for number, job in enumerate(sweep.jobs[:SHOWN]):
         names = ", ".join("/".join(sweep.works[index].where) for index in job)
         print(f"  job {number}: {names}", file=sys.stderr)
@@ -177,7 +164,7 @@ def _print_end(sweep: Sweep) -> None:
                 print(shown(state.folder), flush=True)
     counts = Counter(state.state for state in states)
     if set(counts) <= {"finished"}:
-        print(f"diversevis: {len(states)} runs, all finished.", file=sys.stderr)
+        note(f"{len(states)} runs, all finished.")
         return
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     root = shlex.quote(shown(sweep.root))

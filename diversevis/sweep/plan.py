@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -35,66 +36,48 @@ from diversevis.units import units_list
 UNITS_AT_LEAST = 64  # in a job, so that starting it is not most of its time
 
 PlainConfig = Mapping[str, Any]
+Jobs = list[list[Planned]]
 Read = Callable[[Path], list[tuple[RunFolder, dict[str, Any]]]]  # the finished runs of a layer
+Finished = dict[Path, int]  # folder of a finished run -> how many of the wanted units it has
 
 
-class Plan(NamedTuple):
-    """What a sweep has to do.
-
-    root      of the run folders
-    jobs      indices into `works` of what shares a process
-    finished  folder of a finished run -> how many of the wanted units it has
-    """
-
-    root: Path
-    works: list[Planned]
-    jobs: list[list[int]]
-    finished: dict[Path, int]
-
-
-def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> Plan:
-    """Return the work that is left of these configs, for jobs of this launcher.
+def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> tuple[Jobs, Finished]:
+    """Return the jobs that are left of these configs, for this launcher, and what is finished.
 
     Raises InputError for whatever is not possible, before anything is begun.
     """
     experiments = [bind(Experiment, config, "") for config in configs]
-    root = _common_root(experiments)
+    roots = {str(Path(experiment.root).expanduser().resolve()) for experiment in experiments}
+    if len(roots) > 1:
+        words = f"root={','.join(sorted(roots))}: a sweep has one root"
+        raise InputError(f"{words}. Type one command after the other.")
     prepare, read_finished = Preparer(), cache(_read_finished)
-    finished: dict[Path, int] = defaultdict(int)
-    works: list[Planned] = []
-    sizes: list[int] = []
+    finished: Finished = defaultdict(int)
+    works: list[tuple[Planned, int]] = []
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
         check_precision(experiment.precision, torch.device(kind))
-        on_cpu = replace(experiment, device="cpu", precision="float32")  # this may have no GPU
-        setup = prepare(on_cpu)
-        size = _units_per_run(setup, kind)
+        # The machine that plans may have no GPU.
+        setup = prepare(replace(experiment, device="cpu", precision="float32"))
+        size = experiment.units_per_job
+        if not isinstance(size, int):
+            with torch.no_grad():
+                batch = units_to_fill(setup, kind)
+            size = batch * -(-UNITS_AT_LEAST // batch)  # so that every batch is full
         left = _left(replace(setup, experiment=experiment), config, size, read_finished, finished)
-        works += left
-        sizes += [size] * len(left)
-    _refuse_repeated(works)
-    return Plan(root, works, share_jobs(works, sizes), dict(finished))
-
-
-def _common_root(experiments: Sequence[Experiment]) -> Path:
-    roots = {Path(experiment.root).expanduser().resolve() for experiment in experiments}
-    if len(roots) > 1:
-        raise InputError(
-            f"root={','.join(map(str, sorted(roots)))}: a sweep has one root. Type one command "
-            "after the other."
-        )
-    return roots.pop()
+        works += [(work, size) for work in left]
+    _refuse_repeated(work for work, _ in works)
+    return share_jobs(works), dict(finished)
 
 
 def _layer_by_layer(
     experiments: Sequence[Experiment], configs: Sequence[PlainConfig]
-) -> list[tuple[Experiment, PlainConfig]]:
+) -> Iterator[tuple[Experiment, PlainConfig]]:
     """Those of one network and layer together, so that they share it; else in the given order."""
-    layers: dict[tuple[str, str], list[tuple[Experiment, PlainConfig]]] = {}
+    layers: dict[tuple[str, str], list[tuple[Experiment, PlainConfig]]] = defaultdict(list)
     for experiment, config in zip(experiments, configs, strict=True):
-        layer = repr(experiment.model), str(experiment.layer)
-        layers.setdefault(layer, []).append((experiment, config))
-    return [pair for pairs in layers.values() for pair in pairs]
+        layers[repr(experiment.model), str(experiment.layer)].append((experiment, config))
+    return chain.from_iterable(layers.values())
 
 
 def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
@@ -108,16 +91,7 @@ def _kind_of_device(experiment: Experiment, launcher: Sequence[str]) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _units_per_run(setup: Setup, kind: str) -> int:
-    """As set; else several batches that fill the device."""
-    if isinstance(setup.experiment.units_per_job, int):
-        return setup.experiment.units_per_job
-    with torch.no_grad():
-        batch = units_to_fill(setup, kind)
-    return batch * -(-UNITS_AT_LEAST // batch)
-
-
-def _refuse_repeated(works: Sequence[Planned]) -> None:
+def _refuse_repeated(works: Iterable[Planned]) -> None:
     hashes: set[str] = set()
     for work in works:
         if work.hash in hashes:
@@ -143,33 +117,28 @@ def _read_finished(layer: Path) -> list[tuple[RunFolder, dict[str, Any]]]:
 
 
 def _left(
-    setup: Setup, config: PlainConfig, size: int, read: Read, finished: dict[Path, int]
+    setup: Setup, config: PlainConfig, size: int, read: Read, finished: Finished
 ) -> list[Planned]:
     """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
     scientific = science(setup)
-    root = Path(experiment.root).expanduser().resolve()
     works = []
     for part in (units[first : first + size] for first in range(0, len(units), size)):
-        planned = _planned(setup, config, scientific, part, root)
-        work = _work(planned, experiment, root)
+        planned = _planned(setup, config, scientific, part)
+        work = _work(planned, experiment)
         version = None if experiment.again else work.version()
-        if version is None:
-            left = list(part)
-            if not experiment.again:
-                left = _without_finished(work, scientific, part, read, finished)
-            if left:
-                works.append(_planned(setup, config, scientific, left, root))
-        elif work.is_done(version) and not _lacks_pictures(experiment, version):
+        if version and work.is_done(version) and not _lacks_pictures(experiment, version):
             finished[version.path] += len(part)
-        else:
+        elif version or experiment.again:
             works.append(planned)
+        elif left := _without_finished(work, scientific, part, read, finished):
+            works.append(_planned(setup, config, scientific, left))
     return works
 
 
-def _work(planned: Planned, experiment: Experiment, root: Path) -> Work:
+def _work(planned: Planned, experiment: Experiment) -> Work:
     return Work(
-        root=root,
+        root=Path(planned.config["root"]),
         where=planned.where,
         hash=planned.hash,
         measures=possible(chosen(experiment.analysis), experiment.natural),
@@ -188,28 +157,24 @@ def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
 
 
 def _without_finished(
-    work: Work,
-    scientific: PlainConfig,
-    units: Sequence[int],
-    read: Read,
-    finished: dict[Path, int],
+    work: Work, scientific: PlainConfig, units: Sequence[int], read: Read, finished: Finished
 ) -> list[int]:
     """The units that no finished run with the same settings has."""
     same_recipe = provenance.sha256_of(recipe(dict(scientific)))
     left = list(units)
     for folder, record in read(work.place.parent):
-        shared = [unit for unit in left if unit in record["units"]]
-        if not shared or record["recipe_hash"] != same_recipe or not work.is_done(folder):
-            continue
-        finished[folder.path] += len(shared)
-        left = [unit for unit in left if unit not in shared]
+        shared = record["units"].intersection(left)
+        if shared and record["recipe_hash"] == same_recipe and work.is_done(folder):
+            finished[folder.path] += len(shared)
+            left = [unit for unit in left if unit not in shared]
     return left
 
 
 def _planned(
-    setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int], root: Path
+    setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int]
 ) -> Planned:
-    fixed = {"root": str(root), "unit": units_list(units), **fixed_paths(setup)}
+    root = str(Path(setup.experiment.root).expanduser().resolve())
+    fixed = {"root": root, "unit": units_list(units), **fixed_paths(setup)}
     return Planned(
         hash=provenance.sha256_of({**scientific, "units": list(units)}),
         model=setup.network.name,

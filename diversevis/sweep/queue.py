@@ -1,6 +1,6 @@
 """Which jobs a sweep's launcher has sent, and whether they may still do something.
 
-The launchers `local` and `slurm` are submitit's, whose files lie in `.submitit/` of the sweep:
+The launchers `local` and `slurm` are submitit's, whose files are in `.submitit/` of the sweep:
 
     123_4_submitted.pkl, 123_4_0_log.err, 123_4_0_log.out   of job 4 of Slurm's array 123
     123_submitted.pkl, 123_0_log.err, 123_0_log.out         of a single job; locally, of process 123
@@ -20,23 +20,27 @@ from pathlib import Path
 from diversevis.runs.holder import sign_of
 from diversevis.sweep.record import Sweep
 
+SUBMITIT = ".submitit"
 PATIENCE = 10.0  # seconds in which Slurm must have answered
 JOB_FILE = re.compile(r"((\d+)(?:_(\d+))?)_(?:submitted\.pkl|0_log\.(?:err|out)|0_result\.pkl)")
 
 
-def squeue_ids() -> set[str] | None:
-    """Return the jobs that wait or run, `123` or, of an array, `123_4`; None if Slurm does not
-    answer."""
+def ask_slurm(*command: str, patience: float) -> str | None:
+    """Return what a command of Slurm prints; None if there is no Slurm, or it does not answer."""
     # A person's SQUEUE_... variables would change what is listed.
     environment = {name: v for name, v in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        answer = subprocess.run(
-            ["squeue", "-h", "-r", "-o", "%i"],  # noqa: S607
-            capture_output=True, text=True, check=True, timeout=PATIENCE, env=environment,
-        )  # fmt: skip
+        return subprocess.run(  # noqa: S603  (our commands)
+            command, capture_output=True, text=True, check=True, timeout=patience, env=environment
+        ).stdout
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return set(answer.stdout.split())
+
+
+def squeue_ids() -> set[str] | None:
+    """Return the jobs that wait or run, `123` or, of an array, `123_4`; None without an answer."""
+    answer = ask_slurm("squeue", "-h", "-r", "-o", "%i", patience=PATIENCE)
+    return None if answer is None else set(answer.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class Launched:
     def logs(self, work: str) -> list[Path]:
         """What the job that does this work has printed, where that is not empty."""
         job = self.job(work)
-        paths = [_files(self.sweep) / f"{job}_0_log.{kind}" for kind in ("err", "out")]
+        paths = [self.sweep.folder / SUBMITIT / f"{job}_0_log.{kind}" for kind in ("err", "out")]
         return [path for path in paths if job is not None and _time_and_size(path)[1]]
 
 
@@ -106,13 +110,9 @@ def read_launched(sweep: Sweep) -> Launched:
     )
 
 
-def _files(sweep: Sweep) -> Path:
-    return sweep.folder / ".submitit"
-
-
 def _sent(sweep: Sweep) -> tuple[tuple[str, ...], bool]:
     """Names of the jobs in the order in which they were sent, and whether to Slurm."""
-    folder = _files(sweep)
+    folder = sweep.folder / SUBMITIT
     try:
         names = os.listdir(folder)  # noqa: PTH208
     except OSError:

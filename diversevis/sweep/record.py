@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ class Sweep:
     command   as typed
     launcher  Hydra's overrides that chose and set the launcher
     start     when it was launched, in ISO format
-    works     everything that was to do
     jobs      indices into `works` of what each job does, in the launcher's order
     """
 
@@ -80,11 +79,13 @@ class Sweep:
             ) from error
 
     def write_failure(self, work: Planned, error: str) -> None:
-        """Save the error of work that has no run folder to write it to."""
-        _write_json(self._failure(work.hash), {"error": error})
+        """Save the error of work that may have no run folder; a full disk may be the error."""
+        with contextlib.suppress(OSError):
+            _write_json(self._failure(work.hash), {"error": error})
 
     def forget_failure(self, work: Planned) -> None:
-        self._failure(work.hash).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._failure(work.hash).unlink()
 
     def read_failure(self, work: str) -> str | None:
         """Return the error of the work of this hash, None if there was none."""
@@ -111,7 +112,7 @@ def read_sweep(folder: Path) -> Sweep:
             command=content["command"],
             launcher=tuple(content["launcher"]),
             start=content["start"],
-            jobs=tuple(tuple(job) for job in content["jobs"]),
+            jobs=tuple(map(tuple, content["jobs"])),
             works=tuple(
                 Planned(**{**work, "units": tuple(work["units"]), "where": tuple(work["where"])})
                 for work in content["works"]
@@ -123,27 +124,24 @@ def read_sweep(folder: Path) -> Sweep:
 
 def sweeps(root: Path) -> Iterator[Sweep]:
     """Yield the sweeps recorded in root/multirun, oldest first; damaged ones are left out."""
-    try:
-        folders: Sequence[Path] = sorted((root / SWEEPS).iterdir())
-    except OSError:
-        return
-    for folder in folders:
-        with contextlib.suppress(OSError, ValueError):
-            yield read_sweep(folder)
+    with contextlib.suppress(OSError):
+        for folder in sorted((root / SWEEPS).iterdir()):
+            with contextlib.suppress(OSError, ValueError):
+                yield read_sweep(folder)
 
 
-def share_jobs(works: Sequence[Planned], most_units: Sequence[int]) -> list[list[int]]:
-    """Return jobs as indices into `works`: neighbours on one layer share a process and network.
+def share_jobs(works: Iterable[tuple[Planned, int]]) -> list[list[Planned]]:
+    """Return the jobs: neighbours on one layer share a process and its network.
 
-    most_units  of a job that begins with this work
+    works  with the number of units that a job which begins with it may have
     """
-    jobs: list[list[int]] = []
+    jobs: list[list[Planned]] = []
     layer, room = None, 0
-    for index, (work, most) in enumerate(zip(works, most_units, strict=True)):
+    for work, most_units in works:
         if work.where[:2] != layer or len(work.units) > room:
             jobs.append([])
-            layer, room = work.where[:2], most
-        jobs[-1].append(index)
+            layer, room = work.where[:2], most_units
+        jobs[-1].append(work)
         room -= len(work.units)
     return jobs
 

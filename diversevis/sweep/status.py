@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.runs.find import Run, find_runs, newest, read_run
-from diversevis.runs.holder import Holder, Sign, sign_of
+from diversevis.runs.holder import Sign, sign_of
 from diversevis.runs.states import DAMAGED, LOST, MISSING, UNFINISHED, WAITING
 from diversevis.runs.versions import work_folder
 from diversevis.sweep.queue import Launched, read_launched, squeue_ids
@@ -24,21 +24,21 @@ from diversevis.sweep.record import Planned, Sweep, sweeps
 
 REQUEUED = "SIGTERM", "SIGUSR1", "SIGUSR2"  # Slurm sends them to jobs that it starts again
 
-Queued = Callable[[], set[str] | None]
+Queued = Callable[[], set[str] | None]  # returns the jobs that Slurm has, None if not known
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
     """The state of a piece of work.
 
-    state   one of `MEANINGS`
-    hash    of its scientific config; None where its record does not say
-    folder  of its newest version; None where there is none
-    record  that folder's, of finished work without its config; None where it cannot be read
-    planned, sweep  as the newest sweep that has it planned it; None where no sweep did
-    holder  the last process that worked on it and has not finished
-    error   complete; None where there was none, or it is not known
-    age     seconds since the holder's last sign of life
+    state     one of `MEANINGS`
+    hash      of its scientific config; None where its record does not say
+    folder    of its newest version; None where there is none
+    record    that folder's, of finished work without its config; None where it cannot be read
+    planned   as the newest sweep planned it
+    launched  the newest sweep that planned it
+    sign      of life, of the last process that worked on it and has not finished
+    error     complete; None where there was none, or it is not known
     """
 
     state: str
@@ -49,28 +49,26 @@ class State:
     folder: Path | None = None
     record: Mapping[str, Any] | None = None
     planned: Planned | None = None
-    sweep: Sweep | None = None
-    holder: Holder | None = None
+    launched: Launched | None = None
+    sign: Sign | None = None
     error: str | None = None
-    age: float | None = None
+
+    @property
+    def sweep(self) -> Sweep | None:
+        return self.launched.sweep if self.launched else None
 
 
 def states(root: Path, *, queued: Queued = squeue_ids) -> list[State]:
-    """Return the state of every run at or below `root`, and of all work planned by the sweeps in
-    root/multirun, by model, layer and units.
-
-    queued  returns the ids of the jobs that Slurm has, None if they are not known
-    """
+    """Return the states of all runs at or below `root`, and of all work that its sweeps planned."""
     plans = _Plans(map(read_launched, sweeps(root)), queued)
-    return sorted(_states(find_runs([root]), plans, plans.works.values()), key=_order)
+    all_states = _states(find_runs([root]), plans, plans.works.values())
+    return sorted(
+        all_states, key=lambda s: (natural(s.model), natural(s.layer), s.units, str(s.folder or ""))
+    )
 
 
 def state_of_works(
-    root: Path,
-    works: Sequence[Planned],
-    *,
-    sweep: Sweep | None = None,
-    queued: Queued = squeue_ids,
+    root: Path, works: Sequence[Planned], *, sweep: Sweep | None = None, queued: Queued = squeue_ids
 ) -> list[State]:
     """Return the states of these works alone, in their order, without reading all of `root`.
 
@@ -90,8 +88,9 @@ class _Plans:
     """
 
     def __init__(self, launched: Iterable[Launched], queued: Queued) -> None:
-        self.works: dict[str, Planned] = {}  # as the newest sweep planned them
-        self._launched: dict[str, list[Launched]] = defaultdict(list)  # oldest sweep first
+        # By the hash of the work; a damaged run has none.
+        self.works: dict[str | None, Planned] = {}  # as the newest sweep planned them
+        self._launched: dict[str | None, list[Launched]] = defaultdict(list)  # oldest sweep first
         for launch in launched:
             for work in launch.sweep.works:
                 self.works[work.hash] = work
@@ -99,18 +98,17 @@ class _Plans:
         self.queue = queued()
         self.busy: set[str] = set()  # hashes of works in progress
 
-    def newest(self, work: str | None) -> Sweep | None:
+    def newest(self, work: str | None) -> Launched | None:
         """The newest sweep that planned the work of this hash."""
-        launched = self._launched.get(work) if work else None
-        return launched[-1].sweep if launched else None
+        return self._launched[work][-1] if work in self._launched else None
 
     def is_asked_for(self, run: Run) -> bool:
         """False for a run that the newest sweep does over, as again=true asks."""
-        sweep = self.newest(run.hash)
-        if sweep is None or run.hash is None or run.record is None:
+        launched = self.newest(run.hash)
+        if launched is None or run.record is None:
             return True
         again = self.works[run.hash].config.get("again")
-        return not again or run.record.get("origin") == sweep.name
+        return not again or run.record.get("origin") == launched.sweep.name
 
     def outcome(self, work: str, since: float) -> tuple[str, str | None] | None:
         """("failed", error) or (WAITING, None) by the sweeps begun since then; None for neither."""
@@ -139,30 +137,24 @@ def _states(runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]) -> lis
 def _of_run(run: Run, plans: _Plans) -> State:
     """The state by the run's record and its sign of life."""
     run, state, sign = _look(run)
-    model, layer = _network(run)
-    error = run.reason or (run.record or {}).get("error")
+    record = run.record or {}
+    # Of a damaged run, the names of the folders that it is in say what it was.
+    folders = run.folder.absolute().parts[-4:-2]
+    model, layer = folders if run.version >= 0 and len(folders) == 2 else ("?", "?")
+    error = run.reason or record.get("error")
     return State(
         state=state,
-        model=model,
-        layer=layer,
-        units=tuple(run.record["units"]) if run.record else (),
+        model=record.get("model", model),
+        layer=record.get("layer", layer),
+        units=tuple(record.get("units", ())),
         hash=run.hash,
         folder=run.folder,
         record=run.record,
-        planned=plans.works.get(run.hash) if run.hash else None,
-        sweep=plans.newest(run.hash),
-        holder=sign.holder if sign else None,
+        planned=plans.works.get(run.hash),
+        launched=plans.newest(run.hash),
+        sign=sign,
         error=error if state in ("failed", DAMAGED) and isinstance(error, str) else None,
-        age=sign.age if sign else None,
     )
-
-
-def _network(run: Run) -> tuple[str, str]:
-    """Model and layer; of a damaged run by the names of the folders that it is in."""
-    if run.record is not None:
-        return run.record["model"], run.record["layer"]
-    names = run.folder.absolute().parts[-4:-2]
-    return (names[0], names[1]) if run.version >= 0 and len(names) == 2 else ("?", "?")
 
 
 def _look(run: Run) -> tuple[Run, str, Sign | None]:
@@ -212,13 +204,9 @@ def _of_plan(work: Planned, plans: _Plans) -> State:
         units=work.units,
         hash=work.hash,
         planned=work,
-        sweep=plans.newest(work.hash),
+        launched=plans.newest(work.hash),
         error=error,
     )
-
-
-def _order(state: State) -> tuple[Any, ...]:
-    return natural(state.model), natural(state.layer), state.units, str(state.folder or "")
 
 
 @cache
