@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.experiment.measure import (
-    measure_folder,
-    possible,
-    pulse_of,
-    subject_of_folder,
-    subject_without_run,
-)
+from diversevis.experiment.measure import measure_folder, possible
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
@@ -28,7 +22,7 @@ from diversevis.runs.record import accounted, logged_to, make_record
 def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     """Take the measures of a finished run; those taken before, and not now, stay.
 
-    experiment  of the run, with today's measures, settings of measures and device
+    experiment  of the run, with the measures, their settings and the device of today
 
     Raises `InputError` where the weights have changed since the run, or another process holds it.
     """
@@ -37,13 +31,11 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     setup = prepare(experiment)
     record = folder.read_record()
     _refuse_other_weights(setup, folder, record)
-    has_images = record["n"] is not None
-    subject = subject_of_folder(setup, folder) if has_images else subject_without_run(setup)
     claim = _take_claim(folder)
     complete = is_optimized(folder)
     try:
         with logged_to(folder.log_path):
-            measure_folder(subject, folder, names, pulse_of(claim))
+            measure_folder(setup, folder, claim, names)
         complete = complete and _has_its_measures(folder, record)
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing
@@ -68,7 +60,7 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     with accounted(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
-        measure_folder(subject_without_run(setup), folder, names, pulse_of(claim))
+        measure_folder(setup, folder, claim, names)
     return folder.path
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.results import UnitResult
+from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages, pick_devices
@@ -35,14 +36,10 @@ LOG = logging.getLogger("diversevis")
 
 
 class Done(NamedTuple):
-    """The folder of a run, and what happened to it.
-
-    how  `made`, `continued` (an earlier process had begun it), `found` (it was finished before), or
-         `held` (another process is at work on it, and was not waited for)
-    """
+    """The folder of a run, and what happened to it: see `Opened`."""
 
     path: Path
-    how: Literal["made", "continued", "found", "held"]
+    how: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +50,7 @@ class _OpenRun:
     work: Work
     folder: RunFolder
     claim: Claim
+    checkpoints: Checkpoints
 
 
 def run(
@@ -90,20 +88,28 @@ def run(
     record = make_record(setup, command, settled.content)
     record |= {"sweep": sweep, "measuring": work.measuring}
     opened = identity.open_work(work, record, wait=wait)
-    folder, claim = opened.folder, opened.claim
+    folder, claim, how = opened
     if claim is None:
-        return _leave(setup, work, opened)
+        if how == "found":
+            _add_pictures(experiment, folder)
+        return Done(folder.path, how)
     setup = _with_earlier_batch(setup, opened)
     record["batch"] = setup.batch
-    open_run = _OpenRun(setup=setup, work=work, folder=folder, claim=claim)
+    checkpoints = Checkpoints(
+        folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
+        device=setup.device, claim=claim,
+    )  # fmt: skip
+    open_run = _OpenRun(setup=setup, work=work, folder=folder, claim=claim, checkpoints=checkpoints)
     with accounted(folder, claim, record, setup.device):
         if not identity.is_optimized(folder):
-            _write_config(folder, settled, extras)
+            folder.write_config(settled.text)
+            for name, text in extras.items():
+                folder.write_extra(name, text)
             _make_images(open_run)
-        _draw_pictures(open_run)
+        _draw_pictures(experiment, folder, claim)
         _take_measures(open_run)
         _repeat_with_seeds(open_run)
-    return Done(folder.path, "made" if opened.fresh else "continued")
+    return Done(folder.path, how)
 
 
 def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | None) -> Work:
@@ -136,19 +142,13 @@ def _with_earlier_batch(setup: Setup, opened: Opened) -> Setup:
 
     It decides how units are batched, and with it how sums are rounded and which checkpoints fit.
     """
-    if opened.fresh or setup.experiment.batch != "auto":
+    if opened.how == "made" or setup.experiment.batch != "auto":
         return setup
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record
         record = opened.folder.read_record()
         if torch.device(record["device"]).type == setup.device.type and not record["optimized"]:
             return replace(setup, batch=int(record["batch"]))
     return setup
-
-
-def _write_config(folder: RunFolder, settled: Settled, extras: Mapping[str, str]) -> None:
-    folder.write_config(settled.text)
-    for name, text in extras.items():
-        folder.write_extra(name, text)
 
 
 def _make_images(run: _OpenRun) -> None:
@@ -159,9 +159,12 @@ def _make_images(run: _OpenRun) -> None:
     steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
     run.claim.progress = total | {"done": 0}
+    if len(pick_devices(setup.experiment.device)) > 1:
+        unit_results = visualize_on_devices(setup, run.checkpoints)
+    else:
+        unit_results = _on_one_device(setup, run.checkpoints)
     with _results_saved(run, units):
-        checkpoints = _checkpoints(run, setup, "images", run.work.hash)
-        for unit, frames in _visualize(setup, checkpoints, devices=True):
+        for unit, frames in unit_results:
             units.append(unit)
             run.claim.progress = total | {"done": len(units)}
             results.log_result(unit)
@@ -191,22 +194,11 @@ def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[No
         raise
 
 
-def _visualize(
-    setup: Setup, checkpoints: Checkpoints, *, devices: bool = False
-) -> Iterator[UnitResult]:
-    """Results of all units as soon as they are there; with `devices`, from all that are named."""
-    if devices and len(pick_devices(setup.experiment.device)) > 1:
-        return visualize_on_devices(setup, checkpoints)
-    rows = range(len(setup.targets.units))
-    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
-
-
-def _draw_pictures(run: _OpenRun) -> None:
+def _draw_pictures(experiment: Experiment, folder: RunFolder, claim: Claim) -> None:
     """The pictures that are wanted and missing."""
-    experiment = run.setup.experiment
     if experiment.images == "png":
-        for name in draw.lacking(run.folder):
-            draw.draw(run.folder, name, experiment.measure.pictures, measure.pulse_of(run.claim))
+        for name in draw.lacking(folder):
+            draw.draw(folder, name, experiment.measure.pictures, measure.pulse_of(claim))
 
 
 def _take_measures(run: _OpenRun) -> None:
@@ -214,8 +206,7 @@ def _take_measures(run: _OpenRun) -> None:
     missing = run.work.left(run.folder)
     if not missing:
         return
-    subject = measure.subject_of_folder(run.setup, run.folder)
-    impossible = measure.measure_folder(subject, run.folder, missing, measure.pulse_of(run.claim))
+    impossible = measure.measure_folder(run.setup, run.folder, run.claim, missing)
     record = run.folder.read_record()
     earlier = record["not_measured"] if record["measuring"] == run.work.measuring else {}
     run.folder.update_record(not_measured=earlier | impossible, measuring=run.work.measuring)
@@ -226,59 +217,54 @@ def _repeat_with_seeds(run: _OpenRun) -> None:
     if not run.work.lacks_seeds(run.folder):
         return
     experiment = run.setup.experiment
-    measures = [name for name in run.work.measures if name != "natural"]  # it has no seed
-    indices = [[measure.indices_in(unit, measures) for unit in run.folder.read_metrics()]]
-    for setup in measure.seeds_of(run.setup):
-        seed = setup.experiment.seed
-        checkpoints = _checkpoints(run, setup, f"seed-{seed}", f"{run.work.hash}/{seed}")
-        repeated = [unit for unit, _ in _visualize(setup, checkpoints)]
-        repeated = results.in_order(setup, repeated)
-        # The sample of units that some measures draw is that of the first seed.
-        subject = measure.subject_of(setup, repeated, sample_seed=experiment.seed)
-        metrics = [unit.metrics for unit in repeated]
-        indices.append(measure.indices_of(subject, metrics, measures, measure.pulse_of(run.claim)))
+    names = [name for name in run.work.measures if name != "natural"]  # it has no seed
+    indices = [[measure.indices_in(unit, names) for unit in run.folder.read_metrics()]]
+    seeds = [experiment.seed + k for k in range(experiment.seeds)]
+    for seed in seeds[1:]:
+        indices.append(_indices_of_seed(run, seed, names))
         LOG.info("seed %d measured", seed)
-    seeds = [experiment.seed + k for k in range(len(indices))]
-    run.folder.write_spread(measure.spread(indices), seeds, measures)
+    run.folder.write_spread(measure.spread(indices), seeds, names)
     run.folder.remove_checkpoints()
 
 
-def _checkpoints(run: _OpenRun, setup: Setup, part: str, work: str) -> Checkpoints:
-    return Checkpoints(
-        folder=run.folder,
-        part=part,
-        work=work,
-        seconds=setup.experiment.checkpoint,
-        device=setup.device,
-        claim=run.claim,
-    )
+def _indices_of_seed(run: _OpenRun, seed: int, names: Sequence[str]) -> list[dict[str, float]]:
+    """The indices of every unit with another seed; its images are not written to the folder."""
+    setup = replace(run.setup, experiment=replace(run.setup.experiment, seed=seed))
+    work = f"{run.work.hash}/{seed}"
+    checkpoints = replace(run.checkpoints, part=f"seed-{seed}", work=work)
+    units = [result.visualization for result in _on_one_device(setup, checkpoints)]
+    units = results.in_order(setup, units)
+    # The sample of units that some measures draw is that of the first seed.
+    subject = replace(subject_of(setup, units), sampled=sampled(run.setup))
+    metrics = [unit.metrics for unit in units]
+    for name in names:
+        measured = measure.measure_with_less_memory(subject, name, measure.pulse_of(run.claim))
+        pairs = zip(metrics, measured.numbers, strict=True)
+        metrics = [unit | {name: numbers} for unit, numbers in pairs]
+    return [measure.indices_in(unit, names) for unit in metrics]
 
 
-def _leave(setup: Setup, work: Work, opened: Opened) -> Done:
-    """A run that is finished, or that another process is at work on."""
-    if opened.holder:
-        return Done(opened.folder.path, "held")
+def _on_one_device(setup: Setup, checkpoints: Checkpoints) -> Iterator[UnitResult]:
+    rows = range(len(setup.targets.units))
+    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
+
+
+def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
+    """Draw the pictures that a finished run was made without."""
     try:
-        _add_pictures(setup, work, opened.folder)
+        record = folder.read_record()
+        lacks_pictures = experiment.images == "png" and draw.lacking(folder)
+        # No claim: another process is at work on it, and may be drawing.
+        if lacks_pictures and (claim := Claim.take(Watch(folder.path))) is not None:
+            claim.begin()
+            try:
+                _draw_pictures(experiment, folder, claim)
+            finally:
+                claim.remove()
+        if experiment.record != "none" and record.get("config", {}).get("record") == "none":
+            LOG.warning("%s was made without a film: again=true makes one", folder.path)
     except FolderLost:
         raise
     except Exception as error:  # damaged, or not ours to write to: the run is finished all the same
         LOG.warning("%s: no pictures drawn (%s: %s)",
-                    opened.folder.path, type(error).__name__, error)  # fmt: skip
-    return Done(opened.folder.path, "found")
-
-
-def _add_pictures(setup: Setup, work: Work, folder: RunFolder) -> None:
-    """Draw the pictures that a finished run was made without."""
-    experiment, record = setup.experiment, folder.read_record()
-    if experiment.images == "png" and draw.lacking(folder):
-        claim = Claim.take(Watch(folder.path))
-        if claim is None:  # another process is at work on it, and may be drawing
-            return
-        claim.begin()
-        try:
-            _draw_pictures(_OpenRun(setup=setup, work=work, folder=folder, claim=claim))
-        finally:
-            claim.remove()
-    if experiment.record != "none" and record.get("config", {}).get("record") == "none":
-        LOG.warning("%s was made without a film: again=true makes one", folder.path)
+                    folder.path, type(error).__name__, error)  # fmt: skip

@@ -16,22 +16,42 @@ from torch import Tensor
 from diversevis.measures.subject import RespondOwn, Subject
 from diversevis.method.response import Looking, LookingAtAll, generator_of, noise_of
 from diversevis.method.setup import Setup
-from diversevis.method.visualize import images_alone
+from diversevis.method.visualize import Visualization, images_alone
+from diversevis.runs.folder import RunFolder
 
 
-def make_subject(
+def subject_of_folder(setup: Setup, folder: RunFolder) -> Subject:
+    """The units of a finished run; all units of the setup, if the run has no images."""
+    if folder.read_record()["n"] is None:
+        return subject_without_run(setup)
+    arrays, metrics = folder.read_images(), folder.read_metrics()
+    return _subject(setup, arrays["units"].tolist(), metrics, arrays["images"], arrays["responses"])
+
+
+def subject_of(setup: Setup, results: Sequence[Visualization]) -> Subject:
+    """The units of a run that is not written to a folder."""
+    return _subject(
+        setup,
+        [result.unit for result in results],
+        [result.metrics for result in results],
+        torch.stack([result.images for result in results]),
+        torch.stack([result.responses for result in results]),
+    )
+
+
+def subject_without_run(setup: Setup) -> Subject:
+    """All units of a setup, without images."""
+    return _subject(setup, setup.targets.units, None, None, None)
+
+
+def _subject(
     setup: Setup,
     units: Sequence[int],
     metrics: Sequence[Mapping[str, Any]] | None,
     images: Float[Tensor, "unit image 3 height width"] | None,
     responses: Float[Tensor, "unit image"] | None,
-    sample_seed: int,
 ) -> Subject:
-    """The units with these numbers.
-
-    metrics      their entries in `metrics.json`; None without a run
-    sample_seed  draws the sample of units that the slow measures take
-    """
+    """The units with these numbers; `metrics` are their entries in `metrics.json`."""
     experiment, objective = setup.experiment, setup.experiment.objective
     row_of = {unit: row for row, unit in enumerate(setup.targets.units)}
     rows = tuple(row_of[unit] for unit in units)
@@ -45,6 +65,7 @@ def make_subject(
         )
         if objective.front is not None:
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee
+    sample = sampled(setup)
     return Subject(
         respond=partial(_respond, setup),
         respond_all=lambda batch: LookingAtAll(replace(setup, batch=batch)),
@@ -54,7 +75,7 @@ def make_subject(
         rows=rows,
         units=tuple(units),
         alive=alive,
-        sampled=_sampled(setup, rows, sample_seed),
+        sampled=tuple(sample[row] for row in rows),
         images=images,
         responses=responses,
         best=best,
@@ -67,7 +88,6 @@ def make_subject(
         batch=setup.batch,
         seed=experiment.seed,
         photographs=None if experiment.natural is None else Path(experiment.natural).expanduser(),
-        pictures=experiment.measure.pictures if experiment.images == "png" else None,
     )
 
 
@@ -90,11 +110,10 @@ def _settings(setup: Setup) -> dict[str, Any]:
     return vars(experiment.measure) | {"gain": gain, "diversity": objective}
 
 
-def _sampled(setup: Setup, rows: Sequence[int], seed: int) -> tuple[bool, ...]:
-    """Whether a row is in the random sample (`measure.sample`) that the slow measures take."""
+def sampled(setup: Setup) -> tuple[bool, ...]:
+    """Whether a unit is in the random sample (`measure.sample`) that the slow measures take."""
     count, total = setup.experiment.measure.sample, len(setup.targets.units)
     if count is None or count >= total:
-        return (True,) * len(rows)
-    seeded = replace(setup, experiment=replace(setup.experiment, seed=seed))
-    drawn = torch.randperm(total, generator=generator_of(seeded, "sample"))[:count].tolist()
-    return tuple(row in drawn for row in rows)
+        return (True,) * total
+    drawn = torch.randperm(total, generator=generator_of(setup, "sample"))[:count].tolist()
+    return tuple(row in drawn for row in range(total))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -12,19 +13,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures import TimeoutError as NoAnswer
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging.handlers import BufferingHandler
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from diversevis.errors import Stopped
-from diversevis.experiment.batches import batches_left, finished_before, visualize_in_batches
-from diversevis.experiment.results import UnitResult, pack, unpack
+from diversevis.experiment.batches import split_by_progress, visualize_in_batches
+from diversevis.experiment.results import UnitResult
 from diversevis.method.device import keep_pages, pick_devices
-from diversevis.method.optimize.loop import State
 from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs import signals
@@ -37,19 +35,17 @@ SECONDS_BETWEEN_LOOKS = 0.5
 Pools = Sequence[ProcessPoolExecutor]  # of one process each
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What a worker process returns for one batch: packed results, and its warnings.
+class _Answer(NamedTuple):
+    """What a worker process returns for one batch.
 
-    interrupted  by Ctrl-C (SIGINT from the main process), with the results so far
-    stopped      by a signal that asks to end; the state is in a checkpoint
+    results      of `torch.save`: tensors would be sent through shared memory, of which there may be
+                 little
+    interrupted  by Ctrl-C (SIGINT from the main process); the results are those so far
     """
 
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    warnings: Sequence[str] = ()
-    interrupted: bool = False
-    stopped: bool = False
+    results: bytes
+    warnings: Sequence[str]
+    interrupted: bool
 
 
 def visualize_on_devices(
@@ -61,10 +57,9 @@ def visualize_on_devices(
     batches that Ctrl-C ended, and `Stopped` when the system asks this process to end.
     """
     rows = range(len(setup.targets.units))
-    finished = finished_before(checkpoints, rows)
-    yield from finished
     devices = len(pick_devices(setup.experiment.device))
-    batches = batches_left(setup, rows, finished, checkpoints, devices)
+    finished, batches = split_by_progress(setup, rows, checkpoints, devices)
+    yield from finished
     # Only this process holds the claim on the run folder.
     for_workers = replace(checkpoints, claim=None) if checkpoints else None
     with _pools(setup) as pools:
@@ -72,20 +67,20 @@ def visualize_on_devices(
             pools[number % devices].submit(_compute, list(batch), for_workers)
             for number, batch in enumerate(batches)
         ]
+        interrupted = False
         for number, future in enumerate(futures):
             try:
                 answers = [_wait_for(future, checkpoints)]
             except KeyboardInterrupt:
-                answers = _end_early(pools, futures[number:], signal.SIGINT)
+                interrupted, answers = True, _end_early(pools, futures[number:], signal.SIGINT)
             except Stopped:  # every worker writes a checkpoint before this process ends
                 _end_early(pools, futures[number:], signal.SIGTERM)
                 raise
             for answer in answers:
                 for warning in answer.warnings:
                     LOG.warning("%s", warning)
-                tensors = {name: torch.from_numpy(array) for name, array in answer.arrays.items()}
-                yield from unpack(State(tensors, answer.facts))
-            if any(answer.interrupted for answer in answers):
+                yield from torch.load(io.BytesIO(answer.results), weights_only=False)
+            if interrupted or any(answer.interrupted for answer in answers):
                 raise KeyboardInterrupt
 
 
@@ -115,25 +110,24 @@ def _pools(setup: Setup) -> Iterator[Pools]:
 
 
 def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """Raises `Stopped` or `FolderLost` if this process must end meanwhile."""
+    """Raises `FolderLost` if this process must end meanwhile, and `Stopped` if it or the worker
+    must, to which the system may have sent its signal first."""
     while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         signals.check()
         if checkpoints and checkpoints.claim:
             checkpoints.claim.check()
-    answer = future.result()
-    if answer.stopped:  # the system sent its signal to the worker, too, which was faster
-        raise Stopped(signal.SIGTERM)
-    return answer
+    return future.result()
 
 
 def _end_early(pools: Pools, futures: Sequence[Future[_Answer]], number: int) -> list[_Answer]:
     """Send a signal to the workers; returns the results that they have so far."""
     _send(pools, number)
-    answers = [_Answer(arrays={}, facts={"units": []}, interrupted=True)]
+    answers = []
     deadline = time.monotonic() + PATIENCE
     for future in futures:
         if not future.cancel():
-            with contextlib.suppress(NoAnswer, Exception):  # a worker may have been killed
+            # A worker may have been killed, or takes too long; after SIGTERM it raises `Stopped`.
+            with contextlib.suppress(Exception, Stopped):
                 answers.append(future.result(timeout=max(0.0, deadline - time.monotonic())))
     return answers
 
@@ -171,42 +165,36 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
-    """One batch; after Ctrl-C the results so far, and none of the batches that follow."""
+    """One batch; after Ctrl-C the results so far, and none of the batches that follow.
+
+    Raises `Stopped` after a signal that asks to end; the state is in a checkpoint.
+    """
     global _interrupted
+    signals.check()
     results: list[UnitResult] = []
-    stopped = False
     warnings = BufferingHandler(sys.maxsize)
     warnings.setLevel(logging.WARNING)
     LOG.addHandler(warnings)
     try:
-        signals.check()
         if not _interrupted:
             for result in _results(rows, checkpoints):
                 results.append(result)
     except KeyboardInterrupt:
         _interrupted = True
-    except Stopped:
-        stopped, results = True, []  # they are in a checkpoint
     finally:
         LOG.removeHandler(warnings)
-    packed = pack(results)
-    return _Answer(
-        # As arrays: tensors would be sent through shared memory, of which there may be little.
-        arrays={name: tensor.numpy() for name, tensor in packed.tensors.items()},
-        facts=packed.facts,
-        warnings=[record.getMessage() for record in warnings.buffer],
-        interrupted=_interrupted,
-        stopped=stopped,
-    )
+    torch.save(results, saved := io.BytesIO())
+    messages = [record.getMessage() for record in warnings.buffer]
+    return _Answer(saved.getvalue(), messages, _interrupted)
 
 
 def _results(rows: list[int], checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
+    """Keeps the batch size that fitted in memory for the next batch."""
     global _setup
     assert _setup is not None  # noqa: S101  (set by _start)
     if checkpoints:
         checkpoints = replace(checkpoints, device=_setup.device)
-    # On a terminal the bars of several processes would overwrite one another. The next batch
-    # starts with the batch size that fitted in memory.
+    # On a terminal the bars of several processes would overwrite one another.
     show = not sys.stderr.isatty()
     _setup = yield from visualize_in_batches(
         _setup, rows, checkpoints=checkpoints, show_progress=show

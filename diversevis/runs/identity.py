@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import names_and_sizes
@@ -58,12 +58,9 @@ class Work:
         """The folder that holds its versions."""
         return work_folder(self.root, self.where)
 
-    def version(self) -> RunFolder | None:
-        """The newest version that is done, else the newest, else None."""
-        return self.look()[0]
-
     def look(self) -> tuple[RunFolder | None, int]:
-        """`version()`, and the highest number in the folder, of whichever work; 0 without any."""
+        """The newest version that is done, else the newest, else None; and the highest number of
+        all versions in the folder, which may be of other works; 0 without any."""
         numbered = versions_in(self.place)
         folders = [RunFolder(path) for _, path in numbered]
         matching = [folder for folder in folders if self._matches(_record(folder))]
@@ -77,14 +74,10 @@ class Work:
 
     def left(self, folder: RunFolder) -> list[str]:
         """The measures that the version in `folder` lacks."""
-        record = _record(folder)
-        if not is_optimized(folder) or record.get("measuring") != self.measuring:
-            return list(self.measures)
-        try:
-            taken = folder.read_measures()
-        except (OSError, ValueError, KeyError):
-            return list(self.measures)
-        known = {*taken, *record.get("not_measured", {})}
+        record, known = _record(folder), set[str]()
+        if is_optimized(folder) and record.get("measuring") == self.measuring:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                known = {*folder.read_measures(), *record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
 
     def lacks_seeds(self, folder: RunFolder) -> bool:
@@ -95,24 +88,20 @@ class Work:
         return self.seeds > 1 and (len(seeds) < self.seeds or not wanted <= known)
 
     def is_done(self, folder: RunFolder) -> bool:
-        record = _record(folder)
-        if record.get("status") != "finished" or not is_optimized(folder):
-            return False
-        return not self.left(folder) and not self.lacks_seeds(folder)
+        finished = _record(folder).get("status") == "finished" and is_optimized(folder)
+        return finished and not self.left(folder) and not self.lacks_seeds(folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A version of a work; `claim` is None where there is nothing to do, or another holds it.
+class Opened(NamedTuple):
+    """A version of a work, with a claim where this process has something to do.
 
-    holder  the process that holds it, for people
-    fresh   whether it was made just now
+    how  `made` just now, `continued` (an earlier process had begun it), `found` (it was finished
+         before), or `held` (another process is at work on it, and was not waited for)
     """
 
     folder: RunFolder
-    claim: Claim | None = None
-    holder: str | None = None
-    fresh: bool = False
+    claim: Claim | None
+    how: Literal["made", "continued", "found", "held"]
 
 
 def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
@@ -132,10 +121,10 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
             first = dict(record) | {"origin": work.origin}
             made = _make(work.place, highest + 1, first, "run")
             if made is not None:
-                return Opened(folder=made[0], claim=made[1], fresh=True)
+                return Opened(*made, "made")
             continue  # another process made a version of this number: it may be the same work
         if work.is_done(folder):
-            return Opened(folder=folder)
+            return Opened(folder, None, "found")
         if watch is None or watch.folder != folder.path:
             watch = Watch(folder.path)
         try:
@@ -144,15 +133,15 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
             continue
         if claim is not None:
             if not work.is_done(folder):
-                return Opened(folder=folder, claim=claim)
+                return Opened(folder, claim, "continued")
             claim.remove()  # another process has finished it since the look above
-            return Opened(folder=folder)
-        holder = watch.holder()
-        words = holder.words if holder else "another process"
+            return Opened(folder, None, "found")
         if not wait:
-            return Opened(folder=folder, holder=words)
+            return Opened(folder, None, "held")
         if not watch.said:
             watch.said = True
+            holder = watch.holder()
+            words = holder.words if holder else "another process"
             LOG.warning("%s is being made by %s: waiting for it", folder.path, words)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -214,7 +203,7 @@ def measuring(config: Mapping[str, Any]) -> str:
 
 
 def new_version(
-    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str = "run"
+    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str
 ) -> tuple[RunFolder, Claim]:
     """A new version, claimed. Raises `InputError` where it cannot be made."""
     work = work_folder(root, where)

@@ -24,11 +24,6 @@ _asked: int | None = None
 _interrupted = False
 
 
-def asked() -> int | None:
-    """The signal that asked this process to end, or None."""
-    return _asked
-
-
 def check() -> None:
     """Raises `Stopped` if a signal asked this process to end."""
     if _asked is not None:
@@ -71,9 +66,9 @@ def _note(number: int, frame: FrameType | None) -> None:
         _asked = number
 
 
-def interrupted() -> bool:
-    """Whether a deferred Ctrl-C is waiting."""
-    return _interrupted
+def is_waiting() -> bool:
+    """Whether a signal to end, or a deferred Ctrl-C, waits to be obeyed."""
+    return _asked is not None or _interrupted
 
 
 def check_interrupted() -> None:

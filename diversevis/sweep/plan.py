@@ -153,7 +153,7 @@ def _left(
     for part in (units[first : first + size] for first in range(0, len(units), size)):
         planned = _planned(setup, config, scientific, part, root)
         work = _work(planned, experiment, root)
-        version = None if experiment.again else work.version()
+        version = None if experiment.again else work.look()[0]
         if version is None:
             left = list(part)
             if not experiment.again:
