@@ -28,27 +28,26 @@ LOG = logging.getLogger("diversevis")
 
 def visualize_in_batches(
     setup: Setup,
-    rows: Sequence[int],
+    rows: Sequence[int] | None = None,
     *,
     checkpoints: Checkpoints | None = None,
     show_progress: bool = False,
 ) -> Generator[UnitResult, None, Setup]:
     """Results of the units at `rows` of the setup's targets, those of earlier processes first.
 
+    rows         None: all
     checkpoints  save finished batches, and the state of the batch at work
 
     The generator returns the setup with the batch size that fitted in memory. It raises
     `KeyboardInterrupt` after the results of the batch that Ctrl-C ended, and `Stopped` when the
     system asks this process to end.
     """
+    rows = range(len(setup.targets.units)) if rows is None else rows
     finished, pending = split_by_progress(setup, rows, checkpoints)
     yield from finished
-    optimizer = setup.experiment.optimizer
-    progress = ProgressDisplay(
-        len(rows), optimizer.search_steps, optimizer.steps, show=show_progress
-    )
+    steps = setup.experiment.optimizer.search_steps, setup.experiment.optimizer.steps
+    progress = ProgressDisplay(len(rows), len(finished), *steps, show=show_progress)
     with contextlib.closing(progress):
-        progress.skip(len(finished))
         while pending:
             signals.check_interrupted()
             batch, *pending = pending
@@ -82,7 +81,7 @@ def split_by_progress(
     finished = [result for batch in done for result in unpack(batch)]
     units = {result.visualization.unit for result in finished}
     left = [row for row in rows if setup.targets.units[row] not in units]
-    begun = checkpoints.begun(left) if checkpoints else []
+    begun = checkpoints.batches("state", left) if checkpoints else []
     fresh = set(left) - {row for batch in begun for row in batch}
     # Cut all rows, then drop those not needed: the batches, and with them the rounding of sums,
     # are those of a run without interruption.

@@ -63,21 +63,15 @@ def log_result(unit: Visualization) -> None:
     """One line on how a unit's optimization ended."""
     metrics = unit.metrics
     if metrics["stop"] == "dead":
-        LOG.warning(
-            "unit %d is dead: its response has no gradient in any of the noise drawn", unit.unit
-        )
+        text = "unit %d is dead: its response has no gradient in any of the noise drawn"
+        LOG.warning(text, unit.unit)
         return
+    level = logging.WARNING if metrics["stop"] == "diverged" else logging.INFO
     distance = metrics["distance_min"]
-    LOG.log(
-        logging.WARNING if metrics["stop"] == "diverged" else logging.INFO,
-        "unit %d %s after %d steps: mean response %.4g%s, %.1f s",
-        unit.unit,
-        metrics["stop"],
-        metrics["steps"],
-        metrics["response_mean"],
-        "" if distance is None else f", smallest distance {distance:.4g}",
-        metrics["seconds"],
-    )
+    closest = "" if distance is None else f", smallest distance {distance:.4g}"
+    ended = f"unit {unit.unit} {metrics['stop']} after {metrics['steps']} steps"
+    response, seconds = metrics["response_mean"], metrics["seconds"]
+    LOG.log(level, f"{ended}: mean response {response:.4g}{closest}, {seconds:.1f} s")
 
 
 def in_order(setup: Setup, units: Sequence[Visualization]) -> list[Visualization]:

@@ -14,7 +14,6 @@ import torch
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.results import UnitResult
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
@@ -162,7 +161,7 @@ def _make_images(run: _OpenRun) -> None:
     if len(pick_devices(setup.experiment.device)) > 1:
         unit_results = visualize_on_devices(setup, run.checkpoints)
     else:
-        unit_results = _on_one_device(setup, run.checkpoints)
+        unit_results = visualize_in_batches(setup, checkpoints=run.checkpoints, show_progress=True)
     with _results_saved(run, units):
         for unit, frames in unit_results:
             units.append(unit)
@@ -232,8 +231,8 @@ def _indices_of_seed(run: _OpenRun, seed: int, names: Sequence[str]) -> list[dic
     setup = replace(run.setup, experiment=replace(run.setup.experiment, seed=seed))
     work = f"{run.work.hash}/{seed}"
     checkpoints = replace(run.checkpoints, part=f"seed-{seed}", work=work)
-    units = [result.visualization for result in _on_one_device(setup, checkpoints)]
-    units = results.in_order(setup, units)
+    repeated = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+    units = results.in_order(setup, [result.visualization for result in repeated])
     # The sample of units that some measures draw is that of the first seed.
     subject = replace(subject_of(setup, units), sampled=sampled(run.setup))
     metrics = [unit.metrics for unit in units]
@@ -242,11 +241,6 @@ def _indices_of_seed(run: _OpenRun, seed: int, names: Sequence[str]) -> list[dic
         pairs = zip(metrics, measured.numbers, strict=True)
         metrics = [unit | {name: numbers} for unit, numbers in pairs]
     return [measure.indices_in(unit, names) for unit in metrics]
-
-
-def _on_one_device(setup: Setup, checkpoints: Checkpoints) -> Iterator[UnitResult]:
-    rows = range(len(setup.targets.units))
-    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
 
 
 def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:

@@ -65,30 +65,20 @@ def _subject(
         )
         if objective.front is not None:
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee
-    sample = sampled(setup)
+    sample, photographs = sampled(setup), experiment.natural
     return Subject(
         respond=partial(_respond, setup),
         respond_all=lambda batch: LookingAtAll(replace(setup, batch=batch)),
         images_alone=lambda rows, batch: images_alone(replace(setup, batch=batch), rows),
         noise=lambda *draw: noise_of(setup, *draw)(),
         generator=partial(generator_of, setup),
-        rows=rows,
-        units=tuple(units),
-        alive=alive,
-        sampled=tuple(sample[row] for row in rows),
-        images=images,
-        responses=responses,
-        best=best,
-        weights=weights,
-        settings=_settings(setup),
-        norm=setup.norm,
-        size=setup.field.size,
-        mean=setup.network.weights.mean,
-        device=setup.device,
-        batch=setup.batch,
-        seed=experiment.seed,
-        photographs=None if experiment.natural is None else Path(experiment.natural).expanduser(),
-    )
+        rows=rows, units=tuple(units), alive=alive, sampled=tuple(sample[row] for row in rows),
+        images=images, responses=responses, best=best, weights=weights,
+        settings=_settings(setup), seed=experiment.seed,
+        norm=setup.norm, size=setup.field.size, mean=setup.network.weights.mean,
+        device=setup.device, batch=setup.batch,
+        photographs=None if photographs is None else Path(photographs).expanduser(),
+    )  # fmt: skip
 
 
 def _respond(setup: Setup, rows: Sequence[int], batch: int) -> RespondOwn:
@@ -100,13 +90,9 @@ def _respond(setup: Setup, rows: Sequence[int], batch: int) -> RespondOwn:
 
 def _settings(setup: Setup) -> dict[str, Any]:
     """Settings of every measure; gain and diversity have none, but depend on the run's."""
-    experiment = setup.experiment
-    objective = asdict(experiment.objective)
-    gain = {
-        "optimizer": asdict(experiment.optimizer),
-        "precondition": experiment.precondition,
-        "response": objective["response"],
-    }
+    experiment, objective = setup.experiment, asdict(setup.experiment.objective)
+    gain = {"optimizer": asdict(experiment.optimizer), "precondition": experiment.precondition,
+            "response": objective["response"]}  # fmt: skip
     return vars(experiment.measure) | {"gain": gain, "diversity": objective}
 
 

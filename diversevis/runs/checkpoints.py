@@ -53,20 +53,14 @@ class Checkpoints:
     device: torch.device
     claim: Claim | None
 
-    def begun(self, rows: Sequence[int]) -> list[list[int]]:
-        """The batches among `rows` that have a state, as lists of rows."""
-        return self._batches("state", rows)
-
     def done(self, rows: Sequence[int]) -> list[State]:
         """The results of the batches among `rows` that are done."""
-        batches = self._batches("done", rows)
+        batches = self.batches("done", rows)
         states = [self.read("done", batch, torch.device("cpu")) for batch in batches]
         return [State(state.tensors, state.facts["results"]) for state in states if state]
 
     def write_done(self, rows: Sequence[int], results: State) -> None:
         """Keep the results of a batch in place of its state."""
-        if self.claim is not None:
-            self.claim.confirm()
         try:
             self.write("done", rows, results.tensors, {"results": results.facts})
         except OSError as error:
@@ -81,6 +75,9 @@ class Checkpoints:
     def write(
         self, kind: str, rows: Sequence[int], tensors: dict[str, Tensor], facts: dict[str, Any]
     ) -> None:
+        """Raises `OSError`, and `FolderLost` if the folder is no longer this process's."""
+        if self.claim is not None:
+            self.claim.confirm()
         common = {"work": self.work, "program": __version__, "rows": list(rows)}
         self.folder.write_checkpoint(self._name(kind, rows), tensors, common | facts)
 
@@ -88,8 +85,10 @@ class Checkpoints:
         file = self.folder.read_checkpoint(self._name(kind, rows), device)
         return None if file is None else State(*file)
 
-    def _batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
-        """Batches of this kind that hold only rows among `rows`, no row twice.
+    def batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
+        """Batches that have a checkpoint of this kind (`state` or `done`), as lists of rows.
+
+        Only those that hold no other rows than `rows`; no row twice.
 
         Deletes checkpoints of another work or program version, and damaged files.
         """
@@ -168,8 +167,6 @@ class Keeper:
 
     def _write(self, loop: State) -> None:
         began = time.monotonic()
-        if (claim := self._checkpoints.claim) is not None:
-            claim.confirm()
         companion = self._companion.state()
         parts = {"loop": loop.tensors, "kept": self._remembered, "companion": companion.tensors}
         tensors = {

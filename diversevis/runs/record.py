@@ -134,19 +134,19 @@ def _ended_by(error: BaseException) -> dict[str, Any]:
 @contextlib.contextmanager
 def _failing_marked(folder: RunFolder) -> Iterator[None]:
     """If the disk is too full for the record, change its status alone, in place, if possible."""
-    try:
-        yield
-    except FolderLost:
-        pass
-    except OSError:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(FolderLost, OSError):
+        try:
+            yield
+        except OSError:
             folder.mark_failed()
 
 
 @contextlib.contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append log messages of this program and of its libraries to the file as well."""
-    handler = _RunLog(path, delay=True)
+    handler = logging.FileHandler(path, delay=True)
+    # A full disk ends the run with the error of the run's own files, not of its log.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logs = LOG, logging.getLogger()  # LOG does not propagate to the root logger
     for log in logs:
@@ -158,13 +158,6 @@ def logged_to(path: Path) -> Iterator[None]:
             log.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
-
-
-class _RunLog(logging.FileHandler):
-    """A full disk ends the run with the error of the run's own files, not of its log."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
 
 
 def _stderr_file() -> str | None:
