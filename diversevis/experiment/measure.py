@@ -70,7 +70,7 @@ def measure_folder(
     impossible: dict[str, str] = {}
     for name in names:
         try:
-            measured = measure_with_less_memory(subject, name, pulse)
+            measured = _measure(subject, name, pulse)
         except InputError as error:
             LOG.warning("no measure %s: %s", name, error)
             impossible[name] = str(error)
@@ -85,7 +85,7 @@ def measure_folder(
     return impossible
 
 
-def measure_with_less_memory(subject: Subject, name: str, pulse: Progress) -> Measured:
+def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
     """A measure, in plain float32; repeated with half the batch when out of memory.
 
     pulse  called before and between batches; may raise
@@ -105,6 +105,16 @@ def measure_with_less_memory(subject: Subject, name: str, pulse: Progress) -> Me
             subject = replace(subject, batch=subject.batch // 2)
             LOG.warning("out of memory: %s goes on with batch=%d images at once",
                         name, subject.batch)  # fmt: skip
+
+
+def indices_of(
+    subject: Subject, metrics: Sequence[dict[str, Any]], names: Sequence[str], pulse: Progress
+) -> list[dict[str, float]]:
+    """Every number of every unit by its dotted name, measured without a folder."""
+    for name in names:
+        numbers = _measure(subject, name, pulse).numbers
+        metrics = [unit | {name: new} for unit, new in zip(metrics, numbers, strict=True)]
+    return [indices_in(unit, names) for unit in metrics]
 
 
 def indices_in(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:

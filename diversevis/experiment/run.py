@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,17 +39,6 @@ class Done(NamedTuple):
 
     path: Path
     how: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenRun:
-    """What the steps of a run work with; `claim` keeps other processes off the folder."""
-
-    setup: Setup
-    work: Work
-    folder: RunFolder
-    claim: Claim
-    checkpoints: Checkpoints
 
 
 def run(
@@ -98,16 +87,15 @@ def run(
         folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
         device=setup.device, claim=claim,
     )  # fmt: skip
-    open_run = _OpenRun(setup=setup, work=work, folder=folder, claim=claim, checkpoints=checkpoints)
     with accounted(folder, claim, record, setup.device):
         if not identity.is_optimized(folder):
             folder.write_config(settled.text)
             for name, text in extras.items():
                 folder.write_extra(name, text)
-            _make_images(open_run)
+            _make_images(setup, folder, claim, checkpoints)
         _draw_pictures(experiment, folder, claim)
-        _take_measures(open_run)
-        _repeat_with_seeds(open_run)
+        _take_measures(setup, work, folder, claim)
+        _repeat_with_seeds(setup, work, folder, claim, checkpoints)
     return Done(folder.path, how)
 
 
@@ -150,33 +138,34 @@ def _with_earlier_batch(setup: Setup, opened: Opened) -> Setup:
     return setup
 
 
-def _make_images(run: _OpenRun) -> None:
+def _make_images(setup: Setup, folder: RunFolder, claim: Claim, checkpoints: Checkpoints) -> None:
     """Optimize the images of all units and write them; those so far if an error ends it."""
-    setup, folder, units = run.setup, run.folder, list[Visualization]()
+    experiment, units = setup.experiment, list[Visualization]()
     folder.update_record(optimized=False)  # True in a damaged run that is made again
-    optimizer = setup.experiment.optimizer
-    steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
+    steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
-    run.claim.progress = total | {"done": 0}
-    if len(pick_devices(setup.experiment.device)) > 1:
-        unit_results = visualize_on_devices(setup, run.checkpoints)
+    claim.progress = total | {"done": 0}
+    if len(pick_devices(experiment.device)) > 1:
+        unit_results = visualize_on_devices(setup, checkpoints)
     else:
-        unit_results = visualize_in_batches(setup, checkpoints=run.checkpoints, show_progress=True)
-    with _results_saved(run, units):
+        unit_results = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+    with _results_saved(setup, folder, claim, units):
         for unit, frames in unit_results:
             units.append(unit)
-            run.claim.progress = total | {"done": len(units)}
+            claim.progress = total | {"done": len(units)}
             results.log_result(unit)
             if frames:
-                write_film(folder, unit.unit, setup.experiment.record, frames)
-    run.claim.confirm()
+                write_film(folder, unit.unit, experiment.record, frames)
+    claim.confirm()
     results.write(setup, folder, units)
     folder.update_record(optimized=True)
     folder.remove_checkpoints()
 
 
 @contextlib.contextmanager
-def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[None]:
+def _results_saved(
+    setup: Setup, folder: RunFolder, claim: Claim, units: Sequence[Visualization]
+) -> Iterator[None]:
     """Write the results of `units` if an error or Ctrl-C ends the `with` block."""
     try:
         yield
@@ -184,12 +173,12 @@ def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[No
         raise
     except BaseException:
         with signals.ignore_sigint(), contextlib.suppress(OSError, FolderLost):
-            run.claim.confirm()
-            results.write(run.setup, run.folder, units)
-            if units and run.setup.experiment.images == "png":
-                draw.draw(run.folder, draw.IMAGES, "all", lambda name, done, total: None)
+            claim.confirm()
+            results.write(setup, folder, units)
+            if units and setup.experiment.images == "png":
+                draw.draw(folder, draw.IMAGES, "all", lambda name, done, total: None)
         LOG.warning("ended early: results of %d of %d units are saved in %s",
-                    len(units), len(run.setup.targets.units), run.folder.path)  # fmt: skip
+                    len(units), len(setup.targets.units), folder.path)  # fmt: skip
         raise
 
 
@@ -200,47 +189,36 @@ def _draw_pictures(experiment: Experiment, folder: RunFolder, claim: Claim) -> N
             draw.draw(folder, name, experiment.measure.pictures, measure.pulse_of(claim))
 
 
-def _take_measures(run: _OpenRun) -> None:
+def _take_measures(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
     """The measures that are missing."""
-    missing = run.work.left(run.folder)
-    if not missing:
-        return
-    impossible = measure.measure_folder(run.setup, run.folder, run.claim, missing)
-    record = run.folder.read_record()
-    earlier = record["not_measured"] if record["measuring"] == run.work.measuring else {}
-    run.folder.update_record(not_measured=earlier | impossible, measuring=run.work.measuring)
+    if missing := work.left(folder):
+        impossible = measure.measure_folder(setup, folder, claim, missing)
+        record = folder.read_record()
+        earlier = record["not_measured"] if record["measuring"] == work.measuring else {}
+        folder.update_record(not_measured=earlier | impossible, measuring=work.measuring)
 
 
-def _repeat_with_seeds(run: _OpenRun) -> None:
+def _repeat_with_seeds(
+    setup: Setup, work: Work, folder: RunFolder, claim: Claim, checkpoints: Checkpoints
+) -> None:
     """Optimize and measure with further seeds; write mean and spread of every index."""
-    if not run.work.lacks_seeds(run.folder):
+    if not work.lacks_seeds(folder):
         return
-    experiment = run.setup.experiment
-    names = [name for name in run.work.measures if name != "natural"]  # it has no seed
-    indices = [[measure.indices_in(unit, names) for unit in run.folder.read_metrics()]]
+    experiment, pulse = setup.experiment, measure.pulse_of(claim)
+    names = [name for name in work.measures if name != "natural"]  # it has no seed
+    indices = [[measure.indices_in(unit, names) for unit in folder.read_metrics()]]
     seeds = [experiment.seed + k for k in range(experiment.seeds)]
     for seed in seeds[1:]:
-        indices.append(_indices_of_seed(run, seed, names))
+        seeded = replace(setup, experiment=replace(experiment, seed=seed))
+        own = replace(checkpoints, part=f"seed-{seed}", work=f"{work.hash}/{seed}")
+        repeated = visualize_in_batches(seeded, checkpoints=own, show_progress=True)
+        units = results.in_order(seeded, [result.visualization for result in repeated])
+        # The sample of units that some measures draw is that of the first seed.
+        subject = replace(subject_of(seeded, units), sampled=sampled(setup))
+        indices.append(measure.indices_of(subject, [unit.metrics for unit in units], names, pulse))
         LOG.info("seed %d measured", seed)
-    run.folder.write_spread(measure.spread(indices), seeds, names)
-    run.folder.remove_checkpoints()
-
-
-def _indices_of_seed(run: _OpenRun, seed: int, names: Sequence[str]) -> list[dict[str, float]]:
-    """The indices of every unit with another seed; its images are not written to the folder."""
-    setup = replace(run.setup, experiment=replace(run.setup.experiment, seed=seed))
-    work = f"{run.work.hash}/{seed}"
-    checkpoints = replace(run.checkpoints, part=f"seed-{seed}", work=work)
-    repeated = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
-    units = results.in_order(setup, [result.visualization for result in repeated])
-    # The sample of units that some measures draw is that of the first seed.
-    subject = replace(subject_of(setup, units), sampled=sampled(run.setup))
-    metrics = [unit.metrics for unit in units]
-    for name in names:
-        measured = measure.measure_with_less_memory(subject, name, measure.pulse_of(run.claim))
-        pairs = zip(metrics, measured.numbers, strict=True)
-        metrics = [unit | {name: numbers} for unit, numbers in pairs]
-    return [measure.indices_in(unit, names) for unit in metrics]
+    folder.write_spread(measure.spread(indices), seeds, names)
+    folder.remove_checkpoints()
 
 
 def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:

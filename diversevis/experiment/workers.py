@@ -32,8 +32,6 @@ LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to return their results
 SECONDS_BETWEEN_LOOKS = 0.5
 
-Pools = Sequence[ProcessPoolExecutor]  # of one process each
-
 
 class _Answer(NamedTuple):
     """What a worker process returns for one batch.
@@ -85,7 +83,7 @@ def visualize_on_devices(
 
 
 @contextlib.contextmanager
-def _pools(setup: Setup) -> Iterator[Pools]:
+def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
     """A process per device; none goes on alone if an error, or the caller, ends the block early."""
     devices = pick_devices(setup.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
@@ -119,7 +117,9 @@ def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answ
     return future.result()
 
 
-def _end_early(pools: Pools, futures: Sequence[Future[_Answer]], number: int) -> list[_Answer]:
+def _end_early(
+    pools: Sequence[ProcessPoolExecutor], futures: Sequence[Future[_Answer]], number: int
+) -> list[_Answer]:
     """Send a signal to the workers; returns the results that they have so far."""
     _send(pools, number)
     answers = []
@@ -132,7 +132,7 @@ def _end_early(pools: Pools, futures: Sequence[Future[_Answer]], number: int) ->
     return answers
 
 
-def _send(pools: Pools, number: int) -> None:
+def _send(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
     for pool in pools:
         for process in list(pool._processes or {}):
             with contextlib.suppress(ProcessLookupError):
@@ -143,6 +143,7 @@ def _send(pools: Pools, number: int) -> None:
 
 _setup: Setup | None = None
 _interrupted = False
+_warnings = BufferingHandler(sys.maxsize)  # of the batch at work
 
 
 def _start(experiment: Experiment, batch: int, threads: int) -> None:
@@ -155,6 +156,8 @@ def _start(experiment: Experiment, batch: int, threads: int) -> None:
     keep_pages()
     torch.set_num_threads(threads)
     LOG.propagate = False  # the main process logs this worker's warnings
+    _warnings.setLevel(logging.WARNING)
+    LOG.addHandler(_warnings)
     _setup = replace(prepare(experiment), batch=batch)
 
 
@@ -171,20 +174,16 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
     """
     global _interrupted
     signals.check()
+    _warnings.flush()
     results: list[UnitResult] = []
-    warnings = BufferingHandler(sys.maxsize)
-    warnings.setLevel(logging.WARNING)
-    LOG.addHandler(warnings)
     try:
         if not _interrupted:
             for result in _results(rows, checkpoints):
                 results.append(result)
     except KeyboardInterrupt:
         _interrupted = True
-    finally:
-        LOG.removeHandler(warnings)
     torch.save(results, saved := io.BytesIO())
-    messages = [record.getMessage() for record in warnings.buffer]
+    messages = [record.getMessage() for record in _warnings.buffer]
     return _Answer(saved.getvalue(), messages, _interrupted)
 
 
