@@ -36,7 +36,9 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     try:
         with logged_to(folder.log_path):
             measure_folder(setup, folder, claim, names)
-        complete = complete and _has_its_measures(folder, record)
+        # Natural exemplars may be missing: there may have been no photographs.
+        wanted = {*chosen(record["config"]["analysis"])} - {"natural"}
+        complete = complete and wanted <= {*folder.read_measures()}
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing
     finally:
@@ -55,8 +57,7 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     settled = config(fixed_paths(setup))
     record = make_record(setup, command, settled.content)
     record |= {"n": None, "distance": None, "diversity": None}
-    root = Path(experiment.root).expanduser()
-    folder, claim = new_version(root, setup.where, record, command="analyze")
+    folder, claim = new_version(setup, record, command="analyze")
     with accounted(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
@@ -81,10 +82,3 @@ def _take_claim(folder: RunFolder) -> Claim:
         raise InputError(f"{folder.path}: {words} is at work there. Wait for it, then measure.")
     claim.begin()
     return claim
-
-
-def _has_its_measures(folder: RunFolder, record: Mapping[str, Any]) -> bool:
-    """Whether the run has all measures that it was started with; natural exemplars may be missing,
-    where there were no photographs."""
-    wanted = chosen(record["config"]["analysis"])
-    return not {*wanted} - {*folder.read_measures(), "natural"}

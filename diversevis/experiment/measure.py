@@ -38,12 +38,11 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
 
     Raises `InputError` where the folder holds no photographs.
     """
-    if "natural" not in names:
-        return list(names)
-    if folder is None:
+    if "natural" in names and folder is None:
         LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
         return [name for name in names if name != "natural"]
-    names_and_sizes(Path(folder).expanduser(), "natural")
+    if "natural" in names and folder is not None:
+        names_and_sizes(Path(folder).expanduser(), "natural")
     return list(names)
 
 
@@ -147,11 +146,8 @@ def spread(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any
         for name in dict.fromkeys(name for indices in unit for name in indices):
             known = [indices[name] for indices in unit if name in indices]
             values = torch.tensor(known, dtype=torch.float64)
+            mean = values.mean().item()
             deviation = values.std().item() if len(known) > 1 else None
-            entry[name] = {
-                "mean": values.mean().item(),
-                "deviation": deviation,
-                "count": len(known),
-            }
+            entry[name] = {"mean": mean, "deviation": deviation, "count": len(known)}
         table.append(entry or None)
     return table

@@ -70,9 +70,10 @@ def visualize_on_devices(
             try:
                 answers = [_wait_for(future, checkpoints)]
             except KeyboardInterrupt:
-                interrupted, answers = True, _end_early(pools, futures[number:], signal.SIGINT)
+                interrupted, answers = True, _interrupt(pools, futures[number:])
             except Stopped:  # every worker writes a checkpoint before this process ends
-                _end_early(pools, futures[number:], signal.SIGTERM)
+                _send(pools, signal.SIGTERM)
+                wait(futures, timeout=PATIENCE)
                 raise
             for answer in answers:
                 for warning in answer.warnings:
@@ -87,14 +88,11 @@ def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
     """A process per device; none goes on alone if an error, or the caller, ends the block early."""
     devices = pick_devices(setup.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    experiments = [replace(setup.experiment, device=str(device)) for device in devices]
     pools = [
-        ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),  # CUDA does not survive a fork
-            initializer=_start,
-            initargs=(replace(setup.experiment, device=str(device)), setup.batch, threads),
-        )
-        for device in devices
+        ProcessPoolExecutor(1, spawn, _start, (experiment, setup.batch, threads))
+        for experiment in experiments
     ]
     try:
         yield pools
@@ -117,19 +115,15 @@ def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answ
     return future.result()
 
 
-def _end_early(
-    pools: Sequence[ProcessPoolExecutor], futures: Sequence[Future[_Answer]], number: int
+def _interrupt(
+    pools: Sequence[ProcessPoolExecutor], futures: Sequence[Future[_Answer]]
 ) -> list[_Answer]:
-    """Send a signal to the workers; returns the results that they have so far."""
-    _send(pools, number)
-    answers = []
-    deadline = time.monotonic() + PATIENCE
-    for future in futures:
-        if not future.cancel():
-            # A worker may have been killed, or takes too long; after SIGTERM it raises `Stopped`.
-            with contextlib.suppress(Exception, Stopped):
-                answers.append(future.result(timeout=max(0.0, deadline - time.monotonic())))
-    return answers
+    """Send SIGINT to the workers; returns the results that they have so far."""
+    _send(pools, signal.SIGINT)
+    at_work = [future for future in futures if not future.cancel()]
+    done = wait(at_work, timeout=PATIENCE).done
+    # A worker that was killed leaves an exception.
+    return [future.result() for future in at_work if future in done and not future.exception()]
 
 
 def _send(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
@@ -172,29 +166,23 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
 
     Raises `Stopped` after a signal that asks to end; the state is in a checkpoint.
     """
-    global _interrupted
+    global _setup, _interrupted
+    assert _setup is not None  # noqa: S101  (set by _start)
     signals.check()
     _warnings.flush()
+    if checkpoints:
+        checkpoints = replace(checkpoints, device=_setup.device)
+    # On a terminal the bars of several processes would overwrite one another.
+    show = not sys.stderr.isatty()
+    unit_results = visualize_in_batches(_setup, rows, checkpoints=checkpoints, show_progress=show)
     results: list[UnitResult] = []
     try:
-        if not _interrupted:
-            for result in _results(rows, checkpoints):
-                results.append(result)
+        while not _interrupted:
+            results.append(next(unit_results))
+    except StopIteration as end:
+        _setup = end.value  # with the batch size that fitted in memory, for the next batch
     except KeyboardInterrupt:
         _interrupted = True
     torch.save(results, saved := io.BytesIO())
     messages = [record.getMessage() for record in _warnings.buffer]
     return _Answer(saved.getvalue(), messages, _interrupted)
-
-
-def _results(rows: list[int], checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
-    """Keeps the batch size that fitted in memory for the next batch."""
-    global _setup
-    assert _setup is not None  # noqa: S101  (set by _start)
-    if checkpoints:
-        checkpoints = replace(checkpoints, device=_setup.device)
-    # On a terminal the bars of several processes would overwrite one another.
-    show = not sys.stderr.isatty()
-    _setup = yield from visualize_in_batches(
-        _setup, rows, checkpoints=checkpoints, show_progress=show
-    )

@@ -149,9 +149,9 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
 def science(setup: Setup) -> dict[str, Any]:
     """All that the images depend on: no device and no path, but hashes of the files' content."""
     experiment, network = setup.experiment, setup.network
-    paths = "direction", "photographs"
-    objective = {k: v for k, v in vars(experiment.objective).items() if k not in paths}
-    photographs = experiment.objective.photographs
+    objective = {**vars(experiment.objective)}
+    del objective["direction"]
+    photographs = objective.pop("photographs")
     natural_images = names_and_sizes(Path(photographs).expanduser()) if photographs else None
     return {
         "model": network.name,
@@ -180,13 +180,14 @@ def recipe(science: dict[str, Any]) -> dict[str, Any]:
 def fixed_paths(setup: Setup) -> dict[str, str]:
     """The settings that name files, as absolute paths: they hold in any working folder."""
     objective, weights = setup.experiment.objective, setup.network.weights
+    typed = {"objective.direction": objective.direction,
+             "objective.photographs": objective.photographs,
+             "natural": setup.experiment.natural}  # fmt: skip
     paths = {
-        f"objective.{name}": str(Path(value).expanduser().resolve())
-        for name in ("direction", "photographs")
-        if (value := getattr(objective, name)) is not None
+        name: str(Path(path).expanduser().resolve())
+        for name, path in typed.items()
+        if path is not None
     }
-    if (photographs := setup.experiment.natural) is not None:
-        paths["natural"] = str(Path(photographs).expanduser().resolve())
     if weights.is_file and weights.url is None:
         paths["model.weights"] = weights.source
     return paths
@@ -203,10 +204,10 @@ def measuring(config: Mapping[str, Any]) -> str:
 
 
 def new_version(
-    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str
+    setup: Setup, record: Mapping[str, Any], *, command: str
 ) -> tuple[RunFolder, Claim]:
     """A new version, claimed. Raises `InputError` where it cannot be made."""
-    work = work_folder(root, where)
+    work = work_folder(Path(setup.experiment.root).expanduser(), setup.where)
     while True:
         numbered = versions_in(work)
         made = _make(work, numbered[0][0] + 1 if numbered else 1, record, command)
