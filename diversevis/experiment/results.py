@@ -45,16 +45,14 @@ def unpack(packed: State) -> list[UnitResult]:
     """The results that `pack` was given; `interrupted` is False in all of them."""
     results = []
     for row, facts in enumerate(packed.facts["units"]):
+        tensors, metrics = packed.tensors, facts["metrics"]
         unit = Visualization(
-            unit=facts["metrics"]["unit"],
-            images=packed.tensors[f"{row}.images"],
-            responses=packed.tensors[f"{row}.responses"],
-            metrics=facts["metrics"],
-            trace={name: packed.tensors[f"{row}.trace.{name}"] for name in facts["trace"]},
-            interrupted=False,
-            front=packed.tensors.get(f"{row}.front"),
-        )
-        frames = [packed.tensors[f"{row}.film.{k}"].numpy() for k in range(facts["frames"])]
+            unit=metrics["unit"], metrics=metrics, interrupted=False,
+            images=tensors[f"{row}.images"], responses=tensors[f"{row}.responses"],
+            trace={name: tensors[f"{row}.trace.{name}"] for name in facts["trace"]},
+            front=tensors.get(f"{row}.front"),
+        )  # fmt: skip
+        frames = [tensors[f"{row}.film.{k}"].numpy() for k in range(facts["frames"])]
         results.append(UnitResult(unit, frames))
     return results
 
@@ -85,12 +83,10 @@ def write(setup: Setup, folder: RunFolder, units: Sequence[Visualization]) -> No
     if not units:
         return
     units = in_order(setup, units)
+    images = torch.stack([unit.images for unit in units])
+    responses = torch.stack([unit.responses for unit in units])
     draw.forget(folder, draw.IMAGES)
-    folder.write_images(
-        torch.stack([unit.images for unit in units]),
-        torch.stack([unit.responses for unit in units]),
-        torch.tensor([unit.unit for unit in units]),
-    )
+    folder.write_images(images, responses, torch.tensor([unit.unit for unit in units]))
     folder.write_metrics([unit.metrics for unit in units])
     _write_front(folder, [unit for unit in units if unit.front is not None])
     _write_trace(folder, units)
@@ -111,12 +107,9 @@ def _write_front(folder: RunFolder, units: Sequence[Visualization]) -> None:
     """`front.safetensors` and `front.csv`: images and terms at every diversity weight."""
     if not units:
         return
+    images = torch.stack([unit.front for unit in units if unit.front is not None])
+    weights = torch.tensor([row["diversity"] for row in units[0].metrics["front"]])
+    numbers = torch.tensor([unit.unit for unit in units])
     columns = ["unit", *units[0].metrics["front"][0]]
     rows = [[unit.unit, *row.values()] for unit in units for row in unit.metrics["front"]]
-    folder.write_front(
-        torch.stack([unit.front for unit in units if unit.front is not None]),
-        torch.tensor([row["diversity"] for row in units[0].metrics["front"]]),
-        torch.tensor([unit.unit for unit in units]),
-        columns,
-        rows,
-    )
+    folder.write_front(images, weights, numbers, columns, rows)

@@ -102,16 +102,12 @@ def run(
 def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | None) -> Work:
     experiment = setup.experiment
     return Work(
-        root=Path(experiment.root).expanduser(),
-        where=setup.where,
+        root=Path(experiment.root).expanduser(), where=setup.where,
         hash=provenance.sha256_of(identity.science(setup)),
-        measures=measures,
-        seeds=experiment.seeds,
-        again=experiment.again,
-        measuring=identity.measuring(settled.content),
-        origin=sweep or job_id(),
-        restarted=sweep is not None or restarts() > 0,
-    )
+        measures=measures, measuring=identity.measuring(settled.content),
+        seeds=experiment.seeds, again=experiment.again,
+        origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
+    )  # fmt: skip
 
 
 def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:

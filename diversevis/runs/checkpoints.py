@@ -86,9 +86,8 @@ class Checkpoints:
         return None if file is None else State(*file)
 
     def batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
-        """Batches that have a checkpoint of this kind (`state` or `done`), as lists of rows.
-
-        Only those that hold no other rows than `rows`; no row twice.
+        """Batches of these rows alone that have a checkpoint of this kind (`state` or `done`); no
+        row is in two of them.
 
         Deletes checkpoints of another work or program version, and damaged files.
         """

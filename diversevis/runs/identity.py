@@ -154,22 +154,15 @@ def science(setup: Setup) -> dict[str, Any]:
     photographs = objective.pop("photographs")
     natural_images = names_and_sizes(Path(photographs).expanduser()) if photographs else None
     return {
-        "model": network.name,
-        "weights": network.weights.sha256,
-        "mean": network.weights.mean,
-        "std": network.weights.std,
+        "model": network.name, "weights": network.weights.sha256,
+        "mean": network.weights.mean, "std": network.weights.std,
         "layer": network.layer.name,
-        "units": setup.targets.units,
-        "direction": setup.targets.sha256,
-        "n": experiment.n,
-        "seed": experiment.seed,
-        "norm": setup.norm,
-        "precondition": experiment.precondition,
-        "objective": objective,
-        "photographs": natural_images,
+        "units": setup.targets.units, "direction": setup.targets.sha256,
+        "n": experiment.n, "seed": experiment.seed, "norm": setup.norm,
+        "precondition": experiment.precondition, "precision": experiment.precision,
+        "objective": objective, "photographs": natural_images,
         "optimizer": vars(experiment.optimizer),
-        "precision": experiment.precision,
-    }
+    }  # fmt: skip
 
 
 def recipe(science: dict[str, Any]) -> dict[str, Any]:

@@ -34,38 +34,26 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
     """The content of `run.json` when a run begins."""
     experiment, scientific = setup.experiment, science(setup)
     return {
-        "status": "running",
-        "optimized": False,
-        "command": command,
-        "rerun": None,
+        "status": "running", "optimized": False, "command": command, "rerun": None,
         "config_hash": provenance.sha256_of(scientific),
         "recipe_hash": provenance.sha256_of(recipe(scientific)),
         "model": setup.network.name,
-        "layer": setup.network.layer.name,
-        "response": setup.network.layer.response,
-        "direction": setup.targets.file,
-        "units": list(setup.targets.units),
-        "n": experiment.n,
-        "seed": experiment.seed,
-        "norm": setup.norm,
+        "layer": setup.network.layer.name, "response": setup.network.layer.response,
+        "direction": setup.targets.file, "units": list(setup.targets.units),
+        "n": experiment.n, "seed": experiment.seed, "norm": setup.norm,
         "distance": experiment.objective.distance,
         "diversity": None if experiment.objective.front else experiment.objective.diversity,
-        "fraction": experiment.objective.fraction,
-        "front": experiment.objective.front,
+        "fraction": experiment.objective.fraction, "front": experiment.objective.front,
         "receptive_field": asdict(setup.field),
         "weights": asdict(setup.network.weights),
         "versions": provenance.versions(),
         **provenance.device_facts(setup.device),
         "devices": [str(device) for device in pick_devices(experiment.device)],
-        "precision": experiment.precision,
-        "batch": setup.batch,
+        "precision": experiment.precision, "batch": setup.batch,
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "sweep": None,
-        "job": job_id(),
-        "job_log": _stderr_file(),
-        "not_measured": {},
-        "config": dict(config),
-    }
+        "sweep": None, "job": job_id(), "job_log": _stderr_file(),
+        "not_measured": {}, "config": dict(config),
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def listening() -> Iterator[None]:
     which has the cluster queue the job again.
     """
     global _asked
-    if not _in_main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = listen()
@@ -107,7 +107,8 @@ def ignore_sigint() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _sigint_handler(handler: Handler) -> Iterator[None]:
     previous = signal.getsignal(signal.SIGINT)
-    if previous is None or not _in_main_thread():  # installed from C: it could not be restored
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if previous is None or not in_main_thread:  # None: from C, it could not be restored
         yield
         return
     signal.signal(signal.SIGINT, handler)
@@ -115,7 +116,3 @@ def _sigint_handler(handler: Handler) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
