@@ -14,7 +14,7 @@ from diversevis.method.settings import Config, Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
-from diversevis.runs.identity import fixed_paths, is_optimized, new_version
+from diversevis.runs.identity import fixed_paths, is_optimized, new_analysis
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.record import accounted, logged_to, make_record
 
@@ -57,7 +57,7 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     settled = config(fixed_paths(setup))
     record = make_record(setup, command, settled.content)
     record |= {"n": None, "distance": None, "diversity": None}
-    folder, claim = new_version(setup, record, command="analyze")
+    folder, claim = new_analysis(setup, record)
     with accounted(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])

@@ -104,8 +104,7 @@ def _halve(setup: Setup, batch: Sequence[int], checkpoints: Checkpoints | None) 
     """The setup with half the batch size, after memory ran out in `batch`."""
     if checkpoints:
         checkpoints.discard(batch)
-    images_at_once = min(setup.batch, len(batch) * setup.experiment.images_per_unit)
-    half = max(1, images_at_once // 2)
+    half = max(1, min(setup.batch, len(batch) * setup.experiment.images_per_unit) // 2)
     LOG.warning("out of memory: going on with batch=%d images at once", half)
     return replace(setup, batch=half)
 

@@ -102,8 +102,7 @@ def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
             if measured is not None:
                 return measured
             subject = replace(subject, batch=subject.batch // 2)
-            LOG.warning("out of memory: %s goes on with batch=%d images at once",
-                        name, subject.batch)  # fmt: skip
+            LOG.warning(f"out of memory: {name} goes on with batch={subject.batch} images at once")
 
 
 def indices_of(

@@ -173,8 +173,8 @@ def _results_saved(
             results.write(setup, folder, units)
             if units and setup.experiment.images == "png":
                 draw.draw(folder, draw.IMAGES, "all", lambda name, done, total: None)
-        LOG.warning("ended early: results of %d of %d units are saved in %s",
-                    len(units), len(setup.targets.units), folder.path)  # fmt: skip
+        count = f"{len(units)} of {len(setup.targets.units)} units"
+        LOG.warning(f"ended early: results of {count} are saved in {folder.path}")
         raise
 
 
@@ -234,5 +234,4 @@ def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
     except FolderLost:
         raise
     except Exception as error:  # damaged, or not ours to write to: the run is finished all the same
-        LOG.warning("%s: no pictures drawn (%s: %s)",
-                    folder.path, type(error).__name__, error)  # fmt: skip
+        LOG.warning(f"{folder.path}: no pictures drawn ({type(error).__name__}: {error})")

@@ -30,13 +30,10 @@ def subject_of_folder(setup: Setup, folder: RunFolder) -> Subject:
 
 def subject_of(setup: Setup, results: Sequence[Visualization]) -> Subject:
     """The units of a run that is not written to a folder."""
-    return _subject(
-        setup,
-        [result.unit for result in results],
-        [result.metrics for result in results],
-        torch.stack([result.images for result in results]),
-        torch.stack([result.responses for result in results]),
-    )
+    units, metrics = [result.unit for result in results], [result.metrics for result in results]
+    images = torch.stack([result.images for result in results])
+    responses = torch.stack([result.responses for result in results])
+    return _subject(setup, units, metrics, images, responses)
 
 
 def subject_without_run(setup: Setup) -> Subject:

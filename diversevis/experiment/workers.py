@@ -106,8 +106,7 @@ def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
 
 
 def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """Raises `FolderLost` if this process must end meanwhile, and `Stopped` if it or the worker
-    must, to which the system may have sent its signal first."""
+    """Raises `Stopped` if this process or the worker was asked to end meanwhile, or `FolderLost`."""
     while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         signals.check()
         if checkpoints and checkpoints.claim:

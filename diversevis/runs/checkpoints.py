@@ -1,8 +1,7 @@
 """Checkpoints of a run, from which another process can continue.
 
-While a batch of units is optimized, its state is written now and then. Once it is done, its results
-replace the state until the run has written the results of all units. Both are single files,
-written completely or not at all.
+While a batch of units is optimized, its state is written now and then; once it is done, its results
+replace the state, until the run has written those of all units. Each is a single file.
 """
 
 from __future__ import annotations
@@ -86,11 +85,8 @@ class Checkpoints:
         return None if file is None else State(*file)
 
     def batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
-        """Batches of these rows alone that have a checkpoint of this kind (`state` or `done`); no
-        row is in two of them.
-
-        Deletes checkpoints of another work or program version, and damaged files.
-        """
+        """Batches of these rows alone, no row twice, that have a checkpoint of this kind (`state`,
+        `done`). Deletes checkpoints of another work or program version, and damaged files."""
         wanted, batches = set(rows), []
         for name in self.folder.checkpoints():
             if not name.startswith(f"{self.part}-{kind}-"):

@@ -196,14 +196,12 @@ def measuring(config: Mapping[str, Any]) -> str:
     return sha256_of({name: config.get(name) for name in ("measure", "natural")})
 
 
-def new_version(
-    setup: Setup, record: Mapping[str, Any], *, command: str
-) -> tuple[RunFolder, Claim]:
-    """A new version, claimed. Raises `InputError` where it cannot be made."""
+def new_analysis(setup: Setup, record: Mapping[str, Any]) -> tuple[RunFolder, Claim]:
+    """A new version for measures alone, claimed. Raises `InputError` where it cannot be made."""
     work = work_folder(Path(setup.experiment.root).expanduser(), setup.where)
     while True:
         numbered = versions_in(work)
-        made = _make(work, numbered[0][0] + 1 if numbered else 1, record, command)
+        made = _make(work, numbered[0][0] + 1 if numbered else 1, record, "analyze")
         if made is not None:
             return made
 
