@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diversevis.errors import InputError
 from diversevis.experiment.measure import measure_folder, possible
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
-from diversevis.method.setup import Setup, prepare
+from diversevis.method.setup import prepare
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
 from diversevis.runs.identity import fixed_paths, is_optimized, new_analysis
@@ -30,7 +28,12 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     keep_pages()
     setup = prepare(experiment)
     record = folder.read_record()
-    _refuse_other_weights(setup, folder, record)
+    if record["weights"]["sha256"] != setup.network.weights.sha256:
+        raise InputError(
+            f"{folder.path}: its images were made with other weights "
+            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
+            "the same weights."
+        )
     claim = _take_claim(folder)
     complete = is_optimized(folder)
     try:
@@ -63,15 +66,6 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
         measure_folder(setup, folder, claim, names)
     return folder.path
-
-
-def _refuse_other_weights(setup: Setup, folder: RunFolder, record: Mapping[str, Any]) -> None:
-    if record["weights"]["sha256"] != setup.network.weights.sha256:
-        raise InputError(
-            f"{folder.path}: its images were made with other weights "
-            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
-            "the same weights."
-        )
 
 
 def _take_claim(folder: RunFolder) -> Claim:

@@ -26,7 +26,7 @@ from diversevis.pictures.film import check_film, write_film
 from diversevis.runs import identity, provenance, signals
 from diversevis.runs.checkpoints import Checkpoints
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.identity import Opened, Work
+from diversevis.runs.identity import Work
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.process import job_id, restarts
 from diversevis.runs.record import accounted, make_record
@@ -35,7 +35,7 @@ LOG = logging.getLogger("diversevis")
 
 
 class Done(NamedTuple):
-    """The folder of a run, and what happened to it: see `Opened`."""
+    """The folder of a run, and what happened to it, in the words of `Opened`."""
 
     path: Path
     how: str
@@ -75,13 +75,13 @@ def run(
     _check_planned(setup, work, expected)
     record = make_record(setup, command, settled.content)
     record |= {"sweep": sweep, "measuring": work.measuring}
-    opened = identity.open_work(work, record, wait=wait)
-    folder, claim, how = opened
+    folder, claim, how = identity.open_work(work, record, wait=wait)
     if claim is None:
         if how == "found":
             _add_pictures(experiment, folder)
         return Done(folder.path, how)
-    setup = _with_earlier_batch(setup, opened)
+    if how == "continued" and experiment.batch == "auto":
+        setup = _with_earlier_batch(setup, folder)
     record["batch"] = setup.batch
     checkpoints = Checkpoints(
         folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
@@ -120,15 +120,13 @@ def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:
         )
 
 
-def _with_earlier_batch(setup: Setup, opened: Opened) -> Setup:
-    """With `batch=auto`, the batch size that the run was begun with on a device of the same kind.
+def _with_earlier_batch(setup: Setup, folder: RunFolder) -> Setup:
+    """The setup with the batch size that the run was begun with on a device of the same kind.
 
     It decides how units are batched, and with it how sums are rounded and which checkpoints fit.
     """
-    if opened.how == "made" or setup.experiment.batch != "auto":
-        return setup
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record
-        record = opened.folder.read_record()
+        record = folder.read_record()
         if torch.device(record["device"]).type == setup.device.type and not record["optimized"]:
             return replace(setup, batch=int(record["batch"]))
     return setup

@@ -106,7 +106,7 @@ def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
 
 
 def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """Raises `Stopped` if this process or the worker was asked to end meanwhile, or `FolderLost`."""
+    """Raises `FolderLost`, or `Stopped` if this process or the worker was asked to end."""
     while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         signals.check()
         if checkpoints and checkpoints.claim:
@@ -114,9 +114,7 @@ def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answ
     return future.result()
 
 
-def _interrupt(
-    pools: Sequence[ProcessPoolExecutor], futures: Sequence[Future[_Answer]]
-) -> list[_Answer]:
+def _interrupt(pools: list[ProcessPoolExecutor], futures: list[Future]) -> list[_Answer]:
     """Send SIGINT to the workers; returns the results that they have so far."""
     _send(pools, signal.SIGINT)
     at_work = [future for future in futures if not future.cancel()]
@@ -125,7 +123,7 @@ def _interrupt(
     return [future.result() for future in at_work if future in done and not future.exception()]
 
 
-def _send(pools: Sequence[ProcessPoolExecutor], number: int) -> None:
+def _send(pools: list[ProcessPoolExecutor], number: int) -> None:
     for pool in pools:
         for process in list(pool._processes or {}):
             with contextlib.suppress(ProcessLookupError):
