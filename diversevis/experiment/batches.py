@@ -73,10 +73,8 @@ def visualize_in_batches(
 def split_by_progress(
     setup: Setup, rows: Sequence[int], checkpoints: Checkpoints | None, devices: int = 1
 ) -> tuple[list[UnitResult], list[Sequence[int]]]:
-    """Results that earlier processes saved of the units at `rows`, and the other rows in batches.
-
-    Batches that have a saved state come first, unchanged.
-    """
+    """Results that earlier processes saved of the units at `rows`, and the other rows in batches:
+    those with a saved state first, unchanged."""
     done = checkpoints.done(rows) if checkpoints else []
     finished = [result for batch in done for result in unpack(batch)]
     units = {result.visualization.unit for result in finished}
@@ -103,7 +101,7 @@ def _visualize_batch(
 def _halve(setup: Setup, batch: Sequence[int], checkpoints: Checkpoints | None) -> Setup:
     """The setup with half the batch size, after memory ran out in `batch`."""
     if checkpoints:
-        checkpoints.discard(batch)
+        checkpoints.discard_state(batch)
     half = max(1, min(setup.batch, len(batch) * setup.experiment.images_per_unit) // 2)
     LOG.warning("out of memory: going on with batch=%d images at once", half)
     return replace(setup, batch=half)

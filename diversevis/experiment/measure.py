@@ -135,9 +135,8 @@ def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:
 def spread(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any] | None]:
     """Mean, standard deviation and count over seeds of every index of every unit.
 
-    seeds  of every seed, for every unit, its indices by name
-
-    The count says how many seeds have an index. None for a unit without any index.
+    seeds  of every seed, for every unit, its indices by name; the count is that of the seeds that
+           have an index, and a unit without any index gets None
     """
     table: list[dict[str, Any] | None] = []
     for unit in zip(*seeds, strict=True):

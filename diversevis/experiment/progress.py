@@ -14,9 +14,8 @@ from tqdm import tqdm
 class ProgressDisplay:
     """Progress of a run's optimization (`units`, `begin`, `step`, `end`) or of a measure (a call).
 
-    The optimization's total is the most steps that all units of the run can take: units *
-    (search_steps + steps), of which an earlier process has done those of `finished` units. With
-    show=False nothing is shown.
+    The optimization's total is the most steps that all units can take, units * (search_steps +
+    steps), of which an earlier process has done those of `finished` units.
     """
 
     def __init__(

@@ -65,10 +65,9 @@ def visualize_on_devices(
             pools[number % devices].submit(_compute, list(batch), for_workers)
             for number, batch in enumerate(batches)
         ]
-        interrupted = False
         for number, future in enumerate(futures):
             try:
-                answers = [_wait_for(future, checkpoints)]
+                interrupted, answers = False, [_wait_for(future, checkpoints)]
             except KeyboardInterrupt:
                 interrupted, answers = True, _interrupt(pools, futures[number:])
             except Stopped:  # every worker writes a checkpoint before this process ends

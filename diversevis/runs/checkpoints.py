@@ -65,10 +65,9 @@ class Checkpoints:
         except OSError as error:
             LOG.warning("the results of a batch could not be kept: %s", error)
         else:
-            self.discard(rows)
+            self.discard_state(rows)
 
-    def discard(self, rows: Sequence[int]) -> None:
-        """Delete the state of a batch."""
+    def discard_state(self, rows: Sequence[int]) -> None:
         self.folder.remove_checkpoint(self._name("state", rows))
 
     def write(

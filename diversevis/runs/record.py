@@ -105,8 +105,7 @@ def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str
     kept = {name: before[name] for name in KEPT if name in before}
     if record["sweep"] is None:  # a sweep's run stays the sweep's when its command is typed by hand
         kept["sweep"] = before.get("sweep")
-    attempts = before.get("attempts", 0) + 1
-    return {**record, **kept, "status": "running", "attempts": attempts}
+    return {**record, **kept, "status": "running", "attempts": before.get("attempts", 0) + 1}
 
 
 def _ended_by(error: BaseException) -> dict[str, Any]:
