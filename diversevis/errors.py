@@ -28,8 +28,11 @@ class Stopped(BaseException):
     """This process was asked to end (SIGTERM, SIGUSR1, SIGUSR2) and has saved its state."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)  # the argument again, so that it can be pickled
         self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 class SweepUnfinished(Exception):

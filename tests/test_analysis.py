@@ -11,7 +11,8 @@ from PIL import Image
 from test_visualize import setup_of
 
 from diversevis.errors import InputError
-from diversevis.experiment.measure import flat, possible, spread, subject_of, subject_without_run
+from diversevis.experiment.measure import flat, possible, spread
+from diversevis.experiment.subject import subject_of, subject_without_run
 from diversevis.measures.catalogue import MEASURES, chosen, measure
 from diversevis.measures.subject import in_batches
 from diversevis.method.visualize import visualize

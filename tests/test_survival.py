@@ -190,7 +190,7 @@ def test_a_second_ctrl_c_does_not_wait():
         heard.append("waits")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        assert not signals.interrupted()
+        assert not signals.is_waiting()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signals.check_interrupted()

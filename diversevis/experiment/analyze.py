@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.experiment.measure import (
-    measure_folder,
-    possible,
-    pulse_of,
-    subject_of_folder,
-    subject_without_run,
-)
+from diversevis.experiment.measure import measure_folder, possible
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
-from diversevis.method.setup import Setup, prepare
+from diversevis.method.setup import prepare
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
-from diversevis.runs.identity import fixed_paths, is_optimized, new_version
+from diversevis.runs.identity import fixed_paths, is_optimized, new_analysis
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.record import accounted, logged_to, make_record
 
@@ -28,7 +20,7 @@ from diversevis.runs.record import accounted, logged_to, make_record
 def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     """Take the measures of a finished run; those taken before, and not now, stay.
 
-    experiment  of the run, with today's measures, settings of measures and device
+    experiment  of the run, with the measures, their settings and the device of today
 
     Raises `InputError` where the weights have changed since the run, or another process holds it.
     """
@@ -36,15 +28,20 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     keep_pages()
     setup = prepare(experiment)
     record = folder.read_record()
-    _refuse_other_weights(setup, folder, record)
-    has_images = record["n"] is not None
-    subject = subject_of_folder(setup, folder) if has_images else subject_without_run(setup)
+    if record["weights"]["sha256"] != setup.network.weights.sha256:
+        raise InputError(
+            f"{folder.path}: its images were made with other weights "
+            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
+            "the same weights."
+        )
     claim = _take_claim(folder)
     complete = is_optimized(folder)
     try:
         with logged_to(folder.log_path):
-            measure_folder(subject, folder, names, pulse_of(claim))
-        complete = complete and _has_its_measures(folder, record)
+            measure_folder(setup, folder, claim, names)
+        # Natural exemplars may be missing: there may have been no photographs.
+        wanted = {*chosen(record["config"]["analysis"])} - {"natural"}
+        complete = complete and wanted <= {*folder.read_measures()}
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing
     finally:
@@ -63,22 +60,12 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     settled = config(fixed_paths(setup))
     record = make_record(setup, command, settled.content)
     record |= {"n": None, "distance": None, "diversity": None}
-    root = Path(experiment.root).expanduser()
-    folder, claim = new_version(root, setup.where, record, command="analyze")
+    folder, claim = new_analysis(setup, record)
     with accounted(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
-        measure_folder(subject_without_run(setup), folder, names, pulse_of(claim))
+        measure_folder(setup, folder, claim, names)
     return folder.path
-
-
-def _refuse_other_weights(setup: Setup, folder: RunFolder, record: Mapping[str, Any]) -> None:
-    if record["weights"]["sha256"] != setup.network.weights.sha256:
-        raise InputError(
-            f"{folder.path}: its images were made with other weights "
-            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
-            "the same weights."
-        )
 
 
 def _take_claim(folder: RunFolder) -> Claim:
@@ -89,10 +76,3 @@ def _take_claim(folder: RunFolder) -> Claim:
         raise InputError(f"{folder.path}: {words} is at work there. Wait for it, then measure.")
     claim.begin()
     return claim
-
-
-def _has_its_measures(folder: RunFolder, record: Mapping[str, Any]) -> bool:
-    """Whether the run has all measures that it was started with; natural exemplars may be missing,
-    where there were no photographs."""
-    wanted = chosen(record["config"]["analysis"])
-    return not {*wanted} - {*folder.read_measures(), "natural"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from torch import Tensor
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.results import Frame, UnitResult, pack, unpack
 from diversevis.method import images
-from diversevis.method.device import is_out_of_memory
+from diversevis.method.device import none_if_out_of_memory
 from diversevis.method.optimize.loop import State
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import visualize
 from diversevis.pictures.film import is_film_step
 from diversevis.runs import signals
-from diversevis.runs.checkpoints import Checkpoints
+from diversevis.runs.checkpoints import Checkpoints, Keeper
 from diversevis.units import units_text
 
 LOG = logging.getLogger("diversevis")
@@ -29,34 +29,33 @@ LOG = logging.getLogger("diversevis")
 
 def visualize_in_batches(
     setup: Setup,
-    rows: Sequence[int],
+    rows: Sequence[int] | None = None,
     *,
     checkpoints: Checkpoints | None = None,
     show_progress: bool = False,
 ) -> Generator[UnitResult, None, Setup]:
     """Results of the units at `rows` of the setup's targets, those of earlier processes first.
 
+    rows         None: all
     checkpoints  save finished batches, and the state of the batch at work
 
     The generator returns the setup with the batch size that fitted in memory. It raises
     `KeyboardInterrupt` after the results of the batch that Ctrl-C ended, and `Stopped` when the
     system asks this process to end.
     """
-    finished = finished_before(checkpoints, rows)
+    rows = range(len(setup.targets.units)) if rows is None else rows
+    finished, pending = split_by_progress(setup, rows, checkpoints)
     yield from finished
-    pending = batches_left(setup, rows, finished, checkpoints)
-    optimizer = setup.experiment.optimizer
-    progress = ProgressDisplay(
-        len(rows), optimizer.search_steps, optimizer.steps, show=show_progress
-    )
+    steps = setup.experiment.optimizer.search_steps, setup.experiment.optimizer.steps
+    progress = ProgressDisplay(len(rows), len(finished), *steps, show=show_progress)
     with contextlib.closing(progress):
-        progress.skip(len(finished))
         while pending:
             signals.check_interrupted()
             batch, *pending = pending
             units = [setup.targets.units[row] for row in batch]
             progress.units(f"unit{'s' * (len(units) > 1)} {units_text(units)}", len(units))
-            results = _visualize_batch(setup, batch, progress, checkpoints)
+            attempt = partial(_visualize_batch, setup, batch, progress, checkpoints)
+            results = none_if_out_of_memory(attempt, setup.batch, setup.device)
             if results is None:
                 setup = _halve(setup, batch, checkpoints)
                 pending = setup.batches([row for left in (batch, *pending) for row in left])
@@ -72,56 +71,39 @@ def visualize_in_batches(
     return setup
 
 
-def finished_before(checkpoints: Checkpoints | None, rows: Sequence[int]) -> list[UnitResult]:
-    """Results that earlier processes saved of the units at `rows`."""
-    batches = checkpoints.done(rows) if checkpoints else []
-    return [result for batch in batches for result in unpack(batch)]
-
-
-def batches_left(
-    setup: Setup,
-    rows: Sequence[int],
-    finished: Sequence[UnitResult],
-    checkpoints: Checkpoints | None,
-    devices: int = 1,
-) -> list[Sequence[int]]:
-    """The unfinished rows in batches; those that have a saved state come first, unchanged."""
+def split_by_progress(
+    setup: Setup, rows: Sequence[int], checkpoints: Checkpoints | None, devices: int = 1
+) -> tuple[list[UnitResult], list[Sequence[int]]]:
+    """Results that earlier processes saved of the units at `rows`, and the other rows in batches:
+    those with a saved state first, unchanged."""
+    done = checkpoints.done(rows) if checkpoints else []
+    finished = [result for batch in done for result in unpack(batch)]
     units = {result.visualization.unit for result in finished}
     left = [row for row in rows if setup.targets.units[row] not in units]
-    begun = checkpoints.begun(left) if checkpoints else []
+    begun = checkpoints.batches("state", left) if checkpoints else []
     fresh = set(left) - {row for batch in begun for row in batch}
     # Cut all rows, then drop those not needed: the batches, and with them the rounding of sums,
     # are those of a run without interruption.
     cut = [[row for row in batch if row in fresh] for batch in setup.batches(rows, devices)]
-    return [*begun, *(batch for batch in cut if batch)]
+    return finished, [*begun, *(batch for batch in cut if batch)]
 
 
 def _visualize_batch(
     setup: Setup, batch: Sequence[int], progress: ProgressDisplay, checkpoints: Checkpoints | None
-) -> list[UnitResult] | None:
-    """None if memory ran out; then nothing refers to the tensors of the failed attempt."""
+) -> list[UnitResult]:
     films = _Films(setup, len(batch))
-    keeper = checkpoints.keeper(batch, films) if checkpoints else None
-    try:
-        # With a checkpoint Ctrl-C waits until the state between two steps is saved.
-        with signals.defer_sigint() if keeper else contextlib.nullcontext():
-            units = visualize(setup, batch, progress=progress, listener=films, keeper=keeper)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or setup.batch == 1:
-            raise
-        return None
+    keeper = Keeper(checkpoints, batch, films) if checkpoints else None
+    # With a checkpoint Ctrl-C waits until the state between two steps is saved.
+    with signals.defer_sigint() if keeper else contextlib.nullcontext():
+        units = visualize(setup, batch, progress=progress, listener=films, keeper=keeper)
     return [UnitResult(unit, films.of(index, unit)) for index, unit in enumerate(units)]
 
 
 def _halve(setup: Setup, batch: Sequence[int], checkpoints: Checkpoints | None) -> Setup:
     """The setup with half the batch size, after memory ran out in `batch`."""
     if checkpoints:
-        checkpoints.discard(batch)
-    gc.collect()
-    if setup.device.type == "cuda":
-        torch.cuda.empty_cache()
-    images_at_once = min(setup.batch, len(batch) * setup.experiment.images_per_unit)
-    half = max(1, images_at_once // 2)
+        checkpoints.discard_state(batch)
+    half = max(1, min(setup.batch, len(batch) * setup.experiment.images_per_unit) // 2)
     LOG.warning("out of memory: going on with batch=%d images at once", half)
     return replace(setup, batch=half)
 
@@ -150,10 +132,10 @@ class _Films:
         }
         return State(tensors, {"frames": [len(frames) for frames in self.frames]})
 
-    def restore(self, kept: State) -> None:
+    def restore(self, state: State) -> None:
         self.frames = [
-            [kept.tensors[f"{row}.{k}"].cpu().numpy() for k in range(count)]
-            for row, count in enumerate(kept.facts["frames"])
+            [state.tensors[f"{row}.{k}"].cpu().numpy() for k in range(count)]
+            for row, count in enumerate(state.facts["frames"])
         ]
 
     def of(self, row: int, unit: Visualization) -> list[Frame]:

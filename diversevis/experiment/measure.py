@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import gc
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import torch
 
 from diversevis.errors import InputError
 from diversevis.experiment.progress import ProgressDisplay
-from diversevis.experiment.subject import make_subject
+from diversevis.experiment.subject import subject_of_folder
 from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Progress, Subject
-from diversevis.method.device import is_out_of_memory, precision
-from diversevis.method.result import Visualization
+from diversevis.method.device import none_if_out_of_memory, precision
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import names_and_sizes
 from diversevis.pictures import draw
@@ -34,48 +33,16 @@ RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "
              "distance_pixels_min", "distance_pixels_mean")  # fmt: skip
 
 
-def subject_of_folder(setup: Setup, folder: RunFolder) -> Subject:
-    """The units of a finished run."""
-    arrays = folder.read_images()
-    return make_subject(
-        setup, arrays["units"].tolist(), folder.read_metrics(), arrays["images"],
-        arrays["responses"], setup.experiment.seed,
-    )  # fmt: skip
-
-
-def subject_of(
-    setup: Setup, done: Sequence[Visualization], sample_seed: int | None = None
-) -> Subject:
-    """The units of a run that is not written to a folder.
-
-    sample_seed  draws the sample of units; the setup's seed unless given
-    """
-    return make_subject(
-        setup,
-        [result.unit for result in done],
-        [result.metrics for result in done],
-        torch.stack([result.images for result in done]),
-        torch.stack([result.responses for result in done]),
-        setup.experiment.seed if sample_seed is None else sample_seed,
-    )
-
-
-def subject_without_run(setup: Setup) -> Subject:
-    """All units of a setup, without images."""
-    return make_subject(setup, setup.targets.units, None, None, None, setup.experiment.seed)
-
-
 def possible(names: Sequence[str], folder: str | None) -> list[str]:
     """The measures of `names` without natural exemplars where there is no folder of photographs.
 
     Raises `InputError` where the folder holds no photographs.
     """
-    if "natural" not in names:
-        return list(names)
-    if folder is None:
+    if "natural" in names and folder is None:
         LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
         return [name for name in names if name != "natural"]
-    names_and_sizes(Path(folder).expanduser(), "natural")
+    if "natural" in names and folder is not None:
+        names_and_sizes(Path(folder).expanduser(), "natural")
     return list(names)
 
 
@@ -92,14 +59,13 @@ def pulse_of(claim: Claim) -> Progress:
 
 
 def measure_folder(
-    subject: Subject, folder: RunFolder, names: Sequence[str], pulse: Progress
+    setup: Setup, folder: RunFolder, claim: Claim, names: Sequence[str]
 ) -> dict[str, str]:
-    """Take the measures one after the other, and write each when it is done.
-
-    pulse  called before and between batches; may raise
+    """Take the measures one after the other; write each to the folder when it is done, and draw it.
 
     Returns the reasons, by measure, for those that cannot be taken; the others are not affected.
     """
+    subject, pulse = subject_of_folder(setup, folder), pulse_of(claim)
     impossible: dict[str, str] = {}
     for name in names:
         try:
@@ -111,15 +77,18 @@ def measure_folder(
         with signals.ignore_sigint():
             draw.forget(folder, name)
             folder.write_measure(name, measured.settings, measured.numbers, measured.arrays)
-        if subject.pictures is not None:
-            draw.draw(folder, name, subject.pictures, pulse)
+        if setup.experiment.images == "png":
+            draw.draw(folder, name, setup.experiment.measure.pictures, pulse)
         count = sum(numbers is not None for numbers in measured.numbers)
         LOG.info("measured %s of %d units", name, count)
     return impossible
 
 
 def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
-    """A measure, in plain float32; repeated with half the batch when out of memory."""
+    """A measure, in plain float32; repeated with half the batch when out of memory.
+
+    pulse  called before and between batches; may raise
+    """
     pulse(name, 0, len(subject.rows))
     with contextlib.closing(ProgressDisplay()) as display, precision("float32"):
 
@@ -128,33 +97,22 @@ def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
             display(name, done, total)
 
         while True:
-            try:
-                return measure(subject, name, report)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or subject.batch == 1:
-                    raise
-            # Outside of the except clause: the error holds on to the failed attempt's tensors.
-            gc.collect()
-            if subject.device.type == "cuda":
-                torch.cuda.empty_cache()
-            subject = dataclasses.replace(subject, batch=subject.batch // 2)
-            LOG.warning("out of memory: %s goes on with batch=%d images at once",
-                        name, subject.batch)  # fmt: skip
+            attempt = partial(measure, subject, name, report)
+            measured = none_if_out_of_memory(attempt, subject.batch, subject.device)
+            if measured is not None:
+                return measured
+            subject = replace(subject, batch=subject.batch // 2)
+            LOG.warning(f"out of memory: {name} goes on with batch={subject.batch} images at once")
 
 
 def indices_of(
-    subject: Subject,
-    metrics: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    pulse: Progress,
+    subject: Subject, metrics: Sequence[dict[str, Any]], names: Sequence[str], pulse: Progress
 ) -> list[dict[str, float]]:
     """Every number of every unit by its dotted name, measured without a folder."""
-    indices = [indices_in(unit, ()) for unit in metrics]
     for name in names:
-        measured = _measure(subject, name, pulse)
-        for unit_indices, numbers in zip(indices, measured.numbers, strict=True):
-            unit_indices |= dict(flat(name, numbers))
-    return indices
+        numbers = _measure(subject, name, pulse).numbers
+        metrics = [unit | {name: new} for unit, new in zip(metrics, numbers, strict=True)]
+    return [indices_in(unit, names) for unit in metrics]
 
 
 def indices_in(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
@@ -177,33 +135,17 @@ def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:
 def spread(seeds: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any] | None]:
     """Mean, standard deviation and count over seeds of every index of every unit.
 
-    seeds  of every seed, for every unit, its indices by name; the count says how many seeds have
-           an index
-
-    None for a unit without any index.
+    seeds  of every seed, for every unit, its indices by name; the count is that of the seeds that
+           have an index, and a unit without any index gets None
     """
     table: list[dict[str, Any] | None] = []
     for unit in zip(*seeds, strict=True):
-        names = dict.fromkeys(name for indices in unit for name in indices)
         entry = {}
-        for name in names:
-            values = torch.tensor(
-                [indices[name] for indices in unit if name in indices], dtype=torch.float64
-            )
-            deviation = values.std().item() if len(values) > 1 else None
-            entry[name] = {
-                "mean": values.mean().item(), "deviation": deviation, "count": len(values)
-            }  # fmt: skip
+        for name in dict.fromkeys(name for indices in unit for name in indices):
+            known = [indices[name] for indices in unit if name in indices]
+            values = torch.tensor(known, dtype=torch.float64)
+            mean = values.mean().item()
+            deviation = values.std().item() if len(known) > 1 else None
+            entry[name] = {"mean": mean, "deviation": deviation, "count": len(known)}
         table.append(entry or None)
     return table
-
-
-def seeds_of(setup: Setup) -> list[Setup]:
-    """The same setup with the further seeds that `seeds=` asks for."""
-    experiment = setup.experiment
-    return [
-        dataclasses.replace(
-            setup, experiment=dataclasses.replace(experiment, seed=experiment.seed + k)
-        )
-        for k in range(1, experiment.seeds)
-    ]

@@ -14,13 +14,14 @@ from tqdm import tqdm
 class ProgressDisplay:
     """Progress of a run's optimization (`units`, `begin`, `step`, `end`) or of a measure (a call).
 
-    The optimization's total is the most steps that all units of the run can take:
-    units * (search_steps + steps). With show=False nothing is shown.
+    The optimization's total is the most steps that all units can take, units * (search_steps +
+    steps), of which an earlier process has done those of `finished` units.
     """
 
     def __init__(
-        self, units: int = 0, search_steps: int = 0, steps: int = 0, *, show: bool = True
-    ) -> None:
+        self, units: int = 0, finished: int = 0, search_steps: int = 0, steps: int = 0,
+        *, show: bool = True,
+    ) -> None:  # fmt: skip
         self._visible = show
         self._on_terminal = sys.stderr.isatty()
         # Seconds between two displays. Each makes the host wait for the device's values.
@@ -28,15 +29,11 @@ class ProgressDisplay:
         self._per_unit = search_steps + steps
         self._total = units * self._per_unit
         self._offset = {"search": 0, "diverse": search_steps}
-        self._finished = self._skipped = self._batch = 0
-        self._label, self._phase = "", "search"
+        self._finished = self._skipped = finished * self._per_unit
+        self._label, self._batch, self._phase = "", 0, "search"
         self._bar: tqdm | None = None
         self._start = time.monotonic()
         self._shown = -math.inf if self._on_terminal else self._start
-
-    def skip(self, units: int) -> None:
-        """An earlier process has finished this many units of the run."""
-        self._finished = self._skipped = units * self._per_unit
 
     def units(self, label: str, count: int) -> None:
         """The next batch starts, with `count` units."""

@@ -45,16 +45,14 @@ def unpack(packed: State) -> list[UnitResult]:
     """The results that `pack` was given; `interrupted` is False in all of them."""
     results = []
     for row, facts in enumerate(packed.facts["units"]):
+        tensors, metrics = packed.tensors, facts["metrics"]
         unit = Visualization(
-            unit=facts["metrics"]["unit"],
-            images=packed.tensors[f"{row}.images"],
-            responses=packed.tensors[f"{row}.responses"],
-            metrics=facts["metrics"],
-            trace={name: packed.tensors[f"{row}.trace.{name}"] for name in facts["trace"]},
-            interrupted=False,
-            front=packed.tensors.get(f"{row}.front"),
-        )
-        frames = [packed.tensors[f"{row}.film.{k}"].numpy() for k in range(facts["frames"])]
+            unit=metrics["unit"], metrics=metrics, interrupted=False,
+            images=tensors[f"{row}.images"], responses=tensors[f"{row}.responses"],
+            trace={name: tensors[f"{row}.trace.{name}"] for name in facts["trace"]},
+            front=tensors.get(f"{row}.front"),
+        )  # fmt: skip
+        frames = [tensors[f"{row}.film.{k}"].numpy() for k in range(facts["frames"])]
         results.append(UnitResult(unit, frames))
     return results
 
@@ -63,21 +61,15 @@ def log_result(unit: Visualization) -> None:
     """One line on how a unit's optimization ended."""
     metrics = unit.metrics
     if metrics["stop"] == "dead":
-        LOG.warning(
-            "unit %d is dead: its response has no gradient in any of the noise drawn", unit.unit
-        )
+        text = "unit %d is dead: its response has no gradient in any of the noise drawn"
+        LOG.warning(text, unit.unit)
         return
+    level = logging.WARNING if metrics["stop"] == "diverged" else logging.INFO
     distance = metrics["distance_min"]
-    LOG.log(
-        logging.WARNING if metrics["stop"] == "diverged" else logging.INFO,
-        "unit %d %s after %d steps: mean response %.4g%s, %.1f s",
-        unit.unit,
-        metrics["stop"],
-        metrics["steps"],
-        metrics["response_mean"],
-        "" if distance is None else f", smallest distance {distance:.4g}",
-        metrics["seconds"],
-    )
+    closest = "" if distance is None else f", smallest distance {distance:.4g}"
+    ended = f"unit {unit.unit} {metrics['stop']} after {metrics['steps']} steps"
+    response, seconds = metrics["response_mean"], metrics["seconds"]
+    LOG.log(level, f"{ended}: mean response {response:.4g}{closest}, {seconds:.1f} s")
 
 
 def in_order(setup: Setup, units: Sequence[Visualization]) -> list[Visualization]:
@@ -91,12 +83,10 @@ def write(setup: Setup, folder: RunFolder, units: Sequence[Visualization]) -> No
     if not units:
         return
     units = in_order(setup, units)
+    images = torch.stack([unit.images for unit in units])
+    responses = torch.stack([unit.responses for unit in units])
     draw.forget(folder, draw.IMAGES)
-    folder.write_images(
-        torch.stack([unit.images for unit in units]),
-        torch.stack([unit.responses for unit in units]),
-        torch.tensor([unit.unit for unit in units]),
-    )
+    folder.write_images(images, responses, torch.tensor([unit.unit for unit in units]))
     folder.write_metrics([unit.metrics for unit in units])
     _write_front(folder, [unit for unit in units if unit.front is not None])
     _write_trace(folder, units)
@@ -117,12 +107,9 @@ def _write_front(folder: RunFolder, units: Sequence[Visualization]) -> None:
     """`front.safetensors` and `front.csv`: images and terms at every diversity weight."""
     if not units:
         return
+    images = torch.stack([unit.front for unit in units if unit.front is not None])
+    weights = torch.tensor([row["diversity"] for row in units[0].metrics["front"]])
+    numbers = torch.tensor([unit.unit for unit in units])
     columns = ["unit", *units[0].metrics["front"][0]]
     rows = [[unit.unit, *row.values()] for unit in units for row in unit.metrics["front"]]
-    folder.write_front(
-        torch.stack([unit.front for unit in units if unit.front is not None]),
-        torch.tensor([row["diversity"] for row in units[0].metrics["front"]]),
-        torch.tensor([unit.unit for unit in units]),
-        columns,
-        rows,
-    )
+    folder.write_front(images, weights, numbers, columns, rows)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.results import UnitResult
+from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages, pick_devices
@@ -26,7 +26,7 @@ from diversevis.pictures.film import check_film, write_film
 from diversevis.runs import identity, provenance, signals
 from diversevis.runs.checkpoints import Checkpoints
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.identity import Opened, Work
+from diversevis.runs.identity import Work
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.process import job_id, restarts
 from diversevis.runs.record import accounted, make_record
@@ -35,24 +35,10 @@ LOG = logging.getLogger("diversevis")
 
 
 class Done(NamedTuple):
-    """The folder of a run, and what happened to it.
-
-    how  `made`, `continued` (an earlier process had begun it), `found` (it was finished before), or
-         `held` (another process is at work on it, and was not waited for)
-    """
+    """The folder of a run, and what happened to it, in the words of `Opened`."""
 
     path: Path
-    how: Literal["made", "continued", "found", "held"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenRun:
-    """What the steps of a run work with; `claim` keeps other processes off the folder."""
-
-    setup: Setup
-    work: Work
-    folder: RunFolder
-    claim: Claim
+    how: str
 
 
 def run(
@@ -89,36 +75,39 @@ def run(
     _check_planned(setup, work, expected)
     record = make_record(setup, command, settled.content)
     record |= {"sweep": sweep, "measuring": work.measuring}
-    opened = identity.open_work(work, record, wait=wait)
-    folder, claim = opened.folder, opened.claim
+    folder, claim, how = identity.open_work(work, record, wait=wait)
     if claim is None:
-        return _leave(setup, work, opened)
-    setup = _with_earlier_batch(setup, opened)
+        if how == "found":
+            _add_pictures(experiment, folder)
+        return Done(folder.path, how)
+    if how == "continued" and experiment.batch == "auto":
+        setup = _with_earlier_batch(setup, folder)
     record["batch"] = setup.batch
-    open_run = _OpenRun(setup=setup, work=work, folder=folder, claim=claim)
+    checkpoints = Checkpoints(
+        folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
+        device=setup.device, claim=claim,
+    )  # fmt: skip
     with accounted(folder, claim, record, setup.device):
         if not identity.is_optimized(folder):
-            _write_config(folder, settled, extras)
-            _make_images(open_run)
-        _draw_pictures(open_run)
-        _take_measures(open_run)
-        _repeat_with_seeds(open_run)
-    return Done(folder.path, "made" if opened.fresh else "continued")
+            folder.write_config(settled.text)
+            for name, text in extras.items():
+                folder.write_extra(name, text)
+            _make_images(setup, folder, claim, checkpoints)
+        _draw_pictures(experiment, folder, claim)
+        _take_measures(setup, work, folder, claim)
+        _repeat_with_seeds(setup, work, folder, claim, checkpoints)
+    return Done(folder.path, how)
 
 
 def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | None) -> Work:
     experiment = setup.experiment
     return Work(
-        root=Path(experiment.root).expanduser(),
-        where=setup.where,
+        root=Path(experiment.root).expanduser(), where=setup.where,
         hash=provenance.sha256_of(identity.science(setup)),
-        measures=measures,
-        seeds=experiment.seeds,
-        again=experiment.again,
-        measuring=identity.measuring(settled.content),
-        origin=sweep or job_id(),
-        restarted=sweep is not None or restarts() > 0,
-    )
+        measures=measures, measuring=identity.measuring(settled.content),
+        seeds=experiment.seeds, again=experiment.again,
+        origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
+    )  # fmt: skip
 
 
 def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:
@@ -131,50 +120,46 @@ def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:
         )
 
 
-def _with_earlier_batch(setup: Setup, opened: Opened) -> Setup:
-    """With `batch=auto`, the batch size that the run was begun with on a device of the same kind.
+def _with_earlier_batch(setup: Setup, folder: RunFolder) -> Setup:
+    """The setup with the batch size that the run was begun with on a device of the same kind.
 
     It decides how units are batched, and with it how sums are rounded and which checkpoints fit.
     """
-    if opened.fresh or setup.experiment.batch != "auto":
-        return setup
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record
-        record = opened.folder.read_record()
+        record = folder.read_record()
         if torch.device(record["device"]).type == setup.device.type and not record["optimized"]:
             return replace(setup, batch=int(record["batch"]))
     return setup
 
 
-def _write_config(folder: RunFolder, settled: Settled, extras: Mapping[str, str]) -> None:
-    folder.write_config(settled.text)
-    for name, text in extras.items():
-        folder.write_extra(name, text)
-
-
-def _make_images(run: _OpenRun) -> None:
+def _make_images(setup: Setup, folder: RunFolder, claim: Claim, checkpoints: Checkpoints) -> None:
     """Optimize the images of all units and write them; those so far if an error ends it."""
-    setup, folder, units = run.setup, run.folder, list[Visualization]()
+    experiment, units = setup.experiment, list[Visualization]()
     folder.update_record(optimized=False)  # True in a damaged run that is made again
-    optimizer = setup.experiment.optimizer
-    steps = {"search": optimizer.search_steps, "diverse": optimizer.steps}
+    steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
-    run.claim.progress = total | {"done": 0}
-    with _results_saved(run, units):
-        checkpoints = _checkpoints(run, setup, "images", run.work.hash)
-        for unit, frames in _visualize(setup, checkpoints, devices=True):
+    claim.progress = total | {"done": 0}
+    if len(pick_devices(experiment.device)) > 1:
+        unit_results = visualize_on_devices(setup, checkpoints)
+    else:
+        unit_results = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+    with _results_saved(setup, folder, claim, units):
+        for unit, frames in unit_results:
             units.append(unit)
-            run.claim.progress = total | {"done": len(units)}
+            claim.progress = total | {"done": len(units)}
             results.log_result(unit)
             if frames:
-                write_film(folder, unit.unit, setup.experiment.record, frames)
-    run.claim.confirm()
+                write_film(folder, unit.unit, experiment.record, frames)
+    claim.confirm()
     results.write(setup, folder, units)
     folder.update_record(optimized=True)
     folder.remove_checkpoints()
 
 
 @contextlib.contextmanager
-def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[None]:
+def _results_saved(
+    setup: Setup, folder: RunFolder, claim: Claim, units: Sequence[Visualization]
+) -> Iterator[None]:
     """Write the results of `units` if an error or Ctrl-C ends the `with` block."""
     try:
         yield
@@ -182,103 +167,69 @@ def _results_saved(run: _OpenRun, units: Sequence[Visualization]) -> Iterator[No
         raise
     except BaseException:
         with signals.ignore_sigint(), contextlib.suppress(OSError, FolderLost):
-            run.claim.confirm()
-            results.write(run.setup, run.folder, units)
-            if units and run.setup.experiment.images == "png":
-                draw.draw(run.folder, draw.IMAGES, "all", lambda name, done, total: None)
-        LOG.warning("ended early: results of %d of %d units are saved in %s",
-                    len(units), len(run.setup.targets.units), run.folder.path)  # fmt: skip
+            claim.confirm()
+            results.write(setup, folder, units)
+            if units and setup.experiment.images == "png":
+                draw.draw(folder, draw.IMAGES, "all", lambda name, done, total: None)
+        count = f"{len(units)} of {len(setup.targets.units)} units"
+        LOG.warning(f"ended early: results of {count} are saved in {folder.path}")
         raise
 
 
-def _visualize(
-    setup: Setup, checkpoints: Checkpoints, *, devices: bool = False
-) -> Iterator[UnitResult]:
-    """Results of all units as soon as they are there; with `devices`, from all that are named."""
-    if devices and len(pick_devices(setup.experiment.device)) > 1:
-        return visualize_on_devices(setup, checkpoints)
-    rows = range(len(setup.targets.units))
-    return visualize_in_batches(setup, rows, checkpoints=checkpoints, show_progress=True)
-
-
-def _draw_pictures(run: _OpenRun) -> None:
+def _draw_pictures(experiment: Experiment, folder: RunFolder, claim: Claim) -> None:
     """The pictures that are wanted and missing."""
-    experiment = run.setup.experiment
     if experiment.images == "png":
-        for name in draw.lacking(run.folder):
-            draw.draw(run.folder, name, experiment.measure.pictures, measure.pulse_of(run.claim))
+        for name in draw.lacking(folder):
+            draw.draw(folder, name, experiment.measure.pictures, measure.pulse_of(claim))
 
 
-def _take_measures(run: _OpenRun) -> None:
+def _take_measures(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
     """The measures that are missing."""
-    missing = run.work.left(run.folder)
-    if not missing:
-        return
-    subject = measure.subject_of_folder(run.setup, run.folder)
-    impossible = measure.measure_folder(subject, run.folder, missing, measure.pulse_of(run.claim))
-    record = run.folder.read_record()
-    earlier = record["not_measured"] if record["measuring"] == run.work.measuring else {}
-    run.folder.update_record(not_measured=earlier | impossible, measuring=run.work.measuring)
+    if missing := work.left(folder):
+        impossible = measure.measure_folder(setup, folder, claim, missing)
+        record = folder.read_record()
+        earlier = record["not_measured"] if record["measuring"] == work.measuring else {}
+        folder.update_record(not_measured=earlier | impossible, measuring=work.measuring)
 
 
-def _repeat_with_seeds(run: _OpenRun) -> None:
+def _repeat_with_seeds(
+    setup: Setup, work: Work, folder: RunFolder, claim: Claim, checkpoints: Checkpoints
+) -> None:
     """Optimize and measure with further seeds; write mean and spread of every index."""
-    if not run.work.lacks_seeds(run.folder):
+    if not work.lacks_seeds(folder):
         return
-    experiment = run.setup.experiment
-    measures = [name for name in run.work.measures if name != "natural"]  # it has no seed
-    indices = [[measure.indices_in(unit, measures) for unit in run.folder.read_metrics()]]
-    for setup in measure.seeds_of(run.setup):
-        seed = setup.experiment.seed
-        checkpoints = _checkpoints(run, setup, f"seed-{seed}", f"{run.work.hash}/{seed}")
-        repeated = [unit for unit, _ in _visualize(setup, checkpoints)]
-        repeated = results.in_order(setup, repeated)
+    experiment, pulse = setup.experiment, measure.pulse_of(claim)
+    names = [name for name in work.measures if name != "natural"]  # it has no seed
+    indices = [[measure.indices_in(unit, names) for unit in folder.read_metrics()]]
+    seeds = [experiment.seed + k for k in range(experiment.seeds)]
+    for seed in seeds[1:]:
+        seeded = replace(setup, experiment=replace(experiment, seed=seed))
+        own = replace(checkpoints, part=f"seed-{seed}", work=f"{work.hash}/{seed}")
+        repeated = visualize_in_batches(seeded, checkpoints=own, show_progress=True)
+        units = results.in_order(seeded, [result.visualization for result in repeated])
         # The sample of units that some measures draw is that of the first seed.
-        subject = measure.subject_of(setup, repeated, sample_seed=experiment.seed)
-        metrics = [unit.metrics for unit in repeated]
-        indices.append(measure.indices_of(subject, metrics, measures, measure.pulse_of(run.claim)))
+        subject = replace(subject_of(seeded, units), sampled=sampled(setup))
+        indices.append(measure.indices_of(subject, [unit.metrics for unit in units], names, pulse))
         LOG.info("seed %d measured", seed)
-    seeds = [experiment.seed + k for k in range(len(indices))]
-    run.folder.write_spread(measure.spread(indices), seeds, measures)
-    run.folder.remove_checkpoints()
+    folder.write_spread(measure.spread(indices), seeds, names)
+    folder.remove_checkpoints()
 
 
-def _checkpoints(run: _OpenRun, setup: Setup, part: str, work: str) -> Checkpoints:
-    return Checkpoints(
-        folder=run.folder,
-        part=part,
-        work=work,
-        seconds=setup.experiment.checkpoint,
-        device=setup.device,
-        claim=run.claim,
-    )
-
-
-def _leave(setup: Setup, work: Work, opened: Opened) -> Done:
-    """A run that is finished, or that another process is at work on."""
-    if opened.holder:
-        return Done(opened.folder.path, "held")
+def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
+    """Draw the pictures that a finished run was made without."""
     try:
-        _add_pictures(setup, work, opened.folder)
+        record = folder.read_record()
+        lacks_pictures = experiment.images == "png" and draw.lacking(folder)
+        # No claim: another process is at work on it, and may be drawing.
+        if lacks_pictures and (claim := Claim.take(Watch(folder.path))) is not None:
+            claim.begin()
+            try:
+                _draw_pictures(experiment, folder, claim)
+            finally:
+                claim.remove()
+        if experiment.record != "none" and record.get("config", {}).get("record") == "none":
+            LOG.warning("%s was made without a film: again=true makes one", folder.path)
     except FolderLost:
         raise
     except Exception as error:  # damaged, or not ours to write to: the run is finished all the same
-        LOG.warning("%s: no pictures drawn (%s: %s)",
-                    opened.folder.path, type(error).__name__, error)  # fmt: skip
-    return Done(opened.folder.path, "found")
-
-
-def _add_pictures(setup: Setup, work: Work, folder: RunFolder) -> None:
-    """Draw the pictures that a finished run was made without."""
-    experiment, record = setup.experiment, folder.read_record()
-    if experiment.images == "png" and draw.lacking(folder):
-        claim = Claim.take(Watch(folder.path))
-        if claim is None:  # another process is at work on it, and may be drawing
-            return
-        claim.begin()
-        try:
-            _draw_pictures(_OpenRun(setup=setup, work=work, folder=folder, claim=claim))
-        finally:
-            claim.remove()
-    if experiment.record != "none" and record.get("config", {}).get("record") == "none":
-        LOG.warning("%s was made without a film: again=true makes one", folder.path)
+        LOG.warning(f"{folder.path}: no pictures drawn ({type(error).__name__}: {error})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import multiprocessing
 import os
@@ -12,19 +13,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures import TimeoutError as NoAnswer
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging.handlers import BufferingHandler
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from diversevis.errors import Stopped
-from diversevis.experiment.batches import batches_left, finished_before, visualize_in_batches
-from diversevis.experiment.results import UnitResult, pack, unpack
+from diversevis.experiment.batches import split_by_progress, visualize_in_batches
+from diversevis.experiment.results import UnitResult
 from diversevis.method.device import keep_pages, pick_devices
-from diversevis.method.optimize.loop import State
 from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs import signals
@@ -34,22 +32,18 @@ LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to return their results
 SECONDS_BETWEEN_LOOKS = 0.5
 
-Pools = Sequence[ProcessPoolExecutor]  # of one process each
 
+class _Answer(NamedTuple):
+    """What a worker process returns for one batch.
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What a worker process returns for one batch: packed results, and its warnings.
-
-    interrupted  by Ctrl-C (SIGINT from the main process), with the results so far
-    stopped      by a signal that asks to end; the state is in a checkpoint
+    results      of `torch.save`: tensors would be sent through shared memory, of which there may be
+                 little
+    interrupted  by Ctrl-C (SIGINT from the main process); the results are those so far
     """
 
-    arrays: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    warnings: Sequence[str] = ()
-    interrupted: bool = False
-    stopped: bool = False
+    results: bytes
+    warnings: Sequence[str]
+    interrupted: bool
 
 
 def visualize_on_devices(
@@ -61,10 +55,9 @@ def visualize_on_devices(
     batches that Ctrl-C ended, and `Stopped` when the system asks this process to end.
     """
     rows = range(len(setup.targets.units))
-    finished = finished_before(checkpoints, rows)
-    yield from finished
     devices = len(pick_devices(setup.experiment.device))
-    batches = batches_left(setup, rows, finished, checkpoints, devices)
+    finished, batches = split_by_progress(setup, rows, checkpoints, devices)
+    yield from finished
     # Only this process holds the claim on the run folder.
     for_workers = replace(checkpoints, claim=None) if checkpoints else None
     with _pools(setup) as pools:
@@ -74,34 +67,31 @@ def visualize_on_devices(
         ]
         for number, future in enumerate(futures):
             try:
-                answers = [_wait_for(future, checkpoints)]
+                interrupted, answers = False, [_wait_for(future, checkpoints)]
             except KeyboardInterrupt:
-                answers = _end_early(pools, futures[number:], signal.SIGINT)
+                interrupted, answers = True, _interrupt(pools, futures[number:])
             except Stopped:  # every worker writes a checkpoint before this process ends
-                _end_early(pools, futures[number:], signal.SIGTERM)
+                _send(pools, signal.SIGTERM)
+                wait(futures, timeout=PATIENCE)
                 raise
             for answer in answers:
                 for warning in answer.warnings:
                     LOG.warning("%s", warning)
-                tensors = {name: torch.from_numpy(array) for name, array in answer.arrays.items()}
-                yield from unpack(State(tensors, answer.facts))
-            if any(answer.interrupted for answer in answers):
+                yield from torch.load(io.BytesIO(answer.results), weights_only=False)
+            if interrupted or any(answer.interrupted for answer in answers):
                 raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _pools(setup: Setup) -> Iterator[Pools]:
+def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
     """A process per device; none goes on alone if an error, or the caller, ends the block early."""
     devices = pick_devices(setup.experiment.device)
     threads = max(1, torch.get_num_threads() // len(devices))
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    experiments = [replace(setup.experiment, device=str(device)) for device in devices]
     pools = [
-        ProcessPoolExecutor(
-            max_workers=1,
-            mp_context=multiprocessing.get_context("spawn"),  # CUDA does not survive a fork
-            initializer=_start,
-            initargs=(replace(setup.experiment, device=str(device)), setup.batch, threads),
-        )
-        for device in devices
+        ProcessPoolExecutor(1, spawn, _start, (experiment, setup.batch, threads))
+        for experiment in experiments
     ]
     try:
         yield pools
@@ -115,30 +105,24 @@ def _pools(setup: Setup) -> Iterator[Pools]:
 
 
 def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """Raises `Stopped` or `FolderLost` if this process must end meanwhile."""
+    """Raises `FolderLost`, or `Stopped` if this process or the worker was asked to end."""
     while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
         signals.check()
         if checkpoints and checkpoints.claim:
             checkpoints.claim.check()
-    answer = future.result()
-    if answer.stopped:  # the system sent its signal to the worker, too, which was faster
-        raise Stopped(signal.SIGTERM)
-    return answer
+    return future.result()
 
 
-def _end_early(pools: Pools, futures: Sequence[Future[_Answer]], number: int) -> list[_Answer]:
-    """Send a signal to the workers; returns the results that they have so far."""
-    _send(pools, number)
-    answers = [_Answer(arrays={}, facts={"units": []}, interrupted=True)]
-    deadline = time.monotonic() + PATIENCE
-    for future in futures:
-        if not future.cancel():
-            with contextlib.suppress(NoAnswer, Exception):  # a worker may have been killed
-                answers.append(future.result(timeout=max(0.0, deadline - time.monotonic())))
-    return answers
+def _interrupt(pools: list[ProcessPoolExecutor], futures: list[Future]) -> list[_Answer]:
+    """Send SIGINT to the workers; returns the results that they have so far."""
+    _send(pools, signal.SIGINT)
+    at_work = [future for future in futures if not future.cancel()]
+    done = wait(at_work, timeout=PATIENCE).done
+    # A worker that was killed leaves an exception.
+    return [future.result() for future in at_work if future in done and not future.exception()]
 
 
-def _send(pools: Pools, number: int) -> None:
+def _send(pools: list[ProcessPoolExecutor], number: int) -> None:
     for pool in pools:
         for process in list(pool._processes or {}):
             with contextlib.suppress(ProcessLookupError):
@@ -149,6 +133,7 @@ def _send(pools: Pools, number: int) -> None:
 
 _setup: Setup | None = None
 _interrupted = False
+_warnings = BufferingHandler(sys.maxsize)  # of the batch at work
 
 
 def _start(experiment: Experiment, batch: int, threads: int) -> None:
@@ -161,6 +146,8 @@ def _start(experiment: Experiment, batch: int, threads: int) -> None:
     keep_pages()
     torch.set_num_threads(threads)
     LOG.propagate = False  # the main process logs this worker's warnings
+    _warnings.setLevel(logging.WARNING)
+    LOG.addHandler(_warnings)
     _setup = replace(prepare(experiment), batch=batch)
 
 
@@ -171,43 +158,27 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
-    """One batch; after Ctrl-C the results so far, and none of the batches that follow."""
-    global _interrupted
-    results: list[UnitResult] = []
-    stopped = False
-    warnings = BufferingHandler(sys.maxsize)
-    warnings.setLevel(logging.WARNING)
-    LOG.addHandler(warnings)
-    try:
-        signals.check()
-        if not _interrupted:
-            for result in _results(rows, checkpoints):
-                results.append(result)
-    except KeyboardInterrupt:
-        _interrupted = True
-    except Stopped:
-        stopped, results = True, []  # they are in a checkpoint
-    finally:
-        LOG.removeHandler(warnings)
-    packed = pack(results)
-    return _Answer(
-        # As arrays: tensors would be sent through shared memory, of which there may be little.
-        arrays={name: tensor.numpy() for name, tensor in packed.tensors.items()},
-        facts=packed.facts,
-        warnings=[record.getMessage() for record in warnings.buffer],
-        interrupted=_interrupted,
-        stopped=stopped,
-    )
+    """One batch; after Ctrl-C the results so far, and none of the batches that follow.
 
-
-def _results(rows: list[int], checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
-    global _setup
+    Raises `Stopped` after a signal that asks to end; the state is in a checkpoint.
+    """
+    global _setup, _interrupted
     assert _setup is not None  # noqa: S101  (set by _start)
+    signals.check()
+    _warnings.flush()
     if checkpoints:
         checkpoints = replace(checkpoints, device=_setup.device)
-    # On a terminal the bars of several processes would overwrite one another. The next batch
-    # starts with the batch size that fitted in memory.
+    # On a terminal the bars of several processes would overwrite one another.
     show = not sys.stderr.isatty()
-    _setup = yield from visualize_in_batches(
-        _setup, rows, checkpoints=checkpoints, show_progress=show
-    )
+    unit_results = visualize_in_batches(_setup, rows, checkpoints=checkpoints, show_progress=show)
+    results: list[UnitResult] = []
+    try:
+        while not _interrupted:
+            results.append(next(unit_results))
+    except StopIteration as end:
+        _setup = end.value  # with the batch size that fitted in memory, for the next batch
+    except KeyboardInterrupt:
+        _interrupted = True
+    torch.save(results, saved := io.BytesIO())
+    messages = [record.getMessage() for record in _warnings.buffer]
+    return _Answer(saved.getvalue(), messages, _interrupted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -59,7 +59,6 @@ class Subject:
     mean         of the network's input, in [0, 1]
     batch        upper bound on the images that go through the network at once
     photographs  folder for natural exemplars
-    pictures     units whose measures the caller draws, `all` or a number; None: no pictures
     """
 
     respond: Callable[[Sequence[int], int], RespondOwn]
@@ -83,7 +82,6 @@ class Subject:
     batch: int
     seed: int
     photographs: Path | None
-    pictures: int | Literal["all"] | None
 
     @property
     def living(self) -> list[int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +17,7 @@ from torch import Tensor, fx
 from diversevis.errors import InputError
 
 Precision = Literal["float32", "tf32"]
+Result = TypeVar("Result")
 
 # Parameters of mallopt (glibc's malloc.h) and their values.
 KEEP_PAGES = {
@@ -150,11 +152,24 @@ def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:
     return min(MOST_IMAGES[kind], max(per_unit, FOOTPRINT[kind] // per_image))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
-    )
+def none_if_out_of_memory(
+    attempt: Callable[[], Result], batch: int, device: torch.device
+) -> Result | None:
+    """What `attempt` returns; None where memory ran out and a smaller batch may fit.
+
+    Raises the error of an attempt with a batch of 1.
+    """
+    try:
+        return attempt()
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if batch == 1 or not (known or any(text in str(error) for text in OUT_OF_MEMORY)):
+            raise
+    # Outside of the except clause: the error holds on to the failed attempt's tensors.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
 
 
 class _Counter(fx.Interpreter):

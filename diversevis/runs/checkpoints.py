@@ -1,8 +1,7 @@
 """Checkpoints of a run, from which another process can continue.
 
-While a batch of units is optimized, its state is written now and then. Once it is done, its results
-replace the state until the run has written the results of all units. Both are single files,
-written completely or not at all.
+While a batch of units is optimized, its state is written now and then; once it is done, its results
+replace the state, until the run has written those of all units. Each is a single file.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Companion(Protocol):
 
     def state(self) -> State: ...
 
-    def restore(self, kept: State) -> None: ...
+    def restore(self, state: State) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,51 +52,40 @@ class Checkpoints:
     device: torch.device
     claim: Claim | None
 
-    def keeper(self, rows: Sequence[int], companion: Companion) -> Keeper:
-        """The keeper of the batch with the units at `rows`, restored if it has a state."""
-        return Keeper(self, rows, companion)
-
-    def begun(self, rows: Sequence[int]) -> list[list[int]]:
-        """The batches among `rows` that have a state, as lists of rows."""
-        return self._batches("state", rows)
-
     def done(self, rows: Sequence[int]) -> list[State]:
         """The results of the batches among `rows` that are done."""
-        batches = self._batches("done", rows)
-        files = [self.read("done", batch, torch.device("cpu")) for batch in batches]
-        return [State(file[0], file[1]["results"]) for file in files if file is not None]
+        batches = self.batches("done", rows)
+        states = [self.read("done", batch, torch.device("cpu")) for batch in batches]
+        return [State(state.tensors, state.facts["results"]) for state in states if state]
 
     def write_done(self, rows: Sequence[int], results: State) -> None:
         """Keep the results of a batch in place of its state."""
-        if self.claim is not None:
-            self.claim.confirm()
         try:
             self.write("done", rows, results.tensors, {"results": results.facts})
         except OSError as error:
             LOG.warning("the results of a batch could not be kept: %s", error)
         else:
-            self.discard(rows)
+            self.discard_state(rows)
 
-    def discard(self, rows: Sequence[int]) -> None:
-        """Delete the state of a batch."""
+    def discard_state(self, rows: Sequence[int]) -> None:
         self.folder.remove_checkpoint(self._name("state", rows))
 
     def write(
         self, kind: str, rows: Sequence[int], tensors: dict[str, Tensor], facts: dict[str, Any]
     ) -> None:
+        """Raises `OSError`, and `FolderLost` if the folder is no longer this process's."""
+        if self.claim is not None:
+            self.claim.confirm()
         common = {"work": self.work, "program": __version__, "rows": list(rows)}
         self.folder.write_checkpoint(self._name(kind, rows), tensors, common | facts)
 
-    def read(
-        self, kind: str, rows: Sequence[int], device: torch.device
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.folder.read_checkpoint(self._name(kind, rows), device)
+    def read(self, kind: str, rows: Sequence[int], device: torch.device) -> State | None:
+        file = self.folder.read_checkpoint(self._name(kind, rows), device)
+        return None if file is None else State(*file)
 
-    def _batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
-        """Batches of this kind that hold only rows among `rows`, no row twice.
-
-        Deletes checkpoints of another work or program version, and damaged files.
-        """
+    def batches(self, kind: str, rows: Sequence[int]) -> list[list[int]]:
+        """Batches of these rows alone, no row twice, that have a checkpoint of this kind (`state`,
+        `done`). Deletes checkpoints of another work or program version, and damaged files."""
         wanted, batches = set(rows), []
         for name in self.folder.checkpoints():
             if not name.startswith(f"{self.part}-{kind}-"):
@@ -120,17 +108,15 @@ class Keeper:
     """Writes and restores the state of a batch of units, in the phases `search` and `diverse`."""
 
     def __init__(self, checkpoints: Checkpoints, rows: Sequence[int], companion: Companion) -> None:
-        self._checkpoints, self._rows, self._companion = checkpoints, list(rows), companion
+        self._checkpoints, self._rows, self._companion = checkpoints, rows, companion
+        self._phase, before = "", 0.0
         self._remembered: dict[str, Tensor] = {}
-        self._phase, self._loop, before = "", None, 0.0
-        file = checkpoints.read("state", rows, checkpoints.device)
-        if file is not None:
-            tensors, facts = file
-            self._phase, before = facts["phase"], facts["seconds"]
-            self._loop = State(_under("loop", tensors), facts["loop"])
-            self._remembered = _under("kept", tensors)
-            companion.restore(State(_under("companion", tensors), facts["companion"]))
-            LOG.info("going on from step %d of the %s phase", facts["loop"]["step"], self._phase)
+        self._stored = state = checkpoints.read("state", rows, checkpoints.device)
+        if state is not None:
+            before, self._remembered = state.facts["seconds"], state.part("kept").tensors
+            companion.restore(state.part("companion"))
+            step, phase = state.facts["loop"]["step"], state.facts["phase"]
+            LOG.info("going on from step %d of the %s phase", step, phase)
         self._began = time.monotonic() - before
         self._written, self._cost = time.monotonic(), 0.0
 
@@ -142,46 +128,45 @@ class Keeper:
         """Keep the results of a phase that has ended, for the next phase."""
         self._remembered = dict(tensors)
 
-    def of(self, phase: str) -> Keep:
-        """What the loop of this phase calls between steps."""
-        return _Phase(self, phase)
-
     @property
     def seconds(self) -> float:
         """Time spent on this batch so far, that of earlier processes included."""
         return time.monotonic() - self._began
 
-    def restore(self, phase: str) -> State | None:
-        return self._loop if phase == self._phase else None
+    def of(self, phase: str) -> Keep:
+        """The keeper itself, for the loop of this phase, which is the phase at work from now on."""
+        self._phase = phase
+        return self
 
-    def step(self, phase: str, step: int, snapshot: Callable[[], State]) -> None:
+    def restore(self) -> State | None:
+        """The stored state of this phase's loop."""
+        state = self._stored
+        return state.part("loop") if state and state.facts["phase"] == self._phase else None
+
+    def __call__(self, step: int, snapshot: Callable[[], State]) -> None:
         """Between two steps: report progress, write a state when due, end if asked to.
 
         Raises `FolderLost`, and `Stopped` or `KeyboardInterrupt` after a last state.
         """
-        checkpoints, asked = self._checkpoints, signals.asked() or signals.interrupted()
-        self._loop = None  # the loop has its own copy: free the memory
-        if (claim := checkpoints.claim) is not None:
+        self._stored = None  # the loop has its own copy: free the memory
+        if (claim := self._checkpoints.claim) is not None:
             claim.check()
-            claim.progress = claim.progress | {"phase": phase, "step": step}
-        seconds, now = checkpoints.seconds, time.monotonic()
-        if seconds is not None and (
-            asked or now - self._written >= max(seconds, self._cost / SHARE)
-        ):
-            self._write(phase, snapshot())
+            claim.progress = claim.progress | {"phase": self._phase, "step": step}
+        if (seconds := self._checkpoints.seconds) is not None:
+            pause = max(seconds, self._cost / SHARE)
+            if signals.is_waiting() or time.monotonic() - self._written >= pause:
+                self._write(snapshot())
         signals.check()
         signals.check_interrupted()
 
-    def _write(self, phase: str, loop: State) -> None:
+    def _write(self, loop: State) -> None:
         began = time.monotonic()
-        if (claim := self._checkpoints.claim) is not None:
-            claim.confirm()
         companion = self._companion.state()
         parts = {"loop": loop.tensors, "kept": self._remembered, "companion": companion.tensors}
         tensors = {
             f"{part}.{name}": tensor for part in parts for name, tensor in parts[part].items()
         }
-        facts = {"phase": phase, "seconds": self.seconds,
+        facts = {"phase": self._phase, "seconds": self.seconds,
                  "loop": loop.facts, "companion": companion.facts}  # fmt: skip
         try:
             self._checkpoints.write("state", self._rows, tensors, facts)
@@ -189,22 +174,3 @@ class Keeper:
             LOG.warning("no checkpoint at step %d: %s", loop.facts["step"], error)
         self._written = time.monotonic()
         self._cost = self._written - began
-
-
-@dataclass(frozen=True)
-class _Phase:
-    keeper: Keeper
-    phase: str
-
-    def restore(self) -> State | None:
-        return self.keeper.restore(self.phase)
-
-    def __call__(self, step: int, snapshot: Callable[[], State]) -> None:
-        self.keeper.step(self.phase, step, snapshot)
-
-
-def _under(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `part.`, by the rest of their names."""
-    start = f"{part}."
-    names = [name for name in tensors if name.startswith(start)]
-    return {name.removeprefix(start): tensors[name] for name in names}

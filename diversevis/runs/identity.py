@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import names_and_sizes
@@ -58,12 +58,9 @@ class Work:
         """The folder that holds its versions."""
         return work_folder(self.root, self.where)
 
-    def version(self) -> RunFolder | None:
-        """The newest version that is done, else the newest, else None."""
-        return self.look()[0]
-
     def look(self) -> tuple[RunFolder | None, int]:
-        """`version()`, and the highest number in the folder, of whichever work; 0 without any."""
+        """The newest version that is done, else the newest, else None; and the highest number of
+        all versions in the folder, which may be of other works; 0 without any."""
         numbered = versions_in(self.place)
         folders = [RunFolder(path) for _, path in numbered]
         matching = [folder for folder in folders if self._matches(_record(folder))]
@@ -77,14 +74,10 @@ class Work:
 
     def left(self, folder: RunFolder) -> list[str]:
         """The measures that the version in `folder` lacks."""
-        record = _record(folder)
-        if not is_optimized(folder) or record.get("measuring") != self.measuring:
-            return list(self.measures)
-        try:
-            taken = folder.read_measures()
-        except (OSError, ValueError, KeyError):
-            return list(self.measures)
-        known = {*taken, *record.get("not_measured", {})}
+        record, known = _record(folder), set[str]()
+        if is_optimized(folder) and record.get("measuring") == self.measuring:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                known = {*folder.read_measures(), *record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
 
     def lacks_seeds(self, folder: RunFolder) -> bool:
@@ -95,24 +88,20 @@ class Work:
         return self.seeds > 1 and (len(seeds) < self.seeds or not wanted <= known)
 
     def is_done(self, folder: RunFolder) -> bool:
-        record = _record(folder)
-        if record.get("status") != "finished" or not is_optimized(folder):
-            return False
-        return not self.left(folder) and not self.lacks_seeds(folder)
+        finished = _record(folder).get("status") == "finished" and is_optimized(folder)
+        return finished and not self.left(folder) and not self.lacks_seeds(folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A version of a work; `claim` is None where there is nothing to do, or another holds it.
+class Opened(NamedTuple):
+    """A version of a work, with a claim where this process has something to do.
 
-    holder  the process that holds it, for people
-    fresh   whether it was made just now
+    how  `made` just now, `continued` (an earlier process had begun it), `found` (it was finished
+         before), or `held` (another process is at work on it, and was not waited for)
     """
 
     folder: RunFolder
-    claim: Claim | None = None
-    holder: str | None = None
-    fresh: bool = False
+    claim: Claim | None
+    how: Literal["made", "continued", "found", "held"]
 
 
 def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
@@ -132,10 +121,10 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
             first = dict(record) | {"origin": work.origin}
             made = _make(work.place, highest + 1, first, "run")
             if made is not None:
-                return Opened(folder=made[0], claim=made[1], fresh=True)
+                return Opened(*made, "made")
             continue  # another process made a version of this number: it may be the same work
         if work.is_done(folder):
-            return Opened(folder=folder)
+            return Opened(folder, None, "found")
         if watch is None or watch.folder != folder.path:
             watch = Watch(folder.path)
         try:
@@ -144,15 +133,15 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
             continue
         if claim is not None:
             if not work.is_done(folder):
-                return Opened(folder=folder, claim=claim)
+                return Opened(folder, claim, "continued")
             claim.remove()  # another process has finished it since the look above
-            return Opened(folder=folder)
-        holder = watch.holder()
-        words = holder.words if holder else "another process"
+            return Opened(folder, None, "found")
         if not wait:
-            return Opened(folder=folder, holder=words)
+            return Opened(folder, None, "held")
         if not watch.said:
             watch.said = True
+            holder = watch.holder()
+            words = holder.words if holder else "another process"
             LOG.warning("%s is being made by %s: waiting for it", folder.path, words)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -160,27 +149,20 @@ def open_work(work: Work, record: Mapping[str, Any], *, wait: bool) -> Opened:
 def science(setup: Setup) -> dict[str, Any]:
     """All that the images depend on: no device and no path, but hashes of the files' content."""
     experiment, network = setup.experiment, setup.network
-    paths = "direction", "photographs"
-    objective = {k: v for k, v in vars(experiment.objective).items() if k not in paths}
-    photographs = experiment.objective.photographs
+    objective = {**vars(experiment.objective)}
+    del objective["direction"]
+    photographs = objective.pop("photographs")
     natural_images = names_and_sizes(Path(photographs).expanduser()) if photographs else None
     return {
-        "model": network.name,
-        "weights": network.weights.sha256,
-        "mean": network.weights.mean,
-        "std": network.weights.std,
+        "model": network.name, "weights": network.weights.sha256,
+        "mean": network.weights.mean, "std": network.weights.std,
         "layer": network.layer.name,
-        "units": setup.targets.units,
-        "direction": setup.targets.sha256,
-        "n": experiment.n,
-        "seed": experiment.seed,
-        "norm": setup.norm,
-        "precondition": experiment.precondition,
-        "objective": objective,
-        "photographs": natural_images,
+        "units": setup.targets.units, "direction": setup.targets.sha256,
+        "n": experiment.n, "seed": experiment.seed, "norm": setup.norm,
+        "precondition": experiment.precondition, "precision": experiment.precision,
+        "objective": objective, "photographs": natural_images,
         "optimizer": vars(experiment.optimizer),
-        "precision": experiment.precision,
-    }
+    }  # fmt: skip
 
 
 def recipe(science: dict[str, Any]) -> dict[str, Any]:
@@ -191,13 +173,14 @@ def recipe(science: dict[str, Any]) -> dict[str, Any]:
 def fixed_paths(setup: Setup) -> dict[str, str]:
     """The settings that name files, as absolute paths: they hold in any working folder."""
     objective, weights = setup.experiment.objective, setup.network.weights
+    typed = {"objective.direction": objective.direction,
+             "objective.photographs": objective.photographs,
+             "natural": setup.experiment.natural}  # fmt: skip
     paths = {
-        f"objective.{name}": str(Path(value).expanduser().resolve())
-        for name in ("direction", "photographs")
-        if (value := getattr(objective, name)) is not None
+        name: str(Path(path).expanduser().resolve())
+        for name, path in typed.items()
+        if path is not None
     }
-    if (photographs := setup.experiment.natural) is not None:
-        paths["natural"] = str(Path(photographs).expanduser().resolve())
     if weights.is_file and weights.url is None:
         paths["model.weights"] = weights.source
     return paths
@@ -213,14 +196,12 @@ def measuring(config: Mapping[str, Any]) -> str:
     return sha256_of({name: config.get(name) for name in ("measure", "natural")})
 
 
-def new_version(
-    root: Path, where: tuple[str, str, str], record: Mapping[str, Any], *, command: str = "run"
-) -> tuple[RunFolder, Claim]:
-    """A new version, claimed. Raises `InputError` where it cannot be made."""
-    work = work_folder(root, where)
+def new_analysis(setup: Setup, record: Mapping[str, Any]) -> tuple[RunFolder, Claim]:
+    """A new version for measures alone, claimed. Raises `InputError` where it cannot be made."""
+    work = work_folder(Path(setup.experiment.root).expanduser(), setup.where)
     while True:
         numbered = versions_in(work)
-        made = _make(work, numbered[0][0] + 1 if numbered else 1, record, command)
+        made = _make(work, numbered[0][0] + 1 if numbered else 1, record, "analyze")
         if made is not None:
             return made
 

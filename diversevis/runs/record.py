@@ -34,38 +34,26 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
     """The content of `run.json` when a run begins."""
     experiment, scientific = setup.experiment, science(setup)
     return {
-        "status": "running",
-        "optimized": False,
-        "command": command,
-        "rerun": None,
+        "status": "running", "optimized": False, "command": command, "rerun": None,
         "config_hash": provenance.sha256_of(scientific),
         "recipe_hash": provenance.sha256_of(recipe(scientific)),
         "model": setup.network.name,
-        "layer": setup.network.layer.name,
-        "response": setup.network.layer.response,
-        "direction": setup.targets.file,
-        "units": list(setup.targets.units),
-        "n": experiment.n,
-        "seed": experiment.seed,
-        "norm": setup.norm,
+        "layer": setup.network.layer.name, "response": setup.network.layer.response,
+        "direction": setup.targets.file, "units": list(setup.targets.units),
+        "n": experiment.n, "seed": experiment.seed, "norm": setup.norm,
         "distance": experiment.objective.distance,
         "diversity": None if experiment.objective.front else experiment.objective.diversity,
-        "fraction": experiment.objective.fraction,
-        "front": experiment.objective.front,
+        "fraction": experiment.objective.fraction, "front": experiment.objective.front,
         "receptive_field": asdict(setup.field),
         "weights": asdict(setup.network.weights),
         "versions": provenance.versions(),
         **provenance.device_facts(setup.device),
         "devices": [str(device) for device in pick_devices(experiment.device)],
-        "precision": experiment.precision,
-        "batch": setup.batch,
+        "precision": experiment.precision, "batch": setup.batch,
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "sweep": None,
-        "job": job_id(),
-        "job_log": _stderr_file(),
-        "not_measured": {},
-        "config": dict(config),
-    }
+        "sweep": None, "job": job_id(), "job_log": _stderr_file(),
+        "not_measured": {}, "config": dict(config),
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -117,8 +105,7 @@ def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str
     kept = {name: before[name] for name in KEPT if name in before}
     if record["sweep"] is None:  # a sweep's run stays the sweep's when its command is typed by hand
         kept["sweep"] = before.get("sweep")
-    attempts = before.get("attempts", 0) + 1
-    return {**record, **kept, "status": "running", "attempts": attempts}
+    return {**record, **kept, "status": "running", "attempts": before.get("attempts", 0) + 1}
 
 
 def _ended_by(error: BaseException) -> dict[str, Any]:
@@ -134,19 +121,19 @@ def _ended_by(error: BaseException) -> dict[str, Any]:
 @contextlib.contextmanager
 def _failing_marked(folder: RunFolder) -> Iterator[None]:
     """If the disk is too full for the record, change its status alone, in place, if possible."""
-    try:
-        yield
-    except FolderLost:
-        pass
-    except OSError:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(FolderLost, OSError):
+        try:
+            yield
+        except OSError:
             folder.mark_failed()
 
 
 @contextlib.contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Append log messages of this program and of its libraries to the file as well."""
-    handler = _RunLog(path, delay=True)
+    handler = logging.FileHandler(path, delay=True)
+    # A full disk ends the run with the error of the run's own files, not of its log.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logs = LOG, logging.getLogger()  # LOG does not propagate to the root logger
     for log in logs:
@@ -158,13 +145,6 @@ def logged_to(path: Path) -> Iterator[None]:
             log.removeHandler(handler)
         with contextlib.suppress(OSError):
             handler.close()
-
-
-class _RunLog(logging.FileHandler):
-    """A full disk ends the run with the error of the run's own files, not of its log."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
 
 
 def _stderr_file() -> str | None:

@@ -24,11 +24,6 @@ _asked: int | None = None
 _interrupted = False
 
 
-def asked() -> int | None:
-    """The signal that asked this process to end, or None."""
-    return _asked
-
-
 def check() -> None:
     """Raises `Stopped` if a signal asked this process to end."""
     if _asked is not None:
@@ -50,7 +45,7 @@ def listening() -> Iterator[None]:
     which has the cluster queue the job again.
     """
     global _asked
-    if not _in_main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = listen()
@@ -71,9 +66,9 @@ def _note(number: int, frame: FrameType | None) -> None:
         _asked = number
 
 
-def interrupted() -> bool:
-    """Whether a deferred Ctrl-C is waiting."""
-    return _interrupted
+def is_waiting() -> bool:
+    """Whether a signal to end, or a deferred Ctrl-C, waits to be obeyed."""
+    return _asked is not None or _interrupted
 
 
 def check_interrupted() -> None:
@@ -112,7 +107,8 @@ def ignore_sigint() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _sigint_handler(handler: Handler) -> Iterator[None]:
     previous = signal.getsignal(signal.SIGINT)
-    if previous is None or not _in_main_thread():  # installed from C: it could not be restored
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if previous is None or not in_main_thread:  # None: from C, it could not be restored
         yield
         return
     signal.signal(signal.SIGINT, handler)
@@ -120,7 +116,3 @@ def _sigint_handler(handler: Handler) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

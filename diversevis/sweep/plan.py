@@ -126,7 +126,7 @@ def _left(
     for part in (units[first : first + size] for first in range(0, len(units), size)):
         planned = _planned(setup, config, scientific, part)
         work = _work(planned, experiment)
-        version = None if experiment.again else work.version()
+        version = None if experiment.again else work.look()[0]
         if version and work.is_done(version) and not _lacks_pictures(experiment, version):
             finished[version.path] += len(part)
         elif version or experiment.again:
