@@ -559,19 +559,19 @@ def test_a_folder_deleted_between_two_looks_is_named(tmp_path, monkeypatch):
     make_run(tmp_path / "v001")
     make_run(tmp_path / "v002")
     make_run(tmp_path / "v003/deeper")
-    read_run, listed = table_module.read_run, find._list
+    read_files, listed = table_module.read_files, find._list
 
     def read_late(folder):
         if folder.name.endswith("v002"):
             shutil.rmtree(tmp_path / "v002")
-        return read_run(folder)
+        return read_files(folder)
 
     def list_late(folder):
         if folder.name.endswith("v003"):
             shutil.rmtree(tmp_path / "v003")
         return listed(folder)
 
-    monkeypatch.setattr(table_module, "read_run", read_late)
+    monkeypatch.setattr(table_module, "read_files", read_late)
     monkeypatch.setattr(find, "_list", list_late)
     assert left_out(tmp_path) == {
         "v002": "run.json is not there",

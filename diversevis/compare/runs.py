@@ -97,7 +97,7 @@ def read_run(path: Path) -> Run:
         record, _ = read_record(path)
         if record["status"] != "finished":
             raise InputError(f"{path} is {record['status']}, not finished: left out.")
-        metrics, _ = read_json(path, "metrics.json")
+        metrics = read_json(path, "metrics.json")
         if not metrics["measures"]:
             raise InputError(
                 f"{path} has no measures: run `diversevis analyze {path}` first, then compare."

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from diversevis.runs.integrity import flaw_of
-from diversevis.runs.read import Damaged, Missing, read_record
+from diversevis.runs.read import Damaged, Missing, flaw_of, read_record
 from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
-ITEMS_PER_THREAD = 64  # handed over together: handing over takes as long as a small file
+MOST_AT_ONCE = 64  # items handed over together: handing over takes as long as a small file
 WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # these hold no further runs
 
 Item = TypeVar("Item")
@@ -60,12 +59,6 @@ class Run:
         return -1 if number is None else number
 
 
-class _Listing(NamedTuple):
-    is_run: bool
-    folders: list[str]
-    links: list[str]
-
-
 def find_runs(starts: Iterable[Path]) -> list[Run]:
     """Every run that makes images at or below `starts`, and every folder that cannot be listed.
 
@@ -74,9 +67,9 @@ def find_runs(starts: Iterable[Path]) -> list[Run]:
     with ThreadPoolExecutor(THREADS) as pool:
         folders, closed = find_folders(starts, pool)
         paths = [Path(folder.name) for folder in folders]
-        runs = [run for run in in_threads(read_run, paths, pool) if isinstance(run, Run)]
+        runs = [run for run in in_threads(read_run, paths, pool) if run is not None]
     return [run for run in runs if run.record is None or run.record["n"] is not None] + [
-        Run(folder=Path(folder.name), record=None, reason=str(reason), changed=0.0)
+        Run(folder=Path(folder.name), record=None, reason=reason, changed=0.0)
         for folder, reason in closed
         if os.path.lexists(folder.path)
     ]
@@ -107,8 +100,8 @@ def read_run(folder: Path) -> Run | None:
 
 def find_folders(
     starts: Iterable[Path], pool: Executor
-) -> tuple[list[Folder], list[tuple[Folder, Damaged]]]:
-    """Every folder with a run.json at or below `starts`, and the folders that cannot be listed.
+) -> tuple[list[Folder], list[tuple[Folder, str]]]:
+    """Every folder with a run.json at or below `starts`, and those that cannot be listed, with why.
 
     Links to folders are followed after everything else: never to a folder that was seen already,
     nor to one above `starts`, so that loops end and every run is found once.
@@ -116,24 +109,26 @@ def find_folders(
     level = {os.path.realpath(start): str(start) for start in starts}  # real path -> name
     roots, seen = list(level), set(level)
     runs: list[Folder] = []
-    closed: list[tuple[Folder, Damaged]] = []
+    closed: list[tuple[Folder, str]] = []
     links: list[Folder] = []
     while level:
         below: dict[str, str] = {}
         folders = [Folder(*item) for item in level.items()]
         for folder, listing in zip(folders, in_threads(_list, folders, pool), strict=True):
-            if isinstance(listing, Damaged):
+            if isinstance(listing, str):
                 closed.append((folder, listing))
                 continue
-            if listing.is_run:
+            is_run, subfolders, linked = listing
+            if is_run:
                 runs.append(folder)
-            below |= (_inside(folder, name) for name in listing.folders)
-            links += (_inside(folder, name) for name in listing.links)
+            below |= (_inside(folder, name) for name in subfolders)
+            links += (_inside(folder, name) for name in linked)
         level = {path: name for path, name in below.items() if path not in seen}
         if not level:
             for path, name in links:
                 target = os.path.realpath(path)
-                if target not in seen and not _is_above(target, roots):
+                is_above = any(f"{root}/".startswith(f"{target}/") for root in roots)
+                if target not in seen and not is_above:
                     level.setdefault(target, name)
             links = []
         seen.update(level)
@@ -141,28 +136,19 @@ def find_folders(
 
 
 def in_threads(
-    ask: Callable[[Item], Answer],
-    items: Sequence[Item],
-    pool: Executor,
-    most: int = ITEMS_PER_THREAD,
-) -> Iterator[Answer | Damaged]:
-    """The answers in the order of the items, or the `Damaged` that was raised.
+    ask: Callable[[Item], Answer], items: Sequence[Item], pool: Executor, most: int = MOST_AT_ONCE
+) -> Iterator[Answer]:
+    """The answers in the order of the items.
 
     most  items that a thread is given together; a few such parts are answered ahead, and no more,
           since answers may be large
     """
 
-    def ask_all(part: Sequence[Item]) -> list[Answer | Damaged]:
-        answers: list[Answer | Damaged] = []
-        for item in part:
-            try:
-                answers.append(ask(item))
-            except Damaged as reason:
-                answers.append(reason)
-        return answers
+    def ask_all(part: Sequence[Item]) -> list[Answer]:
+        return [ask(item) for item in part]
 
     size = max(1, min(len(items) // (4 * THREADS), most))
-    waiting: deque[Future[list[Answer | Damaged]]] = deque()
+    waiting: deque[Future[list[Answer]]] = deque()
     for first in range(0, len(items), size):
         waiting.append(pool.submit(ask_all, items[first : first + size]))
         if len(waiting) > 2 * THREADS:
@@ -171,8 +157,9 @@ def in_threads(
         yield from waiting.popleft().result()
 
 
-def _list(folder: Folder) -> _Listing:
-    """What is in a folder. The disk is asked for the list only, not about every entry."""
+def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:
+    """Whether the folder is a run's, and its subfolders and links to folders, or why it cannot be
+    listed. The disk is asked for the list only, not about every entry."""
     is_run = False
     folders: list[str] = []
     links: list[str] = []
@@ -188,18 +175,10 @@ def _list(folder: Folder) -> _Listing:
                 elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                     links.append(entry.name)
     except OSError as error:
-        raise Damaged(f"the folder cannot be listed ({error.strerror})") from error
+        return f"the folder cannot be listed ({error.strerror})"
     skipped = WITHIN_A_RUN if is_run else frozenset()
-    return _Listing(
-        is_run,
-        sorted(name for name in folders if name not in skipped),
-        sorted(name for name in links if name not in skipped),
-    )
+    return is_run, sorted({*folders} - skipped), sorted({*links} - skipped)
 
 
 def _inside(folder: Folder, name: str) -> Folder:
     return Folder(f"{folder.path.rstrip('/')}/{name}", f"{folder.name.rstrip('/')}/{name}")
-
-
-def _is_above(path: str, roots: Iterable[str]) -> bool:
-    return any(f"{root}/".startswith(f"{path}/") for root in roots)

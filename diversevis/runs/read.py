@@ -1,4 +1,4 @@
-"""The JSON files of a run folder, read without trusting them.
+"""The files of a run folder, read and checked without trusting them.
 
 A folder may be half copied, cut off by a full disk, edited by hand, or still be written to.
 """
@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, BinaryIO
 
 LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
 LONGEST = 2**16  # characters of a name or a setting
@@ -30,9 +30,10 @@ class Missing(Damaged):
 
 
 def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
-    """The content of run.json, and when it was last written; raises `Damaged` as `read_json` does,
-    and where it lacks what every record has."""
-    record, changed = read_json(folder, "run.json")
+    """The content of run.json, and when it was last written (seconds since the epoch); raises
+    `Damaged` as `read_json` does, and where it lacks what every record has."""
+    content, changed = read_file(folder, "run.json")
+    record = parse_json(content, "run.json")
     check_kinds(record, KINDS)
     if record["status"] not in STATUSES:
         raise Damaged(f"run.json: status is {shown(record['status'])}")
@@ -51,11 +52,16 @@ def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
             raise Damaged(f"run.json: {name} is {shown(value)}")
 
 
-def read_json(folder: Path | str, file: str) -> tuple[dict[str, Any], float]:
-    """The object in a JSON file, and when the file was last written (seconds since the epoch).
+def read_json(folder: Path | str, file: str) -> dict[str, Any]:
+    """The object in a JSON file; raises `Damaged` as `read_file` and `parse_json` do."""
+    return parse_json(read_file(folder, file)[0], file)
 
-    Raises `Damaged` where the file cannot be read, is no regular file, larger than `LARGEST`,
-    changes meanwhile, or holds no JSON object; `Missing` where it is not there.
+
+def read_file(folder: Path | str, file: str) -> tuple[bytes, float]:
+    """The bytes of a file, and when it was last written (seconds since the epoch).
+
+    Raises `Damaged` where it cannot be read, is no regular file, larger than `LARGEST`, empty, or
+    changes meanwhile; `Missing` where it is not there.
     """
     try:
         with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
@@ -65,15 +71,23 @@ def read_json(folder: Path | str, file: str) -> tuple[dict[str, Any], float]:
             if facts.st_size > LARGEST:
                 raise Damaged(f"{file} is larger than {LARGEST >> 20} MiB")
             content = stream.read(facts.st_size + 1)
-        if len(content) != facts.st_size:
-            raise Damaged(f"{file} changed while it was read")
-        if not content:
-            raise Damaged(f"{file} is empty")
-        value = DECODER.decode(content.decode())
     except FileNotFoundError as error:
         raise Missing(f"{file} is not there") from error
     except OSError as error:
         raise Damaged(f"{file} cannot be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise Damaged(f"{file} is too large for the memory") from error
+    if len(content) != facts.st_size:
+        raise Damaged(f"{file} changed while it was read")
+    if not content:
+        raise Damaged(f"{file} is empty")
+    return content, facts.st_mtime
+
+
+def parse_json(content: bytes, file: str) -> dict[str, Any]:
+    """The object in a JSON file; raises `Damaged` where there is none."""
+    try:
+        value = DECODER.decode(content.decode())
     except UnicodeDecodeError as error:
         raise Damaged(f"{file} is not UTF-8 text") from error
     except ValueError as error:  # no JSON, or an integer of thousands of digits
@@ -82,7 +96,48 @@ def read_json(folder: Path | str, file: str) -> tuple[dict[str, Any], float]:
         raise Damaged(f"{file} is nested too deeply or too large for the memory") from error
     if not isinstance(value, dict):
         raise Damaged(f"{file} holds no object")
-    return value, facts.st_mtime
+    return value
+
+
+def flaw_of(folder: Path) -> str | None:
+    """Why metrics.json or images.safetensors of a run with images cannot be used; None if they can.
+
+    Cheap, for tens of thousands of folders: it detects a file that is cut off or empty, not a
+    changed number.
+    """
+    for name, flaw in (("metrics.json", _json_flaw), ("images.safetensors", _tensors_flaw)):
+        try:
+            with (folder / name).open("rb") as file:
+                reason = flaw(file, os.fstat(file.fileno()).st_size)
+        except FileNotFoundError:
+            reason = "is not there"
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        if reason is not None:
+            return f"{name} {reason}"
+    return None
+
+
+def _json_flaw(file: BinaryIO, size: int) -> str | None:
+    if size == 0:
+        return "is empty"
+    first = file.read(1)
+    file.seek(max(0, size - 2))
+    return None if first == b"{" and file.read().rstrip() == b"}" else "is cut off"
+
+
+def _tensors_flaw(file: BinaryIO, size: int) -> str | None:
+    """The file is 8 bytes with the header's length, the header (JSON), and the tensors' bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= size - 8:
+        return "is cut off"
+    try:
+        header = json.loads(file.read(length))
+        # the entry __metadata__ has no tensor
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return "is damaged"
+    return None if size == 8 + length + max(ends, default=0) else "is cut off"
 
 
 def is_whole(value: Any) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,14 @@ from diversevis.errors import InputError
 from diversevis.runs.find import THREADS, Folder, find_folders, in_threads
 from diversevis.runs.holder import sign_of
 from diversevis.runs.read import Damaged
-from diversevis.runs.versions import version_of
 from diversevis.table.columns import ColumnBuilder
-from diversevis.table.read import Run, Unfinished, legible, read_run
+from diversevis.table.read import Run, Unfinished, legible, parse_run, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-RUNS_PER_THREAD = 4  # read together; few, because metrics.json of a large layer has megabytes
+RUNS_AT_ONCE = 4  # for a thread; few, because metrics.json of a large layer has megabytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,6 @@ def collect_runs(root: Path) -> Collected:
     check_libraries()
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
-    names: list[str] = []  # of the runs, as seen from `root`
     runs: list[Run] = []
     of_runs, of_units = ColumnBuilder(), ColumnBuilder()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -70,23 +68,25 @@ def collect_runs(root: Path) -> Collected:
                 f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
                 "`diversevis run` printed, or a folder above several."
             )
-        answers = in_threads(read_run, folders, pool, RUNS_PER_THREAD)
-        for folder, run in zip(folders, answers, strict=True):
-            if isinstance(run, Damaged):
-                left_out.append((folder, _running_or_lost(folder, run)))
+        contents = in_threads(read_files, folders, pool, RUNS_AT_ONCE)
+        for folder, files in zip(folders, contents, strict=True):
+            try:
+                if isinstance(files, Damaged):
+                    raise _running_or_lost(folder, files)
+                run, settings, numbers = parse_run(folder, *files)
+            except Damaged as reason:
+                left_out.append((folder, str(reason)))
                 continue
-            of_runs.add(1, {name: [value] for name, value in run.settings.items()})
-            of_units.add(len(run.units), run.numbers)
-            names.append(_name(folder, root))
-            runs.append(replace(run, settings={}, numbers={}))
+            runs.append(run)
+            of_runs.add(1, {name: [value] for name, value in settings.items()})
+            of_units.add(len(run.units), numbers)
     layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
+    reasons = [(_name(folder, root), one_line(why)) for folder, why in left_out]
     return Collected(
-        table=_join(names, runs, layers, of_runs, of_units),
+        table=_join(runs, root, layers, of_runs, of_units),
         runs=len(runs),
         layers=layers,
-        left_out=sorted(
-            ((_name(folder, root), one_line(str(why))) for folder, why in left_out), key=_natural
-        ),
+        left_out=sorted(reasons, key=_natural),
     )
 
 
@@ -121,16 +121,15 @@ def _running_or_lost(folder: Folder, reason: Damaged) -> Damaged:
         return reason
     if sign is not None and sign.alive:
         return reason
-    try:
-        read_run(folder)  # again: it may have ended since the record was read
-    except Damaged as now:
-        return Unfinished("lost") if str(now) == "running" else now
-    return reason  # finished: it will be in the next table
+    again = read_files(folder)  # it may have ended since its record was read
+    if not isinstance(again, Damaged):
+        return reason  # finished: it will be in the next table
+    return Unfinished("lost") if str(again) == "running" else again
 
 
 def _join(
-    names: Sequence[str],
     runs: Sequence[Run],
+    root: Path,
     layers: Sequence[tuple[str, str]],
     of_runs: ColumnBuilder,
     of_units: ColumnBuilder,
@@ -139,7 +138,8 @@ def _join(
     import numpy as np
     import pyarrow as pa
 
-    versions = [version_of(run.path) for run in runs]
+    names = [_name(run.folder, root) for run in runs]
+    versions = [run.version for run in runs]
     run_of_row = np.repeat(np.arange(len(runs)), [len(run.units) for run in runs])
     unit = np.array([number for run in runs for number in run.units], dtype=np.int64)
     index = {layer: i for i, layer in enumerate(layers)}
@@ -155,7 +155,7 @@ def _join(
         "unit": pa.array(unit, whole).take(row_index),
         "folder": pa.array(names, text).take(run_index),
         "version": pa.array(versions, whole).take(run_index),
-        "latest": pa.array(_latest(runs, versions), pa.bool_()).take(run_index),
+        "latest": pa.array(_latest(runs), pa.bool_()).take(run_index),
         "config_hash": pa.array([run.config_hash for run in runs], text).take(run_index),
     }
     settings = dict(of_runs.take(run_index))
@@ -181,19 +181,12 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return table.to_pandas(types_mapper=types.get)
 
 
-def _latest(runs: Sequence[Run], versions: Sequence[int | None]) -> list[bool]:
-    """Whether a run has the highest version of its config in its parent folder.
-
-    Runs with images and measures without a run are counted apart: these do not make those old.
-    """
-    works = [(run.path.rpartition("/")[0], run.config_hash, run.images) for run in runs]
-    highest: dict[tuple[str, str, bool], int] = {}
-    for work, version in zip(works, versions, strict=True):
-        highest[work] = max(highest.get(work, 0), version or 0)
-    return [
-        version is None or version == highest[work]
-        for work, version in zip(works, versions, strict=True)
-    ]
+def _latest(runs: Sequence[Run]) -> list[bool]:
+    """Whether a run is the highest version of its work, or has no version."""
+    highest: dict[Any, int] = {}
+    for run in runs:
+        highest[run.work] = max(highest.get(run.work, 0), run.version or 0)
+    return [run.version in (None, highest[run.work]) for run in runs]
 
 
 def _natural(words: Sequence[str]) -> list[Any]:
