@@ -11,7 +11,7 @@ from pathlib import Path
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
-from diversevis.table.table import Collected, check_libraries, collect_runs, one_line
+from diversevis.table.table import Collected, collect_runs, one_line
 
 MOST_NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
@@ -23,11 +23,21 @@ def collect_command(arguments: Sequence[str]) -> None:
 
     Raises `InputError` for unknown arguments, and where there is no run.
     """
-    root, out = _parse(arguments)
-    check_libraries()
-    collected = collect_runs(root)
-    if out != root:
-        _make(out)
+    folders, settings = folders_and_settings(arguments, {"out": ""})
+    if len(folders) != 1:
+        raise InputError(
+            f"collect needs one folder, above the runs, and was given {len(folders)}. Example: "
+            "`diversevis collect outputs`; see `diversevis collect --help`."
+        )
+    out = named_folder(settings["out"]) if settings["out"] else folders[0]
+    collected = collect_runs(folders[0])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"out={out}: the folder cannot be made ({error.strerror}). Choose one that can be "
+            "written, out=/some/where."
+        ) from error
     write(collected, out)
     _print_summary(collected, out)
     print(out / FILES[0])
@@ -66,30 +76,10 @@ def _print_summary(collected: Collected, out: Path) -> None:
     runs = _count(collected.runs, "run")
     print(f"{rows} of {runs}, {columns}" + (f" ({layers})" if layers else ""))
     counts = Counter(reason for _, reason in left_out if reason in UNFINISHED)
-    parts = [f"{counts[status]} {status}" for status in UNFINISHED if counts[status]]
-    parts += [f"{len(damaged)} damaged"] if damaged else []
+    counts["damaged"] = len(damaged)
+    parts = [f"{counts[name]} {name}" for name in (*UNFINISHED, "damaged") if counts[name]]
     if parts:
         print(f"left out: {', '.join(parts)}")
-
-
-def _parse(arguments: Sequence[str]) -> tuple[Path, Path]:
-    folders, settings = folders_and_settings(arguments, {"out": ""})
-    if len(folders) != 1:
-        raise InputError(
-            f"collect needs one folder, above the runs, and was given {len(folders)}. Example: "
-            "`diversevis collect outputs`; see `diversevis collect --help`."
-        )
-    return folders[0], named_folder(settings["out"]) if settings["out"] else folders[0]
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"out={out}: the folder cannot be made ({error.strerror}). Choose one that can be "
-            "written, out=/some/where."
-        ) from error
 
 
 def _count(number: int, noun: str) -> str:

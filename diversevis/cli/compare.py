@@ -21,7 +21,14 @@ def compare_command(arguments: Sequence[str]) -> None:
 
     Raises `InputError` for unknown arguments, and for runs that `compare` refuses.
     """
-    (a, b), settings = _parse(arguments)
+    defaults = {"out": "", "resamples": "10000", "seed": "0"}
+    folders, settings = folders_and_settings(arguments, defaults)
+    if len(folders) != 2:
+        raise InputError(
+            f"compare needs two folders, A and B, and was given {len(folders)}. Example: "
+            "`diversevis compare outputs/vgg19 outputs/resnet50`; see `diversevis compare --help`."
+        )
+    a, b = folders
     resamples = _whole_number("resamples", settings["resamples"], 100, 1_000_000)
     seed = _whole_number("seed", settings["seed"], 0, 2**63 - 1)
     result = compare(a, b, resamples=resamples, seed=seed)
@@ -35,17 +42,6 @@ def compare_command(arguments: Sequence[str]) -> None:
     for pair in result["pairs"]:
         print(files.table(pair), end="\n\n")
     print(out)
-
-
-def _parse(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    defaults = {"out": "", "resamples": "10000", "seed": "0"}
-    folders, settings = folders_and_settings(arguments, defaults)
-    if len(folders) != 2:
-        raise InputError(
-            f"compare needs two folders, A and B, and was given {len(folders)}. Example: "
-            "`diversevis compare outputs/vgg19 outputs/resnet50`; see `diversevis compare --help`."
-        )
-    return folders, settings
 
 
 def _whole_number(key: str, text: str, least: int, most: int) -> int:

@@ -64,21 +64,16 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Name a run folder, or a folder above several.")
-    paths, notes = [folder], []
-    if not (folder / "run.json").is_file():
-        with ThreadPoolExecutor(THREADS) as pool:
-            folders, closed = find_folders([folder], pool)
-        paths = [Path(run.name) for run in folders]
-        notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
-    works: dict[Path, list[Path]] = {}
-    for path in sorted(sorted(paths), key=lambda path: version_of(path) or 0, reverse=True):
-        works.setdefault(path.parent if version_of(path) else path, []).append(path)
-    runs: list[Run] = []
-    for versions in works.values():
-        for path in versions:
+    with ThreadPoolExecutor(THREADS) as pool:
+        folders, closed = find_folders([folder], pool)
+    paths = sorted(Path(run.name) for run in folders)
+    notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
+    runs: dict[Path, Run] = {}  # by the folder that holds the versions of a work
+    for path in sorted(paths, key=lambda path: version_of(path) or 0, reverse=True):
+        work = path.parent if version_of(path) else path
+        if work not in runs:
             try:
-                runs.append(read_run(path))
-                break
+                runs[work] = read_run(path)
             except InputError as error:
                 notes.append(str(error))
     if not paths:
@@ -88,7 +83,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
         )
     if not runs:
         raise InputError(f"{folder} holds no run that can be compared. {' '.join(notes)}")
-    return sorted(runs, key=lambda run: (run.size, str(run.path))), notes
+    return sorted(runs.values(), key=lambda run: (run.size, str(run.path))), notes
 
 
 def read_run(path: Path) -> Run:

@@ -48,21 +48,21 @@ def difference(
     """
     few = [f"{side} has {len(v)}" for side, v in (("A", a), ("B", b)) if len(v) < FEWEST]
     if few:
-        names = ("difference_median", "difference_mean", "cliffs_delta", "effect", "p")
         reason = f"{' and '.join(few)} of the {FEWEST} values needed"
-        return {**dict.fromkeys(names), "reason": reason}
-    values = float(np.median(a) - np.median(b)), float(a.mean() - b.mean())
+        names = "difference_median", "difference_mean", "cliffs_delta", "effect", "p"
+        return dict.fromkeys(names) | {"reason": reason}
+    median, mean = float(np.median(a) - np.median(b)), float(a.mean() - b.mean())
     if shares:
-        median, mean = None, _span(values[1], *share_interval(a, b))
+        of_median, of_mean = None, _span(mean, *share_interval(a, b))
     else:
         tail = 100 * (1 - LEVEL) / 2
         resampled = bootstrap(a, b, resamples=resamples, seed=seed)
         ends = np.percentile(resampled, [tail, 100 - tail], axis=1).T.tolist()
-        median, mean = _span(values[0], *ends[0]), _span(values[1], *ends[1])
+        of_median, of_mean = _span(median, *ends[0]), _span(mean, *ends[1])
     delta = cliffs_delta(a, b)
     return {
-        "difference_median": median,
-        "difference_mean": mean,
+        "difference_median": of_median,
+        "difference_mean": of_mean,
         "cliffs_delta": delta,
         "effect": effect_in_words(delta),
         "p": rank_test(a, b),

@@ -18,11 +18,9 @@ outputs/<model>/<layer>/<units>/v001/
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import logging
 import math
 import re
 import shutil
@@ -40,8 +38,6 @@ from diversevis.errors import FolderLost
 from diversevis.runs import tensor_file
 from diversevis.runs.files import replacing
 
-LOG = logging.getLogger("diversevis")
-
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -58,10 +54,7 @@ class RunFolder:
         return self._read_json("run.json")
 
     def update_record(self, **changes: Any) -> None:
-        """Change some entries of `run.json`.
-
-        Its status is `running`, `finished`, `interrupted` or `failed`.
-        """
+        """Change some entries of `run.json`."""
         self.write_record(self.read_record() | changes)
 
     def mark_failed(self) -> None:
@@ -86,7 +79,7 @@ class RunFolder:
     # -- numbers --------------------------------------------------------------------------------
 
     def write_metrics(self, units: Sequence[Mapping[str, Any]]) -> None:
-        """Write `metrics.json` anew: the numbers of every unit, and no measures yet."""
+        """Write the numbers of every unit as a new `metrics.json`, without measures."""
         self._write("metrics.json", _json({"measures": {}, "units": list(units)}))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -113,10 +106,10 @@ class RunFolder:
             self._write_tensors(file, arrays)
         else:
             (self.path / file).unlink(missing_ok=True)
-        content = self._read_json("metrics.json")
-        measures = content["measures"] | {name: {"settings": dict(settings)}}
+        metrics = self._read_json("metrics.json")
+        measures = metrics["measures"] | {name: {"settings": dict(settings)}}
         # without `seeds` and `seeds_of`: the spread over seeds was of what was measured before
-        self._write_numbers({"measures": measures, "units": content["units"]}, name, numbers)
+        self._write_numbers({"measures": measures, "units": metrics["units"]}, name, numbers)
         for picture in (self.path / "analysis").glob(f"{name}*.png"):
             picture.unlink(missing_ok=True)  # of the earlier measure
 
@@ -125,15 +118,11 @@ class RunFolder:
         return load_file(self.path / "analysis" / f"{name}.safetensors")
 
     def write_spread(
-        self,
-        units: Sequence[Mapping[str, Any] | None],
-        seeds: Sequence[int],
-        names: Sequence[str],
+        self, units: Sequence[Mapping[str, Any] | None], seeds: Sequence[int], names: Sequence[str]
     ) -> None:
         """Write mean and spread over seeds of every unit's indices of the measures `names`."""
-        content = self._read_json("metrics.json")
-        content |= {"seeds": list(seeds), "seeds_of": list(names)}
-        self._write_numbers(content, "seeds", units)
+        facts = {"seeds": list(seeds), "seeds_of": list(names)}
+        self._write_numbers(self._read_json("metrics.json") | facts, "seeds", units)
 
     def read_spread(self) -> tuple[list[int], list[str]]:
         """The seeds of the spread, and the measures it was taken of; empty where there is none."""
@@ -144,7 +133,7 @@ class RunFolder:
         return content.get("seeds", []), content.get("seeds_of", [])
 
     def write_trace(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write `trace.csv`: step, unit, then the terms `names`."""
+        """Rows are of step, unit, then the terms `names`."""
         self._write_table("trace.csv", ["step", "unit", *names], rows)
 
     def read_trace(self) -> tuple[list[str], list[list[float]]]:
@@ -200,7 +189,7 @@ class RunFolder:
         self._write(f"front_{_unit(unit)}.png", png)
 
     def write_animation(self, unit: int, kind: str, film: bytes) -> None:
-        """`kind` is the ending of the file's name, `gif` or `mp4`."""
+        """`kind` is the file's ending, `gif` or `mp4`."""
         self._write(f"optimization_{_unit(unit)}.{kind}", film)
 
     def write_measure_picture(self, name: str, unit: int | None, png: bytes) -> None:
@@ -213,23 +202,13 @@ class RunFolder:
     def write_checkpoint(
         self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
-        self._write(self._checkpoint(name), tensor_file.serialize(tensors, facts))
+        self._write(_checkpoint(name), tensor_file.serialize(tensors, facts))
 
     def read_checkpoint(
         self, name: str, device: torch.device | None
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors, with the strides they had, and facts; None where the file cannot be read.
-
-        device  where the tensors are put; None: no tensors are read
-        """
-        path = self.path / self._checkpoint(name)
-        try:
-            return tensor_file.read(path, device)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            LOG.warning("%s cannot be read (%s): this part starts again", path, error)
-            return None
+        """Tensors and facts as `tensor_file.read` gives them; None where it cannot."""
+        return tensor_file.read(self.path / _checkpoint(name), device)
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, in alphabetical order."""
@@ -237,7 +216,7 @@ class RunFolder:
         return sorted(path.stem for path in paths if path.name[0] != ".")
 
     def remove_checkpoint(self, name: str) -> None:
-        (self.path / self._checkpoint(name)).unlink(missing_ok=True)
+        (self.path / _checkpoint(name)).unlink(missing_ok=True)
 
     def remove_checkpoints(self) -> None:
         """Delete all, once the results they led to are written."""
@@ -251,9 +230,6 @@ class RunFolder:
                     path.unlink(missing_ok=True)
 
     # -- files ----------------------------------------------------------------------------------
-
-    def _checkpoint(self, name: str) -> str:
-        return f"checkpoint/{name}.safetensors"
 
     def _write_numbers(
         self, content: Mapping[str, Any], name: str, numbers: Sequence[Mapping[str, Any] | None]
@@ -276,14 +252,10 @@ class RunFolder:
         self._write(file, text.getvalue().encode())
 
     def _write(self, file: str, content: bytes) -> None:
-        """Raises `FolderLost` where the run folder is gone: somebody deleted it, so it is not made
-        again."""
+        """Raises `FolderLost` where the run folder was deleted: it is not made again."""
         try:
-            folder = self.path
-            for part in Path(file).parts[:-1]:
-                folder /= part
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
+            for parent in reversed(Path(file).parents[:-1]):
+                (self.path / parent).mkdir(exist_ok=True)
             with replacing(self.path / file, new_parents=False) as beside:
                 beside.write_bytes(content)
         except FileNotFoundError as error:
@@ -295,6 +267,10 @@ class RunFolder:
 
 def _unit(unit: int) -> str:
     return f"unit{unit:04d}"
+
+
+def _checkpoint(name: str) -> str:
+    return f"checkpoint/{name}.safetensors"
 
 
 def _json(content: Any) -> bytes:

@@ -55,7 +55,7 @@ def collect_runs(root: Path) -> Collected:
 
     Raises `InputError` where there is no run folder, and where pandas or pyarrow is missing.
     """
-    check_libraries()
+    _check_libraries()
     if not root.is_dir():
         raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
     runs: list[Run] = []
@@ -90,8 +90,7 @@ def collect_runs(root: Path) -> Collected:
     )
 
 
-def check_libraries() -> None:
-    """Raises `InputError` where pandas or pyarrow is missing."""
+def _check_libraries() -> None:
     try:
         import pandas  # noqa: F401
         import pyarrow  # noqa: F401
@@ -173,12 +172,8 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    types = {
-        pa.int64(): pd.Int64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-        pa.string(): pd.StringDtype(),
-    }
-    return table.to_pandas(types_mapper=types.get)
+    of = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype()}
+    return table.to_pandas(types_mapper=of.get)
 
 
 def _latest(runs: Sequence[Run]) -> list[bool]:
