@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,34 +23,20 @@ if TYPE_CHECKING:
 RUNS_AT_ONCE = 4  # for a thread; few, because metrics.json of a large layer has megabytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """A row for every unit of every finished run.
-
-    table     sorted by model, layer, unit, version, folder; tells pandas the types of its columns
-    runs      how many runs it holds
-    layers    (model, layer) of the runs, in the table's order
-    left_out  (folder, reason), sorted
-    """
-
-    table: pa.Table
-    runs: int
-    layers: Sequence[tuple[str, str]]
-    left_out: Sequence[tuple[str, str]]
-
-
 def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
     """See `diversevis.collect`."""
-    collected = collect_runs(Path(root))
-    frame = _to_pandas(collected.table)
-    frame.attrs["left_out"] = list(collected.left_out)
+    table, left_out = collect_runs(Path(root))
+    frame = _to_pandas(table)
+    frame.attrs["left_out"] = left_out
     return frame
 
 
-def collect_runs(root: Path) -> Collected:
-    """Read every run folder at or below `root`; runs that are not complete are left out.
+def collect_runs(root: Path) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """A row for every unit of every finished run at or below `root`, and (folder, reason) of the
+    runs that are left out. Folders may come, go or change meanwhile.
 
-    Folders may come, go or change meanwhile.
+    Rows are sorted by model, layer, unit, version and folder. The table tells pandas the types of
+    its columns.
 
     Raises `InputError` where there is no run folder, and where pandas or pyarrow is missing.
     """
@@ -80,14 +65,8 @@ def collect_runs(root: Path) -> Collected:
             runs.append(run)
             of_runs.add(1, {name: [value] for name, value in settings.items()})
             of_units.add(len(run.units), numbers)
-    layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
     reasons = [(_name(folder, root), one_line(why)) for folder, why in left_out]
-    return Collected(
-        table=_join(runs, root, layers, of_runs, of_units),
-        runs=len(runs),
-        layers=layers,
-        left_out=sorted(reasons, key=_natural),
-    )
+    return _join(runs, root, of_runs, of_units), sorted(reasons, key=_natural)
 
 
 def _check_libraries() -> None:
@@ -127,11 +106,7 @@ def _running_or_lost(folder: Folder, reason: Damaged) -> Damaged:
 
 
 def _join(
-    runs: Sequence[Run],
-    root: Path,
-    layers: Sequence[tuple[str, str]],
-    of_runs: ColumnBuilder,
-    of_units: ColumnBuilder,
+    runs: Sequence[Run], root: Path, of_runs: ColumnBuilder, of_units: ColumnBuilder
 ) -> pa.Table:
     """Identity, then settings and facts, then numbers, as `metrics.NAME` where NAME is taken."""
     import numpy as np
@@ -141,6 +116,7 @@ def _join(
     versions = [run.version for run in runs]
     run_of_row = np.repeat(np.arange(len(runs)), [len(run.units) for run in runs])
     unit = np.array([number for run in runs for number in run.units], dtype=np.int64)
+    layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
     index = {layer: i for i, layer in enumerate(layers)}
     layer = np.array([index[run.model, run.layer] for run in runs], dtype=np.int64)
     by_version = sorted(range(len(runs)), key=lambda i: (versions[i] or 0, names[i]))
