@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from diversevis.runs.read import Damaged, Missing, flaw_of, read_record
+from diversevis.errors import InputError
+from diversevis.runs.files import Damaged, Missing, flaw_of, read_record
 from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
@@ -64,10 +65,9 @@ def find_runs(starts: Iterable[Path]) -> list[Run]:
 
     Folders that `analyze` made without a run, and that are deleted meanwhile, are left out.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        folders, closed = find_folders(starts, pool)
-        paths = [Path(folder.name) for folder in folders]
-        runs = [run for run in in_threads(read_run, paths, pool) if run is not None]
+    folders, closed = find_folders(starts)
+    paths = [Path(folder.name) for folder in folders]
+    runs = [run for run in in_threads(read_run, paths) if run is not None]
     return [run for run in runs if run.record is None or run.record["n"] is not None] + [
         Run(folder=Path(folder.name), record=None, reason=reason, changed=0.0)
         for folder, reason in closed
@@ -98,9 +98,21 @@ def read_run(folder: Path) -> Run | None:
     return Run(folder=folder, record=record, reason=reason, changed=changed)
 
 
-def find_folders(
-    starts: Iterable[Path], pool: Executor
-) -> tuple[list[Folder], list[tuple[Folder, str]]]:
+def find_folders_below(root: Path) -> tuple[list[Folder], list[tuple[Folder, str]]]:
+    """`find_folders` for a command that needs runs; raises `InputError` where there is none."""
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
+    folders, closed = find_folders([root])
+    if not folders:
+        why = "".join(f" {folder.name}: {reason}." for folder, reason in closed[:3])
+        raise InputError(
+            f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
+            "`diversevis run` printed, or a folder above several."
+        )
+    return folders, closed
+
+
+def find_folders(starts: Iterable[Path]) -> tuple[list[Folder], list[tuple[Folder, str]]]:
     """Every folder with a run.json at or below `starts`, and those that cannot be listed, with why.
 
     Links to folders are followed after everything else: never to a folder that was seen already,
@@ -114,7 +126,7 @@ def find_folders(
     while level:
         below: dict[str, str] = {}
         folders = [Folder(*item) for item in level.items()]
-        for folder, listing in zip(folders, in_threads(_list, folders, pool), strict=True):
+        for folder, listing in zip(folders, in_threads(_list, folders), strict=True):
             if isinstance(listing, str):
                 closed.append((folder, listing))
                 continue
@@ -136,7 +148,7 @@ def find_folders(
 
 
 def in_threads(
-    ask: Callable[[Item], Answer], items: Sequence[Item], pool: Executor, most: int = MOST_AT_ONCE
+    ask: Callable[[Item], Answer], items: Sequence[Item], most: int = MOST_AT_ONCE
 ) -> Iterator[Answer]:
     """The answers in the order of the items.
 
@@ -149,12 +161,13 @@ def in_threads(
 
     size = max(1, min(len(items) // (4 * THREADS), most))
     waiting: deque[Future[list[Answer]]] = deque()
-    for first in range(0, len(items), size):
-        waiting.append(pool.submit(ask_all, items[first : first + size]))
-        if len(waiting) > 2 * THREADS:
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(items), size):
+            waiting.append(pool.submit(ask_all, items[first : first + size]))
+            if len(waiting) > 2 * THREADS:
+                yield from waiting.popleft().result()
+        while waiting:
             yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
 
 
 def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:

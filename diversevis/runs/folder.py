@@ -256,7 +256,7 @@ class RunFolder:
         try:
             for parent in reversed(Path(file).parents[:-1]):
                 (self.path / parent).mkdir(exist_ok=True)
-            with replacing(self.path / file, new_parents=False) as beside:
+            with replacing(self.path / file) as beside:
                 beside.write_bytes(content)
         except FileNotFoundError as error:
             raise FolderLost(

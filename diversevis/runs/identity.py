@@ -17,10 +17,10 @@ from typing import Any
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import names_and_sizes
 from diversevis.runs import signals
+from diversevis.runs.files import Damaged, flaw_of, read_json
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.provenance import rerun_line, sha256_of
-from diversevis.runs.read import Damaged, flaw_of, read_json
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")

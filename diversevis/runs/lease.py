@@ -124,7 +124,7 @@ class Claim:
 
     def sign(self, *, released: bool = False) -> None:
         """Give a sign of life, or the sign that the folder is free."""
-        with self._lock, replacing(self._path, new_parents=False) as beside:
+        with self._lock, replacing(self._path) as beside:
             self._signs += 1
             beside.write_bytes(self._content(released))
 

@@ -50,10 +50,8 @@ def is_hidden(pid: int) -> bool:
     """Whether there is such a process, of another user, that /proc does not show."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return False
 
 

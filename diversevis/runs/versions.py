@@ -17,7 +17,8 @@ LONGEST_NAME = 100  # characters of a folder's name; most disks allow 255 bytes
 
 def work_folder(root: Path, where: Sequence[str]) -> Path:
     """The folder that holds a work's versions: `root`/network/layer/units."""
-    return root.joinpath(*map(_file_safe, where))
+    names = [re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] for name in where]
+    return root.joinpath(*(name or "_" for name in names))
 
 
 def version_of(folder: Path | str) -> int | None:
@@ -64,7 +65,3 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
             "Choose a folder that can be written, root=/some/where."
         ) from error
     return path
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] or "_"

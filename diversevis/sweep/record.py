@@ -149,6 +149,7 @@ def share_jobs(works: Sequence[Planned], most_units: Sequence[int]) -> list[list
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_text(json.dumps(content))
 

@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from diversevis.runs import read
+from diversevis.runs import files
+from diversevis.runs.files import Damaged, is_whole, shown
 from diversevis.runs.find import Folder
-from diversevis.runs.read import Damaged, is_whole, shown
+from diversevis.runs.holder import sign_of
 from diversevis.runs.versions import version_of
 
 Value = float | int | str | bool
@@ -35,10 +37,6 @@ OTHERS: set[type] = {dict, list, NoneType}  # may stand for a number
 SCALARS = ("response_", "distance_")  # numbers of a unit that begin so hold no object and no list
 
 LISTS = json.JSONEncoder(ensure_ascii=False)
-
-
-class Unfinished(Damaged):
-    """A run that is not finished; the message is its status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +69,26 @@ def read_files(folder: Folder) -> tuple[dict[str, Any], bytes] | Damaged:
     `parse_run` does the rest, outside the threads that read: they share one processor for parsing.
     """
     try:
-        record, _ = read.read_record(folder.path)  # first: if it says finished, metrics are there
-        if record["status"] != "finished":
-            return Unfinished(record["status"])
-        return record, read.read_file(folder.path, "metrics.json")[0]
+        record, _ = files.read_record(folder.path)  # first: if it is finished, metrics are there
+        status = record["status"]
+        if status != "finished":
+            return Damaged(_running_or_lost(folder) if status == "running" else status)
+        return record, files.read_file(folder.path, "metrics.json")[0]
     except Damaged as reason:
         return reason
+
+
+def _running_or_lost(folder: Folder) -> str:
+    """`lost` for a run whose record says that it is running, but whose process has died."""
+    try:
+        sign = sign_of(Path(folder.path))
+    except OSError:
+        return "running"
+    if sign is not None and sign.alive:
+        return "running"
+    status = files.read_record(folder.path)[0]["status"]  # it may have ended since the first look
+    # one that has just finished will be in the next table
+    return {"running": "lost", "finished": "running"}.get(status, status)
 
 
 def parse_run(
@@ -86,8 +98,8 @@ def parse_run(
 
     Raises `Damaged` where the files do not hold what they must.
     """
-    read.check_kinds(record, {"config_hash": str, "config": dict})
-    metrics = read.parse_json(metrics_file, "metrics.json")
+    files.check_kinds(record, {"config_hash": str, "config": dict})
+    metrics = files.parse_json(metrics_file, "metrics.json")
     try:
         units, numbers = _units_and_numbers(record["units"], metrics)
         settings = _settings_and_facts(record)
@@ -202,7 +214,7 @@ def _check_types(name: str, values: Sequence[Any], types: set[type]) -> None:
 def _checked(file: str, name: str, value: Any) -> Value:
     """A scalar of JSON as a table can hold it; raises `Damaged` for one that is too large."""
     if isinstance(value, str):
-        if len(value) > read.LONGEST:
+        if len(value) > files.LONGEST:
             raise Damaged(f"{file}: {name[:99]} has {len(value)} characters")
         return legible(value)
     if isinstance(value, bool) or (-(2**63) <= value < 2**63 and isinstance(value, int)):

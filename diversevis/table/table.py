@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from diversevis.errors import InputError
-from diversevis.runs.find import THREADS, Folder, find_folders, in_threads
-from diversevis.runs.holder import sign_of
-from diversevis.runs.read import Damaged
-from diversevis.table.columns import ColumnBuilder
-from diversevis.table.read import Run, Unfinished, legible, parse_run, read_files
+from diversevis.runs.files import Damaged
+from diversevis.runs.find import Folder, find_folders_below, in_threads
+from diversevis.table.read import Columns, Run, Value, legible, parse_run, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 RUNS_AT_ONCE = 4  # for a thread; few, because metrics.json of a large layer has megabytes
+ROWS_AS_OBJECTS = 4096  # then packed: as Python objects, numbers take four times the memory
 
 
 def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
@@ -41,30 +40,21 @@ def collect_runs(root: Path) -> tuple[pa.Table, list[tuple[str, str]]]:
     Raises `InputError` where there is no run folder, and where pandas or pyarrow is missing.
     """
     _check_libraries()
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
+    folders, left_out = find_folders_below(root)
     runs: list[Run] = []
     of_runs, of_units = ColumnBuilder(), ColumnBuilder()
-    with ThreadPoolExecutor(THREADS) as pool:
-        folders, left_out = find_folders([root], pool)
-        if not folders:
-            why = "".join(f" {folder.name}: {reason}." for folder, reason in left_out[:3])
-            raise InputError(
-                f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
-                "`diversevis run` printed, or a folder above several."
-            )
-        contents = in_threads(read_files, folders, pool, RUNS_AT_ONCE)
-        for folder, files in zip(folders, contents, strict=True):
-            try:
-                if isinstance(files, Damaged):
-                    raise _running_or_lost(folder, files)
-                run, settings, numbers = parse_run(folder, *files)
-            except Damaged as reason:
-                left_out.append((folder, str(reason)))
-                continue
-            runs.append(run)
-            of_runs.add(1, {name: [value] for name, value in settings.items()})
-            of_units.add(len(run.units), numbers)
+    contents = in_threads(read_files, folders, RUNS_AT_ONCE)
+    for folder, files in zip(folders, contents, strict=True):
+        try:
+            if isinstance(files, Damaged):
+                raise files
+            run, settings, numbers = parse_run(folder, *files)
+        except Damaged as reason:
+            left_out.append((folder, str(reason)))
+            continue
+        runs.append(run)
+        of_runs.add(1, {name: [value] for name, value in settings.items()})
+        of_units.add(len(run.units), numbers)
     reasons = [(_name(folder, root), one_line(why)) for folder, why in left_out]
     return _join(runs, root, of_runs, of_units), sorted(reasons, key=_natural)
 
@@ -87,22 +77,6 @@ def one_line(text: str) -> str:
 
 def _name(folder: Folder, root: Path) -> str:
     return legible(os.path.relpath(folder.name, root))
-
-
-def _running_or_lost(folder: Folder, reason: Damaged) -> Damaged:
-    """`lost` for a run whose record says that it is running, but whose process has died."""
-    if not isinstance(reason, Unfinished) or str(reason) != "running":
-        return reason
-    try:
-        sign = sign_of(Path(folder.path))
-    except OSError:
-        return reason
-    if sign is not None and sign.alive:
-        return reason
-    again = read_files(folder)  # it may have ended since its record was read
-    if not isinstance(again, Damaged):
-        return reason  # finished: it will be in the next table
-    return Unfinished("lost") if str(again) == "running" else again
 
 
 def _join(
@@ -148,8 +122,8 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    of = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype()}
-    return table.to_pandas(types_mapper=of.get)
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.to_pandas(types_mapper=(types | {pa.string(): pd.StringDtype()}).get)
 
 
 def _latest(runs: Sequence[Run]) -> list[bool]:
@@ -165,3 +139,82 @@ def _natural(words: Sequence[str]) -> list[Any]:
     parts = [re.split(r"([0-9]{1,18})", word) for word in words]
     numbered = [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts]
     return [numbered, list(words)]
+
+
+class ColumnBuilder:
+    """Columns of one type each, to which rows are added; a column without a value has null there.
+
+    A column of whole numbers and fractions becomes one of floats. A column with text in some rows,
+    and numbers or truth values in others, becomes text: 64 and 64.0 are "64", true is "true".
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._columns: Columns = {}
+        self._packed: list[tuple[int, dict[str, pa.Array]]] = []
+
+    def add(self, rows: int, columns: Columns) -> None:
+        """Add rows, with a value for each of them in every column that is named."""
+        for name, values in columns.items():
+            column = self._columns.setdefault(name, [])
+            column += [None] * (self._rows - len(column))
+            column += values
+        self._rows += rows
+        if self._rows >= ROWS_AS_OBJECTS:
+            self._pack()
+
+    def take(self, order: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+        """Every column by its name, in alphabetical order. Only once: it is then forgotten.
+
+        order  for each row of the result, the index of a row in the order in which they were added
+        """
+        import pyarrow as pa
+
+        self._pack()
+        for name in sorted({name for _, columns in self._packed for name in columns}):
+            parts = [(rows, columns.pop(name, None)) for rows, columns in self._packed]
+            kind = _common({part.type for _, part in parts if part is not None})
+            arrays = [
+                pa.nulls(rows, kind) if part is None
+                else part if part.type == kind
+                else _array(part.to_pylist(), kind)
+                for rows, part in parts
+            ]  # fmt: skip
+            yield legible(name), pa.concat_arrays(arrays).take(order)
+
+    def _pack(self) -> None:
+        packed = {}
+        for name, values in self._columns.items():
+            packed[name] = _array(values + [None] * (self._rows - len(values)))
+        self._packed.append((self._rows, packed))
+        self._rows, self._columns = 0, {}
+
+
+def _array(values: list[Value | None], kind: pa.DataType | None = None) -> pa.Array:
+    """The values as an array of type `kind`, by default of the type that can hold all of them."""
+    import pyarrow as pa
+
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    types = {arrow[python] for python in set(map(type, values)) - {NoneType}}
+    kind = kind or _common(types)
+    if types != {kind}:
+        convert = float if kind == pa.float64() else _text
+        values = [None if value is None else convert(value) for value in values]
+    return pa.array(values, kind)
+
+
+def _common(types: set[pa.DataType]) -> pa.DataType:
+    """The type that holds values of all of these types."""
+    import pyarrow as pa
+
+    if len(types) == 1:
+        return next(iter(types))
+    return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if value == int(value) else repr(value)
