@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -61,14 +62,13 @@ def _next_version(above: Path) -> Path:
     """A new folder v001, v002, ... in `above`; never an existing folder."""
     try:
         above.mkdir(parents=True, exist_ok=True)
-        version = 1 + max((number for number, _ in versions_in(above)), default=0)
+        version = max((number for number, _ in versions_in(above)), default=0)
         while True:
+            version += 1
             path = above / f"v{version:03d}"
-            try:
-                path.mkdir()  # atomic: of two processes that try the same number, one fails
+            with contextlib.suppress(FileExistsError):  # another process has just made it
+                path.mkdir()
                 return path
-            except FileExistsError:
-                version += 1
     except OSError as error:
         raise InputError(
             f"out={above}: no folder can be made there ({error.strerror}). Choose one that can be "

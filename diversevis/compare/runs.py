@@ -52,11 +52,8 @@ class Run:
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs at or below `folder`, by size of the receptive field, and notes on those left out.
-
-    Of the versions of a work it is the newest that can be used. Raises `InputError` where there is
-    none.
-    """
+    """The newest usable version of every work at or below `folder`, by size of the receptive field,
+    and notes on runs left out. Raises `InputError` where there is none."""
     folders, closed = find_folders_below(folder)
     paths = sorted(Path(run.name) for run in folders)
     notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]

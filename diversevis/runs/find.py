@@ -35,18 +35,12 @@ class Folder(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, or a folder that cannot be listed.
-
-    record   None where it cannot be used; that of a finished run is without its config and
-             versions, to save memory where there are many
-    reason   why the record, or the results of a finished run, cannot be used
-    changed  when the record was last written, seconds since the epoch
-    """
+    """A run folder, or a folder that cannot be listed; `record` is None where it cannot be used."""
 
     folder: Path
-    record: Mapping[str, Any] | None
-    reason: str | None
-    changed: float
+    record: Mapping[str, Any] | None  # of a finished run without config and versions: for memory
+    reason: str | None  # why the record, or the results of a finished run, cannot be used
+    changed: float  # when the record was last written, seconds since the epoch
 
     @property
     def hash(self) -> str | None:
@@ -150,10 +144,9 @@ def find_folders(starts: Iterable[Path]) -> tuple[list[Folder], list[tuple[Folde
 def in_threads(
     ask: Callable[[Item], Answer], items: Sequence[Item], most: int = MOST_AT_ONCE
 ) -> Iterator[Answer]:
-    """The answers in the order of the items.
+    """The answers in the order of the items; a thread is given at most `most` items together.
 
-    most  items that a thread is given together; a few such parts are answered ahead, and no more,
-          since answers may be large
+    A few such parts are answered ahead, and no more, since answers may be large.
     """
 
     def ask_all(part: Sequence[Item]) -> list[Answer]:

@@ -37,6 +37,10 @@ from torch import Tensor
 from diversevis.errors import FolderLost
 from diversevis.runs import tensor_file
 from diversevis.runs.files import replacing
+from diversevis.runs.tensor_file import Content
+
+Tensors = Mapping[str, Tensor]
+Numbers = Sequence[Mapping[str, Any] | None]  # of the units in metrics.json, in their order
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,9 @@ class RunFolder:
         return self._read_json("metrics.json")["measures"]
 
     def write_measure(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        numbers: Sequence[Mapping[str, Any] | None],
-        arrays: Mapping[str, Tensor],
+        self, name: str, settings: Mapping[str, Any], numbers: Numbers, arrays: Tensors
     ) -> None:
-        """Write a measure of all units in place of an earlier one: its arrays, then its numbers.
-
-        numbers  in the order of the units in `metrics.json`
-        """
+        """Write a measure of all units in place of an earlier one: arrays, then numbers."""
         file = f"analysis/{name}.safetensors"
         if arrays:
             self._write_tensors(file, arrays)
@@ -117,9 +114,7 @@ class RunFolder:
         """The arrays of a measure."""
         return load_file(self.path / "analysis" / f"{name}.safetensors")
 
-    def write_spread(
-        self, units: Sequence[Mapping[str, Any] | None], seeds: Sequence[int], names: Sequence[str]
-    ) -> None:
+    def write_spread(self, units: Numbers, seeds: Sequence[int], names: Sequence[str]) -> None:
         """Write mean and spread over seeds of every unit's indices of the measures `names`."""
         facts = {"seeds": list(seeds), "seeds_of": list(names)}
         self._write_numbers(self._read_json("metrics.json") | facts, "seeds", units)
@@ -199,14 +194,10 @@ class RunFolder:
 
     # -- checkpoints ----------------------------------------------------------------------------
 
-    def write_checkpoint(
-        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-    ) -> None:
+    def write_checkpoint(self, name: str, tensors: Tensors, facts: Mapping[str, Any]) -> None:
         self._write(_checkpoint(name), tensor_file.serialize(tensors, facts))
 
-    def read_checkpoint(
-        self, name: str, device: torch.device | None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def read_checkpoint(self, name: str, device: torch.device | None) -> Content | None:
         """Tensors and facts as `tensor_file.read` gives them; None where it cannot."""
         return tensor_file.read(self.path / _checkpoint(name), device)
 
@@ -231,9 +222,7 @@ class RunFolder:
 
     # -- files ----------------------------------------------------------------------------------
 
-    def _write_numbers(
-        self, content: Mapping[str, Any], name: str, numbers: Sequence[Mapping[str, Any] | None]
-    ) -> None:
+    def _write_numbers(self, content: Mapping[str, Any], name: str, numbers: Numbers) -> None:
         """Write `metrics.json` with `name` of every unit set to these numbers."""
         units = [unit | {name: new} for unit, new in zip(content["units"], numbers, strict=True)]
         self._write("metrics.json", _json({**content, "units": units}))
@@ -241,7 +230,7 @@ class RunFolder:
     def _read_json(self, file: str) -> dict[str, Any]:
         return json.loads((self.path / file).read_text())
 
-    def _write_tensors(self, file: str, arrays: Mapping[str, Tensor]) -> None:
+    def _write_tensors(self, file: str, arrays: Tensors) -> None:
         self._write(file, save({name: array.contiguous() for name, array in arrays.items()}))
 
     def _write_table(self, file: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -56,15 +56,12 @@ class Watch:
 
 @dataclass
 class Claim:
-    """This process's claim on a folder.
-
-    progress  how far the work has come, written with every sign of life for others to read
-    """
+    """This process's claim on a folder."""
 
     folder: Path
     number: int
     token: str
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)  # of the work, for others to read
     _signs: int = 0
     _lost: str | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 LOG = logging.getLogger("diversevis")
+Content = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
 
 
 def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -30,9 +31,7 @@ def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return save(copies, {"facts": json.dumps(facts), "strides": json.dumps(strides)})
 
 
-def read(
-    path: Path, device: torch.device | None
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read(path: Path, device: torch.device | None) -> Content | None:
     """The tensors, on `device` (None: no tensors are read), and the facts.
 
     None where there is no file, or (with a warning) where it is damaged or of another kind.

@@ -41,16 +41,13 @@ LISTS = json.JSONEncoder(ensure_ascii=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What joins a finished run to the rows of its units.
-
-    images  whether it made images, or measured units without
-    """
+    """What joins a finished run to the rows of its units."""
 
     folder: Folder
     model: str
     layer: str
     config_hash: str
-    images: bool
+    images: bool  # False: it measured units without making images
     units: Sequence[int]
 
     @property
