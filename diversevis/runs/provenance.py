@@ -56,8 +56,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """The largest memory so far, bytes: of this process or a process that it started, whichever is
-    larger; and of the tensors on the GPU."""
+    """The largest memory so far, bytes: of this process or of one it started; and of the GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
     processes = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     host = max(resource.getrusage(which).ru_maxrss for which in processes) * unit

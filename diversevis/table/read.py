@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from diversevis.runs.find import Folder
 from diversevis.runs.holder import sign_of
 from diversevis.runs.versions import version_of
 
+Object = Mapping[str, Any]  # of JSON
 Value = float | int | str | bool
 Row = dict[str, Value]
 Columns = dict[str, list[Value | None]]
@@ -88,9 +90,7 @@ def _running_or_lost(folder: Folder) -> str:
     return {"running": "lost", "finished": "running"}.get(status, status)
 
 
-def parse_run(
-    folder: Folder, record: Mapping[str, Any], metrics_file: bytes
-) -> tuple[Run, Row, Columns]:
+def parse_run(folder: Folder, record: Object, metrics_file: bytes) -> tuple[Run, Row, Columns]:
     """The run, its settings and facts by dotted names, and columns of its units' numbers.
 
     Raises `Damaged` where the files do not hold what they must.
@@ -107,7 +107,7 @@ def parse_run(
     return run, settings, numbers
 
 
-def _settings_and_facts(record: Mapping[str, Any]) -> Row:
+def _settings_and_facts(record: Object) -> Row:
     """The settings by the names that users type, then the facts."""
     unused = {"layer", "unit"} | ({"n"} if record["n"] is None else set())  # of no images
     config = {name: value for name, value in record["config"].items() if name not in unused}
@@ -135,9 +135,7 @@ def _sides(field: Any) -> Row:
     return sides
 
 
-def _units_and_numbers(
-    planned: Sequence[int], metrics: Mapping[str, Any]
-) -> tuple[list[int], Columns]:
+def _units_and_numbers(planned: Sequence[int], metrics: Object) -> tuple[list[int], Columns]:
     """The units in metrics.json, which must be those `planned` in run.json, and their numbers."""
     rows, measures = metrics.get("units"), metrics.get("measures")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -162,7 +160,7 @@ def _units_and_numbers(
     return units, columns
 
 
-def _flatten_settings(content: Mapping[str, Any], prefix: str, into: Row) -> None:
+def _flatten_settings(content: Object, prefix: str, into: Row) -> None:
     """Add scalars by dotted names, and lists as JSON; null is left out."""
     for key, value in content.items():
         name = prefix + key
@@ -175,7 +173,7 @@ def _flatten_settings(content: Mapping[str, Any], prefix: str, into: Row) -> Non
         raise Damaged(f"run.json has more than {MOST} entries")
 
 
-def _flatten_numbers(units: Sequence[Mapping[str, Any]], prefix: str, into: Columns) -> None:
+def _flatten_numbers(units: Sequence[Object], prefix: str, into: Columns) -> None:
     """Add columns by dotted names with a value for every unit; null and lists become None.
 
     Name by name and not unit by unit: most of the time goes here, and so most of it is spent in C.
@@ -216,11 +214,9 @@ def _checked(file: str, name: str, value: Any) -> Value:
         return legible(value)
     if isinstance(value, bool) or (-(2**63) <= value < 2**63 and isinstance(value, int)):
         return value
-    try:
+    with contextlib.suppress(OverflowError):
         if math.isfinite(value):
             return float(value)
-    except OverflowError:
-        pass
     raise Damaged(f"{file}: {name[:99]} is too large a number")
 
 
