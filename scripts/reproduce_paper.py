@@ -87,6 +87,7 @@ def _about(options: argparse.Namespace, runs: dict[str, Run]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_bytes(content)
 

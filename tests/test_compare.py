@@ -10,9 +10,8 @@ from matplotlib.text import Text
 
 from diversevis.cli.compare import compare_command
 from diversevis.compare import files
-from diversevis.compare.comparison import compare, compare_pair
+from diversevis.compare.comparison import check_pair, compare, compare_pair, pair_runs
 from diversevis.compare.indices import Index, indices_of, values_of
-from diversevis.compare.pairs import check_pair, pair_runs
 from diversevis.compare.runs import find_runs, read_run
 from diversevis.compare.statistics import (
     bootstrap,

@@ -1,13 +1,17 @@
 import json
+import re
 import threading
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
+import diversevis
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
 from diversevis.runs.folder import RunFolder
+from diversevis.runs.provenance import git_commit
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 
@@ -130,3 +134,9 @@ def test_a_measure_replaces_only_its_own(tmp_path):
     assert folder.read_measure("phase")["units"].tolist() == [1, 1]
     left = {path.name for path in (tmp_path / "analysis").iterdir()}
     assert left == {"phase.safetensors", "shift_unit0004.png"}
+
+
+def test_a_checkout_names_its_commit():
+    is_checkout = (Path(diversevis.__file__).parents[1] / ".git").exists()
+    assert bool(git_commit()) == is_checkout
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", git_commit() or "0" * 40)

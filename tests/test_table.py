@@ -24,9 +24,9 @@ from diversevis.cli.collect import collect_command
 from diversevis.cli.main import main
 from diversevis.errors import InputError
 from diversevis.experiment.measure import flat
-from diversevis.runs import find, read
+from diversevis.runs import files, find
 from diversevis.runs.lease import Claim
-from diversevis.table import columns
+from diversevis.table import read as read_module
 from diversevis.table import table as table_module
 from diversevis.table.table import collect
 
@@ -192,7 +192,7 @@ def test_a_column_of_words_and_numbers_is_of_words(tmp_path):
 def test_types_do_not_depend_on_which_rows_came_together(
     tmp_path, monkeypatch, values, dtype, at_once
 ):
-    monkeypatch.setattr(columns, "ROWS_AS_OBJECTS", at_once)
+    monkeypatch.setattr(table_module, "ROWS_AS_OBJECTS", at_once)
     for version, value in enumerate(values, start=1):
         make_run(tmp_path / f"v{version:03d}", config={"x": value})
     column = collect(tmp_path).x
@@ -384,7 +384,7 @@ def check_damage(root, name, content, reason):
 
 
 def test_what_is_no_file_or_too_large_a_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "LARGEST", 10**6)
+    monkeypatch.setattr(files, "LARGEST", 10**6)
     make_run(tmp_path / "v001")
     paths = {name: make_run(tmp_path / name) for name in ("folder", "pipe", "large", "link")}
     for path in paths.values():
@@ -559,19 +559,19 @@ def test_a_folder_deleted_between_two_looks_is_named(tmp_path, monkeypatch):
     make_run(tmp_path / "v001")
     make_run(tmp_path / "v002")
     make_run(tmp_path / "v003/deeper")
-    read_run, listed = table_module.read_run, find._list
+    read_files, listed = table_module.read_files, find._list
 
     def read_late(folder):
         if folder.name.endswith("v002"):
             shutil.rmtree(tmp_path / "v002")
-        return read_run(folder)
+        return read_files(folder)
 
     def list_late(folder):
         if folder.name.endswith("v003"):
             shutil.rmtree(tmp_path / "v003")
         return listed(folder)
 
-    monkeypatch.setattr(table_module, "read_run", read_late)
+    monkeypatch.setattr(table_module, "read_files", read_late)
     monkeypatch.setattr(find, "_list", list_late)
     assert left_out(tmp_path) == {
         "v002": "run.json is not there",
@@ -684,7 +684,7 @@ def test_a_run_that_ends_between_two_looks_is_not_lost(tmp_path, monkeypatch):
     def ends_now(folder):
         make_run(path)
 
-    monkeypatch.setattr(table_module, "sign_of", ends_now)
+    monkeypatch.setattr(read_module, "sign_of", ends_now)
     table = collect(tmp_path)
     assert table.attrs["left_out"] == [("v001", "running")]
     assert len(collect(tmp_path)) == 1

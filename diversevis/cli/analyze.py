@@ -13,8 +13,8 @@ from diversevis.config.compose import compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
+from diversevis.runs.files import flaw_of
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.integrity import flaw_of
 
 # Settings that may differ from those of the run; the images were made with all others.
 FREE = ("analysis", "measure", "natural", "device", "batch", "images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,14 @@ def compare_command(arguments: Sequence[str]) -> None:
 
     Raises `InputError` for unknown arguments, and for runs that `compare` refuses.
     """
-    (a, b), settings = _parse(arguments)
+    defaults = {"out": "", "resamples": "10000", "seed": "0"}
+    folders, settings = folders_and_settings(arguments, defaults)
+    if len(folders) != 2:
+        raise InputError(
+            f"compare needs two folders, A and B, and was given {len(folders)}. Example: "
+            "`diversevis compare outputs/vgg19 outputs/resnet50`; see `diversevis compare --help`."
+        )
+    a, b = folders
     resamples = _whole_number("resamples", settings["resamples"], 100, 1_000_000)
     seed = _whole_number("seed", settings["seed"], 0, 2**63 - 1)
     result = compare(a, b, resamples=resamples, seed=seed)
@@ -35,17 +43,6 @@ def compare_command(arguments: Sequence[str]) -> None:
     for pair in result["pairs"]:
         print(files.table(pair), end="\n\n")
     print(out)
-
-
-def _parse(arguments: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    defaults = {"out": "", "resamples": "10000", "seed": "0"}
-    folders, settings = folders_and_settings(arguments, defaults)
-    if len(folders) != 2:
-        raise InputError(
-            f"compare needs two folders, A and B, and was given {len(folders)}. Example: "
-            "`diversevis compare outputs/vgg19 outputs/resnet50`; see `diversevis compare --help`."
-        )
-    return folders, settings
 
 
 def _whole_number(key: str, text: str, least: int, most: int) -> int:
@@ -65,14 +62,13 @@ def _next_version(above: Path) -> Path:
     """A new folder v001, v002, ... in `above`; never an existing folder."""
     try:
         above.mkdir(parents=True, exist_ok=True)
-        version = 1 + max((number for number, _ in versions_in(above)), default=0)
+        version = max((number for number, _ in versions_in(above)), default=0)
         while True:
+            version += 1
             path = above / f"v{version:03d}"
-            try:
-                path.mkdir()  # atomic: of two processes that try the same number, one fails
+            with contextlib.suppress(FileExistsError):  # another process has just made it
+                path.mkdir()
                 return path
-            except FileExistsError:
-                version += 1
     except OSError as error:
         raise InputError(
             f"out={above}: no folder can be made there ({error.strerror}). Choose one that can be "

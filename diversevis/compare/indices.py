@@ -17,18 +17,15 @@ from diversevis.compare.runs import Run
 class Index:
     """A number of every unit that is compared.
 
-    key     dotted key in a unit's entry of metrics.json, at most three names; a last `*` stands for
-            every name there, which replaces `{}` in the title
-    unit    of the number, for axes
-    below   compare the share of units in which the number is below this, instead of the number
-    unless  key of a flag: units for which it is true are left out
+    `key` is a dotted key in a unit's entry of metrics.json, of at most three names. A last `*`
+    stands for every name there, which replaces `{}` in the title.
     """
 
     key: str
     title: str
-    unit: str
-    below: float | None = None
-    unless: str | None = None
+    unit: str  # of the number, for axes
+    below: float | None = None  # compare the share of units below this, instead of the number
+    unless: str | None = None  # key of a flag: units for which it is true are left out
 
     @property
     def measure(self) -> str:
@@ -86,17 +83,13 @@ def values_of(run: Run, index: Index) -> tuple[Float[np.ndarray, " unit"], dict[
         value = _look_up(unit, index.key)
         if unit.get("stop") == "dead":
             left_out["dead"] += 1
-        elif not _is_number(value):
+        elif type(value) not in (int, float) or not math.isfinite(value):
             left_out["null"] += 1
         elif index.unless and _look_up(unit, index.unless):
             left_out["weak"] += 1
         else:
             values[row] = value if index.below is None else float(value < index.below)
     return values, left_out
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _look_up(unit: Mapping[str, Any], key: str) -> Any:

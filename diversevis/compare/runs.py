@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.runs.find import THREADS, find_folders
-from diversevis.runs.read import Damaged, read_json, read_record
+from diversevis.runs.files import Damaged, read_json, read_record
+from diversevis.runs.find import find_folders_below
 from diversevis.runs.versions import version_of
 
 # Entries of run.json in which two runs must agree to be compared
@@ -26,10 +25,6 @@ class Run:
     record: Mapping[str, Any]
     measures: Mapping[str, Any]
     units: Sequence[Mapping[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.record['model']} {self.record['layer']}"
 
     @property
     def size(self) -> float:
@@ -57,38 +52,22 @@ class Run:
 
 
 def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs at or below `folder`, by size of the receptive field, and notes on those left out.
-
-    Of the versions of a work it is the newest that can be used. Raises `InputError` where there is
-    none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder. Name a run folder, or a folder above several.")
-    paths, notes = [folder], []
-    if not (folder / "run.json").is_file():
-        with ThreadPoolExecutor(THREADS) as pool:
-            folders, closed = find_folders([folder], pool)
-        paths = [Path(run.name) for run in folders]
-        notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
-    works: dict[Path, list[Path]] = {}
-    for path in sorted(sorted(paths), key=lambda path: version_of(path) or 0, reverse=True):
-        works.setdefault(path.parent if version_of(path) else path, []).append(path)
-    runs: list[Run] = []
-    for versions in works.values():
-        for path in versions:
+    """The newest usable version of every work at or below `folder`, by size of the receptive field,
+    and notes on runs left out. Raises `InputError` where there is none."""
+    folders, closed = find_folders_below(folder)
+    paths = sorted(Path(run.name) for run in folders)
+    notes = [f"{hidden.name}: {reason}." for hidden, reason in closed]
+    runs: dict[Path, Run] = {}  # by the folder that holds the versions of a work
+    for path in sorted(paths, key=lambda path: version_of(path) or 0, reverse=True):
+        work = path.parent if version_of(path) else path
+        if work not in runs:
             try:
-                runs.append(read_run(path))
-                break
+                runs[work] = read_run(path)
             except InputError as error:
                 notes.append(str(error))
-    if not paths:
-        raise InputError(
-            f"{folder} holds no run (no run.json, at any depth). Name a folder that "
-            f"`diversevis run` printed, or a folder above several. {' '.join(notes)}".strip()
-        )
     if not runs:
         raise InputError(f"{folder} holds no run that can be compared. {' '.join(notes)}")
-    return sorted(runs, key=lambda run: (run.size, str(run.path))), notes
+    return sorted(runs.values(), key=lambda run: (run.size, str(run.path))), notes
 
 
 def read_run(path: Path) -> Run:
@@ -97,7 +76,7 @@ def read_run(path: Path) -> Run:
         record, _ = read_record(path)
         if record["status"] != "finished":
             raise InputError(f"{path} is {record['status']}, not finished: left out.")
-        metrics, _ = read_json(path, "metrics.json")
+        metrics = read_json(path, "metrics.json")
         if not metrics["measures"]:
             raise InputError(
                 f"{path} has no measures: run `diversevis analyze {path}` first, then compare."

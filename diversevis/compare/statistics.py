@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import mannwhitneyu
 
+Sample = Float[np.ndarray, "_"]  # values of any number
+
 FEWEST = 3  # values of a sample; with fewer there is no interval and no rank test
 LEVEL = 0.95  # of the intervals
 BLOCK = 4_000_000  # numbers drawn together: 32 MB
@@ -18,7 +20,7 @@ BLOCK = 4_000_000  # numbers drawn together: 32 MB
 EFFECTS = ((0.147, "negligible"), (0.33, "small"), (0.474, "medium"), (math.inf, "large"))
 
 
-def describe(values: Float[np.ndarray, " value"]) -> dict[str, Any]:
+def describe(values: Sample) -> dict[str, Any]:
     """Count, median, mean, quartiles; None where there are too few values for them."""
     few = len(values) < FEWEST
     return {
@@ -30,12 +32,7 @@ def describe(values: Float[np.ndarray, " value"]) -> dict[str, Any]:
 
 
 def difference(
-    a: Float[np.ndarray, " a"],
-    b: Float[np.ndarray, " b"],
-    *,
-    resamples: int,
-    seed: int,
-    shares: bool = False,
+    a: Sample, b: Sample, *, resamples: int, seed: int, shares: bool = False
 ) -> dict[str, Any]:
     """How sample A differs from sample B, as a dictionary.
 
@@ -48,21 +45,21 @@ def difference(
     """
     few = [f"{side} has {len(v)}" for side, v in (("A", a), ("B", b)) if len(v) < FEWEST]
     if few:
-        names = ("difference_median", "difference_mean", "cliffs_delta", "effect", "p")
         reason = f"{' and '.join(few)} of the {FEWEST} values needed"
-        return {**dict.fromkeys(names), "reason": reason}
-    values = float(np.median(a) - np.median(b)), float(a.mean() - b.mean())
+        names = "difference_median", "difference_mean", "cliffs_delta", "effect", "p"
+        return dict.fromkeys(names) | {"reason": reason}
+    median, mean = float(np.median(a) - np.median(b)), float(a.mean() - b.mean())
     if shares:
-        median, mean = None, _span(values[1], *share_interval(a, b))
+        of_median, of_mean = None, _span(mean, *share_interval(a, b))
     else:
         tail = 100 * (1 - LEVEL) / 2
         resampled = bootstrap(a, b, resamples=resamples, seed=seed)
         ends = np.percentile(resampled, [tail, 100 - tail], axis=1).T.tolist()
-        median, mean = _span(values[0], *ends[0]), _span(values[1], *ends[1])
+        of_median, of_mean = _span(median, *ends[0]), _span(mean, *ends[1])
     delta = cliffs_delta(a, b)
     return {
-        "difference_median": median,
-        "difference_mean": mean,
+        "difference_median": of_median,
+        "difference_mean": of_mean,
         "cliffs_delta": delta,
         "effect": effect_in_words(delta),
         "p": rank_test(a, b),
@@ -71,7 +68,7 @@ def difference(
 
 
 def bootstrap(
-    a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"], *, resamples: int, seed: int
+    a: Sample, b: Sample, *, resamples: int, seed: int
 ) -> Float[np.ndarray, "2 resample"]:
     """Differences of medians and of means (A minus B); A and B are resampled independently.
 
@@ -89,7 +86,7 @@ def bootstrap(
     return differences
 
 
-def share_interval(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> tuple[float, float]:
+def share_interval(a: Sample, b: Sample) -> tuple[float, float]:
     """Interval of the difference of two shares; `a` and `b` are 0 or 1 (Newcombe 1998, method 10).
 
     Not a bootstrap: a sample of only 0 or only 1 would be resampled as itself, as if its share were
@@ -108,7 +105,7 @@ def share_interval(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> tu
     return value - math.hypot(below_a, above_b), value + math.hypot(above_a, below_b)
 
 
-def cliffs_delta(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
+def cliffs_delta(a: Sample, b: Sample) -> float:
     """Share of pairs with A above B, minus share with A below B, from -1 to 1 (Cliff 1993)."""
     ordered = np.sort(b)
     above = np.searchsorted(ordered, a, side="left").sum()
@@ -124,7 +121,7 @@ def effect_in_words(delta: float) -> str:
     return f"{'A' if delta > 0 else 'B'} higher, {size}"
 
 
-def rank_test(a: Float[np.ndarray, " a"], b: Float[np.ndarray, " b"]) -> float:
+def rank_test(a: Sample, b: Sample) -> float:
     """Two-sided p of the Mann-Whitney U test; exact for small samples without ties."""
     if a.min() == a.max() == b.min() == b.max():
         return 1.0  # every order of the units is as extreme; the normal approximation is 0/0

@@ -1,21 +1,41 @@
-"""Files that are written completely or not at all."""
+"""The files of a run folder: written completely or not at all, and read without trusting them.
+
+A folder may be half copied, cut off by a full disk, edited by hand, or still be written to.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
+from typing import Any, BinaryIO
+
+LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
+LONGEST = 2**16  # characters of a name or a setting
+STATUSES = "running", "finished", "interrupted", "failed"
+KINDS: dict[str, Any] = {  # what every record says
+    "status": str, "model": str, "layer": str, "units": list, "n": (int, NoneType),
+}  # fmt: skip
+
+
+class Damaged(Exception):
+    """Why a folder or a file in it cannot be used, in one line."""
+
+
+class Missing(Damaged):
+    """There is no such file."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, new_parents: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to, which replaces `path` once it is safely on disk.
 
-    new_parents  make missing folders above it
+    Makes no folder: one that was deleted must not come back.
     """
-    if new_parents:
-        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
@@ -28,3 +48,136 @@ def replacing(path: Path, *, new_parents: bool = True) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
+    """The content of run.json, and when it was last written (seconds since the epoch); raises
+    `Damaged` as `read_json` does, and where it lacks what every record has."""
+    content, changed = read_file(folder, "run.json")
+    record = parse_json(content, "run.json")
+    check_kinds(record, KINDS)
+    if record["status"] not in STATUSES:
+        raise Damaged(f"run.json: status is {shown(record['status'])}")
+    if not record["units"] or not all(map(is_whole, record["units"])):
+        raise Damaged(f"run.json: units is {shown(record['units'])}")
+    return record, changed
+
+
+def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises `Damaged` where run.json lacks one of these names, or has a value of another type."""
+    for name, kind in kinds.items():
+        if name not in record:
+            raise Damaged(f"run.json lacks {name}")
+        value = record[name]
+        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
+            raise Damaged(f"run.json: {name} is {shown(value)}")
+
+
+def read_json(folder: Path | str, file: str) -> dict[str, Any]:
+    """The object in a JSON file; raises `Damaged` as `read_file` and `parse_json` do."""
+    return parse_json(read_file(folder, file)[0], file)
+
+
+def read_file(folder: Path | str, file: str) -> tuple[bytes, float]:
+    """The bytes of a file, and when it was last written (seconds since the epoch).
+
+    Raises `Damaged` where it cannot be read, is no regular file, larger than `LARGEST`, empty, or
+    changes meanwhile; `Missing` where it is not there.
+    """
+    try:
+        with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
+            facts = os.fstat(stream.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise Damaged(f"{file} is no file")
+            if facts.st_size > LARGEST:
+                raise Damaged(f"{file} is larger than {LARGEST >> 20} MiB")
+            content = stream.read(facts.st_size + 1)
+    except FileNotFoundError as error:
+        raise Missing(f"{file} is not there") from error
+    except OSError as error:
+        raise Damaged(f"{file} cannot be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise Damaged(f"{file} is too large for the memory") from error
+    if len(content) != facts.st_size:
+        raise Damaged(f"{file} changed while it was read")
+    if not content:
+        raise Damaged(f"{file} is empty")
+    return content, facts.st_mtime
+
+
+def parse_json(content: bytes, file: str) -> dict[str, Any]:
+    """The object in a JSON file; raises `Damaged` where there is none."""
+    try:
+        value = DECODER.decode(content.decode())
+    except UnicodeDecodeError as error:
+        raise Damaged(f"{file} is not UTF-8 text") from error
+    except ValueError as error:  # no JSON, or an integer of thousands of digits
+        raise Damaged(f"{file} is not JSON ({error})") from error
+    except (RecursionError, MemoryError) as error:
+        raise Damaged(f"{file} is nested too deeply or too large for the memory") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{file} holds no object")
+    return value
+
+
+def flaw_of(folder: Path) -> str | None:
+    """Why metrics.json or images.safetensors of a run with images cannot be used; None if they can.
+
+    Cheap, for tens of thousands of folders: it detects a file that is cut off or empty, not a
+    changed number.
+    """
+    for name, flaw in (("metrics.json", _json_flaw), ("images.safetensors", _tensors_flaw)):
+        try:
+            with (folder / name).open("rb") as file:
+                reason = flaw(file, os.fstat(file.fileno()).st_size)
+        except FileNotFoundError:
+            reason = "is not there"
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        if reason is not None:
+            return f"{name} {reason}"
+    return None
+
+
+def _json_flaw(file: BinaryIO, size: int) -> str | None:
+    if size == 0:
+        return "is empty"
+    first = file.read(1)
+    file.seek(max(0, size - 2))
+    return None if first == b"{" and file.read().rstrip() == b"}" else "is cut off"
+
+
+def _tensors_flaw(file: BinaryIO, size: int) -> str | None:
+    """The file is 8 bytes with the header's length, the header (JSON), and the tensors' bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= size - 8:
+        return "is cut off"
+    try:
+        header = json.loads(file.read(length))
+        # the entry __metadata__ has no tensor
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return "is damaged"
+    return None if size == 8 + length + max(ends, default=0) else "is cut off"
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a number that can be a unit's: 0 or more, and no larger than int64 holds."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def shown(value: Any) -> str:
+    """A value of JSON, shortened, for messages."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+
+
+def _no_number(token: str) -> float:
+    raise ValueError(f"{token} is no number")
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number)  # refuses NaN and Infinity

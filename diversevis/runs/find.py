@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from diversevis.runs.integrity import flaw_of
-from diversevis.runs.read import Damaged, Missing, read_record
+from diversevis.errors import InputError
+from diversevis.runs.files import Damaged, Missing, flaw_of, read_record
 from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
-ITEMS_PER_THREAD = 64  # handed over together: handing over takes as long as a small file
+MOST_AT_ONCE = 64  # items handed over together: handing over takes as long as a small file
 WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # these hold no further runs
 
 Item = TypeVar("Item")
@@ -35,18 +35,12 @@ class Folder(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, or a folder that cannot be listed.
-
-    record   None where it cannot be used; that of a finished run is without its config and
-             versions, to save memory where there are many
-    reason   why the record, or the results of a finished run, cannot be used
-    changed  when the record was last written, seconds since the epoch
-    """
+    """A run folder, or a folder that cannot be listed; `record` is None where it cannot be used."""
 
     folder: Path
-    record: Mapping[str, Any] | None
-    reason: str | None
-    changed: float
+    record: Mapping[str, Any] | None  # of a finished run without config and versions: for memory
+    reason: str | None  # why the record, or the results of a finished run, cannot be used
+    changed: float  # when the record was last written, seconds since the epoch
 
     @property
     def hash(self) -> str | None:
@@ -60,23 +54,16 @@ class Run:
         return -1 if number is None else number
 
 
-class _Listing(NamedTuple):
-    is_run: bool
-    folders: list[str]
-    links: list[str]
-
-
 def find_runs(starts: Iterable[Path]) -> list[Run]:
     """Every run that makes images at or below `starts`, and every folder that cannot be listed.
 
     Folders that `analyze` made without a run, and that are deleted meanwhile, are left out.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        folders, closed = find_folders(starts, pool)
-        paths = [Path(folder.name) for folder in folders]
-        runs = [run for run in in_threads(read_run, paths, pool) if isinstance(run, Run)]
+    folders, closed = find_folders(starts)
+    paths = [Path(folder.name) for folder in folders]
+    runs = [run for run in in_threads(read_run, paths) if run is not None]
     return [run for run in runs if run.record is None or run.record["n"] is not None] + [
-        Run(folder=Path(folder.name), record=None, reason=str(reason), changed=0.0)
+        Run(folder=Path(folder.name), record=None, reason=reason, changed=0.0)
         for folder, reason in closed
         if os.path.lexists(folder.path)
     ]
@@ -105,10 +92,22 @@ def read_run(folder: Path) -> Run | None:
     return Run(folder=folder, record=record, reason=reason, changed=changed)
 
 
-def find_folders(
-    starts: Iterable[Path], pool: Executor
-) -> tuple[list[Folder], list[tuple[Folder, Damaged]]]:
-    """Every folder with a run.json at or below `starts`, and the folders that cannot be listed.
+def find_folders_below(root: Path) -> tuple[list[Folder], list[tuple[Folder, str]]]:
+    """`find_folders` for a command that needs runs; raises `InputError` where there is none."""
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
+    folders, closed = find_folders([root])
+    if not folders:
+        why = "".join(f" {folder.name}: {reason}." for folder, reason in closed[:3])
+        raise InputError(
+            f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
+            "`diversevis run` printed, or a folder above several."
+        )
+    return folders, closed
+
+
+def find_folders(starts: Iterable[Path]) -> tuple[list[Folder], list[tuple[Folder, str]]]:
+    """Every folder with a run.json at or below `starts`, and those that cannot be listed, with why.
 
     Links to folders are followed after everything else: never to a folder that was seen already,
     nor to one above `starts`, so that loops end and every run is found once.
@@ -116,24 +115,26 @@ def find_folders(
     level = {os.path.realpath(start): str(start) for start in starts}  # real path -> name
     roots, seen = list(level), set(level)
     runs: list[Folder] = []
-    closed: list[tuple[Folder, Damaged]] = []
+    closed: list[tuple[Folder, str]] = []
     links: list[Folder] = []
     while level:
         below: dict[str, str] = {}
         folders = [Folder(*item) for item in level.items()]
-        for folder, listing in zip(folders, in_threads(_list, folders, pool), strict=True):
-            if isinstance(listing, Damaged):
+        for folder, listing in zip(folders, in_threads(_list, folders), strict=True):
+            if isinstance(listing, str):
                 closed.append((folder, listing))
                 continue
-            if listing.is_run:
+            is_run, subfolders, linked = listing
+            if is_run:
                 runs.append(folder)
-            below |= (_inside(folder, name) for name in listing.folders)
-            links += (_inside(folder, name) for name in listing.links)
+            below |= (_inside(folder, name) for name in subfolders)
+            links += (_inside(folder, name) for name in linked)
         level = {path: name for path, name in below.items() if path not in seen}
         if not level:
             for path, name in links:
                 target = os.path.realpath(path)
-                if target not in seen and not _is_above(target, roots):
+                is_above = any(f"{root}/".startswith(f"{target}/") for root in roots)
+                if target not in seen and not is_above:
                     level.setdefault(target, name)
             links = []
         seen.update(level)
@@ -141,38 +142,30 @@ def find_folders(
 
 
 def in_threads(
-    ask: Callable[[Item], Answer],
-    items: Sequence[Item],
-    pool: Executor,
-    most: int = ITEMS_PER_THREAD,
-) -> Iterator[Answer | Damaged]:
-    """The answers in the order of the items, or the `Damaged` that was raised.
+    ask: Callable[[Item], Answer], items: Sequence[Item], most: int = MOST_AT_ONCE
+) -> Iterator[Answer]:
+    """The answers in the order of the items; a thread is given at most `most` items together.
 
-    most  items that a thread is given together; a few such parts are answered ahead, and no more,
-          since answers may be large
+    A few such parts are answered ahead, and no more, since answers may be large.
     """
 
-    def ask_all(part: Sequence[Item]) -> list[Answer | Damaged]:
-        answers: list[Answer | Damaged] = []
-        for item in part:
-            try:
-                answers.append(ask(item))
-            except Damaged as reason:
-                answers.append(reason)
-        return answers
+    def ask_all(part: Sequence[Item]) -> list[Answer]:
+        return [ask(item) for item in part]
 
     size = max(1, min(len(items) // (4 * THREADS), most))
-    waiting: deque[Future[list[Answer | Damaged]]] = deque()
-    for first in range(0, len(items), size):
-        waiting.append(pool.submit(ask_all, items[first : first + size]))
-        if len(waiting) > 2 * THREADS:
+    waiting: deque[Future[list[Answer]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for first in range(0, len(items), size):
+            waiting.append(pool.submit(ask_all, items[first : first + size]))
+            if len(waiting) > 2 * THREADS:
+                yield from waiting.popleft().result()
+        while waiting:
             yield from waiting.popleft().result()
-    while waiting:
-        yield from waiting.popleft().result()
 
 
-def _list(folder: Folder) -> _Listing:
-    """What is in a folder. The disk is asked for the list only, not about every entry."""
+def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:
+    """Whether the folder is a run's, and its subfolders and links to folders, or why it cannot be
+    listed. The disk is asked for the list only, not about every entry."""
     is_run = False
     folders: list[str] = []
     links: list[str] = []
@@ -188,18 +181,10 @@ def _list(folder: Folder) -> _Listing:
                 elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
                     links.append(entry.name)
     except OSError as error:
-        raise Damaged(f"the folder cannot be listed ({error.strerror})") from error
+        return f"the folder cannot be listed ({error.strerror})"
     skipped = WITHIN_A_RUN if is_run else frozenset()
-    return _Listing(
-        is_run,
-        sorted(name for name in folders if name not in skipped),
-        sorted(name for name in links if name not in skipped),
-    )
+    return is_run, sorted({*folders} - skipped), sorted({*links} - skipped)
 
 
 def _inside(folder: Folder, name: str) -> Folder:
     return Folder(f"{folder.path.rstrip('/')}/{name}", f"{folder.name.rstrip('/')}/{name}")
-
-
-def _is_above(path: str, roots: Iterable[str]) -> bool:
-    return any(f"{root}/".startswith(f"{path}/") for root in roots)

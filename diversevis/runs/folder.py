@@ -18,11 +18,9 @@ outputs/<model>/<layer>/<units>/v001/
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import logging
 import math
 import re
 import shutil
@@ -39,8 +37,10 @@ from torch import Tensor
 from diversevis.errors import FolderLost
 from diversevis.runs import tensor_file
 from diversevis.runs.files import replacing
+from diversevis.runs.tensor_file import Content
 
-LOG = logging.getLogger("diversevis")
+Tensors = Mapping[str, Tensor]
+Numbers = Sequence[Mapping[str, Any] | None]  # of the units in metrics.json, in their order
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class RunFolder:
         return self._read_json("run.json")
 
     def update_record(self, **changes: Any) -> None:
-        """Change some entries of `run.json`.
-
-        Its status is `running`, `finished`, `interrupted` or `failed`.
-        """
+        """Change some entries of `run.json`."""
         self.write_record(self.read_record() | changes)
 
     def mark_failed(self) -> None:
@@ -86,7 +83,7 @@ class RunFolder:
     # -- numbers --------------------------------------------------------------------------------
 
     def write_metrics(self, units: Sequence[Mapping[str, Any]]) -> None:
-        """Write `metrics.json` anew: the numbers of every unit, and no measures yet."""
+        """Write the numbers of every unit as a new `metrics.json`, without measures."""
         self._write("metrics.json", _json({"measures": {}, "units": list(units)}))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -98,25 +95,18 @@ class RunFolder:
         return self._read_json("metrics.json")["measures"]
 
     def write_measure(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        numbers: Sequence[Mapping[str, Any] | None],
-        arrays: Mapping[str, Tensor],
+        self, name: str, settings: Mapping[str, Any], numbers: Numbers, arrays: Tensors
     ) -> None:
-        """Write a measure of all units in place of an earlier one: its arrays, then its numbers.
-
-        numbers  in the order of the units in `metrics.json`
-        """
+        """Write a measure of all units in place of an earlier one: arrays, then numbers."""
         file = f"analysis/{name}.safetensors"
         if arrays:
             self._write_tensors(file, arrays)
         else:
             (self.path / file).unlink(missing_ok=True)
-        content = self._read_json("metrics.json")
-        measures = content["measures"] | {name: {"settings": dict(settings)}}
+        metrics = self._read_json("metrics.json")
+        measures = metrics["measures"] | {name: {"settings": dict(settings)}}
         # without `seeds` and `seeds_of`: the spread over seeds was of what was measured before
-        self._write_numbers({"measures": measures, "units": content["units"]}, name, numbers)
+        self._write_numbers({"measures": measures, "units": metrics["units"]}, name, numbers)
         for picture in (self.path / "analysis").glob(f"{name}*.png"):
             picture.unlink(missing_ok=True)  # of the earlier measure
 
@@ -124,16 +114,10 @@ class RunFolder:
         """The arrays of a measure."""
         return load_file(self.path / "analysis" / f"{name}.safetensors")
 
-    def write_spread(
-        self,
-        units: Sequence[Mapping[str, Any] | None],
-        seeds: Sequence[int],
-        names: Sequence[str],
-    ) -> None:
+    def write_spread(self, units: Numbers, seeds: Sequence[int], names: Sequence[str]) -> None:
         """Write mean and spread over seeds of every unit's indices of the measures `names`."""
-        content = self._read_json("metrics.json")
-        content |= {"seeds": list(seeds), "seeds_of": list(names)}
-        self._write_numbers(content, "seeds", units)
+        facts = {"seeds": list(seeds), "seeds_of": list(names)}
+        self._write_numbers(self._read_json("metrics.json") | facts, "seeds", units)
 
     def read_spread(self) -> tuple[list[int], list[str]]:
         """The seeds of the spread, and the measures it was taken of; empty where there is none."""
@@ -144,7 +128,7 @@ class RunFolder:
         return content.get("seeds", []), content.get("seeds_of", [])
 
     def write_trace(self, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write `trace.csv`: step, unit, then the terms `names`."""
+        """Rows are of step, unit, then the terms `names`."""
         self._write_table("trace.csv", ["step", "unit", *names], rows)
 
     def read_trace(self) -> tuple[list[str], list[list[float]]]:
@@ -200,7 +184,7 @@ class RunFolder:
         self._write(f"front_{_unit(unit)}.png", png)
 
     def write_animation(self, unit: int, kind: str, film: bytes) -> None:
-        """`kind` is the ending of the file's name, `gif` or `mp4`."""
+        """`kind` is the file's ending, `gif` or `mp4`."""
         self._write(f"optimization_{_unit(unit)}.{kind}", film)
 
     def write_measure_picture(self, name: str, unit: int | None, png: bytes) -> None:
@@ -210,26 +194,12 @@ class RunFolder:
 
     # -- checkpoints ----------------------------------------------------------------------------
 
-    def write_checkpoint(
-        self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
-    ) -> None:
-        self._write(self._checkpoint(name), tensor_file.serialize(tensors, facts))
+    def write_checkpoint(self, name: str, tensors: Tensors, facts: Mapping[str, Any]) -> None:
+        self._write(_checkpoint(name), tensor_file.serialize(tensors, facts))
 
-    def read_checkpoint(
-        self, name: str, device: torch.device | None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors, with the strides they had, and facts; None where the file cannot be read.
-
-        device  where the tensors are put; None: no tensors are read
-        """
-        path = self.path / self._checkpoint(name)
-        try:
-            return tensor_file.read(path, device)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            LOG.warning("%s cannot be read (%s): this part starts again", path, error)
-            return None
+    def read_checkpoint(self, name: str, device: torch.device | None) -> Content | None:
+        """Tensors and facts as `tensor_file.read` gives them; None where it cannot."""
+        return tensor_file.read(self.path / _checkpoint(name), device)
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, in alphabetical order."""
@@ -237,7 +207,7 @@ class RunFolder:
         return sorted(path.stem for path in paths if path.name[0] != ".")
 
     def remove_checkpoint(self, name: str) -> None:
-        (self.path / self._checkpoint(name)).unlink(missing_ok=True)
+        (self.path / _checkpoint(name)).unlink(missing_ok=True)
 
     def remove_checkpoints(self) -> None:
         """Delete all, once the results they led to are written."""
@@ -252,12 +222,7 @@ class RunFolder:
 
     # -- files ----------------------------------------------------------------------------------
 
-    def _checkpoint(self, name: str) -> str:
-        return f"checkpoint/{name}.safetensors"
-
-    def _write_numbers(
-        self, content: Mapping[str, Any], name: str, numbers: Sequence[Mapping[str, Any] | None]
-    ) -> None:
+    def _write_numbers(self, content: Mapping[str, Any], name: str, numbers: Numbers) -> None:
         """Write `metrics.json` with `name` of every unit set to these numbers."""
         units = [unit | {name: new} for unit, new in zip(content["units"], numbers, strict=True)]
         self._write("metrics.json", _json({**content, "units": units}))
@@ -265,7 +230,7 @@ class RunFolder:
     def _read_json(self, file: str) -> dict[str, Any]:
         return json.loads((self.path / file).read_text())
 
-    def _write_tensors(self, file: str, arrays: Mapping[str, Tensor]) -> None:
+    def _write_tensors(self, file: str, arrays: Tensors) -> None:
         self._write(file, save({name: array.contiguous() for name, array in arrays.items()}))
 
     def _write_table(self, file: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -276,15 +241,11 @@ class RunFolder:
         self._write(file, text.getvalue().encode())
 
     def _write(self, file: str, content: bytes) -> None:
-        """Raises `FolderLost` where the run folder is gone: somebody deleted it, so it is not made
-        again."""
+        """Raises `FolderLost` where the run folder was deleted: it is not made again."""
         try:
-            folder = self.path
-            for part in Path(file).parts[:-1]:
-                folder /= part
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-            with replacing(self.path / file, new_parents=False) as beside:
+            for parent in reversed(Path(file).parents[:-1]):
+                (self.path / parent).mkdir(exist_ok=True)
+            with replacing(self.path / file) as beside:
                 beside.write_bytes(content)
         except FileNotFoundError as error:
             raise FolderLost(
@@ -295,6 +256,10 @@ class RunFolder:
 
 def _unit(unit: int) -> str:
     return f"unit{unit:04d}"
+
+
+def _checkpoint(name: str) -> str:
+    return f"checkpoint/{name}.safetensors"
 
 
 def _json(content: Any) -> bytes:

@@ -54,9 +54,9 @@ class Holder:
     def is_alive(self) -> bool | None:
         """Whether its process lives; None where only its signs of life can tell, as of a process on
         another machine."""
-        here = process.this_process()
         if self.released:
             return False
+        here = process.this_process()
         if here["job"] and self.content.get("job") == here["job"]:
             earlier = self.content.get("restarts")
             if isinstance(earlier, int) and earlier < here["restarts"]:
@@ -88,15 +88,11 @@ def holder_of(folder: Path) -> Holder | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Sign:
-    """The last sign of life in a folder.
-
-    age    seconds since then, None where nothing tells
-    alive  whether the process that gave it may be at work
-    """
+    """The last sign of life in a folder."""
 
     holder: Holder
-    age: float | None
-    alive: bool
+    age: float | None  # seconds since then; None where it is not known
+    alive: bool  # whether the process that gave it may be at work
 
     @property
     def fresh(self) -> bool:
@@ -104,14 +100,15 @@ class Sign:
 
 
 def sign_of(folder: Path) -> Sign | None:
-    """The last sign of life, judged at once; None without a claim.
-
-    Unlike `Watch`, this trusts the clock of the holder's machine, which may differ a little.
-    """
+    """The last sign of life, judged by the clock of the holder's machine, which may differ a little
+    (`Watch` does not trust it); None without a claim."""
     holder = holder_of(folder)
     if holder is None:
         return None
-    written = _last_change(folder) if holder.time is None else holder.time
+    written = holder.time
+    if written is None:  # a claim just made is still empty: by the disk's clock
+        with contextlib.suppress(OSError):
+            written = (folder / claim_name(holder.number)).stat().st_mtime
     age = None if written is None else max(0.0, time.time() - written)
     alive = holder.is_alive()
     if alive is None:
@@ -121,11 +118,3 @@ def sign_of(folder: Path) -> Sign | None:
 
 def claim_name(number: int) -> str:
     return f".claim-{number:04d}"
-
-
-def _last_change(folder: Path) -> float | None:
-    """When the newest claim was written, by the disk's clock: a claim just made is still empty."""
-    try:
-        return max(path.stat().st_mtime for path in folder.iterdir() if NAME.fullmatch(path.name))
-    except (OSError, ValueError):
-        return None

@@ -17,11 +17,10 @@ from typing import Any, Literal, NamedTuple
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import names_and_sizes
 from diversevis.runs import signals
+from diversevis.runs.files import Damaged, flaw_of, read_json
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.integrity import flaw_of
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.provenance import rerun_line, sha256_of
-from diversevis.runs.read import Damaged, read_json
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")
@@ -228,5 +227,5 @@ def _make(
 def _record(folder: RunFolder) -> dict[str, Any]:
     """The content of run.json; empty where it cannot be read."""
     with contextlib.suppress(Damaged):
-        return read_json(folder.path, "run.json")[0]
+        return read_json(folder.path, "run.json")
     return {}

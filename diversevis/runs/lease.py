@@ -32,7 +32,7 @@ class Watch:
     """Whether the holder of a folder is alive, judged from repeated looks."""
 
     def __init__(self, folder: Path, silence: float = SILENCE) -> None:
-        self.folder, self.silence = folder, silence
+        self.folder, self._silence = folder, silence
         self.said = False  # whether its user has reported that it waits
         self._seen: Any = None
         self._since = time.monotonic()
@@ -48,23 +48,20 @@ class Watch:
         if holder is None or (alive := holder.is_alive()) is False:
             return holder, True
         seen = holder.number, holder.content.get("token"), holder.content.get("sign")
+        now = time.monotonic()
         if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
-        silent = time.monotonic() - self._since >= self.silence
-        return holder, alive is None and silent
+            self._seen, self._since = seen, now
+        return holder, alive is None and now - self._since >= self._silence
 
 
 @dataclass
 class Claim:
-    """This process's claim on a folder.
-
-    progress  how far the work has come, written with every sign of life for others to read
-    """
+    """This process's claim on a folder."""
 
     folder: Path
     number: int
     token: str
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)  # of the work, for others to read
     _signs: int = 0
     _lost: str | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
@@ -74,13 +71,12 @@ class Claim:
     def make(cls, folder: Path, number: int = 1) -> Claim | None:
         """Claim `folder` with this number; None where another process was first."""
         claim = cls(folder, number, secrets.token_hex(8))
-        path = folder / claim_name(number)
         try:
-            with path.open("xb") as file:
+            with claim._path.open("xb") as file:
                 try:
                     file.write(claim._content())
                 except OSError:
-                    path.unlink(missing_ok=True)
+                    claim._path.unlink(missing_ok=True)
                     raise
         except FileExistsError:
             return None
@@ -123,24 +119,28 @@ class Claim:
         self._resting.clear()
         threading.Thread(target=self._live, name="sign of life", daemon=True).start()
 
-    def sign(self) -> None:
-        """Give a sign of life."""
-        with self._lock:
+    def sign(self, *, released: bool = False) -> None:
+        """Give a sign of life, or the sign that the folder is free."""
+        with self._lock, replacing(self._path) as beside:
             self._signs += 1
-            self._write()
+            beside.write_bytes(self._content(released))
 
     def release(self) -> None:
         """Leave the unfinished folder to the next process."""
         self._resting.set()
         if self.holds():
-            with contextlib.suppress(OSError), self._lock:
-                self._write(released=True)
+            with contextlib.suppress(OSError):
+                self.sign(released=True)
 
     def remove(self) -> None:
         """Delete the claim on a finished folder, whose record must say so already."""
         self._resting.set()
         with self._lock:
-            (self.folder / claim_name(self.number)).unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / claim_name(self.number)
 
     def _live(self) -> None:
         while not self._resting.wait(SECONDS_BETWEEN_SIGNS):
@@ -154,10 +154,6 @@ class Claim:
                     self.sign()
                 except OSError:  # a full disk, a server away for a while: the next may succeed
                     continue
-
-    def _write(self, released: bool = False) -> None:
-        with replacing(self.folder / claim_name(self.number), new_parents=False) as beside:
-            beside.write_bytes(self._content(released))
 
     def _why(self) -> str:
         holder = holder_of(self.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -22,11 +23,13 @@ def restarts() -> int:
 
 def this_process() -> dict[str, Any]:
     """Facts that together tell this process from every other."""
-    pid = os.getpid()
+    pid, namespace = os.getpid(), None
+    with contextlib.suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     return {
         "host": socket.gethostname(),
         "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "namespace": _link("/proc/self/ns/pid"),
+        "namespace": namespace,
         "pid": pid,
         "started": start_of(pid),
         "job": job_id(),
@@ -47,22 +50,13 @@ def is_hidden(pid: int) -> bool:
     """Whether there is such a process, of another user, that /proc does not show."""
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
     return False
 
 
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text().strip()
-    except OSError:
-        return None
-
-
-def _link(path: str) -> str | None:
-    try:
-        return str(Path(path).readlink())
     except OSError:
         return None

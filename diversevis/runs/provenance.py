@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -9,44 +10,43 @@ import resource
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diversevis import __version__
+import diversevis
 
 
 def versions() -> dict[str, Any]:
     """Versions of python, torch, torchvision and diversevis, and the git commit if there is one."""
-    from importlib.metadata import version
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "diversevis": __version__,
+        "torchvision": metadata.version("torchvision"),
+        "diversevis": diversevis.__version__,
         "git_commit": git_commit(),
     }
 
 
 def git_commit() -> str | None:
     """The commit of this program, `-dirty` if its files differ from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists():
+    package = Path(diversevis.__file__).resolve().parent
+    if not (package.parent / ".git").exists():
         return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
+        changed = git("status", "--porcelain", "--", ".")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
@@ -56,8 +56,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """The largest memory so far, bytes: of this process or a process that it started, whichever is
-    larger; and of the tensors on the GPU."""
+    """The largest memory so far, bytes: of this process or of one it started; and of the GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
     processes = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     host = max(resource.getrusage(which).ru_maxrss for which in processes) * unit
@@ -80,10 +79,8 @@ def rerun_line(folder: Path, command: str = "run") -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

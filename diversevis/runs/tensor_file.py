@@ -7,6 +7,7 @@ gives the same results to the last bit only if its tensors have their strides ag
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+LOG = logging.getLogger("diversevis")
+Content = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
 
 
 def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -27,10 +31,10 @@ def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     return save(copies, {"facts": json.dumps(facts), "strides": json.dumps(strides)})
 
 
-def read(path: Path, device: torch.device | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, device: torch.device | None) -> Content | None:
     """The tensors, on `device` (None: no tensors are read), and the facts.
 
-    Raises `FileNotFoundError`, and `ValueError` for a file that is damaged or of another kind.
+    None where there is no file, or (with a warning) where it is damaged or of another kind.
     """
     tensors = {}
     try:
@@ -41,9 +45,10 @@ def read(path: Path, device: torch.device | None) -> tuple[dict[str, Tensor], di
                 for name in file.keys():  # noqa: SIM118  (it is no dictionary)
                     tensors[name] = _laid_out(file.get_tensor(name), strides[name], device)
     except FileNotFoundError:
-        raise
-    except (OSError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(str(error)) from error
+        return None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        LOG.warning("%s cannot be read (%s): this part starts again", path, error)
+        return None
     return tensors, facts
 
 

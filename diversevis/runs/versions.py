@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import secrets
@@ -17,7 +18,8 @@ LONGEST_NAME = 100  # characters of a folder's name; most disks allow 255 bytes
 
 def work_folder(root: Path, where: Sequence[str]) -> Path:
     """The folder that holds a work's versions: `root`/network/layer/units."""
-    return root.joinpath(*map(_file_safe, where))
+    names = [re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] for name in where]
+    return root.joinpath(*(name or "_" for name in names))
 
 
 def version_of(folder: Path | str) -> int | None:
@@ -28,32 +30,27 @@ def version_of(folder: Path | str) -> int | None:
 
 def versions_in(work: Path) -> list[tuple[int, Path]]:
     """Number and folder of every version in `work`, newest first."""
-    try:
-        versions = [(version_of(path), path) for path in work.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    numbered = [(number, path) for number, path in versions if number is not None]
+    numbered = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in work.iterdir():
+            if (number := version_of(path)) is not None:
+                numbered.append((number, path))
     return sorted(numbered, reverse=True)
 
 
 def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) -> Path | None:
     """Make version `number` in `work`; it appears with all its files in one step (a rename).
 
-    fill  writes the files: called with the folder to write to, and the path it will have
-
+    `fill` writes the files: it is called with the folder to write to, and the path it will have.
     None if this version exists: another process may have made the same work. Raises `InputError`
     where the folder cannot be made.
     """
     beside = work / f".new-{secrets.token_hex(8)}"
     path = work / f"v{number:03d}"
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.mkdir()
-            fill(beside, path)
-            beside.rename(path)  # fails if this version exists, since it has files
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        fill(beside, path)
+        beside.rename(path)  # fails if this version exists, since it has files
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return None
@@ -63,8 +60,6 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
             f"root={work.parents[2]}: the run folder {work} cannot be made ({error.strerror}). "
             "Choose a folder that can be written, root=/some/where."
         ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     return path
-
-
-def _file_safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:LONGEST_NAME] or "_"

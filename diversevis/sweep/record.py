@@ -147,6 +147,7 @@ def share_jobs(works: Iterable[tuple[Planned, int]]) -> list[list[Planned]]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_text(json.dumps(content))
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from diversevis.runs import files
+from diversevis.runs.files import Damaged, is_whole, shown
 from diversevis.runs.find import Folder
-from diversevis.runs.read import (
-    LONGEST,
-    Damaged,
-    check_kinds,
-    is_whole,
-    read_json,
-    read_record,
-    shown,
-)
+from diversevis.runs.holder import sign_of
+from diversevis.runs.versions import version_of
 
+Object = Mapping[str, Any]  # of JSON
 Value = float | int | str | bool
 Row = dict[str, Value]
 Columns = dict[str, list[Value | None]]
@@ -37,60 +35,79 @@ MOST = 5000  # settings of a run, or numbers of a unit; all measures with their 
 # All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
 KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
 NUMBER: set[type] = {int, float}
+OTHERS: set[type] = {dict, list, NoneType}  # may stand for a number
 SCALARS = ("response_", "distance_")  # numbers of a unit that begin so hold no object and no list
 
 LISTS = json.JSONEncoder(ensure_ascii=False)
 
 
-class Unfinished(Damaged):
-    """A run that is not finished; the message is its status."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a finished run adds to the table.
+    """What joins a finished run to the rows of its units."""
 
-    path      the real path of its folder
-    images    whether it made images, or measured units without
-    settings  and facts, by dotted names: the same for all its units
-    numbers   columns by dotted names, in the order of `units`
-    """
-
-    path: str
+    folder: Folder
     model: str
     layer: str
     config_hash: str
-    images: bool
+    images: bool  # False: it measured units without making images
     units: Sequence[int]
-    settings: Row
-    numbers: Columns
+
+    @property
+    def version(self) -> int | None:
+        return version_of(self.folder.path)
+
+    @property
+    def work(self) -> tuple[str, str, bool]:
+        """What its versions have in common. Measures alone do not make a run with images old."""
+        return self.folder.path.rpartition("/")[0], self.config_hash, self.images
 
 
-def read_run(folder: Folder) -> Run:
-    """The run in a folder; raises `Unfinished`, or `Damaged` where its files are not complete."""
-    record, _ = read_record(folder.path)  # first: when it says finished, the metrics are there
-    if record["status"] != "finished":
-        raise Unfinished(record["status"])
-    check_kinds(record, {"config_hash": str, "config": dict})
-    metrics, _ = read_json(folder.path, "metrics.json")
+def read_files(folder: Folder) -> tuple[dict[str, Any], bytes] | Damaged:
+    """The record of a finished run and the bytes of its metrics.json, or why it is left out.
+
+    `parse_run` does the rest, outside the threads that read: they share one processor for parsing.
+    """
+    try:
+        record, _ = files.read_record(folder.path)  # first: if it is finished, metrics are there
+        status = record["status"]
+        if status != "finished":
+            return Damaged(_running_or_lost(folder) if status == "running" else status)
+        return record, files.read_file(folder.path, "metrics.json")[0]
+    except Damaged as reason:
+        return reason
+
+
+def _running_or_lost(folder: Folder) -> str:
+    """`lost` for a run whose record says that it is running, but whose process has died."""
+    try:
+        sign = sign_of(Path(folder.path))
+    except OSError:
+        return "running"
+    if sign is not None and sign.alive:
+        return "running"
+    status = files.read_record(folder.path)[0]["status"]  # it may have ended since the first look
+    # one that has just finished will be in the next table
+    return {"running": "lost", "finished": "running"}.get(status, status)
+
+
+def parse_run(folder: Folder, record: Object, metrics_file: bytes) -> tuple[Run, Row, Columns]:
+    """The run, its settings and facts by dotted names, and columns of its units' numbers.
+
+    Raises `Damaged` where the files do not hold what they must.
+    """
+    files.check_kinds(record, {"config_hash": str, "config": dict})
+    metrics = files.parse_json(metrics_file, "metrics.json")
     try:
         units, numbers = _units_and_numbers(record["units"], metrics)
         settings = _settings_and_facts(record)
     except (RecursionError, MemoryError) as error:
         raise Damaged("its JSON is nested too deeply or too large for the memory") from error
-    return Run(
-        path=folder.path,
-        model=legible(record["model"]),
-        layer=legible(record["layer"]),
-        config_hash=legible(record["config_hash"]),
-        images=record["n"] is not None,
-        units=units,
-        settings=settings,
-        numbers=numbers,
-    )
+    names = {name: legible(record[name]) for name in ("model", "layer", "config_hash")}
+    run = Run(folder=folder, **names, images=record["n"] is not None, units=units)
+    return run, settings, numbers
 
 
-def _settings_and_facts(record: Mapping[str, Any]) -> Row:
+def _settings_and_facts(record: Object) -> Row:
     """The settings by the names that users type, then the facts."""
     unused = {"layer", "unit"} | ({"n"} if record["n"] is None else set())  # of no images
     config = {name: value for name, value in record["config"].items() if name not in unused}
@@ -118,9 +135,7 @@ def _sides(field: Any) -> Row:
     return sides
 
 
-def _units_and_numbers(
-    planned: Sequence[int], metrics: Mapping[str, Any]
-) -> tuple[list[int], Columns]:
+def _units_and_numbers(planned: Sequence[int], metrics: Object) -> tuple[list[int], Columns]:
     """The units in metrics.json, which must be those `planned` in run.json, and their numbers."""
     rows, measures = metrics.get("units"), metrics.get("measures")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -145,7 +160,7 @@ def _units_and_numbers(
     return units, columns
 
 
-def _flatten_settings(content: Mapping[str, Any], prefix: str, into: Row) -> None:
+def _flatten_settings(content: Object, prefix: str, into: Row) -> None:
     """Add scalars by dotted names, and lists as JSON; null is left out."""
     for key, value in content.items():
         name = prefix + key
@@ -158,7 +173,7 @@ def _flatten_settings(content: Mapping[str, Any], prefix: str, into: Row) -> Non
         raise Damaged(f"run.json has more than {MOST} entries")
 
 
-def _flatten_numbers(units: Sequence[Mapping[str, Any]], prefix: str, into: Columns) -> None:
+def _flatten_numbers(units: Sequence[Object], prefix: str, into: Columns) -> None:
     """Add columns by dotted names with a value for every unit; null and lists become None.
 
     Name by name and not unit by unit: most of the time goes here, and so most of it is spent in C.
@@ -167,29 +182,22 @@ def _flatten_numbers(units: Sequence[Mapping[str, Any]], prefix: str, into: Colu
     if len(names) + len(into) > MOST:
         raise Damaged(f"metrics.json has more than {MOST} numbers of a unit")
     for key in names:
+        name, scalars = prefix + key, KINDS.get(key, NUMBER)
         values: list[Any] = [unit.get(key) for unit in units]
         types = set(map(type, values))
-        if types == {float} and key not in KINDS and all(map(math.isfinite, values)):
-            into[prefix + key] = values
-        else:
-            _flatten_mixed(key, values, types, prefix, into)
-
-
-def _flatten_mixed(
-    key: str, values: list[Any], types: set[type], prefix: str, into: Columns
-) -> None:
-    name, scalars = prefix + key, KINDS.get(key, NUMBER)
-    if not prefix and key.startswith(SCALARS):
-        _check_types(name, values, {*scalars, NoneType})
-    _check_types(name, values, {*scalars, dict, list, NoneType})
-    if dict in types:
-        inner = [value if type(value) is dict else {} for value in values]
-        _flatten_numbers(inner, name + ".", into)
-    if types & scalars:
-        into[name] = [
-            _checked("metrics.json", name, value) if type(value) in scalars else None
-            for value in values
-        ]
+        if types == {float} and float in scalars and all(map(math.isfinite, values)):
+            into[name] = values
+            continue
+        holds_scalars = not prefix and key.startswith(SCALARS)
+        _check_types(name, values, scalars | ({NoneType} if holds_scalars else OTHERS))
+        if dict in types:
+            inner = [value if type(value) is dict else {} for value in values]
+            _flatten_numbers(inner, name + ".", into)
+        if types & scalars:
+            into[name] = [
+                _checked("metrics.json", name, value) if type(value) in scalars else None
+                for value in values
+            ]
 
 
 def _check_types(name: str, values: Sequence[Any], types: set[type]) -> None:
@@ -201,16 +209,14 @@ def _check_types(name: str, values: Sequence[Any], types: set[type]) -> None:
 def _checked(file: str, name: str, value: Any) -> Value:
     """A scalar of JSON as a table can hold it; raises `Damaged` for one that is too large."""
     if isinstance(value, str):
-        if len(value) > LONGEST:
+        if len(value) > files.LONGEST:
             raise Damaged(f"{file}: {name[:99]} has {len(value)} characters")
         return legible(value)
     if isinstance(value, bool) or (-(2**63) <= value < 2**63 and isinstance(value, int)):
         return value
-    try:
+    with contextlib.suppress(OverflowError):
         if math.isfinite(value):
             return float(value)
-    except OverflowError:
-        pass
     raise Damaged(f"{file}: {name[:99]} is too large a number")
 
 

@@ -4,94 +4,62 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from diversevis.errors import InputError
-from diversevis.runs.find import THREADS, Folder, find_folders, in_threads
-from diversevis.runs.holder import sign_of
-from diversevis.runs.read import Damaged
-from diversevis.runs.versions import version_of
-from diversevis.table.columns import ColumnBuilder
-from diversevis.table.read import Run, Unfinished, legible, read_run
+from diversevis.runs.files import Damaged
+from diversevis.runs.find import Folder, find_folders_below, in_threads
+from diversevis.table.read import Columns, Run, Value, legible, parse_run, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-RUNS_PER_THREAD = 4  # read together; few, because metrics.json of a large layer has megabytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collected:
-    """A row for every unit of every finished run.
-
-    table     sorted by model, layer, unit, version, folder; tells pandas the types of its columns
-    runs      how many runs it holds
-    layers    (model, layer) of the runs, in the table's order
-    left_out  (folder, reason), sorted
-    """
-
-    table: pa.Table
-    runs: int
-    layers: Sequence[tuple[str, str]]
-    left_out: Sequence[tuple[str, str]]
+RUNS_AT_ONCE = 4  # for a thread; few, because metrics.json of a large layer has megabytes
+ROWS_AS_OBJECTS = 4096  # then packed: as Python objects, numbers take four times the memory
 
 
 def collect(root: str | os.PathLike[str]) -> pd.DataFrame:
     """See `diversevis.collect`."""
-    collected = collect_runs(Path(root))
-    frame = _to_pandas(collected.table)
-    frame.attrs["left_out"] = list(collected.left_out)
+    table, left_out = collect_runs(Path(root))
+    frame = _to_pandas(table)
+    frame.attrs["left_out"] = left_out
     return frame
 
 
-def collect_runs(root: Path) -> Collected:
-    """Read every run folder at or below `root`; runs that are not complete are left out.
+def collect_runs(root: Path) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """A row for every unit of every finished run at or below `root`, and (folder, reason) of the
+    runs that are left out. Folders may come, go or change meanwhile.
 
-    Folders may come, go or change meanwhile.
+    Rows are sorted by model, layer, unit, version and folder. The table tells pandas the types of
+    its columns.
 
     Raises `InputError` where there is no run folder, and where pandas or pyarrow is missing.
     """
-    check_libraries()
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder. Name a run folder, or a folder above several.")
-    names: list[str] = []  # of the runs, as seen from `root`
+    _check_libraries()
+    folders, left_out = find_folders_below(root)
     runs: list[Run] = []
     of_runs, of_units = ColumnBuilder(), ColumnBuilder()
-    with ThreadPoolExecutor(THREADS) as pool:
-        folders, left_out = find_folders([root], pool)
-        if not folders:
-            why = "".join(f" {folder.name}: {reason}." for folder, reason in left_out[:3])
-            raise InputError(
-                f"{root} holds no run (no run.json, at any depth).{why} Name a folder that "
-                "`diversevis run` printed, or a folder above several."
-            )
-        answers = in_threads(read_run, folders, pool, RUNS_PER_THREAD)
-        for folder, run in zip(folders, answers, strict=True):
-            if isinstance(run, Damaged):
-                left_out.append((folder, _running_or_lost(folder, run)))
-                continue
-            of_runs.add(1, {name: [value] for name, value in run.settings.items()})
-            of_units.add(len(run.units), run.numbers)
-            names.append(_name(folder, root))
-            runs.append(replace(run, settings={}, numbers={}))
-    layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
-    return Collected(
-        table=_join(names, runs, layers, of_runs, of_units),
-        runs=len(runs),
-        layers=layers,
-        left_out=sorted(
-            ((_name(folder, root), one_line(str(why))) for folder, why in left_out), key=_natural
-        ),
-    )
+    contents = in_threads(read_files, folders, RUNS_AT_ONCE)
+    for folder, files in zip(folders, contents, strict=True):
+        try:
+            if isinstance(files, Damaged):
+                raise files
+            run, settings, numbers = parse_run(folder, *files)
+        except Damaged as reason:
+            left_out.append((folder, str(reason)))
+            continue
+        runs.append(run)
+        of_runs.add(1, {name: [value] for name, value in settings.items()})
+        of_units.add(len(run.units), numbers)
+    reasons = [(_name(folder, root), one_line(why)) for folder, why in left_out]
+    return _join(runs, root, of_runs, of_units), sorted(reasons, key=_natural)
 
 
-def check_libraries() -> None:
-    """Raises `InputError` where pandas or pyarrow is missing."""
+def _check_libraries() -> None:
     try:
         import pandas  # noqa: F401
         import pyarrow  # noqa: F401
@@ -111,37 +79,18 @@ def _name(folder: Folder, root: Path) -> str:
     return legible(os.path.relpath(folder.name, root))
 
 
-def _running_or_lost(folder: Folder, reason: Damaged) -> Damaged:
-    """`lost` for a run whose record says that it is running, but whose process has died."""
-    if not isinstance(reason, Unfinished) or str(reason) != "running":
-        return reason
-    try:
-        sign = sign_of(Path(folder.path))
-    except OSError:
-        return reason
-    if sign is not None and sign.alive:
-        return reason
-    try:
-        read_run(folder)  # again: it may have ended since the record was read
-    except Damaged as now:
-        return Unfinished("lost") if str(now) == "running" else now
-    return reason  # finished: it will be in the next table
-
-
 def _join(
-    names: Sequence[str],
-    runs: Sequence[Run],
-    layers: Sequence[tuple[str, str]],
-    of_runs: ColumnBuilder,
-    of_units: ColumnBuilder,
+    runs: Sequence[Run], root: Path, of_runs: ColumnBuilder, of_units: ColumnBuilder
 ) -> pa.Table:
     """Identity, then settings and facts, then numbers, as `metrics.NAME` where NAME is taken."""
     import numpy as np
     import pyarrow as pa
 
-    versions = [version_of(run.path) for run in runs]
+    names = [_name(run.folder, root) for run in runs]
+    versions = [run.version for run in runs]
     run_of_row = np.repeat(np.arange(len(runs)), [len(run.units) for run in runs])
     unit = np.array([number for run in runs for number in run.units], dtype=np.int64)
+    layers = sorted({(run.model, run.layer) for run in runs}, key=_natural)
     index = {layer: i for i, layer in enumerate(layers)}
     layer = np.array([index[run.model, run.layer] for run in runs], dtype=np.int64)
     by_version = sorted(range(len(runs)), key=lambda i: (versions[i] or 0, names[i]))
@@ -155,7 +104,7 @@ def _join(
         "unit": pa.array(unit, whole).take(row_index),
         "folder": pa.array(names, text).take(run_index),
         "version": pa.array(versions, whole).take(run_index),
-        "latest": pa.array(_latest(runs, versions), pa.bool_()).take(run_index),
+        "latest": pa.array(_latest(runs), pa.bool_()).take(run_index),
         "config_hash": pa.array([run.config_hash for run in runs], text).take(run_index),
     }
     settings = dict(of_runs.take(run_index))
@@ -173,27 +122,16 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
-    types = {
-        pa.int64(): pd.Int64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-        pa.string(): pd.StringDtype(),
-    }
-    return table.to_pandas(types_mapper=types.get)
+    types = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.to_pandas(types_mapper=(types | {pa.string(): pd.StringDtype()}).get)
 
 
-def _latest(runs: Sequence[Run], versions: Sequence[int | None]) -> list[bool]:
-    """Whether a run has the highest version of its config in its parent folder.
-
-    Runs with images and measures without a run are counted apart: these do not make those old.
-    """
-    works = [(run.path.rpartition("/")[0], run.config_hash, run.images) for run in runs]
-    highest: dict[tuple[str, str, bool], int] = {}
-    for work, version in zip(works, versions, strict=True):
-        highest[work] = max(highest.get(work, 0), version or 0)
-    return [
-        version is None or version == highest[work]
-        for work, version in zip(works, versions, strict=True)
-    ]
+def _latest(runs: Sequence[Run]) -> list[bool]:
+    """Whether a run is the highest version of its work, or has no version."""
+    highest: dict[Any, int] = {}
+    for run in runs:
+        highest[run.work] = max(highest.get(run.work, 0), run.version or 0)
+    return [run.version in (None, highest[run.work]) for run in runs]
 
 
 def _natural(words: Sequence[str]) -> list[Any]:
@@ -201,3 +139,82 @@ def _natural(words: Sequence[str]) -> list[Any]:
     parts = [re.split(r"([0-9]{1,18})", word) for word in words]
     numbered = [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts]
     return [numbered, list(words)]
+
+
+class ColumnBuilder:
+    """Columns of one type each, to which rows are added; a column without a value has null there.
+
+    A column of whole numbers and fractions becomes one of floats. A column with text in some rows,
+    and numbers or truth values in others, becomes text: 64 and 64.0 are "64", true is "true".
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._columns: Columns = {}
+        self._packed: list[tuple[int, dict[str, pa.Array]]] = []
+
+    def add(self, rows: int, columns: Columns) -> None:
+        """Add rows, with a value for each of them in every column that is named."""
+        for name, values in columns.items():
+            column = self._columns.setdefault(name, [])
+            column += [None] * (self._rows - len(column))
+            column += values
+        self._rows += rows
+        if self._rows >= ROWS_AS_OBJECTS:
+            self._pack()
+
+    def take(self, order: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+        """Every column by its name, in alphabetical order. Only once: it is then forgotten.
+
+        order  for each row of the result, the index of a row in the order in which they were added
+        """
+        import pyarrow as pa
+
+        self._pack()
+        for name in sorted({name for _, columns in self._packed for name in columns}):
+            parts = [(rows, columns.pop(name, None)) for rows, columns in self._packed]
+            kind = _common({part.type for _, part in parts if part is not None})
+            arrays = [
+                pa.nulls(rows, kind) if part is None
+                else part if part.type == kind
+                else _array(part.to_pylist(), kind)
+                for rows, part in parts
+            ]  # fmt: skip
+            yield legible(name), pa.concat_arrays(arrays).take(order)
+
+    def _pack(self) -> None:
+        packed = {}
+        for name, values in self._columns.items():
+            packed[name] = _array(values + [None] * (self._rows - len(values)))
+        self._packed.append((self._rows, packed))
+        self._rows, self._columns = 0, {}
+
+
+def _array(values: list[Value | None], kind: pa.DataType | None = None) -> pa.Array:
+    """The values as an array of type `kind`, by default of the type that can hold all of them."""
+    import pyarrow as pa
+
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+    types = {arrow[python] for python in set(map(type, values)) - {NoneType}}
+    kind = kind or _common(types)
+    if types != {kind}:
+        convert = float if kind == pa.float64() else _text
+        values = [None if value is None else convert(value) for value in values]
+    return pa.array(values, kind)
+
+
+def _common(types: set[pa.DataType]) -> pa.DataType:
+    """The type that holds values of all of these types."""
+    import pyarrow as pa
+
+    if len(types) == 1:
+        return next(iter(types))
+    return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if value == int(value) else repr(value)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diversevis.compare.comparison import compare_pair
-from diversevis.compare.pairs import check_pair
+from diversevis.compare.comparison import check_pair, compare_pair
 from diversevis.compare.runs import read_run
 from paper.runs import Run
 
