@@ -123,7 +123,6 @@ class _Films:
                 self.frames[row].append(frame)
 
     def state(self) -> State:
-        """For a checkpoint."""
         tensors = {
             f"{row}.{k}": torch.from_numpy(frame)
             for row, frames in enumerate(self.frames)
