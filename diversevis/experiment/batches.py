@@ -124,7 +124,6 @@ class _Films:
                 self.frames[row].append(frame)
 
     def state(self) -> State:
-        """For a checkpoint."""
         tensors = {
             f"{row}.{k}": torch.from_numpy(frame)
             for row, frames in enumerate(self.frames)

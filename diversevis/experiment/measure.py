@@ -85,10 +85,7 @@ def measure_folder(
 
 
 def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
-    """A measure, in plain float32; repeated with half the batch when out of memory.
-
-    pulse  called before and between batches; may raise
-    """
+    """A measure, in plain float32; repeated with half the batch when out of memory."""
     pulse(name, 0, len(subject.rows))
     with contextlib.closing(ProgressDisplay()) as display, precision("float32"):
 
