@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import multiprocessing
 import os
@@ -15,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from logging.handlers import BufferingHandler
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load, save
 
 from diversevis.errors import Stopped
 from diversevis.experiment.batches import split_by_progress, visualize_in_batches
-from diversevis.experiment.results import UnitResult
+from diversevis.experiment.results import UnitResult, pack, unpack
 from diversevis.method.device import keep_pages, pick_devices
+from diversevis.method.optimize.loop import State
 from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs import signals
@@ -36,12 +37,14 @@ SECONDS_BETWEEN_LOOKS = 0.5
 class _Answer(NamedTuple):
     """What a worker process returns for one batch.
 
-    results      of `torch.save`: tensors would be sent through shared memory, of which there may be
-                 little
+    tensors      of `pack`, as safetensors bytes: as tensors they would be sent through shared
+                 memory, of which there may be little
+    facts        of `pack`
     interrupted  by Ctrl-C (SIGINT from the main process); the results are those so far
     """
 
-    results: bytes
+    tensors: bytes
+    facts: dict[str, Any]
     warnings: Sequence[str]
     interrupted: bool
 
@@ -77,7 +80,7 @@ def visualize_on_devices(
             for answer in answers:
                 for warning in answer.warnings:
                     LOG.warning("%s", warning)
-                yield from torch.load(io.BytesIO(answer.results), weights_only=False)
+                yield from unpack(State(load(answer.tensors), answer.facts))
             if interrupted or any(answer.interrupted for answer in answers):
                 raise KeyboardInterrupt
 
@@ -179,6 +182,7 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
         _setup = end.value  # with the batch size that fitted in memory, for the next batch
     except KeyboardInterrupt:
         _interrupted = True
-    torch.save(results, saved := io.BytesIO())
+    packed = pack(results)
+    tensors = save({name: value.contiguous() for name, value in packed.tensors.items()})
     messages = [record.getMessage() for record in _warnings.buffer]
-    return _Answer(saved.getvalue(), messages, _interrupted)
+    return _Answer(tensors, packed.facts, messages, _interrupted)
