@@ -14,7 +14,7 @@ from diversevis.errors import InputError
 from diversevis.measures.natural import Exemplars
 from diversevis.photographs import files as reading
 from diversevis.photographs.crops import Scissors
-from diversevis.photographs.files import names_and_sizes
+from diversevis.photographs.files import folder_digest
 
 LOG = logging.getLogger("diversevis")
 MEAN = (128 / 255,) * 3  # lies on a grey level, so that crops are whole numbers
@@ -343,7 +343,7 @@ def test_folders_without_photographs(tmp_path):
     with pytest.raises(InputError, match=r"natural=.*none is not a folder"):
         search(tmp_path / "none", filters(pattern(0)), units=1)
     with pytest.raises(InputError, match=r"natural=.*holds no image"):
-        names_and_sizes(tmp_path, "natural")
+        folder_digest(tmp_path, "natural")
     (tmp_path / "a.png").write_bytes(b"text")
     with pytest.raises(InputError, match=r"natural=.*none of its files could be read"):
         search(tmp_path, filters(pattern(0)), units=1)

@@ -144,7 +144,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored(context):
     with context():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    signals.check_interrupted()
+    signals.raise_if_interrupted()
 
 
 def test_ignored_ctrl_c_works_again_afterwards():
@@ -193,8 +193,8 @@ def test_a_second_ctrl_c_does_not_wait():
         assert not signals.is_waiting()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            signals.check_interrupted()
-        signals.check_interrupted()
+            signals.raise_if_interrupted()
+        signals.raise_if_interrupted()
     assert heard == ["waits"]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

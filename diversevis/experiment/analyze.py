@@ -12,9 +12,9 @@ from diversevis.method.settings import Config, Experiment
 from diversevis.method.setup import prepare
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
-from diversevis.runs.identity import fixed_paths, is_optimized, new_analysis
+from diversevis.runs.identity import absolute_paths, is_optimized, new_analysis
 from diversevis.runs.lease import Claim, Watch
-from diversevis.runs.record import accounted, logged_to, make_record
+from diversevis.runs.record import keep_record, logged_to, make_record
 
 
 def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
@@ -57,11 +57,11 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     names = possible(chosen(experiment.analysis, with_images=False), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
-    settled = config(fixed_paths(setup))
+    settled = config(absolute_paths(setup))
     record = make_record(setup, command, settled.content)
     record |= {"n": None, "distance": None, "diversity": None}
     folder, claim = new_analysis(setup, record)
-    with accounted(folder, claim, record, setup.device):
+    with keep_record(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
         measure_folder(setup, folder, claim, names)

@@ -21,7 +21,7 @@ from diversevis.method.setup import Setup
 from diversevis.method.visualize import visualize
 from diversevis.pictures.film import is_film_step
 from diversevis.runs import signals
-from diversevis.runs.checkpoints import Checkpoints, Keeper
+from diversevis.runs.checkpoints import BatchCheckpoint, Checkpoints
 from diversevis.units import units_text
 
 LOG = logging.getLogger("diversevis")
@@ -50,7 +50,7 @@ def visualize_in_batches(
     progress = ProgressDisplay(len(rows), len(finished), *steps, show=show_progress)
     with contextlib.closing(progress):
         while pending:
-            signals.check_interrupted()
+            signals.raise_if_interrupted()
             batch, *pending = pending
             units = [setup.targets.units[row] for row in batch]
             progress.units(f"unit{'s' * (len(units) > 1)} {units_text(units)}", len(units))
@@ -65,7 +65,7 @@ def visualize_in_batches(
             if checkpoints and checkpoints.seconds is not None and not interrupted:
                 checkpoints.write_done(batch, pack(results))
             yield from results
-            signals.check_interrupted()
+            signals.raise_if_interrupted()
             if interrupted:
                 raise KeyboardInterrupt
     return setup
@@ -92,10 +92,10 @@ def _visualize_batch(
     setup: Setup, batch: Sequence[int], progress: ProgressDisplay, checkpoints: Checkpoints | None
 ) -> list[UnitResult]:
     films = _Films(setup, len(batch))
-    keeper = Keeper(checkpoints, batch, films) if checkpoints else None
+    checkpoint = BatchCheckpoint(checkpoints, batch, films) if checkpoints else None
     # With a checkpoint Ctrl-C waits until the state between two steps is saved.
-    with signals.defer_sigint() if keeper else contextlib.nullcontext():
-        units = visualize(setup, batch, progress=progress, listener=films, keeper=keeper)
+    with signals.defer_sigint() if checkpoint else contextlib.nullcontext():
+        units = visualize(setup, batch, progress=progress, listener=films, checkpoint=checkpoint)
     return [UnitResult(unit, films.of(index, unit)) for index, unit in enumerate(units)]
 
 

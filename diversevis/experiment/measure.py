@@ -20,7 +20,7 @@ from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import none_if_out_of_memory, precision
 from diversevis.method.setup import Setup
-from diversevis.photographs.files import names_and_sizes
+from diversevis.photographs.files import folder_digest
 from diversevis.pictures import draw
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
@@ -42,7 +42,7 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
         LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
         return [name for name in names if name != "natural"]
     if "natural" in names and folder is not None:
-        names_and_sizes(Path(folder).expanduser(), "natural")
+        folder_digest(Path(folder).expanduser(), "natural")
     return list(names)
 
 
@@ -75,7 +75,7 @@ def measure_folder(
             impossible[name] = str(error)
             continue
         with signals.ignore_sigint():
-            draw.forget(folder, name)
+            draw.mark_outdated(folder, name)
             folder.write_measure(name, measured.settings, measured.numbers, measured.arrays)
         if setup.experiment.images == "png":
             draw.draw(folder, name, setup.experiment.measure.pictures, pulse)

@@ -85,7 +85,7 @@ def write(setup: Setup, folder: RunFolder, units: Sequence[Visualization]) -> No
     units = in_order(setup, units)
     images = torch.stack([unit.images for unit in units])
     responses = torch.stack([unit.responses for unit in units])
-    draw.forget(folder, draw.IMAGES)
+    draw.mark_outdated(folder, draw.IMAGES)
     folder.write_images(images, responses, torch.tensor([unit.unit for unit in units]))
     folder.write_metrics([unit.metrics for unit in units])
     _write_front(folder, [unit for unit in units if unit.front is not None])

@@ -29,7 +29,7 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import Work
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.process import job_id, restarts
-from diversevis.runs.record import accounted, make_record
+from diversevis.runs.record import keep_record, make_record
 
 LOG = logging.getLogger("diversevis")
 
@@ -70,11 +70,11 @@ def run(
     measures = measure.possible(chosen(experiment.analysis), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
-    settled = config(identity.fixed_paths(setup))
+    settled = config(identity.absolute_paths(setup))
     work = _work(setup, settled, measures, sweep)
     _check_planned(setup, work, expected)
     record = make_record(setup, command, settled.content)
-    record |= {"sweep": sweep, "measuring": work.measuring}
+    record |= {"sweep": sweep, "measuring": work.measure_settings_hash}
     folder, claim, how = identity.open_work(work, record, wait=wait)
     if claim is None:
         if how == "found":
@@ -87,7 +87,7 @@ def run(
         folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
         device=setup.device, claim=claim,
     )  # fmt: skip
-    with accounted(folder, claim, record, setup.device):
+    with keep_record(folder, claim, record, setup.device):
         if not identity.is_optimized(folder):
             folder.write_config(settled.text)
             for name, text in extras.items():
@@ -104,7 +104,7 @@ def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | 
     return Work(
         root=Path(experiment.root).expanduser(), where=setup.where,
         hash=provenance.sha256_of(identity.science(setup)),
-        measures=measures, measuring=identity.measuring(settled.content),
+        measures=measures, measure_settings_hash=identity.measure_settings_hash(settled.content),
         seeds=experiment.seeds, again=experiment.again,
         origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
     )  # fmt: skip
@@ -179,7 +179,7 @@ def _results_saved(
 def _draw_pictures(experiment: Experiment, folder: RunFolder, claim: Claim) -> None:
     """The pictures that are wanted and missing."""
     if experiment.images == "png":
-        for name in draw.lacking(folder):
+        for name in draw.missing_pictures(folder):
             draw.draw(folder, name, experiment.measure.pictures, measure.pulse_of(claim))
 
 
@@ -188,8 +188,12 @@ def _take_measures(setup: Setup, work: Work, folder: RunFolder, claim: Claim) ->
     if missing := work.left(folder):
         impossible = measure.measure_folder(setup, folder, claim, missing)
         record = folder.read_record()
-        earlier = record["not_measured"] if record["measuring"] == work.measuring else {}
-        folder.update_record(not_measured=earlier | impossible, measuring=work.measuring)
+        earlier = (
+            record["not_measured"] if record["measuring"] == work.measure_settings_hash else {}
+        )
+        folder.update_record(
+            not_measured=earlier | impossible, measuring=work.measure_settings_hash
+        )
 
 
 def _repeat_with_seeds(
@@ -219,7 +223,7 @@ def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
     """Draw the pictures that a finished run was made without."""
     try:
         record = folder.read_record()
-        lacks_pictures = experiment.images == "png" and draw.lacking(folder)
+        lacks_pictures = experiment.images == "png" and draw.missing_pictures(folder)
         # No claim: another process is at work on it, and may be drawing.
         if lacks_pictures and (claim := Claim.take(Watch(folder.path))) is not None:
             claim.begin()

@@ -17,7 +17,7 @@ from diversevis.errors import InputError
 from diversevis.measures.checks import check_least, ratio_or_none, varies
 from diversevis.measures.subject import Measured, Numbers, Progress, Subject
 from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
-from diversevis.photographs.files import names_and_sizes, photographs, read_ahead
+from diversevis.photographs.files import folder_digest, photographs, read_ahead
 
 Position = tuple[str, int, int]  # file, row, column
 Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
@@ -218,7 +218,7 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     silent = ~(torch.tensor(subject.alive) & varies(respond.lowest, respond.highest))
     best.images[silent], best.responses[silent] = torch.nan, torch.nan
     numbers = [_unit(subject, best, row) for row in range(len(subject.rows))]
-    made_with = dataclasses.asdict(settings) | {"photographs": names_and_sizes(folder, "natural")}
+    made_with = dataclasses.asdict(settings) | {"photographs": folder_digest(folder, "natural")}
     return Measured(numbers, {"images": best.images, "responses": best.responses}, made_with)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import Terms
-from diversevis.method.optimize.loop import Evaluate, Keep, Listener, Problem
+from diversevis.method.optimize.loop import Evaluate, Listener, LoopCheckpoint, Problem
 from diversevis.method.response import Responses, noise_of, respond
 from diversevis.method.setup import Setup
 
@@ -81,7 +81,7 @@ def optimize_alone(
     start: Float[Tensor, "unit image 3 height width"],
     steps: int,
     listener: Listener | None = None,
-    checkpoint: Keep | None = None,
+    checkpoint: LoopCheckpoint | None = None,
 ) -> Responses:
     """Images that are all optimized alone, for the response only; raises `KeyboardInterrupt`."""
     row_of_image = rows.repeat_interleave(start.shape[1])  # every image is a set of its own

@@ -62,20 +62,22 @@ def visualize(
     *,
     progress: StepProgress | None = None,
     listener: Listener | None = None,
-    keeper: PhaseCheckpoints | None = None,
+    checkpoint: PhaseCheckpoints | None = None,
 ) -> list[Visualization]:
     """Diverse images of the units at `rows` of `setup.targets`, computed side by side.
 
     The result of a unit does not depend on the other units but for rounding.
 
-    listener  called after every step of the diverse optimization, with indices into `rows`
-    keeper    stores the state between steps, and may hold a state to continue from
+    listener    called after every step of the diverse optimization, with indices into `rows`
+    checkpoint  stores the state between steps, and may hold a state to continue from
 
     Raises `KeyboardInterrupt` if Ctrl-C comes before there are images (later it ends with these),
     `Stopped` where the system asked this process to end.
     """
     began = time.perf_counter()
-    batch = Batch(setup=setup, rows=rows, progress=progress, listener=listener, checkpoints=keeper)
+    batch = Batch(
+        setup=setup, rows=rows, progress=progress, listener=listener, checkpoints=checkpoint
+    )
     with precision(setup.experiment.precision):
         noise = draw_noise(batch)
         results = noise.dead
@@ -84,7 +86,7 @@ def visualize(
             scales = measure_scales(batch, noise, best)
             optimized = optimize_together(batch, noise, best, scales)
             results = results + score(batch, noise, best, scales, optimized)
-    seconds = keeper.seconds if keeper else time.perf_counter() - began
+    seconds = checkpoint.seconds if checkpoint else time.perf_counter() - began
     return _in_order(batch, results, seconds)
 
 

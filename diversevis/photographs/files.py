@@ -59,7 +59,7 @@ def photographs(folder: Path, setting: str) -> list[Path]:
     return files
 
 
-def names_and_sizes(folder: Path, setting: str = "objective.photographs") -> str:
+def folder_digest(folder: Path, setting: str = "objective.photographs") -> str:
     """Digest of the names and sizes of the photographs below `folder`; its path does not matter.
 
     Raises `InputError` where there are none.

@@ -35,7 +35,7 @@ MEASURES = {  # the module, and the index that units are ordered by
 }  # fmt: skip
 
 
-def lacking(folder: RunFolder) -> list[str]:
+def missing_pictures(folder: RunFolder) -> list[str]:
     """`IMAGES` and measures for which the run has arrays, but not all of the pictures."""
     record = folder.read_record()
     images = [] if record["n"] is None else [IMAGES]
@@ -56,7 +56,7 @@ def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, in
     folder.update_record(drawn=[*_drawn_besides(folder, name), name])
 
 
-def forget(folder: RunFolder, name: str) -> None:
+def mark_outdated(folder: RunFolder, name: str) -> None:
     """Take `name` off the list, before its arrays change: the pictures will be out of date."""
     folder.update_record(drawn=_drawn_besides(folder, name))
 

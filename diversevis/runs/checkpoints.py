@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diversevis import __version__
-from diversevis.method.optimize.loop import Keep, State
+from diversevis.method.optimize.loop import LoopCheckpoint, State
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim
@@ -104,7 +104,7 @@ class Checkpoints:
         return f"{self.part}-{kind}-{rows[0]:05d}-{digest}"
 
 
-class Keeper:
+class BatchCheckpoint:
     """Writes and restores the state of a batch of units, in the phases `search` and `diverse`."""
 
     def __init__(self, checkpoints: Checkpoints, rows: Sequence[int], companion: Companion) -> None:
@@ -133,8 +133,8 @@ class Keeper:
         """Time spent on this batch so far, that of earlier processes included."""
         return time.monotonic() - self._began
 
-    def of(self, phase: str) -> Keep:
-        """The keeper itself, for the loop of this phase, which is the phase at work from now on."""
+    def of(self, phase: str) -> LoopCheckpoint:
+        """This checkpoint, for the loop of `phase`, which starts now."""
         self._phase = phase
         return self
 
@@ -157,7 +157,7 @@ class Keeper:
             if signals.is_waiting() or time.monotonic() - self._written >= pause:
                 self._write(snapshot())
         signals.check()
-        signals.check_interrupted()
+        signals.raise_if_interrupted()
 
     def _write(self, loop: State) -> None:
         began = time.monotonic()

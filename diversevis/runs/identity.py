@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from diversevis.method.setup import Setup
-from diversevis.photographs.files import names_and_sizes
+from diversevis.photographs.files import folder_digest
 from diversevis.runs import signals
 from diversevis.runs.files import Damaged, flaw_of, read_json
 from diversevis.runs.folder import RunFolder
@@ -36,7 +36,7 @@ class Work:
     measures     to be taken
     seeds        number of seeds for the spread of the measures; 1: no spread
     again        make a new version even if a finished one exists
-    measuring    hash of the measures' settings
+    measure_settings_hash  of the measures' settings
     origin       the sweep or the cluster's job that asks
     restarted    whether `origin` may have asked before, as a job does that its cluster starts
                  again: with `again`, it then means the version that it made itself
@@ -48,7 +48,7 @@ class Work:
     measures: Sequence[str]
     seeds: int
     again: bool
-    measuring: str
+    measure_settings_hash: str
     origin: str | None
     restarted: bool
 
@@ -74,7 +74,7 @@ class Work:
     def left(self, folder: RunFolder) -> list[str]:
         """The measures that the version in `folder` lacks."""
         record, known = _record(folder), set[str]()
-        if is_optimized(folder) and record.get("measuring") == self.measuring:
+        if is_optimized(folder) and record.get("measuring") == self.measure_settings_hash:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 known = {*folder.read_measures(), *record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
@@ -151,7 +151,7 @@ def science(setup: Setup) -> dict[str, Any]:
     objective = {**vars(experiment.objective)}
     del objective["direction"]
     photographs = objective.pop("photographs")
-    natural_images = names_and_sizes(Path(photographs).expanduser()) if photographs else None
+    natural_images = folder_digest(Path(photographs).expanduser()) if photographs else None
     return {
         "model": network.name, "weights": network.weights.sha256,
         "mean": network.weights.mean, "std": network.weights.std,
@@ -169,7 +169,7 @@ def recipe(science: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in science.items() if name != "units"}
 
 
-def fixed_paths(setup: Setup) -> dict[str, str]:
+def absolute_paths(setup: Setup) -> dict[str, str]:
     """The settings that name files, as absolute paths: they hold in any working folder."""
     objective, weights = setup.experiment.objective, setup.network.weights
     typed = {"objective.direction": objective.direction,
@@ -190,7 +190,7 @@ def is_optimized(folder: RunFolder) -> bool:
     return bool(_record(folder).get("optimized")) and flaw_of(folder.path) is None
 
 
-def measuring(config: Mapping[str, Any]) -> str:
+def measure_settings_hash(config: Mapping[str, Any]) -> str:
     """Hash of the settings that decide how measures are taken."""
     return sha256_of({name: config.get(name) for name in ("measure", "natural")})
 

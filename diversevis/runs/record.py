@@ -57,7 +57,7 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
 
 
 @contextlib.contextmanager
-def accounted(
+def keep_record(
     folder: RunFolder, claim: Claim, record: Mapping[str, Any], device: torch.device
 ) -> Iterator[None]:
     """Keep `run.json` true around the work of a run: running, then finished, interrupted or failed.

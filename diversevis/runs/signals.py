@@ -71,7 +71,7 @@ def is_waiting() -> bool:
     return _asked is not None or _interrupted
 
 
-def check_interrupted() -> None:
+def raise_if_interrupted() -> None:
     """Raises `KeyboardInterrupt` if a deferred Ctrl-C is waiting."""
     global _interrupted
     if _interrupted:
@@ -81,7 +81,7 @@ def check_interrupted() -> None:
 
 @contextlib.contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Ctrl-C waits until `check_interrupted` is called; a second Ctrl-C acts at once.
+    """Ctrl-C waits until `raise_if_interrupted` is called; a second Ctrl-C acts at once.
 
     No effect outside the main thread, or where Ctrl-C has no handler in Python: it is ignored (as
     in `nohup`), ends the process, or was taken over by a program in C that embeds Python.

@@ -28,7 +28,7 @@ from diversevis.method.setup import Preparer, Setup, units_to_fill
 from diversevis.pictures import draw
 from diversevis.runs import provenance
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.identity import Work, fixed_paths, measuring, recipe, science
+from diversevis.runs.identity import Work, absolute_paths, measure_settings_hash, recipe, science
 from diversevis.runs.versions import versions_in
 from diversevis.sweep.record import Planned, share_jobs
 from diversevis.units import units_list
@@ -144,7 +144,7 @@ def _work(planned: Planned, experiment: Experiment) -> Work:
         measures=possible(chosen(experiment.analysis), experiment.natural),
         seeds=experiment.seeds,
         again=experiment.again,
-        measuring=measuring(planned.config),
+        measure_settings_hash=measure_settings_hash(planned.config),
         origin=None,
         restarted=False,
     )
@@ -152,7 +152,7 @@ def _work(planned: Planned, experiment: Experiment) -> Work:
 
 def _lacks_pictures(experiment: Experiment, folder: RunFolder) -> bool:
     with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: nothing can be drawn
-        return experiment.images == "png" and bool(draw.lacking(folder))
+        return experiment.images == "png" and bool(draw.missing_pictures(folder))
     return False
 
 
@@ -174,7 +174,7 @@ def _planned(
     setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int]
 ) -> Planned:
     root = str(Path(setup.experiment.root).expanduser().resolve())
-    fixed = {"root": root, "unit": units_list(units), **fixed_paths(setup)}
+    fixed = {"root": root, "unit": units_list(units), **absolute_paths(setup)}
     return Planned(
         hash=provenance.sha256_of({**scientific, "units": list(units)}),
         model=setup.network.name,

@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diversevis.method.optimize.loop import Images, Keep, Listener, Problem, State, Tensors, Terms
+from diversevis.method.optimize.loop import (
+    Images,
+    Listener,
+    LoopCheckpoint,
+    Problem,
+    State,
+    Tensors,
+    Terms,
+)
 
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
 IN_BATCH = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
@@ -57,7 +65,7 @@ def descend(
     problem: Problem,
     start: Images,
     listener: Listener | None = None,
-    checkpoint: Keep | None = None,
+    checkpoint: LoopCheckpoint | None = None,
 ) -> Result:
     """Minimise `loss` of every set from `start`; Ctrl-C ends with the best images so far.
 

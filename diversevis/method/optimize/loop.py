@@ -52,7 +52,7 @@ class State(NamedTuple):
 
 
 @runtime_checkable
-class Keep(Protocol):
+class LoopCheckpoint(Protocol):
     """Stores a loop's state, so that another process can continue it."""
 
     def restore(self) -> State | None: ...  # to continue from; None: start at the beginning
@@ -68,7 +68,7 @@ class PhaseCheckpoints(Protocol):
     @property
     def seconds(self) -> float: ...  # spent on the batch so far, by all processes
 
-    def of(self, phase: str) -> Keep: ...  # stores the state of a phase's loop
+    def of(self, phase: str) -> LoopCheckpoint: ...  # stores the state of a phase's loop
 
     def remember(self, tensors: Tensors) -> None: ...  # of a finished phase
 
