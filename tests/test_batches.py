@@ -174,7 +174,7 @@ def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
     monkeypatch.setattr(device_module, "free_memory", lambda device: 20 * 2**20)
     assert choose_batch(2**20, cpu, 8) == 10
     assert choose_batch(2**30, cpu, 8) == 1
-    assert setup_of(*words, "batch=7").batch == 7
+    assert setup_of("batch=7").batch == 7
 
 
 def test_free_memory_is_what_the_control_group_leaves(monkeypatch, tmp_path):

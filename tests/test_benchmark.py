@@ -34,6 +34,7 @@ def test_the_exponent_of_a_power():
     assert slope([1, 10, 100], [5.0, 5 * 10**1.3, 5 * 10**2.6]) == pytest.approx(1.3)
 
 
+@pytest.mark.slow
 def test_the_plain_protocol_is_the_papers_optimizer():
     """Two routes to the published protocol: plainly written, and ours."""
     words = [*RANDOM, "layer=conv2_1", "optimizer=paper", "optimizer.steps=40"]

@@ -395,6 +395,7 @@ def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
     assert images.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_sweep_adds_pictures_too(here, capsys):
     sweep = "-m", "unit=0-1", "seed=0,1", "units_per_job=1"
     assert run(*sweep, "images=tensor") == 0

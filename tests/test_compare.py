@@ -448,7 +448,9 @@ def texts_that_clash(figure):
     return clashes + out
 
 
-@pytest.mark.parametrize("count", [2, 12, 2048])
+@pytest.mark.parametrize(
+    "count", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (12, 2048))]
+)
 def test_no_text_overlaps(tmp_path, monkeypatch, count):
     figures = []
     monkeypatch.setattr(files.graph, "drawn", lambda figure: figures.append(figure) or WHITE)

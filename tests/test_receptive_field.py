@@ -87,7 +87,7 @@ def has(network, path):
 @pytest.mark.parametrize(
     ("name", "last", "weights"),
     [("vgg19", "conv4_1", "real"), ("resnet50", "layer2.3", "real"),
-     ("resnet50", "layer2.3", "random"),
+     pytest.param("resnet50", "layer2.3", "random", marks=pytest.mark.slow),
      pytest.param("vgg19", "conv4_1", "random", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_unpadded_response_is_the_interior_response(name, last, weights, photograph, request):

@@ -26,7 +26,10 @@ def test_enlarging_repeats_pixels_and_invents_none():
     assert np.array_equal(large[4::5, 4::5], image)
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, (7, 7)), (6, (24, 24)), (16, (60, 60)), (5, (9, 13))])
+@pytest.mark.parametrize(
+    ("n", "size"),
+    [(1, (7, 7)), (6, (24, 24)), pytest.param(16, (60, 60), marks=pytest.mark.slow), (5, (9, 13))],
+)
 def test_a_sheet_shows_every_image_pixel_by_pixel(n, size):
     pixels = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
     canvas = sheet(pixels, [1.0] * n, RECORD, METRICS)

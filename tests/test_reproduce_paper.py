@@ -298,6 +298,7 @@ def test_differences_do_not_hold_between_equal_layers(tmp_path):
     assert differences.difference_claim(runs, tmp_path)[0] == "does not hold"
 
 
+@pytest.mark.slow
 def test_claims_json_and_a_page_that_escapes_what_it_is_told(tmp_path):
     runs, plans = everything(tmp_path)
     hostile = '<script>alert("x")</script>&'

@@ -97,8 +97,9 @@ def unsignalled(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "phase"),
-    [(signal.SIGTERM, "search"), (signal.SIGUSR2, "diverse"), (signal.SIGINT, "search"),
-     (signal.SIGINT, "diverse")],
+    [(signal.SIGTERM, "search"), (signal.SIGINT, "diverse"),
+     pytest.param(signal.SIGUSR2, "diverse", marks=pytest.mark.slow),
+     pytest.param(signal.SIGINT, "search", marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     unsignalled, here, capsys, monkeypatch, number, phase
