@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
+from diversevis.runs.states import DAMAGED, LOST
 from diversevis.table.table import collect_runs, one_line
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ LeftOut = Sequence[tuple[str, str]]  # folders with the reason
 
 MOST_NAMED = 20  # damaged runs that are named on stderr; left_out.csv names all
 FILES = "table.parquet", "table.csv", "left_out.csv"
-UNFINISHED = "running", "interrupted", "failed", "lost"
+LEFT_OUT = "running", "interrupted", "failed", LOST  # the other reasons are kinds of damage
 
 
 def collect_command(arguments: Sequence[str]) -> None:
@@ -68,7 +69,7 @@ def write(table: pa.Table, left_out: LeftOut, out: Path) -> None:
 
 def _print_summary(table: pa.Table, left_out: LeftOut, out: Path) -> None:
     """Counts go to stdout, the names of damaged runs to stderr."""
-    damaged = [(folder, reason) for folder, reason in left_out if reason not in UNFINISHED]
+    damaged = [(folder, reason) for folder, reason in left_out if reason not in LEFT_OUT]
     for folder, reason in damaged[:MOST_NAMED]:
         print(f"diversevis: {one_line(folder)}: {reason}", file=sys.stderr)
     if len(damaged) > MOST_NAMED:
@@ -80,9 +81,9 @@ def _print_summary(table: pa.Table, left_out: LeftOut, out: Path) -> None:
     rows, columns = _count(table.num_rows, "unit"), _count(table.num_columns, "column")
     runs = _count(len(table["folder"].unique()), "run")
     print(f"{rows} of {runs}, {columns}" + (f" ({listed})" if listed else ""))
-    counts = Counter(reason for _, reason in left_out if reason in UNFINISHED)
-    counts["damaged"] = len(damaged)
-    parts = [f"{counts[name]} {name}" for name in (*UNFINISHED, "damaged") if counts[name]]
+    counts = Counter(reason for _, reason in left_out if reason in LEFT_OUT)
+    counts[DAMAGED] = len(damaged)
+    parts = [f"{counts[name]} {name}" for name in (*LEFT_OUT, DAMAGED) if counts[name]]
     if parts:
         print(f"left out: {', '.join(parts)}")
 

@@ -16,7 +16,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "analyze": ("FOLDER...", "measure the invariances of finished runs"),
     "compare": ("A B", "compare the invariances of two sets of analyzed runs"),
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
-    "retry": ("[ROOT]", "repeat what failed, was lost or never began"),
+    "retry": ("[ROOT]", "repeat what failed, never began or died"),
     "collect": ("ROOT", "every unit of every finished run as one table"),
 }
 USAGES = {f"{name} {words}": does for name, (words, does) in COMMANDS.items()}

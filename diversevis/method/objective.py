@@ -16,7 +16,7 @@ from torch.nn import functional
 # about 7 digits for a squared distance, resolve no smaller distance.
 RESOLUTION = 1e-3
 
-# Terms by name, all of shape [unit]; `loss` is what the optimizer minimises.
+# Terms by name, all of shape [unit]. The gradient is that of `descent`; `loss` judges the images.
 Terms = dict[str, Float[Tensor, " unit"]]
 
 
@@ -46,9 +46,8 @@ class Objective:
         emphasis: float = 1.0,
         softness: float = 0.0,
     ) -> Terms:
-        """Terms by name; `loss` is the negative of their sum, `descent` what the optimizer follows.
-
-        A single image has no distance terms.
+        """Terms by name: `response` and `diversity`; `loss`, the negative of their sum; and
+        `descent`, whose gradient the optimizer follows. A single image has no distance terms.
 
         emphasis  factor on the diversity term in `descent`
         softness  of the smallest distance's gradient (see `smallest_distance`)

@@ -1,13 +1,13 @@
 """What the states of a run are called, and what they mean to a person.
 
-To rename a state, or to explain it differently, change it here: `status`, its help, `retry` and the
-last line of a sweep take both from here.
+To rename or explain a state, change it here: `status`, `retry`, `collect`, their help and the last
+line of a sweep take names and meanings from here. (Documents and tests repeat them.)
 """
 
 from __future__ import annotations
 
-# Worked out from a run's record, its claim and its sweep. The other states are the `status` in
-# run.json: these words stay, for the sake of the folders that there are.
+# These are inferred from a run's record, its claim and its sweep. The other states (finished,
+# running, interrupted, failed) are written in run.json: existing folders have them, so they stay.
 WAITING, LOST, MISSING, DAMAGED = "waiting", "lost", "missing", "damaged"
 
 DIED = "the process died without an error (out of memory, or its node failed)"

@@ -16,6 +16,7 @@ from diversevis.runs import files
 from diversevis.runs.files import Damaged, is_whole, shown
 from diversevis.runs.find import Folder
 from diversevis.runs.holder import sign_of
+from diversevis.runs.states import LOST
 from diversevis.runs.versions import version_of
 
 Object = Mapping[str, Any]  # of JSON
@@ -78,7 +79,7 @@ def read_files(folder: Folder) -> tuple[dict[str, Any], bytes] | Damaged:
 
 
 def _running_or_lost(folder: Folder) -> str:
-    """`lost` for a run whose record says that it is running, but whose process has died."""
+    """`LOST` for a run whose record says that it is running, but whose process has died."""
     try:
         sign = sign_of(Path(folder.path))
     except OSError:
@@ -87,7 +88,7 @@ def _running_or_lost(folder: Folder) -> str:
         return "running"
     status = files.read_record(folder.path)[0]["status"]  # it may have ended since the first look
     # one that has just finished will be in the next table
-    return {"running": "lost", "finished": "running"}.get(status, status)
+    return {"running": LOST, "finished": "running"}.get(status, status)
 
 
 def parse_run(folder: Folder, record: Object, metrics_file: bytes) -> tuple[Run, Row, Columns]:

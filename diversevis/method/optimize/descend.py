@@ -67,7 +67,8 @@ def descend(
     listener: Listener | None = None,
     checkpoint: LoopCheckpoint | None = None,
 ) -> Result:
-    """Minimise `loss` of every set from `start`; Ctrl-C ends with the best images so far.
+    """Follow the gradient of `descent` from `start`; returns the images with the smallest `loss` of
+    every set. Ctrl-C ends with the best images so far.
 
     checkpoint  stores the state between steps, and may hold a state to continue from; the result
                 is then the same to the bit, if the machine repeats its computations exactly
