@@ -108,7 +108,7 @@ def real_weights():
 
 
 @pytest.fixture(scope="session")
-def golden(real_weights):
+def published_images(real_weights):
     """The paper's published images and responses, which lie beside the real weights."""
     file = real_weights.parent / "golden" / "conv3_1_unit21.npz"
     if not file.is_file():
@@ -135,25 +135,25 @@ def without_weights_folder(monkeypatch):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, without_weights_folder):
+def current_folder(tmp_path, monkeypatch, without_weights_folder):
     """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def start(here):
+def start_run(current_folder):
     """Starts a run as a process of its own, waits for its record, and kills it at the end."""
     started = []
 
     def begin(*words, sigint=signal.SIG_DFL):
         process = subprocess.Popen(
-            [*COMMAND, "run", "device=cpu", *words], cwd=here,
+            [*COMMAND, "run", "device=cpu", *words], cwd=current_folder,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
         )  # fmt: skip
         started.append(process)
-        (record,) = wait_until(process, lambda: list(here.rglob("run.json")))
+        (record,) = wait_until(process, lambda: list(current_folder.rglob("run.json")))
         return process, record
 
     yield begin
@@ -184,9 +184,9 @@ def wait_for_checkpoint(process, record, phase="diverse"):
 
 
 @pytest.fixture
-def small_disk(here):
+def small_disk(current_folder):
     """Makes `disk`, a tmpfs with these options, where one can be mounted."""
-    place = here / "disk"
+    place = current_folder / "disk"
 
     def make(options):
         place.mkdir()

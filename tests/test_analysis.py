@@ -28,7 +28,7 @@ def measured(names, *words, rows=None):
 
 
 @pytest.fixture(scope="module")
-def ends():
+def known_units():
     """Measures of units whose invariances are known: all, of the pooled unit those tested."""
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
     by_layer = {
@@ -38,26 +38,28 @@ def ends():
     return by_layer | {"shift": measured(names[1:4], "layer=shift", "unit=13", *few)[-1]}
 
 
-def numbers(ends, layer, name):
-    return ends[layer][name].numbers[0]
+def numbers(known_units, layer, name):
+    return known_units[layer][name].numbers[0]
 
 
-def test_phase(ends):
+def test_phase_of_units_with_known_invariances(known_units):
     """Half-rectified linear: pi/2 (32 samples add 0.3 %); energy: 0."""
     for kind in (lambda one: one, lambda one: one["fitted"]):
-        assert kind(numbers(ends, "simple", "phase"))["f1f0"] == pytest.approx(
+        assert kind(numbers(known_units, "simple", "phase"))["f1f0"] == pytest.approx(
             math.pi / 2, rel=0.01
         )
         for layer in ("complex", "shift"):
-            assert kind(numbers(ends, layer, "phase"))["f1f0"] < 0.02
-    one = numbers(ends, "complex", "phase")  # pair 13: wavelength 6, orientation 5 pi/8 downwards
+            assert kind(numbers(known_units, layer, "phase"))["f1f0"] < 0.02
+    one = numbers(
+        known_units, "complex", "phase"
+    )  # pair 13: wavelength 6, orientation 5 pi/8 downwards
     assert one["color"] == "luminance"
     assert one["frequency"] == pytest.approx(1 / 6, rel=0.13)
     assert one["orientation"] == pytest.approx(180 - 112.5)
 
 
 @pytest.mark.parametrize(("layer", "low", "high"), [("simple", 1.5, 1.65), ("complex", 0, 0.02)])
-def test_phase_of_a_whole_layer(layer, low, high):
+def test_phase_of_all_units_of_a_layer(layer, low, high):
     subject = subject_without_run(setup_of(f"layer={layer}", "unit=all"))
     found = [one["f1f0"] for one in measure(subject, "phase").numbers]
     assert low <= min(found) <= max(found) <= high
@@ -71,12 +73,12 @@ def test_phase_of_linear_filters_with_a_bias(real_weights):
     assert all(abs(one / (math.pi / 2) - 1) < 0.02 for one in found)
 
 
-def test_shift(ends):
+def test_shift_of_units_with_known_invariances(known_units):
     """Pooled over 9 x 9 positions: any crop of a grating will do, once the mask is as wide as the
     unit. A complex unit under the fixed mask has what its narrow envelope leaves of a grating, a
     simple one has phases against it too."""
     pooled, narrow, simple = (
-        numbers(ends, layer, "shift") for layer in ("shift", "complex", "simple")
+        numbers(known_units, layer, "shift") for layer in ("shift", "complex", "simple")
     )
     assert pooled["learned"]["mean_masked"] > 0.95
     assert 0.4 < narrow["mean"] < 0.6
@@ -87,9 +89,9 @@ def test_shift(ends):
         assert one["min"] <= one["mean"] <= one["mean_masked"] + 1e-6
 
 
-def test_deformation(ends):
+def test_deformation_of_units_with_known_invariances(known_units):
     """Energies at 1 pixel mind a deformation less than noise, the pooled one least."""
-    pooled, narrow = (numbers(ends, layer, "deformation") for layer in ("shift", "complex"))
+    pooled, narrow = (numbers(known_units, layer, "deformation") for layer in ("shift", "complex"))
     for key in ("stability", "stability_strict"):
         assert pooled[key] + 2 * pooled[f"{key}_error"] < 1
         assert narrow[key] < 1
@@ -99,28 +101,32 @@ def test_deformation(ends):
     assert (
         pooled["kept"]["1"]
         > narrow["kept"]["1"]
-        > numbers(ends, "simple", "deformation")["kept"]["1"]
+        > numbers(known_units, "simple", "deformation")["kept"]["1"]
     )
 
 
-def test_diversity_dimension_and_gain(ends):
+def test_diversity_dimension_and_gain(known_units):
     """One image, or a circle of phases in one plane."""
-    assert numbers(ends, "simple", "diversity")["index"] == pytest.approx(0, abs=0.02)
-    assert numbers(ends, "complex", "diversity")["index"] == pytest.approx(1, abs=0.02)
-    assert numbers(ends, "simple", "dimension")["participation"] == pytest.approx(1, abs=0.05)
-    assert numbers(ends, "complex", "dimension")["participation"] == pytest.approx(2, abs=0.02)
-    assert numbers(ends, "complex", "dimension")["path_min"] > 0.99
-    assert numbers(ends, "complex", "dimension")["groups"] == 1
-    alone = numbers(ends, "complex", "gain")
+    assert numbers(known_units, "simple", "diversity")["index"] == pytest.approx(0, abs=0.02)
+    assert numbers(known_units, "complex", "diversity")["index"] == pytest.approx(1, abs=0.02)
+    assert numbers(known_units, "simple", "dimension")["participation"] == pytest.approx(
+        1, abs=0.05
+    )
+    assert numbers(known_units, "complex", "dimension")["participation"] == pytest.approx(
+        2, abs=0.02
+    )
+    assert numbers(known_units, "complex", "dimension")["path_min"] > 0.99
+    assert numbers(known_units, "complex", "dimension")["groups"] == 1
+    alone = numbers(known_units, "complex", "gain")
     assert alone["distance_min"] > 5  # evenly spaced phases against phases by chance
     assert alone["response"] == pytest.approx(1, abs=0.01)
-    assert numbers(ends, "simple", "gain")["distance_min_alone"] < 0.1
-    assert numbers(ends, "simple", "gain")["response"] == pytest.approx(
+    assert numbers(known_units, "simple", "gain")["distance_min_alone"] < 0.1
+    assert numbers(known_units, "simple", "gain")["response"] == pytest.approx(
         math.cos(math.atan(0.1 * math.sqrt(6 / 5))), abs=2e-3
     )  # the closed form of what the weight costs a linear unit
 
 
-def test_a_unit_has_the_same_numbers_alone_and_among_others():
+def test_measures_do_not_depend_on_other_units():
     names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
     words = ["layer=complex", "optimizer.steps=20", "measure.shift.steps=5"]
     *_, alone = measured(names, *words, "unit=5")
@@ -135,7 +141,7 @@ def flat_numbers(one):
     return dict(flat("", one))
 
 
-def test_a_dead_unit_has_no_number(tmp_path):
+def test_dead_unit_has_no_measures(tmp_path):
     words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv",
              "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]"]  # fmt: skip
     pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
@@ -155,7 +161,7 @@ def test_a_dead_unit_has_no_number(tmp_path):
         assert without.numbers[1] is not None
 
 
-def test_a_sample_of_units_takes_the_slow_measures():
+def test_slow_measures_are_taken_of_a_sample():
     words = ["layer=simple", "unit=0-9", "measure.sample=3", "optimizer.steps=5",
              "measure.shift.steps=2"]  # fmt: skip
     *_, found = measured(["shift", "deformation", "diversity"], *words)
@@ -187,7 +193,7 @@ def test_natural_exemplars(tmp_path):
     )
 
 
-def test_which_measures(tmp_path, caplog, monkeypatch):
+def test_names_of_measures_are_checked(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("diversevis"), "propagate", True)
     assert chosen("all") == list(MEASURES)
     assert chosen(["shift", "phase"]) == ["phase", "shift"]
@@ -211,7 +217,7 @@ def test_spread_over_seeds():
     assert second is None
 
 
-def test_the_threshold_objective_keeps_the_fraction_and_spreads():
+def test_threshold_objective_keeps_the_fraction():
     """Closed form for a linear unit: images at the angle whose cosine is the fraction."""
     (found,) = visualize(setup_of("layer=simple", "unit=10", "objective=threshold"), [0])
     kept = found.responses / found.metrics["response_best"]
@@ -222,7 +228,7 @@ def test_the_threshold_objective_keeps_the_fraction_and_spreads():
 
 
 @pytest.mark.parametrize("weight", [0.2, 0.4])
-def test_the_thresholds_weight_matters_little(weight):
+def test_threshold_objective_hardly_depends_on_the_weight(weight):
     """A linear unit keeps it for weights below tan(arccos(fraction)) / sqrt(n / (n - 1)): 0.44."""
     words = ["layer=simple", "unit=10", "objective=threshold", "objective.fraction=0.9"]
     (found,) = visualize(setup_of(*words, f"objective.diversity={weight}"), [0])
@@ -231,7 +237,7 @@ def test_the_thresholds_weight_matters_little(weight):
     )
 
 
-def test_the_front_and_its_knee():
+def test_front_and_its_knee():
     """A complex unit gives the circle's distance, 32 grey levels, away for nothing; more costs."""
     words = ["layer=complex", "unit=[3,13]", "objective=path", "n=6"]
     setup = setup_of(*words, "objective.front=[0,0.05,0.2,0.6,1.2]")
@@ -253,7 +259,7 @@ def test_the_front_and_its_knee():
         assert torch.equal(one.front[at], one.images)
 
 
-def test_a_subject_knows_its_batches():
+def test_subject_splits_live_units_into_batches():
     subject = subject_without_run(setup_of("layer=simple", "unit=0-4", "batch=6"))
     subject = replace(subject, alive=(True, False, True, True, True))
 

@@ -15,12 +15,12 @@ FAST = ["measure.shift.steps=2", "measure.shift.crops=4", "measure.deformation.d
         "measure.phase.orientations=4", "measure.phase.per_octave=1"]  # fmt: skip
 
 
-def made(capsys, *words):
+def make_run(capsys, *words):
     assert main(["run", "device=cpu", "layer=simple", *QUICK, *FAST, *words]) == 0
     return Path(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_all_measures_within_a_run(here, capsys):
+def test_run_takes_all_measures(current_folder, capsys):
     words = ["device=cpu", "layer=simple", *QUICK, *FAST, "unit=[3,7]", "n=3", "analysis=all"]
     assert main(["run", *words]) == 0
     said = capsys.readouterr()
@@ -46,8 +46,8 @@ def test_all_measures_within_a_run(here, capsys):
     assert RunFolder(path).read_measure("shift")["texture_fixed"].shape == (2, 3, 41, 41)
 
 
-def test_analyze_replaces_its_own_and_leaves_the_rest(here, capsys):
-    path = made(capsys, "unit=5", "analysis=[phase,dimension]")
+def test_analyze_keeps_the_other_measures(current_folder, capsys):
+    path = make_run(capsys, "unit=5", "analysis=[phase,dimension]")
     before = json.loads((path / "metrics.json").read_text())
     images = (path / "images.safetensors").read_bytes()
     again = ["analyze", str(path), "analysis=[dimension,diversity]", "measure.dimension.points=3"]
@@ -63,7 +63,7 @@ def test_analyze_replaces_its_own_and_leaves_the_rest(here, capsys):
     assert "measured diversity of 1 units" in (path / "run.log").read_text()
 
 
-def test_analyze_without_a_run(here, capsys):
+def test_analyze_without_a_run(current_folder, capsys):
     words = ["model=energy", "layer=complex", "unit=0-3", "device=cpu", *FAST]
     assert main(["analyze", *words]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
@@ -104,7 +104,7 @@ def finished_run(tmp_path_factory):
     (["RUN", "measure.deformation.cutoff=1"], "cutoff=1.0 must be above 1"),
     (["RUN", "measure.shift.minimum=2"], "measure.shift.minimum=2.0 must be from 0 to 1"),
 ])  # fmt: skip
-def test_what_cannot_be_analyzed(finished_run, here, capsys, words, said):
+def test_analyze_refuses_bad_input(finished_run, current_folder, capsys, words, said):
     path = finished_run
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
     typed = [word.replace("RUN", str(path)) for word in words]
@@ -113,8 +113,8 @@ def test_what_cannot_be_analyzed(finished_run, here, capsys, words, said):
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
-def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):
-    path = made(capsys, "unit=5")
+def test_analyze_refuses_unfinished_and_foreign_runs(current_folder, capsys):
+    path = make_run(capsys, "unit=5")
     folder = RunFolder(path)
     weights = folder.read_record()["weights"]
     folder.update_record(weights=weights | {"sha256": "0" * 64})
@@ -125,25 +125,25 @@ def test_an_unfinished_run_or_one_of_other_weights_is_refused(here, capsys):
     assert "is running, not finished" in capsys.readouterr().err
 
 
-def test_seeds_give_mean_and_spread(here, capsys):
+def test_seeds_give_mean_and_spread(current_folder, capsys):
     measures = "analysis=[diversity,dimension]", "images=tensor"
-    path = made(capsys, "unit=[5,6]", "seeds=3", *measures)
+    path = make_run(capsys, "unit=[5,6]", "seeds=3", *measures)
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["seeds"] == [0, 1, 2]
     found = metrics["units"][1]["seeds"]
     assert found["response_mean"]["count"] == 3
     assert found["diversity.index"]["deviation"] > 0
-    alone = made(capsys, "unit=6", "seed=1", *measures)
+    alone = make_run(capsys, "unit=6", "seed=1", *measures)
     other = json.loads((alone / "metrics.json").read_text())["units"][0]
-    last = made(capsys, "unit=6", "seed=2", *measures)
+    last = make_run(capsys, "unit=6", "seed=2", *measures)
     third = json.loads((last / "metrics.json").read_text())["units"][0]
     own = metrics["units"][1]
     mean = sum(one["diversity"]["index"] for one in (own, other, third)) / 3
     assert found["diversity.index"]["mean"] == pytest.approx(mean, rel=1e-5, abs=1e-6)
 
 
-def test_a_front_is_a_table_and_a_picture(here, capsys):
-    path = made(capsys, "unit=[5,6]", "n=3", "objective=path", "objective.front=[0,0.1,1]")
+def test_front_is_written_and_drawn(current_folder, capsys):
+    path = make_run(capsys, "unit=[5,6]", "n=3", "objective=path", "objective.front=[0,0.1,1]")
     lines = (path / "front.csv").read_text().splitlines()
     assert lines[0].startswith("unit,diversity,response_mean")
     assert len(lines) == 1 + 2 * 3
@@ -167,7 +167,7 @@ def test_a_front_is_a_table_and_a_picture(here, capsys):
     (["seeds=0"], "seeds=0 must be from 1"),
     (["analysis=[natural]", "natural=nowhere"], "natural=nowhere is not a folder"),
 ])  # fmt: skip
-def test_bad_objectives_and_measures_leave_nothing(here, capsys, words, said):
+def test_bad_objectives_and_measures_leave_no_files(current_folder, capsys, words, said):
     assert main(["run", "device=cpu", *QUICK, *words]) == 2
     assert said in capsys.readouterr().err
-    assert not list(here.iterdir())
+    assert not list(current_folder.iterdir())

@@ -54,7 +54,7 @@ SLOW = pytest.mark.slow
 
 @SLOW
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_unit_among_others_is_the_unit_alone(name, request):
+def test_unit_in_a_batch_equals_unit_alone(name, request):
     """After 20 steps to 1e-4; at the end, where rounding may lead to another nearby optimum, within
     1 % for 95 % of the units, without bias."""
     if name != "energy":
@@ -80,7 +80,7 @@ def test_a_unit_among_others_is_the_unit_alone(name, request):
     [("max", "pixels"), ("cos", "simple"), pytest.param("max", "simple", marks=SLOW),
      pytest.param("cos", "pixels", marks=SLOW)],
 )  # fmt: skip
-def test_the_batch_size_changes_nothing(distance, response):
+def test_batch_size_changes_no_result(distance, response):
     """From everything at once down to images of one unit in several parts."""
     words = [*QUICK, "unit=0-4", f"objective.distance={distance}", f"objective.response={response}"]
     setup = setup_of(*words)
@@ -96,7 +96,7 @@ def test_the_batch_size_changes_nothing(distance, response):
             assert one.metrics["distance_min"] == pytest.approx(other.metrics["distance_min"], 1e-4)
 
 
-def test_units_in_one_batch_may_be_dead_or_not():
+def test_batch_with_a_dead_unit():
     words = ["model=custom", "model.target=test_visualize.dead_network", "layer=conv", "unit=all",
              "model.mean=[0.5,0.5,0.5]", "model.std=[1,1,1]", *QUICK[1:]]  # fmt: skip
     setup = setup_of(*words)
@@ -123,7 +123,7 @@ def eight_units():
         MemoryError(),
     ],
 )
-def test_running_out_of_memory_halves_the_batch(eight_units, monkeypatch, caplog, error):
+def test_out_of_memory_halves_the_batch(eight_units, monkeypatch, caplog, error):
     setup, expected = eight_units
     sizes = []
 
@@ -146,7 +146,7 @@ def test_running_out_of_memory_halves_the_batch(eight_units, monkeypatch, caplog
         assert torch.allclose(one.responses, other.responses, rtol=1e-4)
 
 
-def test_what_fits_nowhere_and_other_errors_are_raised(monkeypatch):
+def test_other_errors_are_raised(monkeypatch):
     def never(setup, rows, **others):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -162,7 +162,7 @@ def test_what_fits_nowhere_and_other_errors_are_raised(monkeypatch):
         list(visualize_in_batches(setup_of(*QUICK), [0]))
 
 
-def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
+def test_batch_size_follows_from_the_memory(monkeypatch):
     words = ["model=vgg19", "model.weights=random", "layer=conv1_2"]
     cpu = torch.device("cpu")
     each = bytes_per_image(setup_of(*words).readout, (5, 5), cpu)
@@ -177,7 +177,7 @@ def test_the_batch_follows_from_the_network_and_the_memory(monkeypatch):
     assert setup_of("batch=7").batch == 7
 
 
-def test_free_memory_is_what_the_control_group_leaves(monkeypatch, tmp_path):
+def test_free_memory_respects_the_control_group(monkeypatch, tmp_path):
     free = free_memory(torch.device("cpu"))
     assert 2**20 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for name, value in (("max", "1000000"), ("current", "400000"), ("unlimited", "max")):
@@ -232,7 +232,7 @@ def two_processes(tmp_path):
     process.communicate()
 
 
-def gone(children):
+def wait_until_gone(children):
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
@@ -256,20 +256,20 @@ def test_ctrl_c_reaches_every_device(two_processes):
     metrics = json.loads(file.read_text())["units"]
     assert [one["unit"] for one in metrics] == [0, 1, 2, 3]  # the two batches at work
     assert {one["stop"] for one in metrics} == {"interrupted"}
-    assert gone(children)
+    assert wait_until_gone(children)
 
 
 @needs_proc
 @pytest.mark.process
-def test_no_process_outlives_a_killed_run(two_processes):
+def test_killed_run_leaves_no_process(two_processes):
     process, children, _ = two_processes
     process.kill()
     process.wait()
-    assert gone(children)
+    assert wait_until_gone(children)
 
 
 @pytest.mark.process
-def test_a_process_that_fails_ends_them_all(monkeypatch):
+def test_failed_process_ends_the_others(monkeypatch):
     setup = setup_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
     broken = dataclasses.replace(setup.experiment, layer="nonsense")
     with pytest.raises(Exception, match="process"):
@@ -284,7 +284,7 @@ def test_a_process_that_fails_ends_them_all(monkeypatch):
         ["model=vgg19", "layer=conv5_1", "unit=0"],
     ],
 )
-def test_it_fits_in_four_gigabytes(words, tmp_path):
+def test_large_layers_fit_in_four_gigabytes(words, tmp_path):
     """A whole layer with 16 images a unit, and a receptive field of 156 pixels."""
     more = ["model.weights=random", "optimizer.steps=1", "optimizer.search_steps=1",
             "objective.restarts=2", "device=cpu"]  # fmt: skip

@@ -22,7 +22,7 @@ from published import published
 RANDOM = ["device=cpu", "model=vgg19", "model.weights=random", "unit=3"]
 
 
-def test_counted_are_the_unpadded_convolutions():
+def test_operations_are_those_of_unpadded_convolutions():
     """By hand: multiplications and additions, forward and backward, at every position; without
     the target layer."""
     expected = 12**2 * 64 * 27 + 10**2 * 64 * 64 * 9 + 3**2 * 128 * 64 * 9
@@ -30,12 +30,12 @@ def test_counted_are_the_unpadded_convolutions():
     assert found == 2 * 2 * expected
 
 
-def test_the_exponent_of_a_power():
+def test_slope_is_the_exponent_of_a_power():
     assert slope([1, 10, 100], [5.0, 5 * 10**1.3, 5 * 10**2.6]) == pytest.approx(1.3)
 
 
 @pytest.mark.slow
-def test_the_plain_protocol_is_the_papers_optimizer():
+def test_published_protocol_equals_our_paper_optimizer():
     """Two routes to the published protocol: plainly written, and ours."""
     words = [*RANDOM, "layer=conv2_1", "optimizer=paper", "optimizer.steps=40"]
     setup = prepare(experiment_of(compose_config(words)))
@@ -62,7 +62,7 @@ def test_the_plain_protocol_is_the_papers_optimizer():
     assert plain.distance == pytest.approx(ours.trace["distance_min"][best, 0].item(), rel=2e-3)
 
 
-def test_a_peer_that_is_missing_or_fails_is_said_to():
+def test_missing_and_failing_peers_are_reported():
     features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     mean = torch.full((3,), 0.5)
     work = Work(features, unit=1, mean=mean, std=mean, response=lambda x: x.mean((1, 2, 3)))
@@ -73,7 +73,7 @@ def test_a_peer_that_is_missing_or_fails_is_said_to():
 
 
 @pytest.mark.slow
-def test_the_default_is_better_than_the_papers_optimizer_in_fewer_steps(real_weights):
+def test_default_optimizer_beats_the_papers(real_weights):
     """Mean response and smallest distance over units of two layers, same noise and calibration."""
     for model, layer in (("vgg19", "conv1_2"), ("resnet50", "layer1.0")):
         words = ["device=cpu", f"model={model}", f"layer={layer}", "unit=0-11"]

@@ -34,11 +34,11 @@ def test_help_and_version(capsys):
     assert capsys.readouterr().out == f"diversevis {__version__}\n"
 
 
-def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
+def test_run_writes_exactly_these_files(current_folder, capsys):
     assert run("unit=[3,7]", "n=4", "record=gif") == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     assert path == Path("outputs/energy/complex/3,7/v001")
-    assert [p.name for p in here.iterdir()] == ["outputs"]
+    assert [p.name for p in current_folder.iterdir()] == ["outputs"]
     files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
     units = ["unit0003", "unit0007"]
     expected = {"run.json", "config.yaml", "metrics.json", "images.safetensors", "trace.csv",
@@ -74,7 +74,7 @@ def test_a_run_leaves_a_whole_folder_and_nothing_else(here, capsys):
     assert len(rows) == 2 * 12
 
 
-def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, capsys):
+def test_rerun_is_equal_to_the_bit(current_folder, capsys):
     for words in (["seed=5"], ["seed=5", "root=other"], ["seed=6"]):  # two works of one folder
         assert run(*words, "images=tensor") == 0
     first, elsewhere, other = (Path(line) for line in capsys.readouterr().out.splitlines())
@@ -95,7 +95,7 @@ def test_the_same_work_again_is_the_same_to_the_bit_in_the_next_version(here, ca
     assert json.loads((again / "run.json").read_text())["config_hash"] == hashes[0]
 
 
-def test_units_of_one_run_are_what_they_are_alone(here, capsys):
+def test_unit_of_a_run_equals_unit_alone(current_folder, capsys):
     assert run("unit=0-2", "images=tensor") == 0
     assert run("unit=1", "images=tensor") == 0
     together, alone = (Path(line) for line in capsys.readouterr().out.splitlines())
@@ -105,7 +105,7 @@ def test_units_of_one_run_are_what_they_are_alone(here, capsys):
     )
 
 
-def test_work_that_is_done_is_not_done_again(here, capsys):
+def test_finished_run_is_not_computed_again(current_folder, capsys):
     assert run("unit=[3,7]") == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
@@ -118,7 +118,7 @@ def test_work_that_is_done_is_not_done_again(here, capsys):
     assert Path(capsys.readouterr().out.splitlines()[-1]).name == "v002"
 
 
-def test_what_is_asked_for_beyond_finished_work_is_added(here, capsys):
+def test_finished_run_gets_missing_measures_and_seeds(current_folder, capsys):
     assert run("unit=3") == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     images = (path / "images.safetensors").read_bytes()
@@ -135,12 +135,12 @@ def test_what_is_asked_for_beyond_finished_work_is_added(here, capsys):
     assert not (path / "checkpoint").exists()
 
 
-def test_measures_taken_otherwise_are_taken_again(here, capsys):
+def test_measures_with_other_settings_are_taken_again(current_folder, capsys):
     words = ["unit=3", "analysis=[dimension]", "images=tensor"]
     found = []
     for points in (8, 8, 16):
         assert run(*words, f"measure.dimension.points={points}") == 0
-        (record,) = here.rglob("run.json")
+        (record,) = current_folder.rglob("run.json")
         measures = json.loads((record.parent / "metrics.json").read_text())["measures"]
         found.append(
             (json.loads(record.read_text())["attempts"], measures["dimension"]["settings"])
@@ -152,10 +152,10 @@ def test_measures_taken_otherwise_are_taken_again(here, capsys):
     assert "is asked for twice" in capsys.readouterr().err
     assert run("-m", "unit=4", "measure.dimension.points=8", "root=one,other") == 2
     assert "a sweep has one root" in capsys.readouterr().err
-    assert not (here / "one").exists()
+    assert not (current_folder / "one").exists()
 
 
-def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
+def test_sweep_with_a_bad_value_does_nothing(current_folder, capsys):
     """Nobody wants to learn tomorrow that one of a thousand jobs had a typing error."""
     for words, said in (
         (["unit=0,99,2"], "there is no unit 99"),
@@ -165,10 +165,10 @@ def test_a_sweep_with_something_bad_in_it_does_nothing(here, capsys):
         out, err = capsys.readouterr()
         assert out == ""
         assert said in err
-        assert list(here.iterdir()) == []
+        assert list(current_folder.iterdir()) == []
 
 
-def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
+def test_sweep_skips_finished_units(current_folder, capsys):
     assert run("-m", "unit=0,1,4-5", "images=tensor") == 0
     assert capsys.readouterr().out.splitlines() == ["outputs/energy/complex/0-1,4-5/v001"]
     assert run("-m", "unit=0-7", "units_per_job=4", "seed=0,1", "images=tensor") == 0
@@ -192,7 +192,7 @@ def test_a_sweep_gathers_units_and_leaves_out_those_that_are_done(here, capsys):
 
 
 @pytest.mark.slow
-def test_small_works_of_a_layer_share_a_job(here, capsys):
+def test_small_runs_share_a_job(current_folder, capsys):
     words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex", "images=tensor"]
     assert run("-m", *words) == 0
     err = capsys.readouterr().err
@@ -200,11 +200,11 @@ def test_small_works_of_a_layer_share_a_job(here, capsys):
     assert "job 0: energy/simple/0-2, energy/simple/0-2" in err
     assert run("-m", *words, "units_per_job=1", "again=true") == 0
     assert "12 units in 12 runs, 12 jobs" in capsys.readouterr().err
-    assert len(list(here.glob("outputs/energy/*/0-2/v001"))) == 2
-    assert len(list(here.glob("outputs/energy/*/[012]/v00[12]"))) == 12
+    assert len(list(current_folder.glob("outputs/energy/*/0-2/v001"))) == 2
+    assert len(list(current_folder.glob("outputs/energy/*/[012]/v00[12]"))) == 12
 
 
-def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch):
+def test_failed_job_leaves_the_others_running(current_folder, capsys, monkeypatch):
     whole = batches.visualize
 
     def broken(setup, rows, **options):
@@ -219,14 +219,14 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch
     assert "a cosmic ray" in err
     assert "3 runs: 2 finished, 1 failed" in err
     assert "`diversevis retry outputs`" in err
-    records = [json.loads(path.read_text()) for path in here.rglob("run.json")]
+    records = [json.loads(path.read_text()) for path in current_folder.rglob("run.json")]
     (failed,) = [one for one in records if one["status"] == "failed"]
     assert "RuntimeError: a cosmic ray" in failed["error"]
     assert failed["seed"] == 1
     assert main(["status"]) == 0
     assert "a cosmic ray" in capsys.readouterr().out
     monkeypatch.undo()
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(current_folder)
     assert main(["retry"]) == 0
     (again,) = capsys.readouterr().out.splitlines()
     assert json.loads((Path(again) / "run.json").read_text())["attempts"] == 2
@@ -246,13 +246,13 @@ def test_a_job_that_fails_is_told_and_the_others_go_on(here, capsys, monkeypatch
      (["run", "seed=0,1"], "seed=0,1 has commas: for a sweep"),
      (["run", "unit=0,1"], "For one run over the list write unit=[0,1]")],
 )  # fmt: skip
-def test_bad_input_of_sweeps_and_their_commands(here, capsys, words, said):
+def test_bad_input_of_sweep_commands(current_folder, capsys, words, said):
     assert main(words) == 2
     assert said in capsys.readouterr().err
-    assert list(here.iterdir()) == []
+    assert list(current_folder.iterdir()) == []
 
 
-def test_tensors_alone_are_few_files(here, capsys):
+def test_images_as_tensors_need_few_files(current_folder, capsys):
     assert run("unit=0-3", "images=tensor", "analysis=[diversity]") == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
@@ -263,7 +263,7 @@ def test_tensors_alone_are_few_files(here, capsys):
     }  # fmt: skip
 
 
-def test_pictures_are_added_to_what_was_made_without(here, capsys):
+def test_finished_run_gets_missing_pictures(current_folder, capsys):
     words = "unit=0-1", "analysis=[diversity]"
     assert run(*words, "images=tensor") == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
@@ -279,10 +279,10 @@ def test_pictures_are_added_to_what_was_made_without(here, capsys):
     assert not list(path.glob("*.gif"))
 
 
-def test_pictures_that_were_cut_off_are_drawn_to_the_last(here, capsys, monkeypatch):
+def test_interrupted_drawing_is_completed_later(current_folder, capsys, monkeypatch):
     words = "unit=0-2", "analysis=[diversity]"
     assert run(*words, "images=tensor") == 0
-    (record,) = here.rglob("run.json")
+    (record,) = current_folder.rglob("run.json")
     for which, status in (("write_sheet", 0), ("write_measure_picture", 128 + signal.SIGTERM)):
         write, drawn = getattr(RunFolder, which), []
 
@@ -311,9 +311,9 @@ def test_pictures_that_were_cut_off_are_drawn_to_the_last(here, capsys, monkeypa
     assert not sheet.exists()
 
 
-def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
+def test_failed_drawing_leaves_a_run_finished(current_folder, capsys):
     assert run("unit=0-1", "images=tensor") == 0
-    (record,) = here.rglob("run.json")
+    (record,) = current_folder.rglob("run.json")
     before = record.read_bytes()
     claim = Claim.make(record.parent)
     claim.begin()
@@ -327,7 +327,7 @@ def test_a_finished_run_stays_found_whatever_its_pictures_do(here, capsys):
     assert run("unit=0-1") == 0
     found = capsys.readouterr()
     assert "no pictures drawn (ValueError" in found.err
-    assert found.out == f"{record.parent.relative_to(here)}\n"
+    assert found.out == f"{record.parent.relative_to(current_folder)}\n"
     assert record.read_bytes() == before
 
 
@@ -345,11 +345,9 @@ def measured_run(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["metrics.json", "images.safetensors"])
 @pytest.mark.parametrize("how", ["gone", "empty", "cut off"])
-def test_a_finished_run_that_is_damaged_is_told_and_made_whole(
-    measured_run, here, capsys, name, how
-):
-    shutil.copytree(measured_run, here / "outputs")
-    (record,) = here.rglob("run.json")
+def test_damaged_run_is_named_and_repaired(measured_run, current_folder, capsys, name, how):
+    shutil.copytree(measured_run, current_folder / "outputs")
+    (record,) = current_folder.rglob("run.json")
     whole = (record.parent / "images.safetensors").read_bytes()
     damaged = record.parent / name
     if how == "gone":
@@ -368,13 +366,13 @@ def test_a_finished_run_that_is_damaged_is_told_and_made_whole(
     assert (record.parent / "images.safetensors").read_bytes() == whole
     assert "diversity" in json.loads((record.parent / "metrics.json").read_text())["measures"]
     assert json.loads(record.read_text())["status"] == "finished"
-    assert len(list(here.rglob("run.json"))) == 1
+    assert len(list(current_folder.rglob("run.json"))) == 1
 
 
-def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
+def test_partly_repaired_run_is_not_finished(current_folder, monkeypatch):
     words = "unit=0-1", "images=tensor", "batch=6"
     assert run(*words) == 0
-    (record,) = here.rglob("run.json")
+    (record,) = current_folder.rglob("run.json")
     images = record.parent / "images.safetensors"
     whole = images.read_bytes()
     images.unlink()
@@ -396,13 +394,13 @@ def test_a_damaged_run_made_again_in_part_is_not_whole(here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_adds_pictures_too(here, capsys):
+def test_sweep_adds_missing_pictures(current_folder, capsys):
     sweep = "-m", "unit=0-1", "seed=0,1", "units_per_job=1"
     assert run(*sweep, "images=tensor") == 0
-    assert not list(here.rglob("*.png"))
+    assert not list(current_folder.rglob("*.png"))
     assert run(*sweep) == 0
-    assert len(list(here.rglob("sheet_*.png"))) == 2 * 2
-    assert len(list(here.rglob("run.json"))) == 4
+    assert len(list(current_folder.rglob("sheet_*.png"))) == 2 * 2
+    assert len(list(current_folder.rglob("run.json"))) == 4
     capsys.readouterr()
     assert run(*sweep) == 0
     assert "all units are already finished" in capsys.readouterr().err
@@ -429,7 +427,7 @@ def test_a_sweep_adds_pictures_too(here, capsys):
         (["objective.scale=natural", "objective.photographs=none"], "none is not a folder"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_paragraph_and_leaves_nothing(here, capsys, words, said):
+def test_bad_input_gives_one_line(current_folder, capsys, words, said):
     import re
 
     assert run(*words) == 2
@@ -438,7 +436,7 @@ def test_bad_input_is_one_paragraph_and_leaves_nothing(here, capsys, words, said
     assert err.count("\n") == 1
     assert err.startswith("diversevis: ")
     assert re.search(said, err), err
-    assert list(here.iterdir()) == []
+    assert list(current_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -447,7 +445,7 @@ def test_bad_input_is_one_paragraph_and_leaves_nothing(here, capsys, words, said
      (["layers", "model=torchvision"], "model.name has no default"),
      (["weights", "model=vgg19", "model.weights=x.pth"], "x.pth is not a file")],
 )  # fmt: skip
-def test_bad_input_of_the_other_commands(here, capsys, words, said):
+def test_bad_input_of_the_other_commands(current_folder, capsys, words, said):
     assert main(words) == 2
     assert said in capsys.readouterr().err
 
@@ -460,26 +458,26 @@ def test_layers_prints_the_table(capsys):
     assert not any(row[0] == "avgpool" for row in rows)
 
 
-def test_weights_says_what_is_there(capsys):
+def test_weights_prints_source_and_digest(capsys):
     assert main(["weights", "model=energy"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "analytic"
     assert out[1].startswith("sha256 ")
 
 
-def test_a_full_disk_is_a_failed_run_and_no_truncated_file(here, capsys, monkeypatch):
+def test_failed_write_makes_a_failed_run(current_folder, capsys, monkeypatch):
     def full(self, *arrays):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "images.safetensors")
 
     monkeypatch.setattr(RunFolder, "write_images", full)
     assert run() == 1
     assert "No space left" in capsys.readouterr().err
-    record = json.loads(next(here.rglob("run.json")).read_text())
+    record = json.loads(next(current_folder.rglob("run.json")).read_text())
     assert record["status"] == "failed"
     assert "No space left" in record["error"]
 
 
-def test_what_is_not_on_record_is_not_said_to_be_finished(here, monkeypatch):
+def test_unrecorded_end_is_not_logged_as_finished(current_folder, monkeypatch):
     update = RunFolder.update_record
 
     def full(self, **changes):
@@ -489,26 +487,26 @@ def test_what_is_not_on_record_is_not_said_to_be_finished(here, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "update_record", full)
     assert run() == 1
-    assert json.loads(next(here.rglob("run.json")).read_text())["status"] == "failed"
-    assert "finished after" not in next(here.rglob("run.log")).read_text()
+    assert json.loads(next(current_folder.rglob("run.json")).read_text())["status"] == "failed"
+    assert "finished after" not in next(current_folder.rglob("run.log")).read_text()
 
 
-def test_any_failure_is_on_record(here, monkeypatch):
+def test_failure_is_recorded(current_folder, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(batches, "visualize", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         run()
-    record = json.loads(next(here.rglob("run.json")).read_text())
+    record = json.loads(next(current_folder.rglob("run.json")).read_text())
     assert record["status"] == "failed"
     assert "RuntimeError: out of memory" in record["error"]
 
 
 @pytest.mark.process
-def test_ctrl_c_keeps_what_there_is(start):
+def test_ctrl_c_keeps_the_images_so_far(start_run):
     words = ["optimizer.steps=100000000", "optimizer.search_steps=3", "checkpoint=0.1"]
-    process, record = start("unit=0-9", *words)
+    process, record = start_run("unit=0-9", *words)
     wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -523,10 +521,10 @@ def test_ctrl_c_keeps_what_there_is(start):
 
 
 @pytest.mark.process
-def test_run_started_with_ctrl_c_ignored_finishes(start):
+def test_run_started_with_ctrl_c_ignored_finishes(start_run):
     """As a shell starts what runs in the background; Ctrl-C is then for others."""
     words = ["optimizer.steps=500", "optimizer.search_steps=3", "checkpoint=0.05"]
-    process, record = start(*words, "images=tensor", sigint=signal.SIG_IGN)
+    process, record = start_run(*words, "images=tensor", sigint=signal.SIG_IGN)
     wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -535,8 +533,8 @@ def test_run_started_with_ctrl_c_ignored_finishes(start):
 
 
 @pytest.mark.process
-def test_ctrl_c_before_there_is_anything(start):
-    process, record = start(
+def test_ctrl_c_before_the_first_images(start_run):
+    process, record = start_run(
         "optimizer=paper", "optimizer.search_steps=100000000", "optimizer.patience=100000000",
         "checkpoint=0.1",
     )  # fmt: skip
@@ -548,14 +546,14 @@ def test_ctrl_c_before_there_is_anything(start):
     assert json.loads(record.read_text())["status"] == "interrupted"
 
 
-def test_a_sweep_that_comes_to_nothing_leaves_nothing(here, capsys):
+def test_refused_sweep_leaves_no_files(current_folder, capsys):
     for words in (["-m", "unit=98,99"], ["unit=0", "-m", "unitt=1,2"], ["-m", "unit=0,x"]):
         assert run(*words) == 2
         assert capsys.readouterr().out == ""
-        assert list(here.iterdir()) == []
+        assert list(current_folder.iterdir()) == []
 
 
-def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
+def test_rerun_command_works_from_any_folder(current_folder, capsys, monkeypatch):
     import numpy as np
 
     np.save("d.npy", np.ones(72, np.float32))
@@ -563,7 +561,7 @@ def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
     first = Path(capsys.readouterr().out.splitlines()[-1]).resolve()
     assert first.parent.name == "direction-d"
     rerun = shlex.split(json.loads((first / "run.json").read_text())["rerun"])
-    elsewhere = here / "elsewhere"
+    elsewhere = current_folder / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert main(rerun[1:]) == 0
@@ -573,7 +571,7 @@ def test_the_rerun_line_holds_from_anywhere(here, capsys, monkeypatch):
     assert "model is fixed in this config" in capsys.readouterr().err
 
 
-def test_a_really_full_disk(small_disk, capsys):
+def test_full_disk_leaves_no_truncated_file(small_disk, capsys):
     """Status failed, nothing truncated."""
     disk = small_disk("size=48k")
     assert run(f"root={disk.name}") == 1
@@ -589,7 +587,7 @@ def test_a_really_full_disk(small_disk, capsys):
         assert not path.name.startswith(".run.json")
 
 
-def test_norm_and_contrast_exclude_one_another(here, capsys):
+def test_norm_and_contrast_exclude_one_another(current_folder, capsys):
     words = ["model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper", "contrast=30"]
     assert run(*words) == 2
     assert "exclude one another" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def make_run(root, model="vgg19", layer="conv2_2", size=(14, 14), count=12, shif
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,7 +93,7 @@ def draw(count, seed, ties=True):
 
 
 @pytest.mark.parametrize(("m", "n"), [(3, 3), (5, 11), (20, 7)])
-def test_cliffs_delta_is_what_counting_pairs_gives(m, n):
+def test_cliffs_delta_counts_pairs(m, n):
     a, b = draw(m, 1), draw(n, 2)
     signs = [np.sign(x - y) for x, y in itertools.product(a, b)]
     assert cliffs_delta(a, b) == pytest.approx(np.mean(signs), abs=1e-12)
@@ -114,7 +114,7 @@ def test_effects_say_their_direction(delta, words):
     assert effect_in_words(delta) == words
 
 
-def test_the_rank_test_is_exact_for_few_values():
+def test_rank_test_is_exact_for_few_values():
     """Of all ways to choose 4 of 9 ranks, the share with U at least as extreme."""
     a, b = draw(4, 3, ties=False) + 1, draw(5, 4, ties=False)
     pooled = np.concatenate([a, b])
@@ -129,7 +129,7 @@ def test_the_rank_test_is_exact_for_few_values():
     assert rank_test(a, b) == pytest.approx(share)
 
 
-def test_the_rank_test_with_ties_is_the_normal_approximation():
+def test_rank_test_with_ties_uses_normal_approximation():
     a, b = draw(30, 5), draw(40, 6) + 1
     m, n = len(a), len(b)
     _, ties = np.unique(np.concatenate([a, b]), return_counts=True)
@@ -139,7 +139,7 @@ def test_the_rank_test_with_ties_is_the_normal_approximation():
     assert rank_test(a, b) == pytest.approx(math.erfc(z / math.sqrt(2)))
 
 
-def test_values_all_the_same_do_not_differ():
+def test_equal_values_do_not_differ():
     same = difference(np.ones(5), np.ones(4), resamples=100, seed=0)
     assert (same["p"], same["cliffs_delta"], same["effect"]) == (1.0, 0.0, "neither higher")
     assert same["difference_median"] == same["difference_mean"] == {"value": 0, "low": 0, "high": 0}
@@ -154,7 +154,7 @@ def test_holm_by_hand():
     assert holm([None]) == [None]
 
 
-def test_the_bootstrap_spreads_as_theory_says():
+def test_bootstrap_variance_of_means():
     """Variance of a resampled mean: the (population) variance of the values over their number."""
     a, b = draw(50, 7, ties=False), draw(30, 8, ties=False) + 3
     means = bootstrap(a, b, resamples=20000, seed=0)[1]
@@ -162,7 +162,7 @@ def test_the_bootstrap_spreads_as_theory_says():
     assert means.var() == pytest.approx(a.var() / 50 + b.var() / 30, rel=0.04)
 
 
-def test_a_resampled_median_is_distributed_as_the_binomial_says():
+def test_bootstrap_median_follows_the_binomial():
     """P(median of n = 5 draws <= k-th value) = P(at least 3 of 5 draws among the k lowest)."""
     a, b = np.arange(5.0), np.zeros(3)
     medians = bootstrap(a, b, resamples=40000, seed=0)[0]
@@ -172,7 +172,7 @@ def test_a_resampled_median_is_distributed_as_the_binomial_says():
         assert np.mean(medians <= k) == pytest.approx(share, abs=0.01)
 
 
-def test_intervals_hold_the_true_shift_about_as_often_as_they_say():
+def test_intervals_have_their_coverage():
     generator = np.random.default_rng(0)
     held = {"difference_median": 0, "difference_mean": 0}
     for trial in range(300):
@@ -189,7 +189,7 @@ def test_intervals_hold_the_true_shift_about_as_often_as_they_say():
     [((56, 70), (48, 80), (0.0524, 0.3339)), ((9, 10), (3, 10), (0.1705, 0.8090)),
      ((5, 56), (0, 29), (-0.0381, 0.1926)), ((10, 10), (0, 10), (0.6075, 1.0))],
 )  # fmt: skip
-def test_intervals_of_shares_are_the_published_ones(a, b, interval):
+def test_intervals_of_shares_equal_newcombes(a, b, interval):
     """Newcombe 1998, Statistics in Medicine 17:873, table II, method 10."""
     one, other = (np.repeat([1.0, 0.0], [hits, count - hits]) for hits, count in (a, b))
     found = difference(one, other, resamples=100, seed=0, shares=True)
@@ -199,7 +199,7 @@ def test_intervals_of_shares_are_the_published_ones(a, b, interval):
     assert found["difference_median"] is None
 
 
-def test_drawing_in_blocks_loses_no_resample(monkeypatch):
+def test_bootstrap_in_blocks_has_all_resamples(monkeypatch):
     monkeypatch.setattr("diversevis.compare.statistics.BLOCK", 70)
     a, b = draw(10, 1, ties=False), draw(8, 2, ties=False)
     found = bootstrap(a, b, resamples=1001, seed=0)
@@ -209,7 +209,7 @@ def test_drawing_in_blocks_loses_no_resample(monkeypatch):
     assert not np.array_equal(found, bootstrap(a, b, resamples=1001, seed=1))
 
 
-def test_too_few_values_give_a_reason_and_no_number():
+def test_too_few_values_give_a_reason():
     found = difference(np.arange(2.0), np.arange(9.0), resamples=100, seed=0)
     assert found.pop("reason") == "A has 2 of the 3 values needed"
     assert set(found.values()) == {None}
@@ -244,7 +244,7 @@ def test_units_left_out_are_counted_by_reason(tmp_path):
     assert found[0]["a"]["values"] == [0.5, 1.5, None, None, 1.0, None, None]
 
 
-def test_every_displacement_is_an_index_in_order(tmp_path):
+def test_displacements_are_indices_in_order(tmp_path):
     run = read_run(make_run(tmp_path))
     kept = [one for one in indices_of(run, run) if one.key.startswith("deformation.kept")]
     assert [one.key for one in kept] == [f"deformation.kept.{delta}" for delta in DELTAS]
@@ -255,7 +255,7 @@ def test_every_displacement_is_an_index_in_order(tmp_path):
     assert values_of(run, kept[1])[0].tolist() == expected
 
 
-def test_a_layer_of_dead_units_has_no_numbers(tmp_path):
+def test_layer_of_dead_units_has_no_numbers(tmp_path):
     dead = [{"unit": number, "stop": "dead", **dict.fromkeys(FEW)} for number in range(4)]
     a = read_run(make_run(tmp_path / "a", units=dead, measures=FEW))
     b = read_run(make_run(tmp_path / "b", measures=FEW))
@@ -271,7 +271,7 @@ def test_a_layer_of_dead_units_has_no_numbers(tmp_path):
 # -- runs -----------------------------------------------------------------------------------------
 
 
-def test_the_latest_version_that_can_be_used_is_taken(tmp_path):
+def test_latest_usable_version_is_taken(tmp_path):
     for version in (1, 2, 10):
         make_run(tmp_path, version=version)
     make_run(tmp_path, version=11, status="interrupted")
@@ -284,7 +284,7 @@ def test_the_latest_version_that_can_be_used_is_taken(tmp_path):
     assert all(words in note for words, note in zip(said, notes, strict=True)), notes
 
 
-def test_a_run_folder_is_taken_as_it_is(tmp_path):
+def test_named_run_folder_is_taken(tmp_path):
     first = make_run(tmp_path, version=1)
     make_run(tmp_path, version=2)
     assert [run.path for run in find_runs(first)[0]] == [first]
@@ -295,26 +295,26 @@ def test_a_run_folder_is_taken_as_it_is(tmp_path):
     [{"norm": None}, {"norm": "x"}, {"norm": 0.0}, {"receptive_field": None},
      {"receptive_field": {"size": [14]}}, {"receptive_field": {"size": [0, 14]}}],
 )  # fmt: skip
-def test_a_record_without_its_numbers_is_corrupt(tmp_path, changes):
+def test_record_without_numbers_is_corrupt(tmp_path, changes):
     with pytest.raises(InputError, match=r"v001 is corrupt .*left out"):
         read_run(make_run(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("units", [[3], [[]], [{"stop": "annealed"}]])
-def test_units_that_are_none_are_corrupt(tmp_path, units):
+def test_malformed_units_are_corrupt(tmp_path, units):
     with pytest.raises(InputError, match=r"v001 is corrupt"):
         read_run(make_run(tmp_path, units=units))
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '{"measures": [1], "units": []}', "{}"])
-def test_metrics_of_another_shape_are_no_measures(tmp_path, content):
+def test_malformed_metrics_are_refused(tmp_path, content):
     path = make_run(tmp_path)
     (path / "metrics.json").write_text(content)
     with pytest.raises(InputError, match=r"corrupt|has no measures"):
         read_run(path)
 
 
-def test_nothing_usable_is_said_with_the_way_out(tmp_path):
+def test_folders_without_usable_runs_are_explained(tmp_path):
     with pytest.raises(InputError, match=r"none is not a folder"):
         find_runs(tmp_path / "none")
     with pytest.raises(InputError, match=r"holds no run .*diversevis run"):
@@ -333,26 +333,26 @@ def runs_of(root, *sizes, **more):
     return find_runs(root)[0]
 
 
-def test_runs_are_paired_by_the_size_of_their_fields(tmp_path):
+def test_runs_are_paired_by_field_size(tmp_path):
     vgg = runs_of(tmp_path / "a", 5, 10, 14, 24)
     resnet = runs_of(tmp_path / "b", 7, 11, 19, 60)
     pairs = pair_runs(vgg, resnet)
     assert [(a.size, b.size) for a, b in pairs] == [(5, 7), (10, 11), (24, 19)]
 
 
-def test_two_runs_are_paired_whatever_their_size(tmp_path):
+def test_two_runs_are_always_paired(tmp_path):
     a, b = runs_of(tmp_path / "a", 5), runs_of(tmp_path / "b", 50)
     assert len(pair_runs(a, b)) == 1
     assert pair_runs(a, runs_of(tmp_path / "c", 50, 60)) == []
 
 
-def test_the_size_is_the_geometric_mean_of_both_sides(tmp_path):
+def test_field_size_is_the_geometric_mean(tmp_path):
     run = read_run(make_run(tmp_path, size=(4, 9)))
     assert run.size == pytest.approx(6)
     assert run.contrast == pytest.approx(32)
 
 
-def test_among_equal_fields_the_same_layer_is_preferred(tmp_path):
+def test_equal_fields_pair_the_same_layer(tmp_path):
     a, b = runs_of(tmp_path / "a", 24, 24, 24), runs_of(tmp_path / "b", 24, 24, 24)
     pairs = pair_runs(a, b[::-1])
     assert all(one.record["layer"] == other.record["layer"] for one, other in pairs)
@@ -377,7 +377,7 @@ def test_among_equal_fields_the_same_layer_is_preferred(tmp_path):
         ({"measures": {"natural": {"settings": {}}}}, "no measure in common. Run `diversevis analyze"),
     ],
 )  # fmt: skip
-def test_runs_made_differently_are_refused(tmp_path, changes, said):
+def test_runs_with_different_settings_are_refused(tmp_path, changes, said):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", **changes)
     with pytest.raises(InputError) as error:
@@ -386,21 +386,21 @@ def test_runs_made_differently_are_refused(tmp_path, changes, said):
     assert "\n" not in str(error.value)
 
 
-def test_a_norm_rounded_otherwise_is_the_same_contrast(tmp_path):
+def test_rounded_norm_is_the_same_contrast(tmp_path):
     a = read_run(make_run(tmp_path / "a", size=(14, 14)))
     check_pair(a, read_run(make_run(tmp_path / "b", size=(19, 19), contrast=32.2)))
 
 
-def test_measures_without_a_number_are_no_comparison(here):
+def test_measures_without_numbers_are_refused(current_folder):
     units = [{"unit": 0, "phase": None}, {"unit": 1, "phase": None}]
     measures = {"phase": {"settings": {}}}
-    a, b = (make_run(here / side, measures=measures, units=units) for side in "ab")
+    a, b = (make_run(current_folder / side, measures=measures, units=units) for side in "ab")
     with pytest.raises(InputError, match="no index in common"):
         compare_command([str(a), str(b)])
-    assert not (here / "outputs").exists()
+    assert not (current_folder / "outputs").exists()
 
 
-def test_settings_of_a_measure_that_one_has_alone_do_not_matter(tmp_path):
+def test_measure_of_one_side_is_left_out(tmp_path):
     make_run(tmp_path / "a")
     rest = {name: value for name, value in MEASURES.items() if name != "shift"}
     make_run(tmp_path / "b", measures=rest)
@@ -409,13 +409,13 @@ def test_settings_of_a_measure_that_one_has_alone_do_not_matter(tmp_path):
     assert any(note.startswith("shift: only ") for note in found["notes"])
 
 
-def test_the_same_run_on_both_sides_is_refused(tmp_path):
+def test_same_run_on_both_sides_is_refused(tmp_path):
     path = make_run(tmp_path)
     with pytest.raises(InputError, match="have no run in common"):
         compare(tmp_path, path, resamples=100, seed=0)
 
 
-def test_fields_too_far_apart_are_said(tmp_path):
+def test_fields_of_different_size_are_reported(tmp_path):
     runs_of(tmp_path / "a", 5, 6), runs_of(tmp_path / "b", 50)
     with pytest.raises(InputError, match=r"factor of 1.5 .*pixels: 5, 6 and 50"):
         compare(tmp_path / "a", tmp_path / "b", resamples=100, seed=0)
@@ -468,7 +468,7 @@ def test_no_text_overlaps(tmp_path, monkeypatch, count):
         assert texts_that_clash(figure) == []
 
 
-def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkeypatch):
+def test_outliers_are_counted_beyond_the_axis(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(files.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
     runs = []
@@ -497,23 +497,25 @@ def test_values_far_off_are_counted_and_do_not_press_the_others(tmp_path, monkey
         (["a", "b"], "b is not a folder"), (["a", "a"], "have no run in common"),
     ],
 )  # fmt: skip
-def test_bad_words_are_refused_and_leave_nothing(here, words, said):
-    make_run(here / "a")
+def test_bad_arguments_leave_no_files(current_folder, words, said):
+    make_run(current_folder / "a")
     with pytest.raises(InputError) as error:
         compare_command(words)
     assert said in str(error.value)
-    assert [path.name for path in here.iterdir()] == ["a"]
+    assert [path.name for path in current_folder.iterdir()] == ["a"]
 
 
-def test_the_command_from_folders_to_files(here, capsys):
+def test_compare_writes_its_files(current_folder, capsys):
     for size, layer in ((10, "conv2_1"), (14, "conv2_2"), (24, "conv3_1")):
-        make_run(here / "outputs", "vgg19", layer, (size, size), measures=FEW)
+        make_run(current_folder / "outputs", "vgg19", layer, (size, size), measures=FEW)
     for size, layer in ((11, "maxpool"), (19, "layer1.0"), (99, "layer3.0")):
-        make_run(here / "outputs", "resnet50", layer, (size, size), shift=4.0, measures=FEW)
+        make_run(
+            current_folder / "outputs", "resnet50", layer, (size, size), shift=4.0, measures=FEW
+        )
     compare_command(["outputs/vgg19", "outputs/resnet50", "resamples=500", "seed=3"])
     out, err = capsys.readouterr()
-    folder = here / out.splitlines()[-1]
-    assert folder == here / "outputs/compare/vgg19_vs_resnet50/v001"
+    folder = current_folder / out.splitlines()[-1]
+    assert folder == current_folder / "outputs/compare/vgg19_vs_resnet50/v001"
     assert {path.name for path in folder.iterdir()} == {
         "comparison.json", "comparison.csv", "overview.png",
         "pair01_vgg19-conv2_1_vs_resnet50-maxpool.png", "pair02_vgg19-conv3_1_vs_resnet50-layer1.0.png",
@@ -526,8 +528,8 @@ def test_the_command_from_folders_to_files(here, capsys):
     assert (found["resamples"], found["seed"], len(found["pairs"])) == (500, 3, 2)
     pair = found["pairs"][0]
     f1f0 = pair["indices"][0]
-    own = [unit["phase"]["f1f0"] for unit in read_run(here / pair["a"]["folder"]).units]
-    other = [unit["phase"]["f1f0"] for unit in read_run(here / pair["b"]["folder"]).units]
+    own = [unit["phase"]["f1f0"] for unit in read_run(current_folder / pair["a"]["folder"]).units]
+    other = [unit["phase"]["f1f0"] for unit in read_run(current_folder / pair["b"]["folder"]).units]
     assert f1f0["a"]["median"] == pytest.approx(np.median(own))
     expected = np.median(own) - np.median(other)
     assert f1f0["difference_median"]["value"] == pytest.approx(expected)
@@ -542,29 +544,29 @@ def test_the_command_from_folders_to_files(here, capsys):
     assert rows[0]["b_layer"] == "maxpool"
 
     compare_command(["outputs/vgg19", "outputs/resnet50", "resamples=500", "seed=3"])
-    again = here / capsys.readouterr().out.splitlines()[-1]
+    again = current_folder / capsys.readouterr().out.splitlines()[-1]
     assert again.name == "v002"
     assert (again / "comparison.json").read_text() == (folder / "comparison.json").read_text()
 
 
-def test_out_and_run_folders_by_name(here, capsys):
-    a = make_run(here / "a", count=2, measures=FEW)
-    b = make_run(here / "b", layer="conv3_1", size=(24, 24))
+def test_out_folder_and_default_name(current_folder, capsys):
+    a = make_run(current_folder / "a", count=2, measures=FEW)
+    b = make_run(current_folder / "b", layer="conv3_1", size=(24, 24))
     compare_command([str(a), "out=there", str(b), "resamples=100"])
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "there/v001"
     assert "A has 2 of the 3 values needed" in out
     assert "factor of 1.71" in err
-    assert not (here / "there/v001/overview.png").exists()
+    assert not (current_folder / "there/v001/overview.png").exists()
     shutil.rmtree("there")
     compare_command([str(a), str(b), "resamples=100"])
     name = "vgg19-conv2_2-0-1-v001_vs_vgg19-conv3_1-0-11-v001"
     assert capsys.readouterr().out.splitlines()[-1] == f"outputs/compare/{name}/v001"
 
 
-def test_an_out_that_cannot_be_made_is_named(here):
-    make_run(here / "a"), make_run(here / "b", seed=1)
-    (here / "file").write_text("")
+def test_out_folder_that_cannot_be_made(current_folder):
+    make_run(current_folder / "a"), make_run(current_folder / "b", seed=1)
+    (current_folder / "file").write_text("")
     with pytest.raises(
         InputError, match=r"out=file: no folder can be made there .*out=/some/where"
     ):

@@ -49,7 +49,7 @@ def test_defaults_are_in_yaml_only():
             bind(Experiment, config | {"objective": less}, "")
 
 
-def test_the_published_setting():
+def test_published_setting():
     found = experiment("experiment=cadena2018")
     assert (found.model.name, found.layer, found.unit, found.n) == ("vgg19", "conv3_1", 21, 6)
     assert (found.norm, found.objective.distance, found.objective.diversity) == (
@@ -113,13 +113,13 @@ def test_the_published_setting():
         (["unit=0,1"], r"unit=0,1 can mean two things.*unit=\[0,1\].*-m"),
     ],
 )  # fmt: skip
-def test_what_is_typed_wrong_is_named_with_the_legal_choices(overrides, words):
+def test_bad_settings_are_named_with_legal_choices(overrides, words):
     with pytest.raises(InputError, match=words) as error:
         experiment(*overrides)
     assert "\n" not in str(error.value)
 
 
-def test_numbers_are_taken_as_the_settings_need_them():
+def test_numbers_are_converted_to_the_needed_type():
     found = experiment("contrast=30", "optimizer.learning_rate=1")
     assert isinstance(found.contrast, float)
     assert isinstance(found.optimizer.learning_rate, float)
@@ -152,7 +152,7 @@ def test_config_files_are_plain_yaml():
         assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
-def test_flags_may_stand_anywhere():
+def test_flags_are_allowed_anywhere():
     words = [
         "model=vgg19",
         "-m",
@@ -171,7 +171,7 @@ def test_flags_may_stand_anywhere():
     assert split_flags(["--info", "n=3"]) == (["--info"], ["n=3"])
 
 
-def test_flags_that_are_none_are_refused():
+def test_unknown_flags_are_refused():
     for flags, said in [(["--model", "vgg19"], "no flag --model"), (["--config-dir"], "needs a value"),
                         (["--config-name", "-m"], "needs a value")]:  # fmt: skip
         with pytest.raises(InputError, match=said):
@@ -183,7 +183,7 @@ def test_flags_that_are_none_are_refused():
     "value",
     ["a b", "a\\b", "a\\\\b", 'a\\"b', 'a"', "a\\", "\\\\server\\one", "a,b", "[a]", "a=b", "'a'"],
 )
-def test_any_value_in_quotes_is_that_value(value):
+def test_quoted_values_are_read_back(value):
     (override,) = OverridesParser.create().parse_overrides([f"root={in_quotes(value)}"])
     assert override.value() == value
 

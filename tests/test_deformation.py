@@ -21,13 +21,13 @@ def smooth(*shape):
     return x / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True)
 
 
-def test_a_deformation_of_size_zero_returns_the_image():
+def test_zero_deformation_returns_the_image():
     images = torch.randn(2, 3, 3, 17, 24)
     same = deform(images, torch.zeros(3, 2, 17, 24))
     assert (same - images).abs().max().item() < 3e-5 * images.abs().max().item()
 
 
-def test_a_whole_step_to_the_side_moves_pixels():
+def test_displacement_of_one_pixel_moves_pixels():
     """Exact for an image that is flat where its mirrored continuation would matter."""
     images = torch.zeros(1, 1, 3, 32, 32, dtype=torch.float64)
     v, u = torch.meshgrid(*[torch.arange(32.0, dtype=torch.float64)] * 2, indexing="ij")
@@ -39,7 +39,7 @@ def test_a_whole_step_to_the_side_moves_pixels():
 
 
 @pytest.mark.parametrize(("frequency", "error"), [(0.1, 0.005), (0.3, 0.015), (0.45, 0.04)])
-def test_resampling_keeps_what_cubic_interpolation_blurs(frequency, error):
+def test_resampling_is_sharper_than_cubic_interpolation(frequency, error):
     """Gratings at displaced places have a closed form."""
     side, fields = 24, 2 * displacements((24, 24), 3.0, (8,), torch.Generator().manual_seed(1))
     v, u = torch.meshgrid(*[torch.arange(side).float()] * 2, indexing="ij")
@@ -60,7 +60,7 @@ def test_resampling_keeps_what_cubic_interpolation_blurs(frequency, error):
     assert ours.item() < theirs.item() / 2
 
 
-def test_displacements_are_of_the_size_asked_and_rest_at_the_border():
+def test_displacements_have_size_and_fixed_border():
     """Closed form of the mean square: each mode has variance 1/(i^2 + j^2), and sin^2 a mean of
     half on either axis."""
     fields = displacements((33, 33), 3.0, (4000,), torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def test_displacements_are_of_the_size_asked_and_rest_at_the_border():
     assert settings().largest((33, 40)) == pytest.approx(33 / (3 * math.pi))
 
 
-def test_noise_with_random_phases_keeps_the_spectrum_and_the_colours():
+def test_random_phases_keep_spectrum_and_colours():
     change, noise = torch.randn(2, 4, 3, 9, 12), torch.randn(4, 3, 9, 12)
     found = deformation.with_random_phases(change, noise)
     before, after = (torch.fft.rfft2(x) for x in (change, found))
@@ -85,7 +85,7 @@ def test_noise_with_random_phases_keeps_the_spectrum_and_the_colours():
     assert (found - change).abs().mean() > 0.5
 
 
-def test_everything_shown_has_the_images_norm_and_both_noises_one_size():
+def test_stimuli_have_equal_norm():
     shown = []
 
     def respond(x):
@@ -106,7 +106,7 @@ def test_everything_shown_has_the_images_norm_and_both_noises_one_size():
         assert torch.allclose(sizes, eta[:, :, 0, 0, 0].expand_as(sizes), rtol=1e-5)
 
 
-def test_a_random_projection_minds_deformation_as_much_as_noise():
+def test_random_projection_has_stability_one():
     """Both changes have the same norm, and a random filter knows no direction: R is 1, where they
     are small. (Bringing large noise back to the norm takes a part of it: R is larger.)"""
     filters = torch.randn(400, 3, 16, 16)
@@ -121,7 +121,7 @@ def test_a_random_projection_minds_deformation_as_much_as_noise():
     assert found["stability_strict"].median().item() == pytest.approx(1, abs=0.15)
 
 
-def test_too_large_displacements_and_silent_units_have_no_number():
+def test_large_displacements_and_silent_units_are_nan():
     images = smooth(2, 2, 3, 8, 8)  # at most 8 / (3 pi) = 0.85 pixels
 
     def respond(x):
@@ -134,7 +134,7 @@ def test_too_large_displacements_and_silent_units_have_no_number():
     assert found["deformed"][:, 1:].isnan().all()
 
 
-def test_the_error_is_the_jackknifes():
+def test_error_equals_the_jackknife():
     above, below = torch.rand(1, 6), torch.rand(1, 6)
     ratio, error = ratio_and_error(above, below)
     without = [(above.sum() - above[0, i]) / (below.sum() - below[0, i]) for i in range(6)]

@@ -32,7 +32,7 @@ def test_participation_counts_directions():
     assert (participation(noise)[0] > 5.9).all()
 
 
-def test_great_circles_keep_the_norm_and_end_where_they_should():
+def test_great_circles_keep_the_norm():
     first, second = torch.randn(2, 3, 3, 5, 5)
     first = first / torch.linalg.vector_norm(first, dim=(1, 2, 3), keepdim=True)
     second = second / torch.linalg.vector_norm(second, dim=(1, 2, 3), keepdim=True)
@@ -48,7 +48,7 @@ def test_great_circles_keep_the_norm_and_end_where_they_should():
     assert torch.allclose(same, first[:, None].expand_as(same), atol=1e-5)
 
 
-def test_an_energy_units_circle_is_one_group_and_opposite_images_have_no_path():
+def test_energy_unit_has_one_group():
     images, basis = circle(6)
 
     def energy(x):
@@ -78,7 +78,7 @@ def test_two_islands_are_two_groups():
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 16])
-def test_the_ends_of_the_diversity_index(n):
+def test_ends_of_the_diversity_index(n):
     """Both by brute force: a circle's chords, and a simplex around a pattern."""
     images, _ = circle(n, norm=1.0)
     pairs = list(itertools.combinations(range(n), 2))
@@ -97,7 +97,7 @@ def test_the_ends_of_the_diversity_index(n):
     assert diversity.ends(n, diversity=None, fraction=None).simple == 0
 
 
-def test_the_index_is_0_and_1_at_the_ends_and_none_where_they_meet():
+def test_diversity_index_at_its_ends():
     found = diversity.ends(6, diversity=0.1, fraction=None)
     assert diversity.index(found.simple, found) == 0
     assert diversity.index(found.complex, found) == 1
@@ -114,7 +114,7 @@ def test_distances_in_grey_levels():
     assert matrix[0].tolist() == [[0, 6], [6, 0]]
 
 
-def test_the_knee_of_a_front():
+def test_knee_of_a_front():
     """A unit with a circle of images loses nothing until they are all apart, then much."""
     responses, distances = [1.0, 1.0, 0.99, 0.6, 0.2], [0.0, 20.0, 32.0, 36.0, 40.0]
     assert knee(responses, distances) == 2

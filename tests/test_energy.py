@@ -7,7 +7,7 @@ from diversevis.models.network import load, open_model
 from diversevis.models.receptive_field import receptive_field, unpad
 
 
-def test_every_pair_is_orthonormal_and_blind_to_uniform_light():
+def test_gabor_pairs_are_orthonormal_without_mean():
     pairs = gabor_pairs().double().reshape(72, 2, -1)
     products = pairs @ pairs.mT
     assert torch.allclose(products, torch.eye(2).double().expand(72, 2, 2), atol=1e-6)
@@ -21,7 +21,7 @@ def test_colour_axes_are_orthogonal():
         assert same_shape.abs().max() < 1e-6
 
 
-def test_energy_is_constant_over_the_circle_of_phases():
+def test_energy_is_constant_over_phases():
     """Closed form: a mix of the pair with norm r has energy r^2, whatever the phase."""
     even, odd = gabor_pairs().reshape(72, 2, 3, 21, 21)[5]
     phases = torch.arange(12) * 2 * math.pi / 12

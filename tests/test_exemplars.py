@@ -42,7 +42,7 @@ def noise(seed, shape=(40, 50), contrast=30):
     return values.clip(0, 255).astype(np.uint8)
 
 
-def plant(pixels, what, row, column):
+def paste(pixels, what, row, column):
     pixels[row : row + what.shape[1], column : column + what.shape[2]] = 128 + what.transpose(
         1, 2, 0
     )
@@ -90,20 +90,20 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def warned(caplog):
+def log_messages(caplog):
     LOG.addHandler(caplog.handler)
     yield caplog
     LOG.removeHandler(caplog.handler)
 
 
-def test_a_planted_pattern_is_found_where_it_is(folder):
+def test_planted_pattern_is_the_best_crop(folder):
     """A linear unit responds to its own pattern with the images' norm, whatever the contrast."""
     first, second = pattern(0), pattern(1)
     pixels = noise(3)
-    plant(pixels, first, 17, 30)
+    paste(pixels, first, 17, 30)
     save(folder, "3.png", pixels)
     pixels = noise(5)
-    plant(pixels, second / 2, 0, 41)  # in the corner
+    paste(pixels, second / 2, 0, 41)  # in the corner
     save(folder, "deep/er/5.PNG", pixels)
     found = search(folder, filters(first, second), units=2, crops=ALL)
     assert found.positions[0][0] == ("3.png", 17, 30)
@@ -115,7 +115,7 @@ def test_a_planted_pattern_is_found_where_it_is(folder):
     assert (found.photographs, found.crops) == (6, 6 * 33 * 42)
 
 
-def test_the_best_of_each_photograph_at_equal_norm(folder):
+def test_best_crops_equal_an_exhaustive_search(folder):
     """Against all crops of all photographs: of each the best, the best first."""
     what = pattern(2)
     found = search(folder, filters(what), units=1, crops=ALL, top=9)
@@ -141,7 +141,7 @@ def same(first, second):
     )
 
 
-def test_neither_batch_nor_threads_change_the_result(folder, monkeypatch):
+def test_batch_and_threads_change_no_result(folder, monkeypatch):
     respond, sizes = filters(pattern(0), pattern(1), pattern(2)), []
 
     def watched(x):
@@ -158,7 +158,7 @@ def test_neither_batch_nor_threads_change_the_result(folder, monkeypatch):
     assert not same(first, search(folder, respond, units=3, refine=2, seed=1))
 
 
-def test_another_photograph_leaves_the_others_crops_alone(folder):
+def test_added_photograph_keeps_the_other_crops(folder):
     respond = filters(pattern(0))
     before = search(folder, respond, units=1, top=10)
     save(folder, "1a.png", noise(77))
@@ -168,7 +168,7 @@ def test_another_photograph_leaves_the_others_crops_alone(folder):
     )
 
 
-def test_refined_to_the_best_position_nearby(folder):
+def test_refinement_reaches_the_best_nearby_position(folder):
     """Against all positions within reach; one exemplar is at the edge."""
     what = pattern(4)
     respond = filters(what)
@@ -190,14 +190,14 @@ def test_refined_to_the_best_position_nearby(folder):
     assert fine.crops == rough.crops == 6 * 4
 
 
-def test_progress_is_told_after_each_photograph(folder, warned):
+def test_progress_is_reported_per_photograph(folder, log_messages):
     (folder / "broken.png").write_bytes(b"")
     told = []
     search(folder, filters(pattern(0)), units=1, refine=1, progress=lambda *x: told.append(x))
     assert told == [(done, 7) for done in range(1, 8)] + [(done, 10) for done in range(8, 11)]
 
 
-def test_what_is_not_finite_never_wins(folder):
+def test_responses_not_finite_never_win(folder):
     def respond(x):
         answers = torch.full((len(x), 3), torch.nan)
         answers[:, 1] = torch.where(x[:, 0, 0, 0] > 0, torch.inf, x[:, 0, 0, 0])
@@ -228,7 +228,7 @@ def huge(side):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def test_what_cannot_be_read_is_named_and_left_out(folder, warned):
+def test_unreadable_photographs_are_named(folder, log_messages):
     whole = save(folder, "whole.jpg", noise(8, (200, 300))).read_bytes()
     bad = {
         "cut.jpg": whole[: len(whole) // 2], "text.png": b"hello", "empty.png": b"",
@@ -239,12 +239,12 @@ def test_what_cannot_be_read_is_named_and_left_out(folder, warned):
     Image.new("RGB", (1, 5000), "red").save(folder / "strip.png")
     found = search(folder, filters(pattern(0)), units=1, top=20)
     assert found.photographs == 7
-    assert len({record.getMessage() for record in warned.records}) == len(bad) + 1
+    assert len({record.getMessage() for record in log_messages.records}) == len(bad) + 1
     for name in (*bad, "strip.png"):
-        assert f"{name} (" in warned.text
+        assert f"{name} (" in log_messages.text
 
 
-def test_whatever_mode_an_image_has(tmp_path, warned):
+def test_photographs_of_every_mode_are_read(tmp_path, log_messages):
     """Each is read, and gives crops where it has contrast."""
     rgb = Image.fromarray(noise(0, contrast=60))
     rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
@@ -258,7 +258,7 @@ def test_whatever_mode_an_image_has(tmp_path, warned):
     found = search(tmp_path, filters(pattern(0)), units=1, top=20)
     assert found.photographs == 8
     assert len(found.positions[0]) == 8
-    assert not warned.records
+    assert not log_messages.records
     Image.new("RGB", (1, 1), (128, 128, 128)).save(tmp_path / "dot.png")
     found = search(tmp_path, filters(pattern(0)), units=1, top=20)
     assert (found.photographs, len(found.positions[0])) == (9, 8)  # read, but without contrast
@@ -268,7 +268,7 @@ def scissors(folder, side=40):
     return Scissors(folder=folder, side=side, mean=MEAN, size=SIZE, norm=NORM, least_contrast=5.0)
 
 
-def test_pixels_are_what_the_file_says(tmp_path):
+def test_pixels_equal_the_files(tmp_path):
     grey = noise(0)[..., 0]
     save(tmp_path, "16.png", grey.astype(np.uint16) * 257)
     assert np.array_equal(scissors(tmp_path).photograph("16.png"), np.dstack([grey] * 3))
@@ -294,7 +294,7 @@ def test_photographs_are_upright(tmp_path, orientation, kind):
         assert np.array_equal(found, np.rot90(smooth, -1))
 
 
-def test_a_large_jpeg_is_decoded_smaller_to_the_same_picture(tmp_path):
+def test_large_jpeg_is_decoded_at_reduced_size(tmp_path):
     small = Image.fromarray(noise(0, (12, 16)))
     large = np.asarray(small.resize((1600, 1200), Image.Resampling.BICUBIC))
     save(tmp_path, "a.jpg", large, quality=95)
@@ -313,7 +313,7 @@ def test_a_large_jpeg_is_decoded_smaller_to_the_same_picture(tmp_path):
     assert sizes == [(200, 150)]  # an eighth, at least twice of what is wanted
 
 
-def test_small_photographs_are_scaled_up_to_the_field(tmp_path):
+def test_small_photographs_are_enlarged(tmp_path):
     save(tmp_path, "a.png", noise(0, (5, 7)))
     found = search(tmp_path, filters(pattern(0, (50, 20))), units=1, size=(50, 20), side=40)
     assert found.positions[0][0][0] == "a.png"
@@ -339,7 +339,7 @@ def test_flat_crops_are_left_out(tmp_path):
         search(tmp_path, filters(pattern(0)), units=1, least_contrast=0.0)
 
 
-def test_folders_without_photographs(tmp_path):
+def test_folders_without_photographs_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"natural=.*none is not a folder"):
         search(tmp_path / "none", filters(pattern(0)), units=1)
     with pytest.raises(InputError, match=r"natural=.*holds no image"):
@@ -349,7 +349,7 @@ def test_folders_without_photographs(tmp_path):
         search(tmp_path, filters(pattern(0)), units=1)
 
 
-def test_few_photographs_are_in_memory_at_a_time(tmp_path, monkeypatch):
+def test_few_photographs_are_in_memory(tmp_path, monkeypatch):
     """However many there are; the ones that wait, and the one at hand."""
     for index in range(300):
         save(tmp_path, f"{index:03d}.png", noise(index, (20, 24)))
@@ -375,7 +375,7 @@ def test_few_photographs_are_in_memory_at_a_time(tmp_path, monkeypatch):
     assert live == 0
 
 
-def test_an_error_ends_the_threads(folder):
+def test_error_ends_the_threads(folder):
     def respond(x):
         raise RuntimeError("no memory")
 

@@ -10,7 +10,7 @@ from diversevis.method import images
 VGG19_SIZES = [3, 5, 10, 14, 24, 32, 40, 48, 68, 84, 100, 116, 156, 188, 220, 252]
 
 
-def test_rendered_images_have_the_norm_and_the_direction():
+def test_rendering_sets_norm_and_keeps_direction():
     raw = torch.randn(2, 3, 3, 9, 8)
     x = images.render(raw, 123.0)
     assert torch.allclose(x.flatten(2).norm(dim=2), torch.full((2, 3), 123.0), rtol=1e-6)
@@ -19,7 +19,7 @@ def test_rendered_images_have_the_norm_and_the_direction():
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 9), (7, 10), (1, 1)])
-def test_preconditioned_gradient_is_filtered_in_the_fourier_domain(height, width):
+def test_precondition_equals_its_fourier_definition(height, width):
     """Against the definition of docs/method.md, section 3, with numpy's full transform in float64."""
     gradient = torch.randn(1, 2, 3, height, width, dtype=torch.float64)
     rows = np.fft.fftfreq(height)[:, None] * height
@@ -40,7 +40,7 @@ def test_frequency_weights_have_mean_one():
     assert (half[0, 1] / half[0, 4]).item() == pytest.approx(2)
 
 
-def test_the_papers_norms_are_contrasts_of_31_to_34():
+def test_paper_norms_are_contrasts_31_to_34():
     assert len(images.PAPER_MEAN_NORMS) == 16
     for layer, size in zip(images.PAPER_MEAN_NORMS, VGG19_SIZES, strict=True):
         contrast = images.paper_norm("vgg19", layer) / math.sqrt(3 * size**2)
@@ -50,7 +50,7 @@ def test_the_papers_norms_are_contrasts_of_31_to_34():
         )
 
 
-def test_the_papers_norms_are_for_vgg19_alone():
+def test_paper_norms_are_for_vgg19():
     with pytest.raises(InputError, match="norm=contrast"):
         images.paper_norm("resnet50", "conv1")
     with pytest.raises(InputError, match="pool2.*norm=contrast"):
@@ -64,7 +64,7 @@ def test_display_adds_the_mean_and_clips():
     assert shown[0, 0].tolist() == [0, 128, 255]
 
 
-def test_network_input():
+def test_network_input_is_scaled_by_deviation():
     x = torch.full((1, 3, 2, 2), 51.0)
     z = images.to_network_input(x, (0.2, 0.5, 1.0))
     assert torch.allclose(z[0, :, 0, 0], torch.tensor([1.0, 0.4, 0.2]))

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_slurm import MARK, marked
+from test_slurm import MARK, processes_of
 
 pytestmark = pytest.mark.cluster
 
@@ -45,11 +45,11 @@ class Broken(Whole):
 
 
 @pytest.fixture
-def sweep(here):
+def sweep(current_folder):
     """Runs a sweep in an empty folder: exit status, folders printed, words said. Nothing that it
     started is at work afterwards."""
-    (here / "networks.py").write_text(NETWORKS)
-    env = os.environ | {MARK: str(here), "OMP_NUM_THREADS": "1"}
+    (current_folder / "networks.py").write_text(NETWORKS)
+    env = os.environ | {MARK: str(current_folder), "OMP_NUM_THREADS": "1"}
 
     def run(*words, **more):
         process = subprocess.run(
@@ -60,7 +60,7 @@ def sweep(here):
 
     yield run
     deadline = time.monotonic() + 20  # workers may need a moment to see that all is over
-    while (left := marked(here)) and time.monotonic() < deadline:
+    while (left := processes_of(current_folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
@@ -68,11 +68,11 @@ def sweep(here):
     assert not left, left
 
 
-def needs(plugin):
+def skip_without(plugin):
     pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"{plugin} is not installed")
 
 
-def check_three(code, out, err):
+def check_three_runs(code, out, err):
     """Three units, a job and a run each."""
     assert code == 0, err
     folders = [f"outputs/energy/simple/{unit}/v001" for unit in range(3)]
@@ -87,15 +87,15 @@ def read(folder):
     return json.loads(Path(folder, "run.json").read_text())
 
 
-def test_joblib(sweep):
-    needs("hydra_joblib_launcher")
+def test_joblib_runs_a_sweep(sweep):
+    skip_without("hydra_joblib_launcher")
     told = sweep("unit=0-2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    check_three(*told)
+    check_three_runs(*told)
     assert "Joblib.Parallel(n_jobs=2," in told[2]
 
 
-def test_a_job_of_joblib_that_fails(sweep):
-    needs("hydra_joblib_launcher")
+def test_joblib_reports_failed_jobs(sweep):
+    skip_without("hydra_joblib_launcher")
     code, out, err = sweep(
         *CUSTOM, "model.target=networks.Whole,networks.Broken", "unit=0,1",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
@@ -110,19 +110,19 @@ def test_a_job_of_joblib_that_fails(sweep):
         assert "RuntimeError: a cosmic ray" in record["error"]
 
 
-def test_submitits_local_launcher(sweep, here):
-    needs("hydra_submitit_launcher")
+def test_submitit_local_runs_a_sweep(sweep, current_folder):
+    skip_without("hydra_submitit_launcher")
     told = sweep("unit=0-2", "hydra/launcher=local")
-    check_three(*told)
-    said = list(here.glob("outputs/multirun/*/.submitit/*_log.out"))
+    check_three_runs(*told)
+    said = list(current_folder.glob("outputs/multirun/*/.submitit/*_log.out"))
     assert len(said) == 3
     assert all("Job completed successfully" in path.read_text() for path in said)
 
 
-def test_ray(sweep):
+def test_ray_runs_a_sweep(sweep):
     """It starts itself, two workers here, and needs no internet; its files lie in a folder whose
     name must be short, since its sockets are in there."""
-    needs("hydra_ray_launcher")
+    skip_without("hydra_ray_launcher")
     folder = tempfile.mkdtemp(prefix="ray-")
     try:
         told = sweep(
@@ -132,7 +132,7 @@ def test_ray(sweep):
             RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0",
             RAY_worker_niceness="0",  # else 15: on a busy machine workers import torch for minutes
         )  # fmt: skip
-        check_three(*told)
+        check_three_runs(*told)
         assert "Ray Launcher is launching 3 jobs" in told[2]
         assert any(Path(folder).iterdir())
     finally:

@@ -41,11 +41,11 @@ def batch(n, height, width):
     return torch.stack([gabor(height, width, 2 * math.pi * i / n) for i in range(n)])
 
 
-def stacked(units, value):
+def repeated(units, value):
     return value[None].repeat(units, *[1] * value.ndim)
 
 
-def made(name, *, units=3, n=6, size=(24, 24), seed=0):
+def make_measure(name, *, units=3, n=6, size=(24, 24), seed=0):
     """Measures of each unit and the arrays of one measure, as formats.md asks for them."""
     h, w = size
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def made(name, *, units=3, n=6, size=(24, 24), seed=0):
 def make_gain(rng, units, n, h, w):
     alone = batch(n, h, w) + 8 * torch.from_numpy(rng.standard_normal((n, 3, h, w))).float()
     arrays = {
-        "images": stacked(units, alone),
+        "images": repeated(units, alone),
         "responses": torch.from_numpy(rng.normal(8, 0.3, (units, n))).float(),
     }
     measures = []
@@ -83,8 +83,8 @@ def make_phase(rng, units, n, h, w):
     best = gabor(h, w, 1, orientation=30)
     arrays = {
         "phases": phases, "tuning": tuning, "fitted_tuning": 0.9 * tuning.roll(2, 1),
-        "grating": stacked(units, best), "fitted_grating": stacked(units, gabor(h, w, 0.4)),
-        "map": stacked(units, torch.stack([one, 0.3 * one, 0.2 * one])),
+        "grating": repeated(units, best), "fitted_grating": repeated(units, gabor(h, w, 0.4)),
+        "map": repeated(units, torch.stack([one, 0.3 * one, 0.2 * one])),
         "frequencies": frequencies, "orientations": orientations,
     }  # fmt: skip
     measures = []
@@ -108,13 +108,13 @@ def make_shift(rng, units, n, h, w):
     wave = torch.from_numpy(5 + np.cos(0.8 * np.arange(w - 1))[None] * np.ones((h - 1, 1))).float()
     arrays = {
         "mask_fixed": mask,
-        "mask_learned": stacked(units, mask.sqrt()),
+        "mask_learned": repeated(units, mask.sqrt()),
         "best": torch.full((units,), 8.0),
     }
     for which in ("fixed", "learned"):
         arrays |= {
-            f"texture_{which}": stacked(units, texture), f"map_{which}": stacked(units, wave),
-            f"masked_{which}": stacked(units, gabor(h, w, 0) * mask),
+            f"texture_{which}": repeated(units, texture), f"map_{which}": repeated(units, wave),
+            f"masked_{which}": repeated(units, gabor(h, w, 0) * mask),
             f"best_masked_{which}": torch.full((units,), 6.6),
         }  # fmt: skip
     shares = [float(share) for share in rng.uniform(0.2, 0.95, units)]
@@ -141,7 +141,7 @@ def make_deformation(rng, units, n, h, w):
     arrays = {
         "deltas": deltas, "kept": kept, "stability": stability, "stability_error": 0.1 * stability,
         "stability_strict": 2.5 * stability, "stability_strict_error": 0.2 * stability,
-        "deformed": stacked(units, deformed),
+        "deformed": repeated(units, deformed),
     }  # fmt: skip
 
     def by_delta(values):
@@ -172,7 +172,7 @@ def make_diversity(rng, units, n, h, w):
         }
         for index in rng.normal(0.5, 0.3, units)
     ]
-    return measures, {"distances": stacked(units, distances)}
+    return measures, {"distances": repeated(units, distances)}
 
 
 def make_dimension(rng, units, n, h, w):
@@ -202,8 +202,8 @@ def make_natural(rng, units, n, h, w):
     smooth = smooth - smooth.mean((2, 3), keepdim=True)
     smooth = 32 * smooth / smooth.flatten(1).std(1)[:, None, None, None]
     arrays = {
-        "images": stacked(units, smooth),
-        "responses": stacked(units, torch.linspace(4, 3, top)),
+        "images": repeated(units, smooth),
+        "responses": repeated(units, torch.linspace(4, 3, top)),
     }
     exemplars = [
         {
@@ -236,7 +236,7 @@ def entry(name, measure, unit=12):
     }  # fmt: skip
 
 
-def opened(png):
+def pixels_of(png):
     """The picture's pixels; raises where it is no whole PNG."""
     with Image.open(io.BytesIO(png)) as file:
         assert file.format == "PNG"
@@ -247,14 +247,14 @@ def opened(png):
 
 def made_picture(name, *, size=(24, 24), n=6, row=0, alone=False, **changes):
     """One unit's picture, with `changes` in what its measure found."""
-    measures, arrays = made(name, units=2, n=n, size=size)
+    measures, arrays = make_measure(name, units=2, n=n, size=size)
     images = None if alone else batch(n, *size)
     responses = None if alone else torch.linspace(8, 7.5, n)
     measure = measures[row] | changes
     return picture(name, RECORD, entry(name, measure), arrays, row, images, responses)
 
 
-def holds(pixels, block):
+def contains(pixels, block):
     """Whether `block` stands somewhere in the picture, pixel by pixel."""
     height, width = block.shape[:2]
     starts = np.argwhere((pixels[: -height + 1, : -width + 1] == block[0, 0]).all(-1))
@@ -278,8 +278,8 @@ ODD = [((3, 3), 64), ((24, 24), 1), ((3, 60), 9), *SLOW]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("size", "n"), ODD)
-def test_every_measure_has_its_picture(name, size, n):
-    opened(made_picture(name, size=size, n=n))
+def test_every_measure_has_a_unit_picture(name, size, n):
+    pixels_of(made_picture(name, size=size, n=n))
 
 
 def texts_outside(figure):
@@ -300,30 +300,30 @@ def test_no_text_leaves_its_graph(name, monkeypatch):
         graph, "drawn", lambda figure: (outside.extend(texts_outside(figure)), drawn(figure))[1]
     )
     made_picture(name)
-    measures, arrays = made(name, units=40, size=(5, 5))
+    measures, arrays = make_measure(name, units=40, size=(5, 5))
     layer_picture(name, RECORD, entries(name, measures), arrays)
     assert outside == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_can_do_without_the_run(name):
-    opened(made_picture(name, alone=True))
+def test_picture_without_the_runs_images(name):
+    pixels_of(made_picture(name, alone=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_numbers_that_are_missing_are_dashes(name):
-    measures, arrays = made(name, units=1)
+def test_missing_numbers_are_drawn_as_dashes(name):
+    measures, arrays = make_measure(name, units=1)
     nothing = dict.fromkeys(measures[0])
     everything = torch.full((6,), math.nan)
     lost = {"response_mean": None, "distance_pixels_min": None, "distance_pixels_mean": None}
-    opened(
+    pixels_of(
         picture(name, RECORD, entry(name, nothing) | lost, arrays, 0, batch(6, 24, 24), everything)
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_responses_may_be_negative(name):
-    measures, arrays = made(name, units=1)
+def test_negative_responses_are_drawn(name):
+    measures, arrays = make_measure(name, units=1)
     for key in {
         "tuning",
         "fitted_tuning",
@@ -334,40 +334,42 @@ def test_responses_may_be_negative(name):
         "kept",
     } & set(arrays):
         arrays[key] = -arrays[key].abs()
-    opened(
+    pixels_of(
         picture(name, RECORD, entry(name, measures[0]), arrays, 0, batch(6, 24, 24), -torch.ones(6))
     )
 
 
-def test_a_direction_is_called_by_its_file():
-    measures, arrays = made("natural", units=1)
+def test_direction_is_named_by_its_file():
+    measures, arrays = make_measure("natural", units=1)
     record = RECORD | {"direction": "directions.npy"}
-    named = opened(picture("natural", record, entry("natural", measures[0]), arrays, 0, None, None))
-    assert not np.array_equal(named[:60], opened(made_picture("natural", alone=True))[:60])
+    named = pixels_of(
+        picture("natural", record, entry("natural", measures[0]), arrays, 0, None, None)
+    )
+    assert not np.array_equal(named[:60], pixels_of(made_picture("natural", alone=True))[:60])
 
 
-def test_gain_shows_both_batches_pixel_by_pixel():
-    pixels, (_, arrays) = opened(made_picture("gain")), made("gain", units=2)
+def test_gain_shows_both_batches_exactly():
+    pixels, (_, arrays) = pixels_of(made_picture("gain")), make_measure("gain", units=2)
     for image in (*batch(6, 24, 24), *arrays["images"][0]):
-        assert holds(pixels, as_seen(image, 7))  # 7 * 24 is nearest to a tile of 160
+        assert contains(pixels, as_seen(image, 7))  # 7 * 24 is nearest to a tile of 160
 
 
-def test_many_large_images_are_averaged_and_the_picture_says_so():
-    large = opened(made_picture("gain", size=(250, 250), n=9))
+def test_many_large_images_are_reduced():
+    large = pixels_of(made_picture("gain", size=(250, 250), n=9))
     plain = batch(9, 250, 250)[0]
-    assert not holds(large, as_seen(plain)[:40, :40])
+    assert not contains(large, as_seen(plain)[:40, :40])
     # 9 images in 5 columns: at most 1.4 * 160 wide, so squares of 2 x 2 are one pixel
     square = as_seen(plain)[100:102, 100:102].reshape(4, 3).mean(0)
     assert (np.abs(large.astype(float) - square).max(-1) <= 1).any()
 
 
-def test_shift_shows_the_texture_and_the_frame_of_a_crop():
-    measures, arrays = made("shift", units=1, size=(3, 3))
-    pixels = opened(picture("shift", RECORD, entry("shift", measures[0]), arrays, 0, None, None))
+def test_shift_shows_texture_and_crop_frame():
+    measures, arrays = make_measure("shift", units=1, size=(3, 3))
+    pixels = pixels_of(picture("shift", RECORD, entry("shift", measures[0]), arrays, 0, None, None))
     zoom = 48  # of 5 pixels, towards 240
     texture = as_seen(arrays["texture_fixed"][0])
     for row, column in ((0, 0), (1, 3), (2, 2), (4, 1)):
-        assert holds(
+        assert contains(
             pixels, texture[row : row + 1, column : column + 1].repeat(44, 0).repeat(44, 1)
         )
     left = texture[1, 0].astype(int)
@@ -377,29 +379,29 @@ def test_shift_shows_the_texture_and_the_frame_of_a_crop():
     assert pixels[y, x + 1].tolist() == [0] * 3
 
 
-def test_deformation_leaves_out_what_is_too_large_for_the_field():
-    _, arrays = made("deformation", units=2, size=(9, 9))
-    pixels = opened(made_picture("deformation", size=(9, 9)))
+def test_deformation_omits_too_large_displacements():
+    _, arrays = make_measure("deformation", units=2, size=(9, 9))
+    pixels = pixels_of(made_picture("deformation", size=(9, 9)))
     shown = [
-        holds(pixels, as_seen(image.nan_to_num(), 18)) for image in arrays["deformed"][0]
+        contains(pixels, as_seen(image.nan_to_num(), 18)) for image in arrays["deformed"][0]
     ]  # 160 / 9
     assert shown == [True, True, True, False, False]
 
 
-def test_dimension_shows_what_lies_halfway_on_the_worst_path():
-    _, arrays = made("dimension", units=2)
+def test_dimension_shows_middle_of_worst_path():
+    _, arrays = make_measure("dimension", units=2)
     worst = arrays["paths"][0].nan_to_num(math.inf).min(1).values.argmin()
     one, other = batch(6, 24, 24)[arrays["pairs"][worst]]
     middle = one + other
     middle = middle * one.norm() / middle.norm()
-    assert holds(opened(made_picture("dimension")), as_seen(middle, 6))
+    assert contains(pixels_of(made_picture("dimension")), as_seen(middle, 6))
 
 
-def test_phase_shows_the_gratings_and_the_best_image():
-    _, arrays = made("phase", units=2)
-    pixels = opened(made_picture("phase"))
+def test_phase_shows_gratings_and_best_image():
+    _, arrays = make_measure("phase", units=2)
+    pixels = pixels_of(made_picture("phase"))
     for image in (arrays["grating"][0], batch(6, 24, 24)[0], arrays["fitted_grating"][0]):
-        assert holds(pixels, as_seen(image, 6))
+        assert contains(pixels, as_seen(image, 6))
 
 
 @pytest.mark.parametrize(
@@ -415,48 +417,48 @@ def test_phase_in_words(found, words):
     assert words in verdict(found)
 
 
-def test_a_weak_unit_is_left_out_of_the_layer():
-    measures, arrays = made("phase", units=6)
+def test_layer_picture_omits_weak_units():
+    measures, arrays = make_measure("phase", units=6)
     plain = layer_picture("phase", RECORD, entries("phase", measures), arrays)
     measures = [measure | {"weak": True} for measure in measures]
     assert layer_picture("phase", RECORD, entries("phase", measures), arrays) is None
-    opened(plain)
+    pixels_of(plain)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("units", [2, 512])
-def test_every_measure_has_a_picture_of_the_layer(name, units):
-    measures, arrays = made(name, units=units, size=(5, 5))
+def test_every_measure_has_a_layer_picture(name, units):
+    measures, arrays = make_measure(name, units=units, size=(5, 5))
     if units > 2:  # dead
         measures[1] = None
         for key in ("kept", "stability"):
             if key in arrays:
                 arrays[key][1] = math.nan
-    opened(layer_picture(name, RECORD, entries(name, measures), arrays))
+    pixels_of(layer_picture(name, RECORD, entries(name, measures), arrays))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_picture_of_a_layer_of_one_unit_or_without_values(name):
-    measures, arrays = made(name, units=2, size=(5, 5))
+def test_layer_picture_needs_two_values(name):
+    measures, arrays = make_measure(name, units=2, size=(5, 5))
     assert layer_picture(name, RECORD, entries(name, measures[:1]), arrays) is None
     assert layer_picture(name, RECORD, entries(name, [None, None]), arrays) is None
     nothing = [dict.fromkeys(measure) for measure in measures]
     assert layer_picture(name, RECORD, entries(name, nothing), arrays) is None
 
 
-def test_natural_crops_without_a_run_are_compared_by_their_response():
-    measures, arrays = made("natural", units=4)
+def test_natural_layer_picture_without_a_run():
+    measures, arrays = make_measure("natural", units=4)
     without = [measure | {"of_synthetic": None} for measure in measures]
-    assert opened(layer_picture("natural", RECORD, entries("natural", without), arrays)).size
+    assert pixels_of(layer_picture("natural", RECORD, entries("natural", without), arrays)).size
 
 
-def test_units_of_one_value_have_a_layer():
-    measures, arrays = made("diversity", units=4)
+def test_layer_picture_of_equal_values():
+    measures, arrays = make_measure("diversity", units=4)
     same = [measure | {"index": 0.5} for measure in measures]
-    opened(layer_picture("diversity", RECORD, entries("diversity", same), arrays))
+    pixels_of(layer_picture("diversity", RECORD, entries("diversity", same), arrays))
 
 
-def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
+def test_extremes_are_lowest_and_highest_units():
     layer = Layer(record=RECORD, units=[4, 5, 6, 7, 8], numbers=[None] * 5, arrays={})
     lowest, highest = layer.extremes(np.array([3.0, np.nan, 1.0, 2.0, 5.0]), most=2)
     assert [layer.units[at] for at in lowest] == [6, 7]
@@ -465,7 +467,7 @@ def test_the_extremes_of_a_layer_are_its_lowest_and_highest_units():
     assert alone == ([2], [])  # never the same unit twice
 
 
-def test_large_images_are_reduced_by_whole_numbers_and_small_ones_enlarged():
+def test_images_are_fitted_by_whole_factors():
     small, note = fitted(np.zeros((2, 3, 5, 3), np.uint8), 160)
     assert (small.shape, note) == ((2, 96, 160, 3), "")
     large, note = fitted(np.full((1, 500, 250, 3), 7, np.uint8), 160)
@@ -508,7 +510,7 @@ def test_captions_break_between_words():
     assert all(font(CAPTION).getlength(line) <= 80 for line in lines)
 
 
-def test_drawing_leaves_matplotlib_as_it_was():
+def test_drawing_leaves_matplotlib_unchanged():
     before = dict(matplotlib.rcParams)
     made_picture("dimension")
     assert dict(matplotlib.rcParams) == before

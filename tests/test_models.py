@@ -41,7 +41,7 @@ def response(network, size=51):
 # -- layers -----------------------------------------------------------------------------------
 
 
-def test_layers_have_the_fields_names_and_say_what_the_response_is():
+def test_layer_names_and_responses():
     vgg = open_model(torchvision_model("vgg19"))
     assert vgg.layer("conv3_1").channels == 256
     assert vgg.layer("conv3_1").response == "convolution, before its ReLU"
@@ -57,7 +57,7 @@ def test_layers_have_the_fields_names_and_say_what_the_response_is():
     assert google.layer("inception3a").response == "branches side by side, before its ReLU"
 
 
-def test_names_that_are_no_layers_are_answered_with_the_nearest():
+def test_unknown_layers_get_the_nearest_name():
     resnet = open_model(torchvision_model("resnet50"))
     with pytest.raises(InputError, match=r"layer=layer1\.9 .*Did you mean .*layer1\.0"):
         resnet.layer("layer1.9")
@@ -76,7 +76,7 @@ def test_networks_of_every_family_open():
         open_model(torchvision_model("vit_b_16"))
 
 
-def test_only_what_the_target_needs_is_kept_frozen_and_folded():
+def test_loaded_network_is_truncated_and_frozen():
     model = torchvision_model("resnet50")
     traced = open_model(model)
     assert all(p.is_meta for p in traced.root.parameters())
@@ -90,7 +90,7 @@ def test_only_what_the_target_needs_is_kept_frozen_and_folded():
     assert all(p.is_meta for p in traced.root.parameters())  # the traced model stays empty
 
 
-def test_features_of_an_earlier_layer_are_after_its_relu():
+def test_features_are_taken_after_the_relu():
     model = torchvision_model("resnet50")
     traced = open_model(model)
     target, earlier = traced.layer("layer1.1"), traced.layer("layer1.0")
@@ -108,7 +108,7 @@ def test_features_of_an_earlier_layer_are_after_its_relu():
 # -- where weights come from ------------------------------------------------------------------
 
 
-def test_random_weights_are_seeded_and_leave_global_state_alone():
+def test_random_weights_are_seeded():
     state = torch.random.get_rng_state()
     first, again, other = (response(load_alexnet(seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -117,7 +117,7 @@ def test_random_weights_are_seeded_and_leave_global_state_alone():
     assert load_alexnet(seed=1).weights.source == "random, seed 1"
 
 
-def test_both_kinds_of_file_give_the_same_network(alexnet, tmp_path):
+def test_safetensors_and_pth_give_the_same_network(alexnet, tmp_path):
     save_file(alexnet, tmp_path / "a.safetensors", {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"})
     torch.save(alexnet, tmp_path / "a.pth")
     torch.save({"state_dict": alexnet}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -135,7 +135,7 @@ def test_both_kinds_of_file_give_the_same_network(alexnet, tmp_path):
     assert (said.weights.std, said.weights.mean_std_source) == ((1, 1, 2), "config")
 
 
-def test_a_partial_file_names_what_is_missing_and_how_deep_it_reaches(alexnet, tmp_path):
+def test_partial_weights_name_what_is_missing(alexnet, tmp_path):
     partial = {k: v for k, v in alexnet.items() if not k.startswith(("features.8", "features.10"))}
     save_file(partial, tmp_path / "part.safetensors")
     file = str(tmp_path / "part.safetensors")
@@ -156,7 +156,7 @@ def test_a_partial_file_names_what_is_missing_and_how_deep_it_reaches(alexnet, t
      (lambda t: t[:7], r"features.0.bias has shape \[7\].*needs \[64\]"),
      (lambda t: t.to(torch.int32), "features.0.bias holds torch.int32")],
 )  # fmt: skip
-def test_tensors_that_cannot_be_right_are_refused_by_name(alexnet, tmp_path, spoil, words):
+def test_bad_tensors_are_refused_by_name(alexnet, tmp_path, spoil, words):
     spoiled = {k: v.clone() for k, v in alexnet.items()}
     spoiled["features.0.bias"] = spoil(spoiled["features.0.bias"]).contiguous()
     save_file(spoiled, tmp_path / "spoiled.safetensors")
@@ -164,7 +164,7 @@ def test_tensors_that_cannot_be_right_are_refused_by_name(alexnet, tmp_path, spo
         load_alexnet(weights=str(tmp_path / "spoiled.safetensors"))
 
 
-def test_foreign_damaged_and_missing_files(alexnet, tmp_path):
+def test_foreign_damaged_and_missing_weights_are_refused(alexnet, tmp_path):
     save_file(alexnet, tmp_path / "vgg.safetensors", {"architecture": "torchvision.models.vgg19"})
     with pytest.raises(InputError, match="vgg19, not of alexnet"):
         load_alexnet(weights=str(tmp_path / "vgg.safetensors"))
@@ -196,7 +196,7 @@ class Malice:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, zipped):
+def test_pickle_that_runs_code_is_refused(tmp_path, zipped):
     proof = tmp_path / "it-ran"
     file = tmp_path / "malice.pth"
     if zipped:
@@ -208,7 +208,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, zipped):
     assert not proof.exists()
 
 
-def test_the_weights_folder_is_searched_before_a_download(alexnet, tmp_path, monkeypatch):
+def test_weights_folder_comes_before_a_download(alexnet, tmp_path, monkeypatch):
     monkeypatch.setenv("DIVERSEVIS_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(weights, "download", lambda model: pytest.fail("downloaded"))
     save_file(alexnet, tmp_path / "alexnet-mine.safetensors")
@@ -221,7 +221,7 @@ def test_the_weights_folder_is_searched_before_a_download(alexnet, tmp_path, mon
         load_alexnet(weights="imagenet")
 
 
-def test_a_network_whose_name_only_begins_alike_is_not_taken(tmp_path, monkeypatch):
+def test_weights_of_a_similar_name_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("DIVERSEVIS_WEIGHTS", str(tmp_path))
     save_file({"x": torch.ones(1)}, tmp_path / "vgg19_bn-mine.safetensors")
     asked = []
@@ -269,7 +269,7 @@ def server(alexnet, tmp_path, monkeypatch, without_weights_folder):
         thread.join()
 
 
-def test_weights_are_downloaded_once_into_torchvisions_cache(server, alexnet, capsys):
+def test_weights_are_downloaded_once(server, alexnet, capsys):
     first, again = load_alexnet(weights="imagenet"), load_alexnet(weights="imagenet")
     assert len(server.requests) == 1
     assert server.cached.is_file()
@@ -280,21 +280,21 @@ def test_weights_are_downloaded_once_into_torchvisions_cache(server, alexnet, ca
     assert torch.equal(convolution.weight, alexnet["features.0.weight"])
 
 
-def test_a_download_that_is_not_what_its_name_promises_is_refused(server):
+def test_download_with_wrong_digest_is_refused(server):
     server.file.write_bytes(server.file.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="does not have the published hash"):
         load_alexnet(weights="imagenet")
     assert not server.cached.exists()
 
 
-def test_a_cached_file_that_has_gone_bad_is_refused(server):
+def test_damaged_cached_weights_are_refused(server):
     load_alexnet(weights="imagenet")
     server.cached.write_bytes(server.cached.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match=r"damaged .*Delete that file"):
         load_alexnet(weights="imagenet")
 
 
-def test_without_internet_three_ways_out_are_named(server, monkeypatch):
+def test_without_internet_three_remedies_are_named(server, monkeypatch):
     url = "http://127.0.0.1:1/alexnet-00000000.pth"  # nobody listens there
     monkeypatch.setattr(
         TorchvisionModel, "published_weights", lambda self: SimpleNamespace(url=url)
@@ -309,7 +309,7 @@ def test_without_internet_three_ways_out_are_named(server, monkeypatch):
         assert way in str(error.value)
 
 
-def test_the_published_addresses_are_torchvisions_first_imagenet_weights():
+def test_published_weights_are_imagenet_v1():
     for name, start in [("vgg19", "vgg19-dcbb9e9d.pth"), ("resnet50", "resnet50-0676ba61.pth")]:
         assert torchvision_model(name).published_weights().url.endswith(f"/{start}")
 
@@ -330,7 +330,7 @@ def branching():
     return Branching()
 
 
-def test_custom_networks_are_checked_at_the_door():
+def test_bad_custom_networks_are_refused():
     for target, words in [
         ("no.such.module", "cannot be imported"), ("test_models.nothing", "cannot be imported"),
         ("nodots", "cannot be imported"), ("test_models.custom_number", "returned a int"),
@@ -351,17 +351,17 @@ def custom_number():
 # -- published numbers --------------------------------------------------------------------------
 
 
-def test_published_images_give_the_published_responses(real_weights, golden):
+def test_published_images_give_the_published_responses(real_weights, published_images):
     """Proportional to the published responses; coefficient of variation under 0.5 %."""
     model = torchvision_model("vgg19", weights="imagenet")
     traced = open_model(model)
     network = load(model, traced, traced.layer("conv3_1"))
-    x = torch.from_numpy(golden["images"]).float().permute(0, 3, 1, 2) - 128
+    x = torch.from_numpy(published_images["images"]).float().permute(0, 3, 1, 2) - 128
     x = x * (2651.66 / 2 / x.flatten(1).norm(dim=1))[:, None, None, None]
     z = x / (255 * torch.tensor(network.weights.std)[:, None, None])
     with torch.no_grad():
         ours = unpad(network.module)(z)[0][:, 21, 0, 0]
-    factor = ours / torch.from_numpy(golden["activations"]).float()
+    factor = ours / torch.from_numpy(published_images["activations"]).float()
     assert (factor.std() / factor.mean()).item() < 0.005
     assert factor.mean().item() == pytest.approx(138.65, rel=1e-3)
 

@@ -52,7 +52,7 @@ def test_means_over_photographs_and_positions(folder, caplog):
     assert len(means(folder, lambda z: [z], identity="other weights")) == 1
 
 
-def test_the_cache_knows_changed_photographs(folder):
+def test_cache_notices_changed_photographs(folder):
     means(folder, lambda z: [z])
     Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(folder / "c.png")
     calls = []
@@ -60,7 +60,7 @@ def test_the_cache_knows_changed_photographs(folder):
     assert len(calls) == 3
 
 
-def test_folders_without_photographs(tmp_path, folder):
+def test_folders_without_photographs_are_refused(tmp_path, folder):
     with pytest.raises(InputError, match=r"objective.photographs=.*none is not a folder"):
         means(tmp_path / "none", lambda z: [z])
     (tmp_path / "empty").mkdir()

@@ -19,21 +19,21 @@ def brute_force(features):
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
-def test_distances_are_those_of_every_pair(n):
+def test_distances_equal_brute_force(n):
     features = torch.randn(4, n, 50) * 100 + 1000
     expected = brute_force(features)
     assert torch.allclose(pairwise_distances(features), expected.double())
     assert torch.allclose(smallest_distance(features).double(), expected.double().min(1).values)
 
 
-def test_the_closest_pair_is_found_even_among_near_copies_far_from_zero():
+def test_smallest_distance_among_near_copies():
     base = torch.randn(1, 1, 200)
     features = 1e4 + base + 1e-1 * torch.randn(1, 6, 200)
     expected = brute_force(features)
     assert smallest_distance(features).item() == pytest.approx(expected.min().item(), rel=1e-3)
 
 
-def test_only_the_closest_pair_carries_gradient_and_copies_give_zero_not_nan():
+def test_only_the_closest_pair_has_gradient():
     features = torch.randn(2, 4, 9)
     features[1, 3] = features[1, 0]
     features.requires_grad_(True)
@@ -61,7 +61,7 @@ def soft_minimum(features, softness):
 
 
 @pytest.mark.parametrize("softness", [0.01, 0.3])
-def test_a_soft_gradient_is_shared_by_pairs_about_as_close(softness):
+def test_soft_gradient_equals_its_definition(softness):
     """Against the definition, pair by pair in float64; the value stays the exact one."""
     features = torch.randn(3, 5, 40, dtype=torch.float64) * 30 + 100
     ours, theirs = (features.clone().requires_grad_(True) for _ in range(2))
@@ -73,7 +73,7 @@ def test_a_soft_gradient_is_shared_by_pairs_about_as_close(softness):
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
 
 
-def test_a_soft_gradient_of_copies_is_finite():
+def test_soft_gradient_of_copies_is_finite():
     features = torch.randn(1, 4, 9).expand(2, 4, 9).clone()
     features[0, :] = features[0, 0]
     features[1, 3] = features[1, 0]
@@ -106,7 +106,7 @@ def test_terms_sum_to_the_loss():
     assert "distance_min" not in single
 
 
-def test_responses_to_a_channel_and_to_a_direction():
+def test_responses_of_channels_and_directions():
     y = torch.tensor([[[3.0, 4.0, 0.0]], [[3.0, 4.0, 0.0]]])
     vectors = torch.tensor([[0.0, 2.0, 0.0], [3.0, 4.0, 0.0]])  # any length: the direction counts
     kinds = {

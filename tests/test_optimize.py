@@ -43,7 +43,7 @@ def towards(goals):
 
 
 @BOTH
-def test_it_finds_the_best_image_of_each_unit(optimizer):
+def test_optimizer_reaches_the_best_image(optimizer):
     """Closed form: the image along the goal, at the norm."""
     goals = noise(3, 1, seed=1)[:, 0]
     result = optimizer(problem(towards(goals)), noise(3))
@@ -59,7 +59,7 @@ def test_it_finds_the_best_image_of_each_unit(optimizer):
 
 @BOTH
 @pytest.mark.parametrize("kind", ["sqrt", "none"])
-def test_what_is_at_rest(optimizer, kind):
+def test_where_each_optimizer_comes_to_rest(optimizer, kind):
     """The published order comes to rest where the filtered gradient is along the image, the
     sphere's where the gradient itself is: a bias of the one, none of the other."""
     from diversevis.method.images import precondition
@@ -73,7 +73,7 @@ def test_what_is_at_rest(optimizer, kind):
 
 
 @BOTH
-def test_units_do_not_know_of_one_another(optimizer):
+def test_units_are_optimized_independently(optimizer):
     """Not even when one has left the batch: the easy unit stops early."""
     goals, start = noise(3, 1, seed=1)[:, 0], noise(3)
     start[1] = goals[1]
@@ -93,7 +93,7 @@ def test_units_do_not_know_of_one_another(optimizer):
 
 
 @BOTH
-def test_units_that_have_stopped_leave_the_batch(optimizer):
+def test_stopped_units_leave_the_batch(optimizer):
     goals, start, sizes = noise(3, 1, seed=1)[:, 0], noise(3), []
     start[1] = goals[1]
 
@@ -112,7 +112,7 @@ def test_units_that_have_stopped_leave_the_batch(optimizer):
     assert sizes.index(2) - result.steps[1] < 10
 
 
-def test_it_is_the_published_adam():
+def test_adam_equals_torchs():
     """Against torch's own Adam and autograd through the norm."""
     goals, start = noise(2, 1, seed=1)[:, 0], noise(2)
     result = replace(ADAM, steps=30)(problem(towards(goals)), start)
@@ -126,7 +126,7 @@ def test_it_is_the_published_adam():
         adam.step()
 
 
-def test_the_published_stopping_rule():
+def test_stopping_rule_is_the_published():
     """Against the rule written out: stop when the 0.9-average of the loss has not improved for
     `patience` steps."""
     losses = [
@@ -146,7 +146,7 @@ def test_the_published_stopping_rule():
 
 
 @BOTH
-def test_the_best_iterate_is_kept(optimizer):
+def test_best_iterate_is_returned(optimizer):
     seen = []
 
     def evaluate(x, rows):
@@ -158,7 +158,7 @@ def test_the_best_iterate_is_kept(optimizer):
 
 
 @BOTH
-def test_the_last_step_and_divergence(optimizer):
+def test_last_step_and_divergence(optimizer):
     few = replace(optimizer, steps=3)(problem(towards(noise(1, 1, seed=1)[:, 0])), noise(1))
     assert few.stop == (("max_steps" if optimizer is ADAM else "annealed"),)
     assert few.steps == (3,)
@@ -176,7 +176,7 @@ def test_the_last_step_and_divergence(optimizer):
 
 
 @BOTH
-def test_an_image_without_gradient_waits_and_the_others_go_on(optimizer):
+def test_image_without_gradient_stays(optimizer):
     goals = noise(1, 1, seed=1)[:, 0]
 
     def evaluate(x, rows):
@@ -191,7 +191,7 @@ def test_an_image_without_gradient_waits_and_the_others_go_on(optimizer):
 
 
 @BOTH
-def test_ctrl_c_ends_with_what_there_is(optimizer):
+def test_ctrl_c_returns_the_best_so_far(optimizer):
     def listener(step, rows, x, terms):
         if step == 7:
             raise KeyboardInterrupt
@@ -206,7 +206,7 @@ def test_ctrl_c_ends_with_what_there_is(optimizer):
     assert towards(goal)(result.images, torch.tensor([0])).item() == losses.min().item()
 
 
-def test_the_spheres_guidance_comes_to_the_objectives_own():
+def test_sphere_guidance_fades_out():
     heard = []
 
     def evaluate(x, rows, *, emphasis, softness):
@@ -224,7 +224,7 @@ def test_the_spheres_guidance_comes_to_the_objectives_own():
     assert softnesses[-1] == pytest.approx(0.0003)
 
 
-def draws_of(*units):
+def draws_per_unit(*units):
     """Noise whose first value says whether the unit answers to it."""
 
     def draw(batches):
@@ -239,14 +239,14 @@ def positive(raw, units):
 
 
 def test_images_without_gradient_are_drawn_again():
-    draws = draws_of([[1.0, -1.0, 2.0], [-1.0, 3.0, 4.0], [9.0, 9.0, 9.0]], [[5.0, 6.0, 7.0]])
+    draws = draws_per_unit([[1.0, -1.0, 2.0], [-1.0, 3.0, 4.0], [9.0, 9.0, 9.0]], [[5.0, 6.0, 7.0]])
     start, alive = live_start(draws, positive, rounds=5)
     assert start[:, :, 0, 0, 0].tolist() == [[1, 2, 3], [5, 6, 7]]
     assert alive.tolist() == [True, True]
 
 
-def test_a_rare_live_image_is_copied_and_a_dead_unit_is_said_to_be():
-    draws = draws_of([[-1.0, 1.0]] + [[-1.0, -1.0]] * 4, [[-1.0, -2.0]] * 4)
+def test_live_images_are_copied_for_rare_units():
+    draws = draws_per_unit([[-1.0, 1.0]] + [[-1.0, -1.0]] * 4, [[-1.0, -2.0]] * 4)
     start, alive = live_start(draws, positive, rounds=3)
     assert start[0, :, 0, 0, 0].tolist() == pytest.approx([1, 0.9])
     assert alive.tolist() == [True, False]

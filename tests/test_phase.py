@@ -13,7 +13,7 @@ SETTINGS = Phase(orientations=16, per_octave=3, phases=32)
 SIZE = (12, 12)
 
 
-def test_a_half_rectified_linear_unit_has_pi_over_two():
+def test_half_rectified_linear_unit_has_half_pi():
     """Closed form: F0 = 1/pi, F1 = 1/2; with K samples the 32nd harmonic is added, 0.3 %."""
     f0, f1 = phase.fourier(torch.cos(phases(32) - 0.4))
     assert f0.item() == pytest.approx(1 / math.pi, rel=4e-3)
@@ -22,7 +22,7 @@ def test_a_half_rectified_linear_unit_has_pi_over_two():
     assert (many[1] / many[0]).item() == pytest.approx(math.pi / 2, rel=1e-5)
 
 
-def test_a_constant_response_has_no_modulation_and_noise_little():
+def test_modulation_of_constant_and_noisy_responses():
     f0, f1 = phase.fourier(torch.full((16,), 3.0))
     assert f0.item() == pytest.approx(3)
     assert f1.item() == pytest.approx(0, abs=1e-6)
@@ -31,7 +31,7 @@ def test_a_constant_response_has_no_modulation_and_noise_little():
     assert f1.mean().item() == pytest.approx(math.sqrt(math.pi / 32), rel=0.02)
 
 
-def test_gratings_have_one_norm_and_linear_responses_are_sinusoids():
+def test_linear_responses_to_gratings_are_sinusoids():
     mask, given = soft_mask(SIZE), torch.tensor(list(COLOR_AXES.values()))
     shown = gratings(mask, torch.tensor([0.04, 0.2, 0.5]), torch.tensor([0.0, 30.0, 135.0]), given,
                      phases(8), 50.0)  # fmt: skip
@@ -43,7 +43,7 @@ def test_gratings_have_one_norm_and_linear_responses_are_sinusoids():
     assert torch.all(spectrum[:, [0, 2, 3, 4]] < 1e-4 * spectrum[:, [1]])
 
 
-def test_the_fixed_mask_is_the_published_one():
+def test_fixed_mask_is_the_published():
     """exp(-(r / (s/2.4))^4) at the middle of an edge and at a corner of a 25-pixel image."""
     mask = soft_mask((25, 25))
     assert mask[12, 12].item() == pytest.approx(1, abs=1e-6)
@@ -52,7 +52,7 @@ def test_the_fixed_mask_is_the_published_one():
     assert mask[0, 0].item() == pytest.approx(math.exp(-(corner**4)), rel=1e-3)
 
 
-def test_the_peak_between_two_phases_is_found():
+def test_peak_between_two_phases():
     shifted = torch.cos(phases(8) - math.pi / 8)
     assert shifted.max().item() == pytest.approx(math.cos(math.pi / 8))
     assert phase.peak(shifted).item() == pytest.approx(1, abs=1e-5)
@@ -61,7 +61,7 @@ def test_the_peak_between_two_phases_is_found():
 @pytest.mark.parametrize(("frequency", "orientation", "axis"), [
     (0.25, 45.0, "luminance"), (0.125, 0.0, "red-green"), (0.2, 112.5, "blue-yellow"),
 ])  # fmt: skip
-def test_a_grating_is_recognized_in_an_image(frequency, orientation, axis):
+def test_grating_is_recognized_in_an_image(frequency, orientation, axis):
     """Rows run downwards: an orientation of 45 degrees has its wave vector up and to the right."""
     color = torch.tensor([COLOR_AXES[axis]])
     at = torch.tensor([frequency]), torch.tensor([orientation])
@@ -75,15 +75,15 @@ def test_a_grating_is_recognized_in_an_image(frequency, orientation, axis):
     assert brighter_up[0, 4] * color[0][color[0].abs().argmax()] > 0
 
 
-def searched(respond):
+def search(respond):
     return SETTINGS.search(respond, soft_mask(SIZE), 100.0)
 
 
-def test_the_best_grating_of_a_linear_unit_is_its_own():
+def test_best_grating_of_a_linear_unit():
     own = gratings(soft_mask(SIZE), torch.tensor([0.25]), torch.tensor([67.5]),
                    torch.tensor([COLOR_AXES["red-green"]]), torch.tensor([1.0]), 1.0)[0, 0]  # fmt: skip
     template = torch.stack([own, -own])
-    found = searched(lambda x: torch.einsum("ichw,uchw->iu", x, template))
+    found = search(lambda x: torch.einsum("ichw,uchw->iu", x, template))
     tuned = SETTINGS.curve(lambda x: torch.einsum("uichw,uchw->ui", x, template),
                            found.best(torch.tensor([0, 1])), soft_mask(SIZE), 100.0)  # fmt: skip
     step = 2 ** (1 / 3)  # between frequencies
@@ -96,9 +96,9 @@ def test_the_best_grating_of_a_linear_unit_is_its_own():
         assert not one["weak"]
 
 
-def test_what_never_varies_has_no_phase():
+def test_constant_unit_has_no_phase():
     """A constant unit would look perfectly phase invariant, a dead one divides 0 by 0."""
-    found = searched(lambda x: torch.stack([torch.full((len(x),), 7.0), torch.zeros(len(x))], 1))
+    found = search(lambda x: torch.stack([torch.full((len(x),), 7.0), torch.zeros(len(x))], 1))
     assert found.varies.tolist() == [False, False]
     tuned = SETTINGS.curve(lambda x: torch.full(x.shape[:2], 7.0),
                            found.best(torch.tensor([0, 1])), soft_mask(SIZE), 100.0)  # fmt: skip
@@ -106,7 +106,7 @@ def test_what_never_varies_has_no_phase():
     assert phase.numbers(tuned, 1, 0.0, False) is None
 
 
-def test_a_unit_that_gratings_hardly_drive_is_marked():
+def test_unit_hardly_driven_by_gratings_is_weak():
     curve = torch.cos(phases(32)) - 0.99
     grating = phase.Grating(torch.ones(1), torch.ones(1), torch.ones(1, 3))
     tuned = phase.Tuning(grating, curve[None], torch.zeros(1, 3, 4, 4))

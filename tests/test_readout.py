@@ -54,7 +54,7 @@ TARGETS = [
 
 @pytest.mark.parametrize(("model", "layer", "features"), TARGETS)
 @pytest.mark.parametrize("target", ["channels", "directions"])
-def test_both_routes_agree(model, layer, features, target):
+def test_readout_equals_the_full_layer(model, layer, features, target):
     module, channels, size = unpadded(torchvision_model(model), layer, features)
     if target == "channels":
         vectors = torch.eye(channels, dtype=torch.float64)[[3, 1, channels - 1]]
@@ -65,7 +65,7 @@ def test_both_routes_agree(model, layer, features, target):
 
 
 @pytest.mark.parametrize("layer", ["simple", "complex", "shift", "bipartite"])
-def test_both_routes_agree_on_the_energy_network(layer):
+def test_readout_equals_the_energy_layer(layer):
     energy = EnergyModel(kind="energy", name="energy", default_layer="complex")
     module, channels, size = unpadded(energy, layer)
     vectors = torch.eye(channels, dtype=torch.float64)[[3, 1, channels - 1]]
@@ -77,7 +77,7 @@ def test_both_routes_agree_on_the_energy_network(layer):
     ("model", "layer", "last"),
     [("vgg19", "conv2_2", 128 * 128 * 9), ("resnet50", "maxpool", 64 * 3 * 49)],
 )
-def test_the_layers_other_filters_are_gone(model, layer, last):
+def test_readout_drops_the_other_filters(model, layer, last):
     """The target's own convolution is not called, and its weights of other units not kept."""
     module, channels, size = unpadded(torchvision_model(model), layer)
     vectors = torch.eye(channels, dtype=torch.float64)[[3, 1, 0]]
@@ -104,7 +104,7 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize("layer", ["second", "pool"])
-def test_dilation_stride_and_groups(layer):
+def test_readout_with_dilation_stride_and_groups(layer):
     torch.manual_seed(0)
     custom = CustomModel(kind="custom", name=None, target="test_readout.Wide", weights="own",
                          default_layer=None, mean=(0.5,) * 3, std=(1.0,) * 3)  # fmt: skip

@@ -90,7 +90,7 @@ def has(network, path):
      pytest.param("resnet50", "layer2.3", "random", marks=pytest.mark.slow),
      pytest.param("vgg19", "conv4_1", "random", marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_unpadded_response_is_the_interior_response(name, last, weights, photograph, request):
+def test_unpadded_response_equals_the_interior_response(name, last, weights, photograph, request):
     """For every layer: our truncated, folded, unpadded network on the receptive field's crop, and
     torchvision's untouched network on a larger photograph, at several units."""
     network = getattr(torchvision.models, name)(weights=None).eval()
@@ -173,7 +173,7 @@ def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
      ("densenet121", "features.denseblock1.denselayer3.conv2"), ("squeezenet1_1", "features.4"),
      ("mobilenet_v2", "features.3"), ("alexnet", "features.6"), ("resnet18", "layer2.0")],
 )  # fmt: skip
-def test_parallel_branches_agree_with_the_padded_network(name, layer):
+def test_unpadded_branches_equal_the_padded_network(name, layer):
     """Any torchvision network: the unpadded dense map is the padded map's interior."""
     model = torchvision_model(name)
     traced = open_model(model)
@@ -230,7 +230,7 @@ CUSTOM = CustomModel(
 )  # fmt: skip
 
 
-def test_a_custom_network_of_every_kind_of_step():
+def test_custom_network_of_every_operation():
     traced = open_model(CUSTOM)
     # first: 1 + 2*2; pool: +2; wide: +4 columns; norm of down + skip: 3x3 at stride 1 before it.
     assert field_of(traced, "first").size == (5, 5)
@@ -246,7 +246,7 @@ def test_a_custom_network_of_every_kind_of_step():
     assert torch.allclose(ours[:, :, 0, 0], whole[:, :, row, column], atol=1e-5)
 
 
-def test_the_function_steps_of_a_whole_graph():
+def test_functional_operations_of_a_graph():
     traced = open_model(CUSTOM)
     pool = next(node for node in traced.graph.nodes if node.target is functional.avg_pool2d)
     field = receptive_field(traced.root, traced.graph, pool)
@@ -271,7 +271,7 @@ def test_the_function_steps_of_a_whole_graph():
     assert torch.allclose(ours[0, :, 0, 0], whole[0, :, first[0], first[1]], atol=1e-5)
 
 
-def test_units_that_see_everything_are_refused():
+def test_units_with_global_field_are_refused():
     traced = open_model(torchvision_model("resnet18"))
     with pytest.raises(InputError, match="reads the whole image"):
         field_of(traced, "avgpool")
@@ -280,7 +280,7 @@ def test_units_that_see_everything_are_refused():
         field_of(squeezed, "features.2.0.block.0.0")
 
 
-def test_images_of_the_receptive_field_give_one_value_everywhere():
+def test_field_sized_images_give_one_response():
     model = torchvision_model("resnet50")
     traced = open_model(model)
     for name in ("layer1.1.conv1", "layer1.1.conv3", "layer2.0.downsample.0", "layer2.0"):

@@ -18,7 +18,7 @@ METRICS = {
 }  # fmt: skip
 
 
-def test_enlarging_repeats_pixels_and_invents_none():
+def test_enlarging_only_repeats_pixels():
     image = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     large = enlarge(image, 5)
     assert large.shape == (15, 20, 3)
@@ -30,7 +30,7 @@ def test_enlarging_repeats_pixels_and_invents_none():
     ("n", "size"),
     [(1, (7, 7)), (6, (24, 24)), pytest.param(16, (60, 60), marks=pytest.mark.slow), (5, (9, 13))],
 )
-def test_a_sheet_shows_every_image_pixel_by_pixel(n, size):
+def test_sheet_shows_every_image_exactly(n, size):
     pixels = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
     canvas = sheet(pixels, [1.0] * n, RECORD, METRICS)
     zoom = max(1, round(160 / max(size)))
@@ -42,7 +42,7 @@ def test_a_sheet_shows_every_image_pixel_by_pixel(n, size):
         assert np.array_equal(canvas[top : top + height, left : left + width], image)
 
 
-def test_sheets_of_dead_and_single_units_say_so():
+def test_sheets_of_dead_and_single_units():
     dead = METRICS | {"stop": "dead", "response_mean": None, "distance_min": None}
     pixels = np.zeros((2, 5, 5, 3), np.uint8)
     assert sheet(pixels, [0.0, 0.0], RECORD, dead).shape[2] == 3
@@ -51,14 +51,14 @@ def test_sheets_of_dead_and_single_units_say_so():
     assert sheet(pixels[:1], [0.0], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
 
 
-def test_film_steps_thin_out_but_never_stop():
+def test_film_steps_thin_out():
     steps = [step for step in range(1, 2001) if is_film_step(step)]
     assert steps[:24] == list(range(1, 25))
     assert 80 < len(steps) < 120
     assert max(np.diff(steps)) < 150
 
 
-def test_a_gif_holds_the_frames(tmp_path):
+def test_gif_holds_the_frames(tmp_path):
     frames = [np.full((2, 5, 5, 3), shade, np.uint8) for shade in (0, 90, 200)]
     write_film(RunFolder(tmp_path), 3, "gif", frames)
     content = (tmp_path / "optimization_unit0003.gif").read_bytes()
@@ -72,7 +72,7 @@ def test_a_gif_holds_the_frames(tmp_path):
     assert duration == pytest.approx(1000 / FRAMES_PER_SECOND, abs=10) or duration > 500
 
 
-def test_an_mp4_has_even_sizes(tmp_path):
+def test_mp4_has_even_sizes(tmp_path):
     pytest.importorskip("av", reason="PyAV (the extra `video`) is not installed")
     write_film(RunFolder(tmp_path), 3, "mp4", [np.full((3, 7, 7, 3), 120, np.uint8)] * 5)
     film = iio.imread(tmp_path / "optimization_unit0003.mp4", plugin="pyav")
@@ -80,7 +80,7 @@ def test_an_mp4_has_even_sizes(tmp_path):
     assert abs(int(film[0, film.shape[1] // 2, 60, 0]) - 120) < 4
 
 
-def test_mp4_without_pyav_is_refused_before_the_work(monkeypatch):
+def test_mp4_without_pyav_is_refused_early(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="record=gif"):
         check_film("mp4")

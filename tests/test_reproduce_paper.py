@@ -114,7 +114,7 @@ def layers_of(root, **units):
 # -- claim 1 --------------------------------------------------------------------------------------
 
 
-def test_gain_holds_where_distances_grow_and_responses_stay(tmp_path):
+def test_gain_claim_holds(tmp_path):
     units = [unit(i, distance_min=10 + i) for i in range(8)]
     found = claims.gain_claim(layers_of(tmp_path, conv2_1=units))
     one = found["numbers"]["layers"]["vgg19 conv2_1"]
@@ -128,13 +128,13 @@ def test_gain_holds_where_distances_grow_and_responses_stay(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"distance_min": -1.0}, {"distance_mean": -1.0}, {"response": 0.5}]
 )
-def test_gain_does_not_hold_where_anything_is_lost(tmp_path, changes):
+def test_gain_claim_fails_with_any_loss(tmp_path, changes):
     units = [unit(i, **changes) for i in range(8)]
     found = claims.gain_claim(layers_of(tmp_path, conv2_1=units))
     assert found["verdict"] == "does not hold"
 
 
-def test_gain_holds_in_part_and_linear_layers_do_not_count(tmp_path):
+def test_gain_claim_ignores_linear_layers(tmp_path):
     layers = layers_of(
         tmp_path,
         conv1_1=[unit(i, diversity=0.0) for i in range(8)],
@@ -147,7 +147,7 @@ def test_gain_holds_in_part_and_linear_layers_do_not_count(tmp_path):
     assert "1 of 2 layers that count" in found["finding"]
 
 
-def test_gain_leaves_dead_units_out(tmp_path):
+def test_gain_claim_ignores_dead_units(tmp_path):
     units = [unit(0), unit(1), dead(2), unit(3)]
     one = claims.gain_claim(layers_of(tmp_path, conv2_1=units))["numbers"]["layers"]
     assert one["vgg19 conv2_1"]["counted"] == 3
@@ -157,7 +157,7 @@ def test_gain_leaves_dead_units_out(tmp_path):
 # -- claim 2 --------------------------------------------------------------------------------------
 
 
-def test_phase_shares_leave_dead_and_weak_units_out(tmp_path):
+def test_phase_shares_ignore_dead_and_weak_units(tmp_path):
     units = [unit(0, f1f0=0.1, fitted=0.1), unit(1, f1f0=0.5), unit(2), unit(3),
              unit(4, f1f0=0.0, weak=True), dead(5)]  # fmt: skip
     layers = layers_of(tmp_path, conv1_1=[unit(0)], conv2_1=units)
@@ -191,7 +191,7 @@ def test_phase_verdict(tmp_path, first, early, verdict):
     assert phase.phase_claim(layers, {})["verdict"] == verdict
 
 
-def test_random_weights_are_named_beside_trained_ones(tmp_path):
+def test_random_weights_are_named_beside_trained(tmp_path):
     layers = layers_of(tmp_path / "a", conv2_1=[unit(0, f1f0=0.1), unit(1)])
     control = run_of(tmp_path / "b", units=[unit(0, f1f0=0.1), unit(1, f1f0=0.1)])
     found = phase.phase_claim(layers, {"vgg19 conv2_1 random weights": control})
@@ -205,7 +205,7 @@ def grating(phase, orientation=30.0, frequency=0.18, side=16):
     return torch.cos(wave - math.radians(phase)).expand(3, -1, -1) * 40
 
 
-def test_a_batch_of_one_orientation_in_all_phases_is_read_off():
+def test_phases_of_gratings_are_measured():
     phases = [10.0, 70.0, 130.0, 190.0, 250.0, 310.0]
     found = example.described(torch.stack([grating(phase) for phase in phases]))
     assert found["orientation"] == pytest.approx(30, abs=4)
@@ -217,7 +217,7 @@ def test_a_batch_of_one_orientation_in_all_phases_is_read_off():
     )
 
 
-def test_the_example_is_the_one_that_satisfies_the_rule(tmp_path):
+def test_example_satisfies_the_rule(tmp_path):
     turning = torch.stack([grating(60.0 * i) for i in range(6)])
     tilting = torch.stack([grating(0.0, orientation=30.0 * i) for i in range(6)])
     units = [unit(3, fitted=0.1), unit(7, fitted=0.1, diversity=0.99), unit(9, fitted=0.9)]
@@ -249,7 +249,7 @@ def test_deformation_verdict(tmp_path, white, strict, verdict):
     assert one["accepting"]["units"] == (6 if strict < 0.8 and white < 0.8 else 0)
 
 
-def test_the_papers_unit_is_ranked_among_the_others(tmp_path):
+def test_papers_unit_is_ranked(tmp_path):
     units = [unit(i, kept=0.1 * i) for i in range(5)]
     layer = run_of(tmp_path / "a", layer="conv3_1", units=[*units, unit(21, kept=0.9)])
     one = run_of(tmp_path / "b", layer="conv3_1", units=[unit(21, kept=0.25)])
@@ -260,7 +260,7 @@ def test_the_papers_unit_is_ranked_among_the_others(tmp_path):
 # -- claim 4, and all of it -----------------------------------------------------------------------
 
 
-def everything(root, layer="layer1.0"):
+def runs_and_plans(root, layer="layer1.0"):
     """Runs of a whole reproduction, by the names of their plans, and the plans."""
     ramp = [unit(i, f1f0=0.5 + 0.01 * i, kept=0.8 + 0.01 * i) for i in range(12)]
     low = [unit(i, f1f0=0.1 + 0.01 * i, kept=0.4 + 0.01 * i) for i in range(12)]
@@ -278,8 +278,8 @@ def everything(root, layer="layer1.0"):
     return runs, plans
 
 
-def test_differences_hold_where_an_index_is_far_apart(tmp_path):
-    runs, _ = everything(tmp_path)
+def test_difference_claim_holds_for_distant_indices(tmp_path):
+    runs, _ = runs_and_plans(tmp_path)
     verdict, _, _, numbers, commands = differences.difference_claim(runs, tmp_path)
     (pair,) = numbers["pairs"]
     told = {one["index"]: one for one in pair["indices"]}
@@ -291,16 +291,16 @@ def test_differences_hold_where_an_index_is_far_apart(tmp_path):
     assert commands[0].startswith("diversevis compare runs/vgg19/conv2_2/")
 
 
-def test_differences_do_not_hold_between_equal_layers(tmp_path):
-    runs, _ = everything(tmp_path)
+def test_difference_claim_fails_for_equal_layers(tmp_path):
+    runs, _ = runs_and_plans(tmp_path)
     runs["resnet50 layer1.0"] = run_of(tmp_path / "same", "resnet50", "layer1.0",
                                        runs["vgg19 conv2_2"].units, field=19)  # fmt: skip
     assert differences.difference_claim(runs, tmp_path)[0] == "does not hold"
 
 
 @pytest.mark.slow
-def test_claims_json_and_a_page_that_escapes_what_it_is_told(tmp_path):
-    runs, plans = everything(tmp_path)
+def test_claims_page_escapes_its_input(tmp_path):
+    runs, plans = runs_and_plans(tmp_path)
     hostile = '<script>alert("x")</script>&'
     record = runs["vgg19 conv1_1"].record | {"layer": hostile}
     RunFolder(runs["vgg19 conv1_1"].path).write_record(record)
@@ -329,8 +329,8 @@ def test_claims_json_and_a_page_that_escapes_what_it_is_told(tmp_path):
         assert target.startswith("#") or target == "claims.json" or target.startswith("runs/")
 
 
-def test_pages_of_no_pictures_are_pages(tmp_path):
-    runs, plans = everything(tmp_path)
+def test_claims_page_without_pictures(tmp_path):
+    runs, plans = runs_and_plans(tmp_path)
     found = claims.claims_of(runs, plans, tmp_path)
     assert page({"made": ABOUT, "claims": found, "runs": {}}, {}).startswith("<!doctype html>")
 
@@ -361,7 +361,7 @@ def test_plans_cover_the_papers_layers():
     assert not any("measure.sample" in setting for plan in on_gpu for setting in plan.settings)
 
 
-def test_a_finished_run_of_the_same_words_is_used_again(tmp_path, capsys):
+def test_finished_run_of_a_plan_is_reused(tmp_path, capsys):
     plan = Plan(
         name="x", command="run", settings=("layer=a", "analysis=[gain]", "device=cpu"), root="runs"
     )
@@ -375,7 +375,7 @@ def test_a_finished_run_of_the_same_words_is_used_again(tmp_path, capsys):
     assert runs.find(plan, tmp_path) is None
 
 
-def test_a_run_that_fails_ends_the_script_with_its_status(tmp_path, monkeypatch):
+def test_failed_run_ends_the_script(tmp_path, monkeypatch):
     plan = Plan(name="x", command="run", settings=("analysis=[gain]",), root="runs")
     monkeypatch.setattr(runs, "main", lambda arguments: 130)
     with pytest.raises(SystemExit) as ended:

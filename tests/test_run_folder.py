@@ -15,7 +15,7 @@ from diversevis.runs.provenance import git_commit
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 
-def new(root, *where):
+def new_version(root, *where):
     """The next version, or None where another process was first."""
     where = where or ("m", "l", "0")
     work = work_folder(root, where)
@@ -28,10 +28,10 @@ def new(root, *where):
     return None if made is None else RunFolder(made)
 
 
-def many(root, barrier, count, made):
+def make_versions(root, barrier, count, made):
     barrier.wait()
     while count:
-        if (folder := new(root)) is not None:
+        if (folder := new_version(root)) is not None:
             assert folder.read_record() == {"at": str(folder.path)}
             made.put(folder.path.name)
             count -= 1
@@ -41,7 +41,9 @@ def many(root, barrier, count, made):
 def test_parallel_jobs_never_share_a_version(tmp_path):
     context = get_context("spawn")
     barrier, made = context.Barrier(3), context.Queue()
-    jobs = [context.Process(target=many, args=(tmp_path, barrier, 10, made)) for _ in range(3)]
+    jobs = [
+        context.Process(target=make_versions, args=(tmp_path, barrier, 10, made)) for _ in range(3)
+    ]
     for job in jobs:
         job.start()
     names = [made.get(timeout=60) for _ in range(30)]
@@ -50,25 +52,25 @@ def test_parallel_jobs_never_share_a_version(tmp_path):
     assert sorted(names) == [f"v{number:03d}" for number in range(1, 31)]
 
 
-def test_versions_go_on_after_the_highest(tmp_path):
-    new(tmp_path).path.rename(tmp_path / "m/l/0/v041")
+def test_versions_continue_after_the_highest(tmp_path):
+    new_version(tmp_path).path.rename(tmp_path / "m/l/0/v041")
     (tmp_path / "m/l/0/notes").mkdir()
-    assert new(tmp_path).path.name == "v042"
+    assert new_version(tmp_path).path.name == "v042"
 
 
 def test_names_from_outside_stay_inside_the_root(tmp_path):
-    folder = new(tmp_path, "../../evil/model", "layer1.0", "0")
+    folder = new_version(tmp_path, "../../evil/model", "layer1.0", "0")
     assert folder.path.resolve().is_relative_to(tmp_path.resolve())
     assert folder.path.parent.parent.name == "layer1.0"
 
 
-def test_a_root_that_cannot_be_written_is_named(tmp_path):
+def test_unwritable_root_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"root=.*file.*root=/some/where"):
-        new(tmp_path / "file")
+        new_version(tmp_path / "file")
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text("old")
 
@@ -116,7 +118,7 @@ def test_arrays_and_numbers_are_read_back(tmp_path):
     assert folder.read_trace() == (["step", "unit", "loss"], [[1, 4, -0.5], [2, 4, -0.75]])
 
 
-def test_a_measure_replaces_only_its_own(tmp_path):
+def test_measure_replaces_only_itself(tmp_path):
     folder = RunFolder(tmp_path)
     folder.write_metrics([{"unit": 4, "response_mean": 1.0}, {"unit": 9, "response_mean": 2.0}])
     folder.write_measure("phase", {"phases": 8}, [{"f1f0": 1.5}, None], {"units": torch.arange(2)})

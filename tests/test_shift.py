@@ -60,7 +60,7 @@ def best_mean_energy():
     return torch.linalg.svdvals(scaled)[0].item() ** 2 * NORM**2
 
 
-def test_a_complex_cell_is_as_shift_invariant_as_its_envelope_allows():
+def test_texture_of_complex_cell_reaches_the_optimum():
     """Its best texture is a grating of every phase; under a mask wider than the cell it cannot
     reach the best image, and how much of it is the eigenvalue."""
     optimum = best_mean_energy()
@@ -72,7 +72,7 @@ def test_a_complex_cell_is_as_shift_invariant_as_its_envelope_allows():
     assert 0.97 * NORM**2 < found["best_masked"].item() < 1.0001 * NORM**2
 
 
-def test_a_simple_cell_is_not_and_a_learned_mask_helps_the_complex_one():
+def test_simple_cell_is_not_shift_invariant():
     best = NORM * gabor_pair()[:1]
     simple = texture_of(linear, best)["map"].min().item() / NORM
     fixed = texture_of(energy, best)["map"].min().item() / NORM**2
@@ -85,7 +85,7 @@ def test_a_simple_cell_is_not_and_a_learned_mask_helps_the_complex_one():
     assert q >= 1
 
 
-def test_a_unit_that_pools_over_the_field_is_shift_invariant():
+def test_pooling_unit_is_shift_invariant():
     """Energy at one frequency, wherever in the masked field it is: a grating has it at any shift."""
     at = torch.arange(SIDE).float()
     wave = torch.exp(1j * math.pi / 2 * at)
@@ -100,7 +100,7 @@ def test_a_unit_that_pools_over_the_field_is_shift_invariant():
     assert found["map"].min().item() / found["best_masked"].item() > 0.9
 
 
-def test_crops_have_the_norm_together_and_every_response_is_of_its_place():
+def test_crops_have_the_norm_together():
     found = texture_of(energy, NORM * gabor_pair()[:1], steps=3)
     texture, mask = found["texture"][0], found["mask"][0]
     assert texture.shape == (3, 2 * SIDE - 1, 2 * SIDE - 1)
@@ -116,7 +116,7 @@ def test_crops_have_the_norm_together_and_every_response_is_of_its_place():
     assert torch.linalg.vector_norm(found["masked"][0]).item() == pytest.approx(NORM, rel=1e-4)
 
 
-def test_ours_is_no_worse_than_the_published_optimizer():
+def test_sphere_is_as_good_as_published_optimizer():
     best = NORM * gabor_pair()[:1]
 
     def reached(**changes):
@@ -126,7 +126,7 @@ def test_ours_is_no_worse_than_the_published_optimizer():
     assert reached() > 0.99 * reached(optimizer="adam", steps=700)
 
 
-def test_crops_drawn_at_random_are_so_many_each_step():
+def test_random_crops_have_the_given_number():
     generator = torch.Generator().manual_seed(0)
     draw, pair = noise(generator), gabor_pair()[:1]
     work = TextureSearch(Shift(**PLAIN | {"crops": 10}), energy, pair, draw, NORM)
@@ -138,7 +138,7 @@ def test_crops_drawn_at_random_are_so_many_each_step():
 
 
 @pytest.mark.parametrize(("p", "q"), [(2.0, 1.0), (20.0, 4.0), (64.0, 64.0)])
-def test_masks_of_every_shape_have_finite_gradients(p, q):
+def test_masks_have_finite_gradients(p, q):
     """At the middle of an odd field r is 0, of which p-th powers leave nothing."""
     shape = torch.tensor([[p, q, 0.3]], requires_grad=True)
     mask = soft_mask((SIDE, SIDE), *shape.unbind(1))

@@ -228,10 +228,10 @@ def cluster(tmp_path_factory):
         yield Cluster(folder=folder, env=env)
     finally:
         subprocess.run([str(SCRIPT), "stop"], env=outside, check=True, timeout=PATIENCE)
-        assert marked(folder) == {}
+        assert processes_of(folder) == {}
 
 
-def marked(folder):
+def processes_of(folder):
     """Processes that a test with this folder has started, itself or through others: id -> command."""
     found, mark = {}, f"{MARK}={folder}".encode()
     for path in Path("/proc").glob("[0-9]*"):
@@ -270,7 +270,7 @@ def launch(cluster):
 STORIES = {}
 
 
-def beside(story):
+def runs_beside_others(story):
     """Makes a test of it, whose body runs while others wait."""
 
     def test(side_by_side):
@@ -295,8 +295,8 @@ def side_by_side(request, cluster, launch):
         pool.shutdown(cancel_futures=True)
 
 
-@beside
-def test_time_limits_are_no_end(cluster, launch):
+@runs_beside_others
+def test_job_continues_after_time_limits(cluster, launch):
     """All of it is real: the limit is a minute, and Slurm sends SIGUSR2 when 10 s and up to 30 more
     are left of it (it looks at the clock every half minute). The job begins anew with a whole
     minute each time, so it is warned a second time; the third attempt finds the gate open."""
@@ -326,8 +326,8 @@ def test_time_limits_are_no_end(cluster, launch):
     assert int(cluster.job(record["job"])["Restarts"]) >= 2
 
 
-@beside
-def test_killed_jobs_are_told_and_tried_again(cluster, launch):
+@runs_beside_others
+def test_killed_jobs_are_reported_and_retried(cluster, launch):
     """Of an array of three, one is killed as for want of memory, and one cancelled; the third goes
     on, and a fourth job, which did not fit into the array, comes all the same."""
     sweep = launch("killed", "unit=0-3", "units_per_job=1")
@@ -370,8 +370,8 @@ def test_killed_jobs_are_told_and_tried_again(cluster, launch):
     assert cluster.status("killed")[0] == {"finished": 4}
 
 
-@beside
-def test_a_warned_job_is_started_again_and_goes_on(cluster, launch):
+@runs_beside_others
+def test_warned_job_is_requeued_and_continues(cluster, launch):
     """SIGUSR2 is what a job gets before its time limit; here `scancel` sends it. One of two jobs is
     warned, and what comes of both is what comes of them here, undisturbed and without Slurm."""
     sweep = launch("warned", "unit=0-1", "units_per_job=1")
@@ -397,8 +397,8 @@ def test_a_warned_job_is_started_again_and_goes_on(cluster, launch):
         assert torch.equal(sweep.images(work), load_file(there / "images.safetensors")["images"])
 
 
-@beside
-def test_an_array_of_jobs(cluster, launch):
+@runs_beside_others
+def test_sweep_longer_than_an_array(cluster, launch):
     """Five jobs, of which the cluster takes no more than four in one array."""
     sweep = launch("array", "unit=0-4", "units_per_job=1")
     sweep.open_gate()
@@ -418,8 +418,8 @@ def test_an_array_of_jobs(cluster, launch):
     assert cluster.status("array")[0] == {"finished": 5}
 
 
-@beside
-def test_jobs_that_fail_are_failed_for_slurm_too(cluster, launch):
+@runs_beside_others
+def test_failed_jobs_are_failed_for_slurm(cluster, launch):
     """One network raises; of one the weights have changed while its job waited in the queue."""
     sweep = launch(
         "failing", "unit=0", "model.target=gated.build,gated.broken,gated.scaled",

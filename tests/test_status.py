@@ -40,7 +40,7 @@ def run(root, where="m/l/0/v001", *, status="finished", hash="h", changed=None, 
     return folder
 
 
-def claim_from_elsewhere(folder, age, **more):
+def write_remote_claim(folder, age, **more):
     """Of a process on another machine, its last sign so many seconds ago."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"host": "elsewhere", "pid": 7, "job": "5_1", "token": "t", "sign": 3,
@@ -48,7 +48,7 @@ def claim_from_elsewhere(folder, age, **more):
     (folder / ".claim-0001").write_text(json.dumps(content | more))
 
 
-def planned(hash, where=("m", "l", "0"), units=(0,), **config):
+def planned_run(hash, where=("m", "l", "0"), units=(0,), **config):
     return Planned(
         hash=hash, model=where[0], layer=where[1], units=units, where=where, config=config
     )
@@ -67,7 +67,7 @@ def sweep(root, name, works, jobs=None, start="2026-01-01T00:00:00+00:00"):
     return made
 
 
-def sent(made, *ids, slurm=True):
+def write_submitted(made, *ids, slurm=True):
     """What submitit leaves of jobs that it has sent, in this order."""
     folder = made.folder / ".submitit"
     folder.mkdir(exist_ok=True)
@@ -79,12 +79,12 @@ def sent(made, *ids, slurm=True):
             (folder / f"{name.partition('_')[0]}_submission.sh").write_text("")
 
 
-def found(root, **more):
+def states_below(root, **more):
     """Hash -> state of all below `root`."""
     return {one.hash: one.state for one in states(root, **more)}
 
 
-def the(root, **more):
+def only_state(root, **more):
     (one,) = states(root, **more)
     return one
 
@@ -93,9 +93,9 @@ def the(root, **more):
 
 
 @pytest.mark.parametrize("status", ["finished", "interrupted", "failed"])
-def test_a_record_is_believed_where_nobody_is_at_work(tmp_path, status):
+def test_record_counts_where_no_process_works(tmp_path, status):
     folder = run(tmp_path, status=status, units=[3, 4], error="Traceback\nValueError: no")
-    one = the(tmp_path)
+    one = only_state(tmp_path)
     assert (one.state, one.model, one.layer, one.units) == (status, "m", "l", (3, 4))
     assert (one.folder, one.hash, one.record["n"], one.sign) == (
         folder,
@@ -107,7 +107,7 @@ def test_a_record_is_believed_where_nobody_is_at_work(tmp_path, status):
     assert (one.planned, one.sweep) == (None, None)
 
 
-def test_a_process_at_work_that_is_then_killed(tmp_path):
+def test_killed_process_makes_a_lost_run(tmp_path):
     folder = run(tmp_path, status="running")
     code = (
         "import sys, time; from pathlib import Path; from diversevis.runs.lease import Claim;"
@@ -117,17 +117,17 @@ def test_a_process_at_work_that_is_then_killed(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"ready\n"
-        one = the(tmp_path)
+        one = only_state(tmp_path)
         assert (one.state, one.sign.holder.progress) == ("running", {"done": 1, "units": 4})
         assert 0 <= one.sign.age < 60
         claim = json.loads((folder / ".claim-0001").read_text())
         (folder / ".claim-0001").write_text(json.dumps(claim | {"time": claim["time"] - 1000}))
-        assert the(tmp_path).state == "running"  # silent, stopped perhaps, but there
+        assert only_state(tmp_path).state == "running"  # silent, stopped perhaps, but there
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    one = the(tmp_path)
+    one = only_state(tmp_path)
     assert (one.state, one.error) == ("lost", None)
     assert one.sign.holder.progress == {"done": 1, "units": 4}
     assert 1000 <= one.sign.age < 1060
@@ -136,71 +136,71 @@ def test_a_process_at_work_that_is_then_killed(tmp_path):
 @pytest.mark.parametrize(
     ("age", "state"), [(-30, "running"), (80, "running"), (91, "lost"), (9999, "lost")]
 )
-def test_a_process_elsewhere_is_there_by_its_last_sign(tmp_path, age, state):
-    claim_from_elsewhere(run(tmp_path, status="running"), age)
-    one = the(tmp_path)
+def test_remote_process_lives_by_its_last_sign(tmp_path, age, state):
+    write_remote_claim(run(tmp_path, status="running"), age)
+    one = only_state(tmp_path)
     assert (one.state, one.sign.holder.words) == (state, "process 7 on elsewhere, job 5_1")
     assert max(0, age) <= one.sign.age < max(0, age) + 5
 
 
-def test_a_released_claim_holds_nothing(tmp_path):
-    claim_from_elsewhere(run(tmp_path, status="running"), 1, released=True)
-    assert the(tmp_path).state == "lost"
+def test_released_claim_does_not_hold(tmp_path):
+    write_remote_claim(run(tmp_path, status="running"), 1, released=True)
+    assert only_state(tmp_path).state == "lost"
 
 
 def test_running_without_a_claim_is_lost(tmp_path):
     run(tmp_path, status="running")
-    assert the(tmp_path).state == "lost"
+    assert only_state(tmp_path).state == "lost"
 
 
-def test_a_claim_that_says_nothing_yet_goes_by_its_file(tmp_path):
+def test_empty_claim_is_dated_by_its_file(tmp_path):
     folder = run(tmp_path, status="running")
     path = folder / ".claim-0002"
     path.write_text("")
-    assert the(tmp_path).state == "running"
+    assert only_state(tmp_path).state == "running"
     old = time.time() - 100
     os.utime(path, (old, old))
-    assert the(tmp_path).state == "lost"
+    assert only_state(tmp_path).state == "lost"
 
 
 @pytest.mark.parametrize("status", ["interrupted", "failed"])
 @pytest.mark.parametrize(("age", "still"), [(1, False), (100, True)])
-def test_somebody_goes_on_with_what_had_ended(tmp_path, status, age, still):
-    claim_from_elsewhere(run(tmp_path, status=status), age)
-    assert the(tmp_path).state == (status if still else "running")
+def test_continued_run_is_running(tmp_path, status, age, still):
+    write_remote_claim(run(tmp_path, status=status), age)
+    assert only_state(tmp_path).state == (status if still else "running")
 
 
-def test_a_claim_left_on_a_full_disk_by_a_process_that_goes_on(tmp_path):
+def test_stale_claim_of_a_living_process(tmp_path):
     folder = run(tmp_path, status="failed")
     Claim.make(folder)  # this very process is alive
     path = folder / ".claim-0001"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time.time() - 91}))
-    assert the(tmp_path).state == "failed"
+    assert only_state(tmp_path).state == "failed"
 
 
-def test_a_run_that_ends_between_two_looks(tmp_path, monkeypatch):
+def test_run_that_ends_while_status_reads(tmp_path, monkeypatch):
     folder = run(tmp_path, status="running")
 
     def look(_):
         run(tmp_path)  # its record says finished, then the claim goes
 
     monkeypatch.setattr(status_module, "sign_of", look)
-    one = the(tmp_path)
+    one = only_state(tmp_path)
     assert (one.state, one.record["status"], one.folder) == ("finished", "finished", folder)
 
 
 # -- several runs ---------------------------------------------------------------------------------
 
 
-def test_only_the_newest_version_of_a_work_counts(tmp_path):
+def test_only_the_newest_version_counts(tmp_path):
     run(tmp_path, "m/l/0/v001", status="failed")
     run(tmp_path, "m/l/0/v999")
     run(tmp_path, "m/l/0/v1000", status="interrupted")
     run(tmp_path, "m/l/0/v002-copy")
-    assert the(tmp_path).folder.name == "v1000"
+    assert only_state(tmp_path).folder.name == "v1000"
 
 
-def test_what_is_left_to_do_keeps_its_config(tmp_path):
+def test_config_is_read_for_unfinished_runs_only(tmp_path):
     """Of finished runs there may be tens of thousands."""
     more = {"config": {"seed": 3}, "attempts": 2}
     run(tmp_path, "m/l/0/v001", **more)
@@ -210,7 +210,7 @@ def test_what_is_left_to_do_keeps_its_config(tmp_path):
     assert failed.record["config"] == {"seed": 3}
 
 
-def test_other_settings_and_other_folders_are_other_work(tmp_path):
+def test_runs_differ_by_settings_and_folder(tmp_path):
     run(tmp_path, "m/l/0/v001", hash="a", status="failed")
     run(tmp_path, "m/l/0/v002", hash="b")
     run(tmp_path, "m/l/1/v001", hash="a")
@@ -221,12 +221,12 @@ def test_other_settings_and_other_folders_are_other_work(tmp_path):
     ]  # fmt: skip
 
 
-def test_measures_of_units_without_a_run_are_left_out(tmp_path):
+def test_measures_without_images_are_no_run(tmp_path):
     run(tmp_path, "m/l/0/v001", n=None)
     assert states(tmp_path) == []
 
 
-def test_sorted_as_people_count(tmp_path):
+def test_runs_are_sorted_naturally(tmp_path):
     for layer in ["conv1_10", "conv1_2", "conv10_1"]:
         run(tmp_path, f"vgg/{layer}/0/v001", hash=layer)
     run(tmp_path, "vgg/conv1_2/10-11/v001", units=[10, 11])
@@ -251,7 +251,7 @@ def test_sorted_as_people_count(tmp_path):
         ({"layer": None}, "layer is null"),
     ],
 )
-def test_a_damaged_record_is_named_with_its_reason(tmp_path, content, words):
+def test_damaged_record_is_named_with_its_reason(tmp_path, content, words):
     good = run(tmp_path, "m/l/0/v001")
     bad = run(tmp_path, "vgg/conv/0-3/v002", **(content if isinstance(content, dict) else {}))
     if isinstance(content, str):
@@ -268,18 +268,21 @@ def test_a_record_must_say_how_many_images(tmp_path):
     record = json.loads((folder / "run.json").read_text())
     del record["n"]
     (folder / "run.json").write_text(json.dumps(record))
-    assert (the(tmp_path).state, the(tmp_path).error) == ("damaged", "run.json lacks n")
+    assert (only_state(tmp_path).state, only_state(tmp_path).error) == (
+        "damaged",
+        "run.json lacks n",
+    )
 
 
-def test_a_record_that_cannot_be_read(tmp_path):
+def test_unreadable_record_is_damaged(tmp_path):
     (tmp_path / "m/l/0/v001/run.json").mkdir(parents=True)
-    assert the(tmp_path).error == "run.json cannot be read (Is a directory)"
+    assert only_state(tmp_path).error == "run.json cannot be read (Is a directory)"
 
 
 # -- the walk -------------------------------------------------------------------------------------
 
 
-def test_where_runs_are_looked_for(tmp_path):
+def test_which_folders_are_searched_for_runs(tmp_path):
     folder = run(tmp_path, "m/l/0/v001")
     for inside in ["images", "analysis", "checkpoint", ".hydra"]:
         run(folder, inside, hash=inside)
@@ -287,12 +290,12 @@ def test_where_runs_are_looked_for(tmp_path):
     run(tmp_path, "multirun/l/0/v001", hash="multirun")
     run(tmp_path, "m/images/0/v001", hash="a layer of this name")
     (tmp_path / "m/l/1").mkdir()  # without a run
-    assert found(tmp_path) == {"h": "finished", "a layer of this name": "finished"}
-    assert found(tmp_path / "m") == found(tmp_path)
-    assert found(folder) == {"h": "finished"}
+    assert states_below(tmp_path) == {"h": "finished", "a layer of this name": "finished"}
+    assert states_below(tmp_path / "m") == states_below(tmp_path)
+    assert states_below(folder) == {"h": "finished"}
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_without_circles(tmp_path):
     root, other = tmp_path / "root", tmp_path / "other"
     run(root, "m/l/0/v001")
     run(other, "m/l/0/v001", hash="other")
@@ -307,7 +310,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_folder_that_is_closed_is_told(tmp_path, monkeypatch):
+def test_closed_folder_is_reported(tmp_path, monkeypatch):
     run(tmp_path, "m/l/0/v001")
     (tmp_path / "m/secret").mkdir()
     scandir = os.scandir
@@ -326,31 +329,33 @@ def test_a_folder_that_is_closed_is_told(tmp_path, monkeypatch):
 # -- sweeps ---------------------------------------------------------------------------------------
 
 
-def test_planned_work_has_the_fate_of_its_sweep(tmp_path):
-    works = [planned("done"), planned("broken", units=(4, 5)), planned("left")]
+def test_planned_runs_follow_their_sweep(tmp_path):
+    works = [planned_run("done"), planned_run("broken", units=(4, 5)), planned_run("left")]
     made = sweep(tmp_path, "s", works)
     run(tmp_path, hash="done")
     made.write_failure(works[1], "no weights")
-    assert found(tmp_path) == {"done": "finished", "broken": "failed", "left": "missing"}
-    claim_from_elsewhere(made.folder, 1)
-    assert found(tmp_path) == {"done": "finished", "broken": "failed", "left": "waiting"}
-    claim_from_elsewhere(made.folder, 100)
-    assert found(tmp_path)["left"] == "missing"
+    assert states_below(tmp_path) == {"done": "finished", "broken": "failed", "left": "missing"}
+    write_remote_claim(made.folder, 1)
+    assert states_below(tmp_path) == {"done": "finished", "broken": "failed", "left": "waiting"}
+    write_remote_claim(made.folder, 100)
+    assert states_below(tmp_path)["left"] == "missing"
     by_hash = {one.hash: one for one in states(tmp_path)}
     assert (by_hash["broken"].error, by_hash["broken"].units) == ("no weights", (4, 5))
     assert (by_hash["broken"].folder, by_hash["broken"].record) == (None, None)
     assert by_hash["left"].planned == works[2]
     assert by_hash["done"].planned == works[0]
     assert by_hash["done"].sweep.name == "s"
-    assert found(tmp_path / "m") == {"done": "finished"}  # sweeps are known to the root alone
+    assert states_below(tmp_path / "m") == {
+        "done": "finished"
+    }  # sweeps are known to the root alone
 
 
-def test_the_launching_process_is_seen(tmp_path):
-    made = sweep(tmp_path, "s", [planned("left")])
+def test_launching_process_makes_runs_waiting(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run("left")])
     claim = Claim.make(made.folder)
-    assert found(tmp_path) == {"left": "waiting"}
+    assert states_below(tmp_path) == {"left": "waiting"}
     claim.release()
-    assert found(tmp_path) == {"left": "missing"}
+    assert states_below(tmp_path) == {"left": "missing"}
 
 
 @pytest.mark.parametrize(
@@ -363,66 +368,68 @@ def test_the_launching_process_is_seen(tmp_path):
         ("dead", "dead", "missing"),
     ],
 )
-def test_the_newest_sweep_comes_first(tmp_path, older, newer, state):
+def test_newest_sweep_comes_first(tmp_path, older, newer, state):
     for name, fate in [("2026-01", older), ("2026-02", newer)]:
-        made = sweep(tmp_path, name, [planned("w")])
+        made = sweep(tmp_path, name, [planned_run("w")])
         if fate == "failed":
-            made.write_failure(planned("w"), f"error of {name}")
+            made.write_failure(planned_run("w"), f"error of {name}")
         if fate == "alive":
-            claim_from_elsewhere(made.folder, 1)
-    one = the(tmp_path)
+            write_remote_claim(made.folder, 1)
+    one = only_state(tmp_path)
     assert (one.state, one.sweep.name) == (state, "2026-02")
 
 
-def test_slurm_knows_better_than_the_launching_process(tmp_path):
-    made = sweep(tmp_path, "s", [planned(str(number)) for number in range(12)])
-    claim_from_elsewhere(made.folder, 1)
-    sent(made, *(f"77_{place}" for place in range(11)))  # the last one is not sent yet
-    states_by_hash = found(tmp_path, queued=lambda: {"77_2", "77_10", "11", "78_0"})
+def test_slurms_queue_overrules_the_launching_process(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run(str(number)) for number in range(12)])
+    write_remote_claim(made.folder, 1)
+    write_submitted(made, *(f"77_{place}" for place in range(11)))  # the last one is not sent yet
+    states_by_hash = states_below(tmp_path, queued=lambda: {"77_2", "77_10", "11", "78_0"})
     waiting = {hash for hash, state in states_by_hash.items() if state == "waiting"}
     assert waiting == {"2", "10", "11"}
     assert set(states_by_hash.values()) == {"waiting", "missing"}
-    assert set(found(tmp_path, queued=lambda: None).values()) == {"waiting"}
+    assert set(states_below(tmp_path, queued=lambda: None).values()) == {"waiting"}
 
 
-def test_batches_of_a_slurm_sweep_follow_one_another(tmp_path):
-    made = sweep(tmp_path, "s", [planned(name) for name in "abcde"])
-    sent(made, "100", "99_1", "9_0", "9_1", "99_0")  # in this order they were written last
-    assert found(tmp_path, queued=lambda: {"9_1", "100"}) == {
+def test_job_arrays_are_in_order(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run(name) for name in "abcde"])
+    write_submitted(
+        made, "100", "99_1", "9_0", "9_1", "99_0"
+    )  # in this order they were written last
+    assert states_below(tmp_path, queued=lambda: {"9_1", "100"}) == {
         "a": "missing", "b": "waiting", "c": "missing", "d": "missing", "e": "waiting",
     }  # fmt: skip
 
 
-def test_a_job_that_is_queued_again_keeps_its_place(tmp_path):
-    made = sweep(tmp_path, "s", [planned(name) for name in "abc"])
-    sent(made, "5_0", "5_1", "5_2")
+def test_requeued_job_keeps_its_number(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run(name) for name in "abc"])
+    write_submitted(made, "5_0", "5_1", "5_2")
     folder = made.folder / ".submitit"
     (folder / "5_1_submitted.pkl").unlink()  # while submitit writes it anew
     (folder / "5_1_0_log.err").write_text("")
-    assert found(tmp_path, queued=lambda: {"5_2"}) == {
+    assert states_below(tmp_path, queued=lambda: {"5_2"}) == {
         "a": "missing", "b": "missing", "c": "waiting",
     }  # fmt: skip
 
 
-def test_local_jobs_are_not_looked_for_in_slurm(tmp_path):
-    made = sweep(tmp_path, "s", [planned("a")])
-    claim_from_elsewhere(made.folder, 1)
-    sent(made, "4711", slurm=False)
-    assert found(tmp_path, queued=set) == {"a": "waiting"}
+def test_local_jobs_are_not_in_slurm(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run("a")])
+    write_remote_claim(made.folder, 1)
+    write_submitted(made, "4711", slurm=False)
+    assert states_below(tmp_path, queued=set) == {"a": "waiting"}
 
 
-def test_local_jobs_are_in_the_order_in_which_they_began(tmp_path):
-    made = sweep(tmp_path, "s", [planned("a"), planned("b")])
-    sent(made, "32767", "300", slurm=False)
+def test_local_jobs_are_ordered_by_start(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run("a"), planned_run("b")])
+    write_submitted(made, "32767", "300", slurm=False)
     assert [read_launched(made).job(name) for name in "ab"] == ["32767", "300"]
 
 
-def test_a_job_goes_on_to_its_other_work(tmp_path):
-    made = sweep(tmp_path, "s", [planned(name) for name in "abc"], jobs=((0, 1), (2,)))
-    claim_from_elsewhere(run(tmp_path, hash="a", status="running"), 1)
-    assert found(tmp_path) == {"a": "running", "b": "waiting", "c": "missing"}
-    claim_from_elsewhere(run(tmp_path, hash="a", status="running"), 100)
-    assert found(tmp_path) == {"a": "lost", "b": "missing", "c": "missing"}
+def test_job_continues_with_its_next_run(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run(name) for name in "abc"], jobs=((0, 1), (2,)))
+    write_remote_claim(run(tmp_path, hash="a", status="running"), 1)
+    assert states_below(tmp_path) == {"a": "running", "b": "waiting", "c": "missing"}
+    write_remote_claim(run(tmp_path, hash="a", status="running"), 100)
+    assert states_below(tmp_path) == {"a": "lost", "b": "missing", "c": "missing"}
     assert made.name == "s"
 
 
@@ -440,53 +447,53 @@ def test_a_job_goes_on_to_its_other_work(tmp_path):
         ({"status": "failed", "error": "ValueError"}, "failed"),
     ],
 )
-def test_slurm_starts_the_job_again(tmp_path, record, state):
+def test_runs_of_requeued_slurm_jobs(tmp_path, record, state):
     run(tmp_path, **{"job": "7_3"} | record)
-    assert the(tmp_path, queued=lambda: {"7_3"}).state == state
-    assert the(tmp_path, queued=set).state != "waiting"
+    assert only_state(tmp_path, queued=lambda: {"7_3"}).state == state
+    assert only_state(tmp_path, queued=set).state != "waiting"
 
 
-def test_a_later_sweep_comes_to_what_had_ended(tmp_path):
+def test_later_sweep_takes_up_failed_runs(tmp_path):
     start = datetime(2026, 1, 1, tzinfo=timezone.utc).timestamp()
-    made = sweep(tmp_path, "s", [planned("h")])
+    made = sweep(tmp_path, "s", [planned_run("h")])
     run(tmp_path, status="failed", error="of yesterday", changed=start - 5)
-    assert the(tmp_path).state == "failed"
-    claim_from_elsewhere(made.folder, 1)
-    one = the(tmp_path)
+    assert only_state(tmp_path).state == "failed"
+    write_remote_claim(made.folder, 1)
+    one = only_state(tmp_path)
     assert (one.state, one.error) == ("waiting", None)
-    made.write_failure(planned("h"), "of today")  # before it came to the folder
-    one = the(tmp_path)
+    made.write_failure(planned_run("h"), "of today")  # before it came to the folder
+    one = only_state(tmp_path)
     assert (one.state, one.error) == ("failed", "of today")
     run(tmp_path, status="failed", error="of now", changed=start + 5)
-    one = the(tmp_path)
+    one = only_state(tmp_path)
     assert (one.state, one.error) == ("failed", "of now")
 
 
-def test_a_sweep_may_ask_for_new_versions(tmp_path):
+def test_sweep_asks_for_new_versions(tmp_path):
     run(tmp_path, "m/l/0/v001", origin="first")
-    sweep(tmp_path, "first", [planned("h")])
-    assert found(tmp_path) == {"h": "finished"}
-    sweep(tmp_path, "second", [planned("h", again=True)])
-    assert found(tmp_path) == {"h": "missing"}
+    sweep(tmp_path, "first", [planned_run("h")])
+    assert states_below(tmp_path) == {"h": "finished"}
+    sweep(tmp_path, "second", [planned_run("h", again=True)])
+    assert states_below(tmp_path) == {"h": "missing"}
     run(tmp_path, "m/l/0/v002", origin="second", status="interrupted")
-    assert the(tmp_path).folder.name == "v002"
+    assert only_state(tmp_path).folder.name == "v002"
     run(tmp_path, "m/l/0/v003", origin=None)  # made by hand since
-    assert the(tmp_path).folder.name == "v003"
+    assert only_state(tmp_path).folder.name == "v003"
 
 
-def test_a_damaged_sweep_is_left_out(tmp_path):
-    made = sweep(tmp_path, "s", [planned("a")], jobs=((0, 9),), start="yesterday")
-    assert found(tmp_path) == {"a": "missing"}
+def test_damaged_sweep_is_left_out(tmp_path):
+    made = sweep(tmp_path, "s", [planned_run("a")], jobs=((0, 9),), start="yesterday")
+    assert states_below(tmp_path) == {"a": "missing"}
     (made.folder / "sweep.json").write_text("{")
-    assert found(tmp_path) == {}
+    assert states_below(tmp_path) == {}
 
 
 # -- the end of a sweep ---------------------------------------------------------------------------
 
 
-def test_the_works_of_a_sweep_alone(tmp_path, monkeypatch):
+def test_states_of_one_sweep(tmp_path, monkeypatch):
     units = [str(unit) for unit in range(4)]
-    works = [planned(f"h{unit}", ("m", "l:1", unit), units=(int(unit),)) for unit in units]
+    works = [planned_run(f"h{unit}", ("m", "l:1", unit), units=(int(unit),)) for unit in units]
     made = sweep(tmp_path, "s", works)
     run(tmp_path, "m/l_1/3/v001", hash="h3", status="failed")
     run(tmp_path, "m/l_1/3/v002", hash="h3")
@@ -506,7 +513,7 @@ def test_the_works_of_a_sweep_alone(tmp_path, monkeypatch):
     assert ended[0].folder == tmp_path / "m/l_1/3/v002"
     assert sorted(read) == ["v001", "v002", "v003"]  # nothing else was looked at
     claim.remove()
-    sent(made, "5_0", "5_1", "5_2", "5_3")  # it goes on without us
+    write_submitted(made, "5_0", "5_1", "5_2", "5_3")  # it goes on without us
     ended = state_of_works(tmp_path, works, sweep=made, queued=lambda: {"5_2"})
     assert [one.state for one in ended] == ["missing", "failed", "waiting", "finished"]
     ended = state_of_works(tmp_path, works[:2])  # without the sweep, errors are not known
@@ -537,7 +544,7 @@ def test_slurm_is_asked_once_for_all_jobs(squeue, monkeypatch):
     assert squeue_ids() == set()
 
 
-def test_a_slurm_that_does_not_answer_is_none(squeue, monkeypatch, tmp_path):
+def test_silent_slurm_gives_none(squeue, monkeypatch, tmp_path):
     squeue("echo 12; exit 1")
     assert squeue_ids() is None
     squeue("exec sleep 60")
@@ -552,19 +559,19 @@ def test_a_slurm_that_does_not_answer_is_none(squeue, monkeypatch, tmp_path):
 # -- what is said ---------------------------------------------------------------------------------
 
 
-def said(capsys, *words):
+def status_lines(capsys, *words):
     status_command([str(word) for word in words])
     out, err = capsys.readouterr()
     assert err == ""
     return out.splitlines()
 
 
-def test_the_table_counts_units_and_runs(tmp_path, capsys):
+def test_table_counts_units_and_runs(tmp_path, capsys):
     run(tmp_path, "vgg/conv1_10/0-3/v001", units=[0, 1, 2, 3])
     run(tmp_path, "vgg/conv1_10/4-5/v001", units=[4, 5], status="interrupted")
     run(tmp_path, "vgg/conv1_2/7/v001", units=[7])
-    sweep(tmp_path, "s", [planned("w", ("vgg", "conv1_2", "8-9"), units=(8, 9))])
-    assert said(capsys, tmp_path) == [
+    sweep(tmp_path, "s", [planned_run("w", ("vgg", "conv1_2", "8-9"), units=(8, 9))])
+    assert status_lines(capsys, tmp_path) == [
         "model  layer     units  runs  finished  interrupted  missing",
         "vgg    conv1_2     1/3     2         1            -        1",
         "vgg    conv1_10    4/6     2         1            1        -",
@@ -577,23 +584,23 @@ def test_the_table_counts_units_and_runs(tmp_path, capsys):
     ]
 
 
-def test_when_all_is_well_little_is_said(tmp_path, capsys):
+def test_finished_runs_need_few_lines(tmp_path, capsys):
     run(tmp_path)
-    assert said(capsys, tmp_path) == [
+    assert status_lines(capsys, tmp_path) == [
         "model  layer  units  runs  finished", "m      l        1/1     1         1",
     ]  # fmt: skip
-    assert said(capsys, tmp_path, "--failed")[2:] == [
+    assert status_lines(capsys, tmp_path, "--failed")[2:] == [
         "", "Nothing is failed, lost, missing or damaged.",
     ]  # fmt: skip
 
 
-def test_who_is_at_work(tmp_path, capsys):
+def test_running_line_names_process_and_progress(tmp_path, capsys):
     folder = run(tmp_path, status="running")
-    claim_from_elsewhere(folder, 3, progress={
+    write_remote_claim(folder, 3, progress={
         "done": 12, "units": 64, "steps": {"search": 50, "diverse": 80},
         "phase": "diverse", "step": 40,
     })  # fmt: skip
-    assert said(capsys, tmp_path)[2:] == [
+    assert status_lines(capsys, tmp_path)[2:] == [
         "",
         "running",
         f"  {folder}: 12/64 units, diverse step 40/80, sign of life 3 s ago "
@@ -618,15 +625,15 @@ def test_progress_in_words(given, words):
     assert progress(given) == words
 
 
-def test_what_went_wrong_is_named_up_to_twenty(tmp_path, capsys):
+def test_at_most_twenty_failures_are_named(tmp_path, capsys):
     for unit in range(23):
         run(tmp_path, f"m/l/{unit}/v001", units=[unit], status="failed", error=f"E: {unit}")
     lost = run(tmp_path, "m/l/99/v001", units=[99], status="running")
-    claim_from_elsewhere(lost, 7300)
+    write_remote_claim(lost, 7300)
     damaged = tmp_path / "m/l/100/v001"
     damaged.mkdir(parents=True)
     (damaged / "run.json").write_text("[]")
-    lines = said(capsys, tmp_path)
+    lines = status_lines(capsys, tmp_path)
     failed = lines.index("failed")
     assert lines[failed + 1] == f"  {tmp_path}/m/l/0/v001: E: 0"
     assert lines[failed + 20] == f"  {tmp_path}/m/l/19/v001: E: 19"
@@ -644,11 +651,11 @@ def test_what_went_wrong_is_named_up_to_twenty(tmp_path, capsys):
     ]
 
 
-def test_all_that_went_wrong_with_its_logs(tmp_path, capsys, monkeypatch):
+def test_failed_flag_names_logs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    works = [planned("a", units=(4, 5, 9)), planned("b"), planned("c")]
+    works = [planned_run("a", units=(4, 5, 9)), planned_run("b"), planned_run("c")]
     made = sweep(tmp_path / "outputs", "s", works)
-    sent(made, "5_0", "5_1", "5_2")
+    write_submitted(made, "5_0", "5_1", "5_2")
     said_by_launcher = made.folder / ".submitit/5_0_0_log.err"
     said_by_launcher.write_text("Killed")
     (made.folder / ".submitit/5_0_0_log.out").write_text("")  # with nothing in it
@@ -658,7 +665,7 @@ def test_all_that_went_wrong_with_its_logs(tmp_path, capsys, monkeypatch):
                  error='Traceback:\n  File "x", line 3, in f\n    f()\nValueError: no\n')  # fmt: skip
     (folder / "run.log").write_text("...")
     made.write_failure(works[2], "OSError: no weights")
-    lines = said(capsys, "--failed")
+    lines = status_lines(capsys, "--failed")
     begin = lines.index("failed m l 0")
     assert lines[begin - 1 :] == [
         "",
@@ -683,14 +690,14 @@ def test_all_that_went_wrong_with_its_logs(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_a_log_is_named_once(tmp_path, capsys, monkeypatch):
+def test_log_is_named_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = sweep(tmp_path, "s", [planned("h")])
-    sent(made, "5")
+    made = sweep(tmp_path, "s", [planned_run("h")])
+    write_submitted(made, "5")
     log = made.folder / ".submitit/5_0_log.err"  # the launcher's, seen from here without tmp_path
     log.write_text("...")
     run(tmp_path, status="failed", job_log=str(log))
-    assert [line for line in said(capsys, ".", "--failed") if "  log " in line] == [
+    assert [line for line in status_lines(capsys, ".", "--failed") if "  log " in line] == [
         f"  log       {log}"
     ]
 
@@ -708,16 +715,16 @@ def test_a_log_is_named_once(tmp_path, capsys, monkeypatch):
         ("RuntimeError: no trace\nof where", "of where"),
     ],
 )  # fmt: skip
-def test_the_exception_of_a_traceback(error, words):
+def test_last_exception_of_a_traceback(error, words):
     assert last_words(error) == words
 
 
-def test_nothing_in_a_file_moves_the_terminal(tmp_path, capsys):
+def test_control_characters_are_removed(tmp_path, capsys):
     evil = "\x1b[31mred\x1b]0;title\x07\x1bc\x9b2J\u202egnp\r\x00"
     folder = run(tmp_path, "m/l/0/v001", status="failed", model=f"vgg{evil}", layer="a\nb",
                  error=f"Error: {evil}" + "x" * 300)  # fmt: skip
-    claim_from_elsewhere(run(tmp_path, "m/l/1/v001", hash="r", status="running"), 1, host=evil)
-    lines = said(capsys, tmp_path, "--failed") + said(capsys, tmp_path)
+    write_remote_claim(run(tmp_path, "m/l/1/v001", hash="r", status="running"), 1, host=evil)
+    lines = status_lines(capsys, tmp_path, "--failed") + status_lines(capsys, tmp_path)
     assert all(line.isprintable() for line in lines)
     assert lines[1].split()[:3] == ["m", "l", "0/1"]
     assert lines[2].split()[:4] == ["vggredgnp", "a", "b", "0/1"]
@@ -726,16 +733,16 @@ def test_nothing_in_a_file_moves_the_terminal(tmp_path, capsys):
     assert plain("a\x1b]8;;http://x\x1b\\b\ud800é中") == "abé中"
 
 
-def test_a_failure_that_left_no_word(tmp_path, capsys):
+def test_failure_without_an_error_is_explained(tmp_path, capsys):
     folder = run(tmp_path, status="failed ".strip())  # marked in place, on a full disk
     line = f"  {folder}: its error could not be written: the disk may have been full"
-    assert line in said(capsys, tmp_path)
+    assert line in status_lines(capsys, tmp_path)
 
 
-def test_the_command_to_retry_can_be_pasted(tmp_path, capsys):
+def test_retry_command_is_quoted(tmp_path, capsys):
     root = tmp_path / "my runs"
     run(root, status="interrupted")
-    assert said(capsys, root)[-1] == f"  diversevis retry '{root}'"
+    assert status_lines(capsys, root)[-1] == f"  diversevis retry '{root}'"
 
 
 @pytest.mark.parametrize(
@@ -749,27 +756,27 @@ def test_the_command_to_retry_can_be_pasted(tmp_path, capsys):
         (["~nobody-at-all/x"], "home folder"),
     ],
 )
-def test_what_cannot_be_told(here, words, message):
+def test_bad_arguments_of_status(current_folder, words, message):
     with pytest.raises(InputError, match=message):
         status_command(words)
 
 
-def test_a_launchers_end_is_why(tmp_path, capsys):
-    made = sweep(tmp_path, "s", [planned("h"), planned("i", where=("m", "l", "1"))])
+def test_launchers_error_is_shown(tmp_path, capsys):
+    made = sweep(tmp_path, "s", [planned_run("h"), planned_run("i", where=("m", "l", "1"))])
     assert made.read_end() is None
     made.write_end("n_jobs == 0\x1b[2J has no meaning")
     run(tmp_path, status="running", hash="h", sweep="s")
     status_command([str(tmp_path), "--failed"])
-    said = capsys.readouterr().out
-    assert "its launcher ended: n_jobs == 0 has no meaning" in said
-    assert "the process died without an error" in said
+    status_lines = capsys.readouterr().out
+    assert "its launcher ended: n_jobs == 0 has no meaning" in status_lines
+    assert "the process died without an error" in status_lines
     made.write_end("Ctrl-C")
     status_command([str(tmp_path), "--failed"])
     assert "killed when its sweep was ended by Ctrl-C" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a=b", "-dash", "--failed=yes"])
-def test_a_folder_that_is_there_is_no_flag_and_no_setting(tmp_path, monkeypatch, capsys, name):
+def test_existing_folder_is_no_flag(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     run(tmp_path / name)
     status_command([name])

@@ -39,7 +39,7 @@ def ctrl_c():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def undisturbed(tmp_path_factory):
     """The sweep undisturbed, and how many seconds it takes."""
     root = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
@@ -48,8 +48,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.process
-def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_path):
-    root, seconds = whole
+def test_killed_sweep_ends_with_same_images(undisturbed, tmp_path):
+    root, seconds = undisturbed
     found = check_survival.kill(tmp_path, SWEEP, kills=8, seconds=seconds, seed=0)
     assert found["during_work"] >= 3
     assert found["resumed"] >= 1
@@ -57,16 +57,16 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(whole, tmp_
 
 
 @pytest.mark.process
-def test_many_processes_given_the_same_work_do_it_once(whole, tmp_path):
-    root, _ = whole
+def test_many_processes_do_a_sweep_once(undisturbed, tmp_path):
+    root, _ = undisturbed
     assert check_survival.crowd(tmp_path, SWEEP, processes=6) == [0] * 6
     check_survival.compare(root, tmp_path, killed=False)
 
 
-def test_killed_run_goes_on_to_the_same_images(start, here):
+def test_killed_run_ends_with_same_images(start_run, current_folder):
     words = ["layer=simple", "unit=1-2", "n=3", "objective.restarts=2", "optimizer.search_steps=5",
              "optimizer.steps=300", "optimizer.tolerance=1e-12", "checkpoint=0.05", "images=tensor"]  # fmt: skip
-    process, record = start(*words)
+    process, record = start_run(*words)
     wait_for_checkpoint(process, record)
     process.kill()
     process.communicate()
@@ -76,10 +76,10 @@ def test_killed_run_goes_on_to_the_same_images(start, here):
     assert "going on from step" in (record.parent / "run.log").read_text()
     assert main(["run", "device=cpu", *words, "root=undisturbed"]) == 0
     for name in ("images.safetensors", "trace.csv"):
-        killed, whole = (
-            next(here.glob(f"{root}/**/{name}")) for root in ("outputs", "undisturbed")
+        killed, undisturbed = (
+            next(current_folder.glob(f"{root}/**/{name}")) for root in ("outputs", "undisturbed")
         )
-        assert killed.read_bytes() == whole.read_bytes()
+        assert killed.read_bytes() == undisturbed.read_bytes()
 
 
 SIGNALLED = ["run", "device=cpu", "unit=1-2", "layer=simple", "optimizer=paper", "n=2", "record=gif", "images=tensor",
@@ -101,8 +101,8 @@ def unsignalled(tmp_path_factory):
      pytest.param(signal.SIGUSR2, "diverse", marks=pytest.mark.slow),
      pytest.param(signal.SIGINT, "search", marks=pytest.mark.slow)],
 )  # fmt: skip
-def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
-    unsignalled, here, capsys, monkeypatch, number, phase
+def test_signalled_run_continues_from_its_checkpoint(
+    unsignalled, current_folder, capsys, monkeypatch, number, phase
 ):
     before = signal.getsignal(number)
     words = SIGNALLED
@@ -120,7 +120,7 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     by = "Ctrl-C" if number == signal.SIGINT else number.name
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert f"{said}. The same command continues." in err
-    (record,) = here.rglob("run.json")
+    (record,) = current_folder.rglob("run.json")
     found = json.loads(record.read_text())
     assert (found["status"], found["ended_by"]) == ("interrupted", by)
     assert holder_of(record.parent).released
@@ -128,13 +128,15 @@ def test_asked_to_end_it_leaves_a_checkpoint_and_goes_on_from_there(
     assert (record.parent / "images.safetensors").exists() == kept
     assert len(list((record.parent / "checkpoint").iterdir())) == 1
     monkeypatch.undo()
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(current_folder)
     assert main(words) == 0
     assert f"going on from step 25 of the {phase}" in (record.parent / "run.log").read_text()
     for name in ("images.safetensors", "trace.csv", "optimization_unit0002.gif"):
-        whole, ours = (next(root.rglob(name)) for root in (unsignalled, here / "outputs"))
-        assert whole.read_bytes() == ours.read_bytes()
-    assert len(list(here.glob("outputs/*/*/*/v*"))) == 1
+        undisturbed, ours = (
+            next(root.rglob(name)) for root in (unsignalled, current_folder / "outputs")
+        )
+        assert undisturbed.read_bytes() == ours.read_bytes()
+    assert len(list(current_folder.glob("outputs/*/*/*/v*"))) == 1
     assert signal.getsignal(number) == before
 
 
@@ -165,7 +167,7 @@ def test_a_handler_from_c_is_left_alone(context, monkeypatch):
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
-def test_handlers_from_c_do_not_end_a_run_badly(monkeypatch):
+def test_signal_handlers_set_in_c_are_kept(monkeypatch):
     install = signal.signal
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     monkeypatch.setattr(signal, "signal", lambda *words: install(*words) and None)
@@ -178,13 +180,13 @@ def test_handlers_from_c_do_not_end_a_run_badly(monkeypatch):
         assert signal.signal(number, handler) == signal.SIG_DFL
 
 
-def test_a_run_finishes_where_ctrl_c_is_ignored(here):
+def test_run_finishes_with_ctrl_c_ignored(current_folder):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert main(["run", "device=cpu", *QUICK, "checkpoint=0"]) == 0
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_second_ctrl_c_ends_at_once():
     heard = []
     with signals.defer_sigint():
         signal.raise_signal(signal.SIGINT)
@@ -202,10 +204,10 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 @pytest.mark.process
-def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, here):
+def test_run_with_deleted_folder_ends(start_run, current_folder):
     import shutil
 
-    process, record = start("unit=0", "checkpoint=0.1", *LONG)
+    process, record = start_run("unit=0", "checkpoint=0.1", *LONG)
     wait_for_checkpoint(process, record)
     while record.parent.exists():  # files come and go in it meanwhile
         shutil.rmtree(record.parent, ignore_errors=True)
@@ -217,9 +219,9 @@ def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(start, her
 
 
 @pytest.mark.process
-def test_a_process_that_slept_too_long_gives_way(start, here, monkeypatch):
+def test_process_stopped_too_long_gives_way(start_run, current_folder, monkeypatch):
     """Stopped, it looks dead from another machine, where another process takes the run over."""
-    process, record = start("unit=0", "checkpoint=0.1", *LONG)
+    process, record = start_run("unit=0", "checkpoint=0.1", *LONG)
     wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGSTOP)
     watch = Watch(record.parent, silence=0.3)
@@ -244,7 +246,7 @@ HERE = {"host": "here", "boot": "b", "namespace": "n", "pid": 1, "started": 1, "
 
 
 @pytest.fixture
-def claimed(tmp_path, monkeypatch):
+def claim_seen_from(tmp_path, monkeypatch):
     """A folder claimed by some process, as this process sees it from where `mine` says."""
 
     def make(theirs, mine):
@@ -256,7 +258,7 @@ def claimed(tmp_path, monkeypatch):
     return make
 
 
-def test_of_many_that_find_a_holder_dead_one_takes_over(tmp_path):
+def test_one_of_many_takes_a_claim_over(tmp_path):
     make = "import sys, pathlib; from diversevis.runs.lease import Claim; Claim.make(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
     taken, barrier = [], threading.Barrier(16)
@@ -288,14 +290,14 @@ def test_of_many_that_find_a_holder_dead_one_takes_over(tmp_path):
         ({"job": "7", "host": "a"}, {"job": "8", "restarts": 1}, None),
     ],
 )
-def test_what_is_known_about_a_holder(claimed, tmp_path, theirs, mine, alive):
-    claimed(theirs, mine)
+def test_when_a_holder_is_alive(claim_seen_from, tmp_path, theirs, mine, alive):
+    claim_seen_from(theirs, mine)
     assert holder_of(tmp_path).is_alive() is alive
 
 
-def test_the_clock_does_not_matter(claimed, tmp_path, monkeypatch):
+def test_jumping_clock_keeps_a_claim(claim_seen_from, tmp_path, monkeypatch):
     """A holder elsewhere whose clock, or ours, jumps back or ahead is alive as long as it signs."""
-    claim = claimed({"host": "a"}, {"host": "a"})
+    claim = claim_seen_from({"host": "a"}, {"host": "a"})
     watch = Watch(tmp_path, silence=0.4)
     for clock in (1e9, 5.0, 4e9, 0.0):
         monkeypatch.setattr("diversevis.runs.lease.time.time", lambda clock=clock: clock)
@@ -308,7 +310,7 @@ def test_the_clock_does_not_matter(claimed, tmp_path, monkeypatch):
     assert Claim.take(watch) is not None
 
 
-def test_a_claim_says_what_has_become_of_its_folder(tmp_path):
+def test_claim_notices_takeover_and_deletion(tmp_path):
     folder = tmp_path / "v001"
     folder.mkdir()
     claim = Claim.make(folder)
@@ -329,7 +331,7 @@ def test_a_claim_says_what_has_become_of_its_folder(tmp_path):
     assert not folder.exists()
 
 
-def test_the_clock_jumping_back_does_not_confuse_a_run(here, capsys, monkeypatch):
+def test_jumping_clock_keeps_a_run_correct(current_folder, capsys, monkeypatch):
     real, calls = time.time, []
 
     def backwards():
@@ -344,7 +346,7 @@ def test_the_clock_jumping_back_does_not_confuse_a_run(here, capsys, monkeypatch
     assert 0 < record["seconds"] < 60
 
 
-def test_a_root_that_cannot_be_written(capsys, small_disk):
+def test_read_only_root_is_refused(capsys, small_disk):
     """Read-only, as a node's mount may be: root himself is kept out by a mount alone."""
     place = small_disk("ro,size=1m")
     for words in (["run"], ["run", "-m", "seed=0,1"]):
@@ -357,7 +359,7 @@ def test_a_root_that_cannot_be_written(capsys, small_disk):
     assert list(place.iterdir()) == []
 
 
-def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, monkeypatch):
+def test_failed_checkpoints_do_not_end_a_run(current_folder, capsys, monkeypatch):
     def full(self, *arguments):
         raise OSError(28, os.strerror(28), "checkpoint")
 
@@ -368,5 +370,5 @@ def test_a_disk_that_is_full_of_checkpoints_does_not_end_the_run(here, capsys, m
     assert "no checkpoint at step 1: " in err
     assert "the results of a batch could not be kept: " in err
     assert err.count("No space left") >= 3
-    record = json.loads(next(here.rglob("run.json")).read_text())
+    record = json.loads(next(current_folder.rglob("run.json")).read_text())
     assert record["status"] == "finished"

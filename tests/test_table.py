@@ -57,7 +57,7 @@ def left_out(root):
 # -- what is in it ----------------------------------------------------------------------------------
 
 
-def test_every_unit_of_every_whole_run_is_a_row_and_every_damage_is_named(tmp_path):
+def test_units_are_rows_and_damages_are_named(tmp_path):
     broken = make_runs(tmp_path, runs=300, units=3, damaged=10)
     assert len(synthetic.DAMAGES) == len(broken) == 10
     table = collect(tmp_path)
@@ -71,7 +71,7 @@ def test_every_unit_of_every_whole_run_is_a_row_and_every_damage_is_named(tmp_pa
             + (table.seed // 4 + 1).map("{:03d}".format)).all()  # fmt: skip
 
 
-def test_every_number_of_a_unit_is_there_as_it_is_in_the_file(tmp_path):
+def test_numbers_equal_those_of_the_files(tmp_path):
     """By another route: `measuring.flat` reads the numbers of a measure for `compare`."""
     make_runs(tmp_path, units=3)
     table = collect(tmp_path)
@@ -89,7 +89,7 @@ def test_every_number_of_a_unit_is_there_as_it_is_in_the_file(tmp_path):
     assert table.loc[0, "deformation.kept.2"] > 0
 
 
-def test_settings_have_the_names_that_one_types(tmp_path):
+def test_settings_have_command_line_names(tmp_path):
     make_runs(tmp_path)
     row = collect(tmp_path).iloc[0]
     assert row["model"] == "resnet50"
@@ -102,19 +102,19 @@ def test_settings_have_the_names_that_one_types(tmp_path):
     assert row["run.weights.sha256"] == "0" * 64
 
 
-def test_a_run_without_images_has_no_number_of_them(tmp_path):
+def test_run_without_images_has_no_n(tmp_path):
     make_run(tmp_path / "v001", n=None, config={"n": 6, "contrast": 32.0})
     make_run(tmp_path / "v002", config={"n": 6, "contrast": 32.0})
     assert collect(tmp_path).n.isna().tolist() == [True, False]
 
 
-def test_many_units_are_no_long_word(tmp_path):
+def test_long_unit_lists_are_collected(tmp_path):
     units = list(range(20_000))
     make_run(tmp_path / "v001", units, config={"unit": units})  # 107 thousand characters
     assert collect(tmp_path).unit.tolist() == units
 
 
-def test_a_dead_unit_and_one_not_measured_have_no_value(tmp_path):
+def test_dead_units_have_no_value(tmp_path):
     measured = {"unit": 1, "stop": "annealed", "response_mean": 2.5, "phase": {"f1f0": 0.5}}
     dead = {"unit": 0, "stop": "dead", "response_mean": None, "phase": None}
     make_run(tmp_path / "v001", (0, 1), metrics=[dead, measured], measures={"phase": {}})
@@ -134,7 +134,7 @@ def test_rows_are_in_natural_order(tmp_path):
         assert part.version.tolist() == [*range(1, 21)] * 12
 
 
-def test_columns_are_identity_then_settings_then_facts_then_numbers(tmp_path):
+def test_order_of_columns(tmp_path):
     make_runs(tmp_path)
     names = list(collect(tmp_path))
     assert names[:7] == ["model", "layer", "unit", "folder", "version", "latest", "config_hash"]
@@ -146,7 +146,7 @@ def test_columns_are_identity_then_settings_then_facts_then_numbers(tmp_path):
     assert {"response_mean", "stop", "gain.response"} < set(numbers)
 
 
-def test_a_number_with_a_settings_name_says_so(tmp_path):
+def test_number_named_like_a_setting_is_prefixed(tmp_path):
     metrics = [{"unit": 0, "seed": 7, "latest": 8}]
     make_run(tmp_path / "v001", metrics=metrics, config={"seed": 3, "model": "x", "unit": "all"})
     row = collect(tmp_path).iloc[0]
@@ -154,7 +154,7 @@ def test_a_number_with_a_settings_name_says_so(tmp_path):
     assert (row["model"], row["unit"]) == ("vgg19", 0)  # what was run, whatever was asked
 
 
-def test_latest_is_the_highest_finished_version_of_each_config(tmp_path):
+def test_latest_is_the_highest_finished_version(tmp_path):
     make_run(tmp_path / "0" / "v001")
     make_run(tmp_path / "0" / "v002", (0, 1))
     make_run(tmp_path / "0" / "v003", config_hash="b")
@@ -173,7 +173,7 @@ def test_latest_is_the_highest_finished_version_of_each_config(tmp_path):
 # -- one type for every column ------------------------------------------------------------------------
 
 
-def test_a_column_of_words_and_numbers_is_of_words(tmp_path):
+def test_column_of_words_and_numbers_is_text(tmp_path):
     for version, value in enumerate([64, "auto", 1.5, True, None, 2**53 + 1, 3.0], start=1):
         make_run(tmp_path / f"v{version:03d}", config={"batch": value, "seed": version})
     table = collect(tmp_path)
@@ -189,9 +189,7 @@ def test_a_column_of_words_and_numbers_is_of_words(tmp_path):
      ([[1], None], "string"), ([2**70, 1], "float64"), ([1, None], "Int64")],
 )  # fmt: skip
 @pytest.mark.parametrize("at_once", [1, 1000])
-def test_types_do_not_depend_on_which_rows_came_together(
-    tmp_path, monkeypatch, values, dtype, at_once
-):
+def test_column_types_do_not_depend_on_chunks(tmp_path, monkeypatch, values, dtype, at_once):
     monkeypatch.setattr(table_module, "ROWS_AS_OBJECTS", at_once)
     for version, value in enumerate(values, start=1):
         make_run(tmp_path / f"v{version:03d}", config={"x": value})
@@ -203,7 +201,7 @@ def test_types_do_not_depend_on_which_rows_came_together(
     ]
 
 
-def test_files_hold_the_same_as_the_frame(tmp_path, capsys):
+def test_files_equal_the_data_frame(tmp_path, capsys):
     make_runs(tmp_path, runs=8, units=3)
     collect_command([str(tmp_path), f"out={tmp_path / 'new' / 'tables'}"])
     said = capsys.readouterr()
@@ -223,7 +221,7 @@ def test_files_hold_the_same_as_the_frame(tmp_path, capsys):
     assert {str(kind) for kind in table.dtypes} == {"Int64", "boolean", "float64", "string"}
 
 
-def test_odd_words_survive_both_files(tmp_path, capsys):
+def test_odd_characters_survive_both_files(tmp_path, capsys):
     word = 'a "b", c\nd\r\te é 你 =1+1'
     make_run(tmp_path / "v001", config={"root": word, "lone": "\ud800", "empty": ""})
     make_run(tmp_path / "v002")
@@ -240,7 +238,7 @@ def test_odd_words_survive_both_files(tmp_path, capsys):
 # -- what is not in it --------------------------------------------------------------------------------
 
 
-def test_unfinished_runs_are_counted_and_not_named(tmp_path, capsys):
+def test_unfinished_runs_are_counted(tmp_path, capsys):
     make_run(tmp_path / "v001")
     for version, status in enumerate(["running", "running", "interrupted", "failed"], start=2):
         (make_run(tmp_path / f"v{version:03d}", status=status) / "metrics.json").unlink()
@@ -263,7 +261,7 @@ def test_unfinished_runs_are_counted_and_not_named(tmp_path, capsys):
         ]  # fmt: skip
 
 
-def test_at_most_twenty_damaged_runs_are_named_and_the_file_has_all(tmp_path, capsys):
+def test_at_most_twenty_damaged_runs_are_named(tmp_path, capsys):
     for version in range(1, 26):
         make_run(tmp_path / f"v{version:03d}", layer=None)
     make_run(tmp_path / "v100", status="running")
@@ -278,7 +276,7 @@ def test_at_most_twenty_damaged_runs_are_named_and_the_file_has_all(tmp_path, ca
     assert pd.read_parquet(tmp_path / "table.parquet").empty
 
 
-def test_of_an_unfinished_sweep_the_table_has_its_columns_and_no_row(tmp_path):
+def test_unfinished_sweep_gives_an_empty_table(tmp_path):
     make_run(tmp_path / "v001", status="running")
     table = collect(tmp_path)
     assert table.dtypes.astype(str).to_dict() == {
@@ -331,7 +329,7 @@ NUMBER = '{"measures": {}, "units": [{"unit": 0, "response_mean": %s}]}'
         (json.dumps(RUN | {"seconds": 0}).replace('"seconds": 0', '"seconds": 1e999'), "seconds is too large a number"),
     ],
 )  # fmt: skip
-def test_a_damaged_record_is_named_and_the_others_are_collected(tmp_path, record, reason):
+def test_damaged_record_is_named(tmp_path, record, reason):
     check_damage(tmp_path, "run.json", record, reason)
 
 
@@ -365,7 +363,7 @@ def test_a_damaged_record_is_named_and_the_others_are_collected(tmp_path, record
         (NUMBER % ("[" * 100_000), "nested too deeply"),
     ],
 )  # fmt: skip
-def test_damaged_metrics_are_named_and_the_others_are_collected(tmp_path, metrics, reason):
+def test_damaged_metrics_are_named(tmp_path, metrics, reason):
     check_damage(tmp_path, "metrics.json", metrics, reason)
 
 
@@ -383,7 +381,7 @@ def check_damage(root, name, content, reason):
     assert "\n" not in why
 
 
-def test_what_is_no_file_or_too_large_a_file_is_not_read(tmp_path, monkeypatch):
+def test_special_and_huge_files_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGEST", 10**6)
     make_run(tmp_path / "v001")
     paths = {name: make_run(tmp_path / name) for name in ("folder", "pipe", "large", "link")}
@@ -423,7 +421,7 @@ def open_path():
     shutil.rmtree(path)
 
 
-def test_what_may_not_be_read_is_named(open_path):
+def test_unreadable_files_are_named(open_path):
     make_run(open_path / "a" / "v001")
     (make_run(open_path / "a" / "v002") / "run.json").chmod(0)
     make_run(open_path / "b" / "v001")
@@ -436,7 +434,7 @@ def test_what_may_not_be_read_is_named(open_path):
     (open_path / "b").chmod(0o755)
 
 
-def test_a_root_that_may_not_be_written_stays_as_it_is(open_path):
+def test_unwritable_root_stays_unchanged(open_path):
     make_run(open_path / "v001")
     open_path.chmod(0o755)
     with as_nobody():
@@ -448,7 +446,7 @@ def test_a_root_that_may_not_be_written_stays_as_it_is(open_path):
     assert [path.name for path in open_path.iterdir()] == ["v001"]
 
 
-def test_a_full_disk_leaves_the_tables_of_before(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_tables(tmp_path, monkeypatch):
     import pyarrow.csv
 
     make_run(tmp_path / "v001")
@@ -469,7 +467,7 @@ def test_a_full_disk_leaves_the_tables_of_before(tmp_path, monkeypatch):
 # -- where it looks -----------------------------------------------------------------------------------
 
 
-def test_runs_are_found_at_any_depth_and_not_where_none_are(tmp_path):
+def test_runs_are_found_at_any_depth(tmp_path):
     make_run(tmp_path)  # the root itself
     make_run(tmp_path / "a/b/c/d/v001")
     make_run(tmp_path / "images/vgg19/v001")  # within a run, these three hold no runs ...
@@ -482,7 +480,7 @@ def test_runs_are_found_at_any_depth_and_not_where_none_are(tmp_path):
     ]  # fmt: skip
 
 
-def test_links_lead_to_runs_elsewhere_and_never_in_circles(tmp_path):
+def test_links_are_followed_without_circles(tmp_path):
     root, store = tmp_path / "root", tmp_path / "store"
     make_run(root / "a/v001")
     make_run(store / "b/v001")
@@ -502,7 +500,7 @@ def test_links_lead_to_runs_elsewhere_and_never_in_circles(tmp_path):
     assert len(collect(tmp_path / "link")) == 2
 
 
-def test_a_name_that_is_not_unicode(tmp_path, capsys):
+def test_folder_name_that_is_not_unicode(tmp_path, capsys):
     odd = os.fsdecode(b"\xff\n\x1b[31m")
     make_run(tmp_path / odd / "v001")
     make_run(tmp_path / odd / "v002", layer=None)
@@ -512,7 +510,7 @@ def test_a_name_that_is_not_unicode(tmp_path, capsys):
     assert capsys.readouterr().err == expected
 
 
-def test_without_any_run_it_says_what_to_name(tmp_path):
+def test_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path} holds no run .* Name a folder"):
         collect_command([str(tmp_path)])
     with pytest.raises(InputError, match="nothing is not a folder"):
@@ -526,13 +524,13 @@ def test_without_any_run_it_says_what_to_name(tmp_path):
      (["a", "out="], "says nothing"), (["a", "root=b"], "no setting root"),
      (["a", "--force"], "no flag --force"), (["~nobody-of-that-name"], "no such home folder")],
 )  # fmt: skip
-def test_words_it_does_not_know(words, message):
+def test_bad_arguments_of_collect(words, message):
     with pytest.raises(InputError, match=message):
         collect_command(words)
 
 
 @pytest.mark.parametrize("library", ["pandas", "pyarrow"])
-def test_without_its_libraries_it_says_how_to_get_them(tmp_path, monkeypatch, library):
+def test_missing_libraries_are_named(tmp_path, monkeypatch, library):
     make_run(tmp_path / "v001")
     monkeypatch.setitem(sys.modules, library, None)
     for command in (collect_command, lambda words: collect(words[0])):
@@ -540,7 +538,7 @@ def test_without_its_libraries_it_says_how_to_get_them(tmp_path, monkeypatch, li
             command([str(tmp_path)])
 
 
-def test_collect_is_public_and_costs_nothing_until_called(tmp_path):
+def test_collect_is_imported_lazily(tmp_path):
     assert callable(diversevis.collect)
     make_run(tmp_path / "v001")
     assert len(diversevis.collect(str(tmp_path))) == 1
@@ -555,7 +553,7 @@ def test_collect_is_public_and_costs_nothing_until_called(tmp_path):
 # -- while others are at work -------------------------------------------------------------------------
 
 
-def test_a_folder_deleted_between_two_looks_is_named(tmp_path, monkeypatch):
+def test_folder_deleted_meanwhile_is_named(tmp_path, monkeypatch):
     make_run(tmp_path / "v001")
     make_run(tmp_path / "v002")
     make_run(tmp_path / "v003/deeper")
@@ -579,7 +577,7 @@ def test_a_folder_deleted_between_two_looks_is_named(tmp_path, monkeypatch):
     }
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_read_half(tmp_path, monkeypatch):
+def test_file_growing_meanwhile_is_left_out(tmp_path, monkeypatch):
     path = make_run(tmp_path / "v001")
     before = os.fstat
 
@@ -593,7 +591,7 @@ def test_a_file_that_grows_while_it_is_read_is_not_read_half(tmp_path, monkeypat
     assert left_out(tmp_path) == {"v001": "metrics.json changed while it was read"}
 
 
-def test_while_a_sweep_runs_rows_only_grow(tmp_path):
+def test_rows_only_grow_during_a_sweep(tmp_path):
     """Runs begin, finish and are deleted; what is finished is in every table from then on."""
     make_run(tmp_path / "v000")
     done, stopped = threading.Event(), []
@@ -633,7 +631,7 @@ def test_while_a_sweep_runs_rows_only_grow(tmp_path):
 # -- what the program itself writes -------------------------------------------------------------------
 
 
-def test_a_run_as_the_program_writes_it(here, capsys):
+def test_real_run_is_collected(current_folder, capsys):
     """Its words are known: a measure with a new one would be taken for damage."""
     few = ["measure.phase.orientations=4", "measure.phase.per_octave=1", "measure.shift.steps=2",
            "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0"]  # fmt: skip
@@ -651,7 +649,7 @@ def test_a_run_as_the_program_writes_it(here, capsys):
     assert (row["objective.restarts"], row["measure.phase.orientations"]) == (2, 4)
 
 
-def test_the_spread_over_seeds_has_its_index_names(tmp_path):
+def test_names_of_the_spread_over_seeds(tmp_path):
     one = {"mean": 0.5, "deviation": None, "count": 1}
     spread = {"phase.f1f0": one, "response_mean": one}
     make_run(tmp_path / "v001", metrics=[{"unit": 0, "seeds": spread}], config={"seeds": 3})
@@ -663,7 +661,7 @@ def test_the_spread_over_seeds_has_its_index_names(tmp_path):
     )
 
 
-def test_a_name_may_be_a_number_of_one_unit_and_a_list_or_an_object_of_another(tmp_path):
+def test_values_of_one_name_may_differ(tmp_path):
     metrics = [{"unit": 0, "a": [1, 2]}, {"unit": 1, "a": 3}, {"unit": 2, "a": {"b": 4.5}}]
     make_run(tmp_path / "v001", (0, 1, 2), metrics=metrics)
     table = collect(tmp_path)
@@ -671,14 +669,14 @@ def test_a_name_may_be_a_number_of_one_unit_and_a_list_or_an_object_of_another(t
     assert table["a.b"].fillna(-1).tolist() == [-1, -1, 4.5]
 
 
-def test_a_front_is_a_table_of_its_own(tmp_path):
+def test_fronts_are_not_collected(tmp_path):
     front = [{"diversity": 0.0, "response_mean": 1.0}, {"diversity": 0.5, "response_mean": 0.5}]
     metrics = [{"unit": 0, "response_mean": 0.5, "knee": 0.5, "front": front}]
     make_run(tmp_path / "v001", metrics=metrics)
     assert list(collect(tmp_path))[-2:] == ["knee", "response_mean"]
 
 
-def test_a_run_that_ends_between_two_looks_is_not_lost(tmp_path, monkeypatch):
+def test_run_ending_meanwhile_is_not_lost(tmp_path, monkeypatch):
     path = make_run(tmp_path / "v001", status="running")
 
     def ends_now(folder):

@@ -14,7 +14,7 @@ def test_channels_are_one_hot():
     assert (targets.text, targets.sha256) == ("1,3", None)
 
 
-def test_directions_from_either_kind_of_file(tmp_path):
+def test_directions_from_npy_and_safetensors(tmp_path):
     rows = np.arange(12, dtype=np.float64).reshape(3, 4)
     np.save(tmp_path / "pcs.npy", rows)
     save_file({"v": torch.tensor([1.0, 0, 0, 2.0])}, tmp_path / "one.safetensors")
@@ -33,13 +33,13 @@ def test_directions_from_either_kind_of_file(tmp_path):
      (np.array([1, np.nan, 0, 0]), "NaN"), (np.zeros(4), "zeros"),
      (np.array(["a", "b", "c", "d"]), "not numbers"), (np.array([{}] * 4, dtype=object), "cannot be read")],
 )  # fmt: skip
-def test_directions_that_cannot_be_used(tmp_path, values, words):
+def test_unusable_directions_are_refused(tmp_path, values, words):
     np.save(tmp_path / "d.npy", values, allow_pickle=True)
     with pytest.raises(InputError, match=words):
         direction_targets(0, tmp_path / "d.npy", 4, "conv")
 
 
-def test_direction_files_that_are_none(tmp_path):
+def test_bad_direction_files_are_refused(tmp_path):
     (tmp_path / "bad.npy").write_bytes(b"hello")
     (tmp_path / "bad.safetensors").write_bytes(b"hello")
     (tmp_path / "d.txt").write_text("1 2 3 4")

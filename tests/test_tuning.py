@@ -13,7 +13,7 @@ from diversevis.models.receptive_field import receptive_field, unpad
 @pytest.mark.parametrize(("kernel", "stride", "height", "width"),
                          [(3, 1, 9, 8), (7, 2, 19, 21), (7, 2, 20, 20), (5, (3, 1), 12, 5), (1, 1, 2, 2)])  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_first_convolutions_gradient(kernel, stride, height, width, bias):
+def test_gradient_of_the_first_convolution(kernel, stride, height, width, bias):
     """Against torch's own, in float64."""
     convolution = nn.Conv2d(3, 10, kernel, stride=stride, bias=bias).double()
     x = torch.randn(4, 3, height, width, dtype=torch.float64)
@@ -32,7 +32,7 @@ def test_the_first_convolutions_gradient(kernel, stride, height, width, bias):
      ("googlenet", "inception3a", "conv2"), ("densenet121", "features.denseblock1.denselayer2.conv1",
      "features.conv0")],
 )  # fmt: skip
-def test_a_tuned_network_is_the_same_network(model, layer, features):
+def test_tuned_network_gives_the_same_numbers(model, layer, features):
     traced = open_model(torchvision_model(model))
     target, before = traced.layer(layer), [traced.layer(features)]
     size = receptive_field(traced.root, traced.graph, target.node).size

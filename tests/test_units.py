@@ -9,7 +9,7 @@ from diversevis.units import parse_units, units_text
     [(12, [12]), ("0-3", [0, 1, 2, 3]), ("all", list(range(16))), ([5, 1, 9], [1, 5, 9]),
      ("1,5,8-10", [1, 5, 8, 9, 10]), (["0-2", 2, "7"], [0, 1, 2, 7]), (" 3 - 4 ", [3, 4])],
 )  # fmt: skip
-def test_units_as_people_write_them(given, units):
+def test_units_are_parsed(given, units):
     assert list(parse_units(given, 16, "layer x")) == units
 
 
@@ -26,7 +26,7 @@ def test_malformed_units_are_named(given, words):
     assert "0 to 15" in str(error.value)
 
 
-def test_names_of_unit_sets_are_short_distinct_and_file_safe():
+def test_names_of_unit_sets():
     assert units_text([12]) == "12"
     assert units_text([0, 1, 2, 3, 7]) == "0-3,7"
     odd, other = list(range(1, 200, 2)), [*range(1, 198, 2), 198]

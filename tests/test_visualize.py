@@ -27,7 +27,7 @@ def alone(setup, row):
 
 
 @pytest.mark.parametrize(("unit", "n"), [(0, 6), (13, 6), (35, 4), (70, 9)])
-def test_a_complex_unit_shows_all_phases_evenly_spaced(unit, n):
+def test_complex_unit_shows_evenly_spaced_phases(unit, n):
     """Closed form: its best images fill a circle, so n of them lie 2 rho sin(pi/n) apart."""
     setup = setup_of("layer=complex", f"unit={unit}", f"n={n}", "objective.diversity=0.05")
     found = alone(setup, 0)
@@ -45,7 +45,7 @@ def test_a_complex_unit_shows_all_phases_evenly_spaced(unit, n):
     assert gaps.max().item() == pytest.approx(2 * math.pi / n, rel=0.05)
 
 
-def test_a_simple_unit_collapses_to_one_image():
+def test_simple_unit_shows_one_image():
     """Closed form: the one best image is the filter itself, at norm rho."""
     setup = setup_of("layer=simple", "unit=10", "objective.diversity=0.02")
     found = alone(setup, 0)
@@ -56,7 +56,7 @@ def test_a_simple_unit_collapses_to_one_image():
     assert 0.985 < found.metrics["response_best"] / (setup.norm / 255) < 1.0001
 
 
-def test_more_weight_spreads_the_images_and_costs_response():
+def test_more_weight_gives_more_distance():
     found = [
         alone(setup_of("layer=simple", "unit=4", f"objective.diversity={weight}"), 0).metrics
         for weight in (0, 0.2, 0.5)
@@ -134,7 +134,7 @@ def dead_network():
     return Dead()
 
 
-def test_dead_units_are_reported_and_get_no_numbers():
+def test_dead_units_get_no_numbers():
     setup = setup_of(
         "model=custom", "model.target=test_visualize.dead_network", "model.mean=[0.5,0.5,0.5]",
         "model.std=[1,1,1]", "layer=conv", "unit=all", "optimizer.search_steps=30",
@@ -153,7 +153,7 @@ def test_dead_units_are_reported_and_get_no_numbers():
     assert below.metrics["response_mean_scaled"] <= -1 + 1e-6
 
 
-def test_the_config_hash_is_of_the_science_alone(tmp_path):
+def test_config_hash_depends_on_the_science_alone(tmp_path):
     def digest(*overrides):
         return sha256_of(science(setup_of(*overrides)))
 
@@ -163,7 +163,7 @@ def test_the_config_hash_is_of_the_science_alone(tmp_path):
                 digest("optimizer.softness=0.2"), digest("objective.response=cos")}) == 10  # fmt: skip
 
 
-def test_norm_paper_is_for_vgg19():
+def test_paper_norm_is_for_vgg19():
     assert (
         setup_of("model=vgg19", "model.weights=random", "layer=conv1_1", "norm=paper").norm
         == 160.72
@@ -172,7 +172,7 @@ def test_norm_paper_is_for_vgg19():
         setup_of("model=resnet50", "model.weights=random", "layer=conv1", "norm=paper")
 
 
-def test_the_papers_published_setting(real_weights):
+def test_paper_setting_reaches_the_published_response(real_weights):
     """docs/method.md, section 4; the published batch's mean response is 7665, after up to 2000 steps."""
     responses = []
     for seed in range(5):
@@ -188,7 +188,7 @@ def test_the_papers_published_setting(real_weights):
 
 
 @pytest.mark.slow
-def test_the_papers_published_optimizer(real_weights):
+def test_paper_optimizer_reaches_the_published_response(real_weights):
     setup = setup_of("experiment=cadena2018", "optimizer=paper", "optimizer.steps=2000")
     assert alone(setup, 0).metrics["response_mean"] >= 7300
 
@@ -198,7 +198,7 @@ def test_the_papers_published_optimizer(real_weights):
     "words",
     [["model=vgg19", "layer=conv2_2", "unit=40"], ["model=resnet50", "layer=layer1.0", "unit=5"]],
 )
-def test_the_default_weight_keeps_the_response(real_weights, words):
+def test_default_weight_keeps_the_response(real_weights, words):
     """Nine tenths of the response of the batch with weight 0, with images more distinct."""
     free = alone(setup_of(*words, "objective.diversity=0"), 0).metrics
     diverse = alone(setup_of(*words), 0).metrics

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.process
-def test_the_installed_wheel_runs_from_another_folder(tmp_path):
+def test_installed_wheel_runs_from_another_folder(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path), "."]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     wheel = next(tmp_path.glob("diversevis-*.whl"))
