@@ -71,8 +71,7 @@ def run(
     keep_pages()
     setup = prepare(experiment)
     settled = config(identity.absolute_paths(setup))
-    work = _work(setup, settled, measures, sweep)
-    _check_planned(setup, work, expected)
+    work = _work(setup, settled, measures, sweep, expected)
     record = make_record(setup, command, settled.content)
     record |= {"sweep": sweep, "measuring": work.measure_settings_hash}
     folder, claim, how = identity.open_work(work, record, wait=wait)
@@ -82,42 +81,35 @@ def run(
         return Done(folder.path, how)
     if how == "continued" and experiment.batch == "auto":
         setup = _with_earlier_batch(setup, folder)
-    record["batch"] = setup.batch
-    checkpoints = Checkpoints(
-        folder=folder, part="images", work=work.hash, seconds=experiment.checkpoint,
-        device=setup.device, claim=claim,
-    )  # fmt: skip
-    with keep_record(folder, claim, record, setup.device):
+    with keep_record(folder, claim, record | {"batch": setup.batch}, setup.device):
         if not identity.is_optimized(folder):
-            folder.write_config(settled.text)
-            for name, text in extras.items():
-                folder.write_extra(name, text)
-            _make_images(setup, folder, claim, checkpoints)
+            _write_config(folder, settled, extras)
+            _make_images(setup, work, folder, claim)
         _draw_pictures(experiment, folder, claim)
         _take_measures(setup, work, folder, claim)
-        _repeat_with_seeds(setup, work, folder, claim, checkpoints)
+        _repeat_with_seeds(setup, work, folder, claim)
     return Done(folder.path, how)
 
 
-def _work(setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | None) -> Work:
+def _work(
+    setup: Setup, settled: Settled, measures: Sequence[str], sweep: str | None, expected: str | None
+) -> Work:
+    """The work by its hash; raises `InputError` if that is not the hash planned by the sweep."""
     experiment = setup.experiment
-    return Work(
+    work = Work(
         root=Path(experiment.root).expanduser(), where=setup.where,
         hash=provenance.sha256_of(identity.science(setup)),
         measures=measures, measure_settings_hash=identity.measure_settings_hash(settled.content),
         seeds=experiment.seeds, again=experiment.again,
         origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
     )  # fmt: skip
-
-
-def _check_planned(setup: Setup, work: Work, expected: str | None) -> None:
-    """Raises `InputError` if the work is not the sweep's, though its settings are."""
     if expected not in (None, work.hash):
         raise InputError(
             f"This run differs from the one that was planned: the weights of {setup.network.name} "
             f"({setup.network.weights.source}), another input file or this program differ on this "
             "machine. Give all machines the same, or type the sweep's command again."
         )
+    return work
 
 
 def _with_earlier_batch(setup: Setup, folder: RunFolder) -> Setup:
@@ -132,9 +124,16 @@ def _with_earlier_batch(setup: Setup, folder: RunFolder) -> Setup:
     return setup
 
 
-def _make_images(setup: Setup, folder: RunFolder, claim: Claim, checkpoints: Checkpoints) -> None:
+def _write_config(folder: RunFolder, settled: Settled, extras: Mapping[str, str]) -> None:
+    folder.write_config(settled.text)
+    for name, text in extras.items():
+        folder.write_extra(name, text)
+
+
+def _make_images(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
     """Optimize the images of all units and write them; those so far if an error ends it."""
     experiment, units = setup.experiment, list[Visualization]()
+    checkpoints = _checkpoints(setup, work, folder, claim)
     folder.update_record(optimized=False)  # True in a damaged run that is made again
     steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
@@ -196,13 +195,19 @@ def _take_measures(setup: Setup, work: Work, folder: RunFolder, claim: Claim) ->
         )
 
 
-def _repeat_with_seeds(
-    setup: Setup, work: Work, folder: RunFolder, claim: Claim, checkpoints: Checkpoints
-) -> None:
+def _checkpoints(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> Checkpoints:
+    return Checkpoints(
+        folder=folder, part="images", work=work.hash, seconds=setup.experiment.checkpoint,
+        device=setup.device, claim=claim,
+    )  # fmt: skip
+
+
+def _repeat_with_seeds(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
     """Optimize and measure with further seeds; write mean and spread of every index."""
     if not work.lacks_seeds(folder):
         return
     experiment, pulse = setup.experiment, measure.pulse_of(claim)
+    checkpoints = _checkpoints(setup, work, folder, claim)
     names = [name for name in work.measures if name != "natural"]  # it has no seed
     indices = [[measure.indices_in(unit, names) for unit in folder.read_metrics()]]
     seeds = [experiment.seed + k for k in range(experiment.seeds)]
