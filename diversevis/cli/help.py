@@ -6,7 +6,6 @@ from the comments in conf/, states from `diversevis.runs.states`.
 
 from __future__ import annotations
 
-from diversevis.config import conf_files
 from diversevis.runs.states import DAMAGED, MEANINGS, UNFINISHED
 
 COMMANDS = {  # name -> (arguments, what it does)
@@ -197,6 +196,8 @@ Settings:
 
 def help_text(command: str) -> str:
     """Return the help on a command."""
+    from diversevis.config import conf_files  # reads files, which `diversevis --help` need not
+
     settings = conf_files.settings
     width = max(map(len, MEANINGS))
     return TEXTS[command].format(

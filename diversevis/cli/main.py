@@ -13,7 +13,6 @@ from importlib import import_module
 
 from diversevis import __version__
 from diversevis.cli.help import COMMANDS, HELP, help_text
-from diversevis.config.log import note
 from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         reason = f"{error.filename or 'a file'}: {error.strerror}. The run failed"
         status, message = 1, f"{reason}; make room or choose another folder with root=FOLDER."
-    note(message)
+    print(f"diversevis: {message}", file=sys.stderr)
     return status
 
 
