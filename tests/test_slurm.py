@@ -445,7 +445,7 @@ def test_failed_jobs_are_failed_for_slurm(cluster, launch):
     counts, said = cluster.status("failing")
     assert counts == {"finished": 1, "failed": 2}
     assert "gated.broken/simple/0/v001: RuntimeError: a cosmic ray" in said
-    assert "weights of gated.scaled here (own)" in said
+    assert "weights of gated.scaled (own)" in said
     error = sweep.record("gated.broken/simple/0")["error"]
     assert 'gated.py", line' in error
     assert not (sweep.folder("gated.scaled/simple/0")).exists()
