@@ -213,8 +213,8 @@ def _repeat_with_seeds(setup: Setup, work: Work, folder: RunFolder, claim: Claim
     seeds = [experiment.seed + k for k in range(experiment.seeds)]
     for seed in seeds[1:]:
         seeded = replace(setup, experiment=replace(experiment, seed=seed))
-        own = replace(checkpoints, part=f"seed-{seed}", work=f"{work.hash}/{seed}")
-        repeated = visualize_in_batches(seeded, checkpoints=own, show_progress=True)
+        seed_checkpoints = replace(checkpoints, part=f"seed-{seed}", work=f"{work.hash}/{seed}")
+        repeated = visualize_in_batches(seeded, checkpoints=seed_checkpoints, show_progress=True)
         units = results.in_order(seeded, [result.visualization for result in repeated])
         # The sample of units that some measures draw is that of the first seed.
         subject = replace(subject_of(seeded, units), sampled=sampled(setup))

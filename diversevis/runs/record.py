@@ -102,10 +102,10 @@ def keep_record(
 
 def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The record of this process, with what stays of an earlier one's."""
-    kept = {name: before[name] for name in KEPT if name in before}
+    earlier = {name: before[name] for name in KEPT if name in before}
     if record["sweep"] is None:  # a sweep's run stays the sweep's when its command is typed by hand
-        kept["sweep"] = before.get("sweep")
-    return {**record, **kept, "status": "running", "attempts": before.get("attempts", 0) + 1}
+        earlier["sweep"] = before.get("sweep")
+    return {**record, **earlier, "status": "running", "attempts": before.get("attempts", 0) + 1}
 
 
 def _ended_by(error: BaseException) -> dict[str, Any]:
