@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from diversevis.errors import InputError
 
@@ -128,13 +129,21 @@ def free_memory(device: torch.device) -> int:
     return min(free)
 
 
-def bytes_per_image(readout: fx.GraphModule, size: tuple[int, int], device: torch.device) -> int:
-    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps."""
-    counter = _Counter(readout)
+def bytes_per_image(readout: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
+    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps.
+
+    shape  of an image: channels, rows, columns
+    """
+    rows = torch.zeros(1, dtype=torch.long, device=device)
+    z = torch.zeros(1, *shape, device=device)
     with torch.no_grad():
-        rows = torch.zeros(1, dtype=torch.long, device=device)
-        counter.run(torch.zeros(1, 3, *size, device=device), rows)
-    return int(BACKWARD * counter.bytes)
+        if isinstance(readout, fx.GraphModule):
+            graph = _Counter(readout)
+            graph.run(z, rows)
+            return int(BACKWARD * graph.bytes)
+        with _Sizes() as operations:
+            readout(z, rows)
+    return int(BACKWARD * operations.bytes)
 
 
 def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
@@ -170,6 +179,20 @@ def none_if_out_of_memory(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return None
+
+
+class _Sizes(TorchFunctionMode):
+    """Adds up the sizes of the tensors that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        value = func(*args, **(kwargs or {}))
+        if isinstance(value, Tensor) and value.is_floating_point():
+            self.bytes += value.numel() * value.element_size()
+        return value
 
 
 class _Counter(fx.Interpreter):

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils.checkpoint import checkpoint
 
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.setup import Setup
 from diversevis.models.cpu import tune_for_cpu
-from diversevis.models.receptive_field import unpad
 from diversevis.models.targets import responses_to_all_images, responses_to_own_images
 
 
@@ -87,9 +86,8 @@ def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
 
     Without gradient, in float32; more images than `setup.batch` go through the network in parts.
     """
-    network = unpad(setup.network.module).to(setup.device)
-    network.to(memory_format=setup.layout)
-    if setup.device.type == "cpu":
+    network = setup.channels
+    if setup.device.type == "cpu" and isinstance(network, fx.GraphModule):
         network = tune_for_cpu(network)
     vectors, kind = setup.targets.vectors, setup.experiment.objective.response
 
@@ -113,7 +111,7 @@ def noise_of(
     Every unit has its generator, so that its noise does not depend on the other units.
     """
     generator = generator_of(setup, f"{unit}/{purpose}")
-    shape = (count, 3, *(size or setup.field.size))
+    shape = (count, len(setup.network.weights.mean), *(size or setup.field.size))
     return lambda: images.noise(shape, generator).to(setup.device)
 
 

@@ -18,6 +18,7 @@ from diversevis.method.images import Precondition
 from diversevis.method.optimize.adam import Adam
 from diversevis.method.optimize.sphere import Sphere
 from diversevis.models.architectures import Model
+from diversevis.models.layer import Reading
 from diversevis.models.targets import ResponseKind
 
 HIGHEST_CONTRAST = 255.0  # no image with grey levels from 0 to 255 has more
@@ -125,8 +126,11 @@ class Experiment:
     """One run: which units of which layer of which network, and how."""
 
     model: Model
-    layer: str | int
+    layer: str
     unit: int | str | list[int | str]
+    size: int | list[int] | None  # rows and columns of the image where units see the whole image
+    position: list[int] | None  # row and column of the map that are read; None: the centre
+    token: str | int | None  # `cls`, `centre`, `mean` or a number; None: cls if there is one
     n: int  # images per unit
     seed: int
     device: str | list[str | int]  # one device, or several that share the units
@@ -149,6 +153,14 @@ class Experiment:
     units_per_job: int | Literal["auto"]  # units per run in a sweep; auto: as many as fill a device
 
     @property
+    def reading(self) -> Reading:
+        """Where units that see the whole image are read."""
+        size = [self.size] * 2 if isinstance(self.size, int) else self.size
+        return Reading(
+            size and (size[0], size[1]), self.position and tuple(self.position), self.token
+        )
+
+    @property
     def images_per_unit(self) -> int:
         """Upper bound on one unit's images in a batch."""
         return max(self.n * len(self.objective.weights), self.objective.restarts)
@@ -156,6 +168,7 @@ class Experiment:
     def __post_init__(self) -> None:
         self._check_images()
         self._check_front()
+        self._check_reading()
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise InputError(f"seeds={self.seeds} must be from 1 to {MOST_SEEDS}.")
         if self.checkpoint is not None and not 0 <= self.checkpoint < float("inf"):
@@ -186,6 +199,23 @@ class Experiment:
         if self.n < 1:
             raise InputError(f"n={self.n}: a unit needs at least one image.")
 
+    def _check_reading(self) -> None:
+        size, position = self.size, self.position
+        if (
+            size is not None
+            and not _is_pair(size, least=1)
+            and not (type(size) is int and size > 0)
+        ):
+            raise InputError(
+                f"size={size} must be the side of the network's images in pixels, size=224, or "
+                "their rows and columns, size=[36,64]."
+            )
+        if position is not None and not _is_pair(position, least=0):
+            raise InputError(
+                f"position={position} must be a row and a column of the layer's map, from 0 on: "
+                "position=[7,7]."
+            )
+
     def _check_front(self) -> None:
         """What `n` and `record` must be for the objective."""
         front, diversity = self.objective.front, self.objective.diversity
@@ -201,3 +231,7 @@ class Experiment:
                 f"n=1 leaves nothing to be diverse: objective.diversity={diversity} needs n=2 or "
                 "more, or set objective.diversity=0."
             )
+
+
+def _is_pair(value: Any, least: int) -> bool:
+    return isinstance(value, list) and len(value) == 2 and min(value) >= least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError
 from diversevis.method import images
@@ -23,13 +24,19 @@ from diversevis.method.device import (
     precision,
 )
 from diversevis.method.settings import Experiment
+from diversevis.models.architectures import CustomModel, TimmModel
 from diversevis.models.cpu import tune_for_cpu
-from diversevis.models.network import Network, load, open_model
+from diversevis.models.layer import Layer
+from diversevis.models.load import Network, load
+from diversevis.models.network import OpenNetwork
+from diversevis.models.plain import AllChannels, OwnChannel
 from diversevis.models.readout import read_out
-from diversevis.models.receptive_field import ReceptiveField, receptive_field, unpad
+from diversevis.models.receptive_field import ReceptiveField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
-from diversevis.models.trace import Layer, TracedModel
+from diversevis.models.view import fingerprint, view
 from diversevis.photographs.means import mean_activations
+
+LOG = logging.getLogger("diversevis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +45,12 @@ class Setup:
 
     experiment: Experiment
     network: Network
-    # Unpadded: z [image, 3, h, w] and rows of the targets [unit] -> responses [unit, image] (every
-    # image meets its unit's filter alone) and the activations in which distances are measured.
-    readout: fx.GraphModule
+    # z [image, color, h, w] -> the target [image, channel, 1, 1] and the activations in which
+    # distances are measured.
+    channels: nn.Module
+    # z and rows of the targets [unit] -> responses [unit, image] (by the fast way, every image
+    # meets its unit's filter alone) and the activations in which distances are measured.
+    readout: nn.Module
     # False where a response needs all channels (cosine, mean squared difference, scaled
     # directions): the first output of `readout` is then [image, channel, 1, 1].
     reads_out: bool
@@ -48,6 +58,10 @@ class Setup:
     batch: int  # upper bound on the images that go through the network at once
     targets: Targets
     field: ReceptiveField
+    way: str  # `fast`: the traced graph without padding; `plain`: the network as it is published
+    # Hash of what the network computes, for those whose code can change; None: the weights' hash
+    # and the package's version tell.
+    computation: str | None
     norm: float  # Euclidean norm of every image
     device: torch.device
     # Factors on the channels of the target layer and of the distance layer, None for 1.
@@ -58,6 +72,11 @@ class Setup:
     def where(self) -> tuple[str, str, str]:
         """Folder names below the root, for all versions of a run: network, layer and units."""
         return self.network.name, self.network.layer.name, self.targets.text
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of an image."""
+        return len(self.network.weights.mean), *self.field.size
 
     def batches(self, rows: Sequence[int], devices: int = 1) -> list[Sequence[int]]:
         """`rows` in batches of about the same size, the same number for every device."""
@@ -75,19 +94,25 @@ def prepare(experiment: Experiment) -> Setup:
     """
     device = pick_devices(experiment.device)[0]
     check_precision(experiment.precision, device)
-    traced = open_model(experiment.model)
-    layer = traced.layer(str(experiment.layer))
-    field = _field(traced, layer)
-    targets = _targets(experiment, layer, device)
-    norm = images.norm_of_contrast(experiment.contrast, field.size)
-    if experiment.norm == "paper":
-        norm = images.paper_norm(traced.name, layer.name)
+    reading = experiment.reading
+    opened = OpenNetwork(model=experiment.model, size=reading.size)
+    layer = opened.layer(str(experiment.layer))
     distance = experiment.objective.distance
     names = [] if distance == "pixels" else [distance]
-    distance_layers = [traced.layer(name, "objective.distance", ("pixels",)) for name in names]
-    network = load(experiment.model, traced, layer, distance_layers)
-    module = unpad(network.module).to(device)
-    channel_gain, feature_gain = _natural_gains(experiment, network, module, field, targets, device)
+    distance_layers = [opened.layer(name, "objective.distance", ("pixels",)) for name in names]
+    targets = _targets(experiment, layer, device)
+    network = load(opened, layer, distance_layers)
+    seen = view(opened, network, reading)
+    if seen.why_slow:
+        LOG.warning("%s of %s runs as published: %s", layer.name, network.name, seen.why_slow)
+    colors = len(network.weights.mean)
+    norm = images.norm_of_contrast(experiment.contrast, seen.field.size)
+    if experiment.norm == "paper":
+        norm = images.paper_norm(network.name, layer.name)
+    module = seen.module.to(device)
+    channel_gain, feature_gain = _natural_gains(
+        experiment, network, module, seen.field, targets, device
+    )
     # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
     plain = device.type == "cuda" and experiment.precision == "float32"
     layout = torch.contiguous_format if plain else torch.channels_last
@@ -96,18 +121,20 @@ def prepare(experiment: Experiment) -> Setup:
     reads_out = experiment.objective.response == "max" and (
         channel_gain is None or targets.are_channels
     )
-    readout = read_out(module, targets.directions) if reads_out else _all_channels(module)
-    if device.type == "cpu":
-        readout = tune_for_cpu(readout)
+    readout = _readout(module, targets, reads_out, device)
+    custom = isinstance(experiment.model, (CustomModel, TimmModel))
     return Setup(
         experiment=experiment,
         network=network,
+        channels=module,
         readout=readout,
         reads_out=reads_out,
         layout=layout,
-        batch=_batch(experiment, readout, field, device),
+        batch=_batch(experiment, readout, (colors, *seen.field.size), device),
         targets=targets,
-        field=field,
+        field=seen.field,
+        way="plain" if seen.module is seen.plain else "fast",
+        computation=fingerprint(network, seen) if custom else None,
         norm=norm,
         device=device,
         channel_gain=channel_gain,
@@ -127,7 +154,7 @@ class Preparer:
         if last is None or _network_settings(last.experiment) != _network_settings(experiment):
             self._last = prepare(experiment)
         else:
-            batch = _batch(experiment, last.readout, last.field, last.device)
+            batch = _batch(experiment, last.readout, last.image_shape, last.device)
             self._last = replace(last, experiment=experiment, batch=batch)
         return self._last
 
@@ -135,6 +162,7 @@ class Preparer:
 def _network_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide about the network, its targets and its scales."""
     names = "model", "layer", "unit", "norm", "contrast", "device", "precision"
+    names += "size", "position", "token"
     in_objective = "distance", "direction", "scale", "photographs", "response"
     settings = {name: getattr(experiment, name) for name in names}
     return settings | {name: getattr(experiment.objective, name) for name in in_objective}
@@ -143,15 +171,8 @@ def _network_settings(experiment: Experiment) -> dict[str, Any]:
 def units_to_fill(setup: Setup, kind: str) -> int:
     """Number of units that fill a device of this kind (`cpu`, `cuda`), memory permitting."""
     per_unit = setup.experiment.images_per_unit
-    per_image = bytes_per_image(setup.readout, setup.field.size, setup.device)
+    per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
-
-
-def _field(traced: TracedModel, layer: Layer) -> ReceptiveField:
-    try:
-        return receptive_field(traced.root, traced.graph, layer.node)
-    except InputError as error:
-        raise InputError(f"layer={layer.name} of {traced.name}: {error}") from error
 
 
 def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targets:
@@ -165,12 +186,22 @@ def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targ
 
 
 def _batch(
-    experiment: Experiment, readout: fx.GraphModule, field: ReceptiveField, device: torch.device
+    experiment: Experiment, readout: nn.Module, shape: tuple[int, int, int], device: torch.device
 ) -> int:
     if isinstance(experiment.batch, int):
         return experiment.batch
-    per_image = bytes_per_image(readout, field.size, device)
+    per_image = bytes_per_image(readout, shape, device)
     return choose_batch(per_image, device, experiment.images_per_unit)
+
+
+def _readout(
+    module: nn.Module, targets: Targets, reads_out: bool, device: torch.device
+) -> nn.Module:
+    """`module` with a second input, the rows of the targets, and the responses that are wanted."""
+    if not isinstance(module, fx.GraphModule):
+        return OwnChannel(module, targets.directions) if reads_out else AllChannels(module)
+    readout = read_out(module, targets.directions) if reads_out else _all_channels(module)
+    return tune_for_cpu(readout) if device.type == "cpu" else readout
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
@@ -185,7 +216,7 @@ def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
 def _natural_gains(
     experiment: Experiment,
     network: Network,
-    module: fx.GraphModule,
+    module: nn.Module,
     field: ReceptiveField,
     targets: Targets,
     device: torch.device,

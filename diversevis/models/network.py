@@ -1,239 +1,252 @@
-"""A network cut off at its target layer, with only the weights that this layer needs."""
+"""A network that is opened: its layers, and where their units look.
+
+Where torch.fx can trace it, its graph is the quick way to the layers' names and receptive fields.
+What the graph does not tell is asked of the network itself (watch.py, probe.py).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+import torch
+from torch import Tensor, nn
 
-from diversevis.errors import InputError
-from diversevis.models import weights
-from diversevis.models.architectures import Color, CustomModel, EnergyModel, Model, TorchvisionModel
-from diversevis.models.trace import Layer, TracedModel, module_of, trace
-from diversevis.models.weights import WeightsFile, checked_color
+from diversevis.errors import InputError, suggest
+from diversevis.models.architectures import CustomModel, Model, TorchvisionModel
+from diversevis.models.builders import unwrapped_name
+from diversevis.models.layer import Layer
+from diversevis.models.probe import Probe
+from diversevis.models.receptive_field import NoWindow, ReceptiveField, receptive_field
+from diversevis.models.trace import TracedModel, trace
+from diversevis.models.watch import ForwardFailed, listen
 
+LOG = logging.getLogger("diversevis")
 
-@dataclass(frozen=True, kw_only=True)
-class WeightsRecord:
-    """The origin of a network's weights, as run.json records it.
+# Sides of images that are tried on a network whose size of images is not known.
+SIDES = 256, 224, 64, 32, 128, 384, 512, 299, 96, 28
+LISTENED = 3  # images of the pass that lists layers; no axis of tokens or maps has this length
+CONSTANT = 0.01  # value of weights that are yet to be loaded, where only the fields are asked for
 
-    source           path, `random` with its seed, `analytic` or `own`
-    url              where a downloaded file came from
-    sha256           of the file, or of the tensors used where there is no file
-    mean, std        of the network's input, RGB in [0, 1]
-    mean_std_source  their source: `weights file`, `config` or `torchvision`
-    """
-
-    source: str
-    is_file: bool
-    url: str | None
-    sha256: str
-    mean: Color
-    std: Color
-    mean_std_source: str
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
-    """A frozen network cut off at its target layer, with weights.
+class Table:
+    """All layers of a network.
 
-    module   with its published padding; takes `z = (pixel/255 - mean)/std`, [image, 3, h, w], and
-             returns a tuple of maps [image, channel, rows, columns]: the target's response (before
-             its ReLU), then the requested features
-    weights  where the weights came from, and the input's mean and std
+    fields    of each layer; None: its units see the whole image, or their field depends on where
+              they are
+    left_out  module path -> why it is no layer
+    size      rows and columns of the images on which the network was asked
     """
 
-    name: str
-    layer: Layer
-    module: fx.GraphModule
-    weights: WeightsRecord
+    layers: Sequence[Layer]
+    fields: Sequence[ReceptiveField | None]
+    left_out: Mapping[str, str]
+    size: Pair
 
 
-def open_model(model: Model) -> TracedModel:
-    """Trace the network without its weights; raises `InputError` if that is not possible."""
-    root = model.skeleton()
-    if isinstance(model, CustomModel):
-        return trace(model.name or model.target.replace(":", "."), root, {})
-    field_names = model.field_names(root) if isinstance(model, TorchvisionModel) else {}
-    return trace(model.name, root, field_names)
+@dataclass(kw_only=True)
+class OpenNetwork:
+    """A network without its weights.
 
-
-def load(
-    model: Model, traced: TracedModel, layer: Layer, features: Sequence[Layer] = ()
-) -> Network:
-    """Build the part of the network that `layer` needs and load its weights.
-
-    features  earlier layers whose activations (after their ReLU) are returned as well
-
-    Raises `InputError` if a feature layer does not lie before the target, or if the weights are
-    missing, damaged or made for another network.
+    size  rows and columns of its images, where a person gave them
     """
-    before = traced.ancestors(layer.node)
-    for feature in features:
-        if feature.node not in before or feature.node is layer.node:
+
+    model: Model
+    size: Pair | None = None
+
+    @property
+    def name(self) -> str:
+        model = self.model
+        if isinstance(model, CustomModel):
+            return model.name or model.target.replace(":", ".")
+        return model.name
+
+    @property
+    def colors(self) -> int:
+        """Number of channels of its images."""
+        mean = getattr(self.model, "mean", None)
+        if mean is not None:
+            return len(mean)
+        if not isinstance(self.model, CustomModel):
+            return 3
+        counts = (getattr(m, "in_channels", None) for m in self.root.modules())
+        first = next((count for count in counts if isinstance(count, int)), 3)
+        return first if first in (1, 3) else 3
+
+    @cached_property
+    def root(self) -> nn.Module:
+        """The network as it is, in float32; weights that come from a file have no values yet."""
+        root = self.model.built().eval().requires_grad_(False)
+        kinds = {t.dtype for t in root.state_dict().values() if t.is_floating_point()}
+        if kinds - {torch.float32}:
+            kind = ", ".join(sorted(str(k).removeprefix("torch.") for k in kinds))
+            LOG.warning("the weights of %s are %s: computed in float32", self.name, kind)
+            root = root.float()
+        return root
+
+    @cached_property
+    def traced(self) -> TracedModel | None:
+        """Its graph; None where torch.fx cannot trace it."""
+        try:
+            if isinstance(self.model, CustomModel):
+                skeleton = copy.deepcopy(self.root)  # tracing changes modules
+            else:
+                skeleton = self.model.skeleton()
+            return trace(skeleton, self.colors, self._field_names(skeleton))
+        except InputError:  # there is no such network
+            raise
+        except Exception as error:  # networks and torch.fx can raise anything
+            LOG.debug("%s is not traced: %s", self.name, error)
+            return None
+
+    @cached_property
+    def table(self) -> Table:
+        """All layers, with their fields.
+
+        Raises `InputError` if the network fails on an image, or has no layer.
+        """
+        root = self._with_values()
+        layers, left_out, size = self._listen(root)
+        if not layers:
             raise InputError(
-                f"objective.distance={feature.name} does not lie before layer={layer.name}. "
-                "Distances are measured in `pixels` or in an earlier layer."
+                f"model {self.name} has no layer: none of its modules returns a tensor with an "
+                f"entry per image. {_reasons(left_out)}"
             )
-    tensors, record = _tensors(model, traced, layer, _open_file(model))
-    # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
-    outputs = [f.features if f.features in before else f.node for f in features]
-    module = _truncate(traced, [layer.node, *outputs])
-    # Not strict: batch norm's step counters are left out, and torch sets them to 0.
-    module.load_state_dict(tensors, strict=False, assign=True)
-    _fold_batch_norm(module)
-    module.eval().requires_grad_(False)
-    return Network(name=traced.name, layer=layer, module=module, weights=record)
+        layers = self._merged(layers)
+        fields: list[ReceptiveField | None] = [None] * len(layers)
+        unknown = []
+        for index, layer in enumerate(layers):
+            try:
+                fields[index] = self._walk(layer)
+            except NoWindow as error:
+                if not error.whole_image:
+                    unknown.append(index)
+        asked = [layers[index] for index in unknown]
+        probed = Probe(root=root, colors=self.colors).fields(asked, size)
+        for index, field in zip(unknown, probed, strict=True):
+            fields[index] = field
+        return Table(layers=layers, fields=fields, left_out=left_out, size=size)
 
+    def layer(self, name: str, key: str = "layer", also: Sequence[str] = ()) -> Layer:
+        """The layer called `name`; raises `InputError` with similar names.
 
-def check_weights(
-    model: Model, traced: TracedModel, layer: Layer | None = None
-) -> tuple[WeightsRecord, int, Layer]:
-    """Find (or download) the weights and check every tensor that `layer` needs (default: the
-    deepest layer for which the file has weights). Returns their origin, number, and that layer.
-
-    Raises `InputError` if they are missing, damaged or made for another network.
-    """
-    file = _open_file(model)
-    if layer is None and file is not None:
-        layer = _deepest_layer(traced, file) or traced.layers[0]
-    layer = layer or traced.layers[-1]
-    tensors, record = _tensors(model, traced, layer, file)
-    return record, len(tensors), layer
-
-
-def _open_file(model: Model) -> WeightsFile | None:
-    """The weights file that `model` names; None if its weights do not come from a file."""
-    if isinstance(model, EnergyModel) or model.weights in ("own", "random"):
-        if isinstance(model, CustomModel) and model.weights == "random":
+        key   the setting that names the layer, for the error message
+        also  other legal values of that setting
+        """
+        names = name, unwrapped_name(name)
+        for layer in self.traced.layers if self.traced else ():
+            if set(names) & set(layer.paths) and self._has_walk(layer):
+                return layer
+        table = self.table
+        for layer in table.layers:
+            if set(names) & set(layer.paths):
+                return layer
+        if name in table.left_out:
+            raise InputError(f"{key}={name} of {self.name} is no layer: {table.left_out[name]}.")
+        calls = [p for layer in table.layers for p in layer.paths if p.startswith(f"{name}#")]
+        if calls:
             raise InputError(
-                "model.weights=random is for torchvision's networks. Let the function that "
-                "model.target names return a freshly initialized network instead."
+                f"{key}={name} of {self.name} is a module that is called {len(calls)} times. Name "
+                f"the call: {key}={calls[0]} to {calls[-1]}."
             )
-        return None
-    if isinstance(model, TorchvisionModel) and model.weights == "imagenet":
-        return WeightsFile.open(*weights.find_weights_file(model))
-    return WeightsFile.open(Path(model.weights).expanduser())
-
-
-def _deepest_layer(traced: TracedModel, file: WeightsFile) -> Layer | None:
-    """The deepest layer for which `file` has all weights."""
-    layers = [layer for layer in traced.layers if file.names >= traced.tensors(layer.node).keys()]
-    return layers[-1] if layers else None
-
-
-def _tensors(
-    model: Model, traced: TracedModel, layer: Layer, file: WeightsFile | None
-) -> tuple[dict[str, Tensor], WeightsRecord]:
-    """The checked tensors that `layer` needs, and the record of their origin."""
-    wanted = traced.tensors(layer.node)
-    if file is not None:
-        _check_names(file, wanted, traced, layer)
-        tensors = weights.read_tensors(file.read, wanted, str(file.path))
-        source, sha256 = str(file.path.resolve()), weights.sha256_of_file(file.path)
-    else:
-        state: Mapping[str, Tensor] = wanted
-        source = "own" if isinstance(model, CustomModel) else "analytic"
-        if isinstance(model, TorchvisionModel):
-            source, state = f"random, seed {model.seed}", model.initialized().state_dict()
-        what = f"model {traced.name} ({source})"
-        tensors = weights.read_tensors(state.__getitem__, wanted, what)
-        sha256 = weights.sha256_of_tensors(tensors)
-    mean, std, mean_std_source = _mean_std(model, file)
-    record = WeightsRecord(
-        source=source,
-        is_file=file is not None,
-        url=file.url if file else None,
-        sha256=sha256,
-        mean=mean,
-        std=std,
-        mean_std_source=mean_std_source,
-    )
-    return tensors, record
-
-
-def _check_names(
-    file: WeightsFile, wanted: Mapping[str, Tensor], traced: TracedModel, layer: Layer
-) -> None:
-    """Raises `InputError` for a file of another network, or without weights that `layer` needs."""
-    in_file = file.metadata.get("architecture", "")
-    if in_file and in_file.rpartition(".")[2] != traced.name:
+        known = [layer.name for layer in table.layers]
         raise InputError(
-            f"{file.path} holds weights of {in_file}, not of {traced.name}. "
-            f"Give the right file with model.weights=FILE, or choose the model of this file."
+            f"{key}={name} is not a layer of {self.name}. {suggest(name, [*also, *known])} "
+            "`diversevis layers` lists them all."
         )
-    missing = next((name for name in wanted if name not in file.names), None)
-    if missing is None:
-        return
-    deepest = _deepest_layer(traced, file)
-    if deepest is None:
-        raise InputError(
-            f"{file.path} is not a weights file of {traced.name}: it lacks {missing} and has "
-            "weights for none of the network's layers (its first tensors: "
-            f"{', '.join(sorted(file.names)[:3]) or 'none'})."
+
+    def field(self, layer: Layer) -> ReceptiveField | None:
+        """The field of a layer's units; None: the whole image, or it depends on the unit."""
+        if self._has_walk(layer):
+            return self._walk(layer)
+        names = [known.name for known in self.table.layers]
+        return self.table.fields[names.index(layer.name)]
+
+    def _has_walk(self, layer: Layer) -> bool:
+        try:
+            self._walk(layer)
+        except NoWindow:
+            return False
+        return True
+
+    def _walk(self, layer: Layer) -> ReceptiveField:
+        if self.traced is None or layer.node is None:
+            raise NoWindow(layer.name, whole_image=False)
+        return receptive_field(self.traced.root, self.traced.graph, layer.node)
+
+    def _field_names(self, root: nn.Module) -> dict[str, str]:
+        return self.model.field_names(root) if isinstance(self.model, TorchvisionModel) else {}
+
+    def _with_values(self) -> nn.Module:
+        """The network with weights that spread NaN as its own do, where these are not loaded."""
+        if getattr(self.model, "weights", "own") in ("own", "random", "pretrained"):
+            return self.root
+        if isinstance(self.model, CustomModel):
+            return self.root
+        root = self.model.built().eval().requires_grad_(False)
+        for parameter in root.parameters():
+            # A single number, seen everywhere: it takes no memory.
+            parameter.data = torch.full((1,) * parameter.ndim, CONSTANT).expand(parameter.shape)
+        return root
+
+    def _listen(self, root: nn.Module) -> tuple[list[Layer], dict[str, str], Pair]:
+        given = self.size or self.model.input_size
+        sizes = [given] if given else [(side, side) for side in SIDES]
+        generator = torch.Generator().manual_seed(0)
+        first: ForwardFailed | None = None
+        for size in sizes:
+            z = torch.randn(LISTENED, self.colors, *size, generator=generator)
+            try:
+                with torch.no_grad():
+                    return *listen(root, z, self._field_names(root)), size
+            except ForwardFailed as error:
+                first = first or error
+        assert first is not None  # noqa: S101  (there is at least one size)
+        raise InputError(self._why_it_failed(first, sizes[0])) from first
+
+    def _why_it_failed(self, error: ForwardFailed, size: Pair) -> str:
+        reached = f"after its layer {error.reached}" if error.reached else "before its first layer"
+        words = " ".join(str(error).split())
+        short = words if len(words) < 300 else f"{words[:300]} ..."
+        return (
+            f"model {self.name} fails on images of {self.colors} channels and {size[0]} x "
+            f"{size[1]} pixels, {reached}: {short}. For a network that takes images of one size "
+            "give it, size=224 or size=[36,64]; for one that takes another number of channels give "
+            "a mean and std for each, model.mean=[0.5] model.std=[0.25]."
         )
-    raise InputError(
-        f"layer={layer.name} needs {missing}, which {file.path} does not hold. The deepest layer "
-        f"that it has weights for is {deepest.name}; for deeper layers give another file with "
-        "model.weights=FILE."
-    )
+
+    def _merged(self, heard: Sequence[Layer]) -> list[Layer]:
+        """The layers with their nodes in the graph, where it has them."""
+        traced = {path: layer for layer in self._traced_layers() for path in layer.paths}
+        merged: dict[str, Layer] = {}
+        for layer in heard:
+            same = next((traced[path] for path in layer.paths if path in traced), None)
+            if same is not None and layer.kind == "maps":
+                paths = tuple(dict.fromkeys((*same.paths, *layer.paths)))
+                layer = replace(same, paths=paths)
+            merged.setdefault(layer.name, layer)
+        return list(merged.values())
+
+    def _traced_layers(self) -> Sequence[Layer]:
+        return self.traced.layers if self.traced else ()
+
+    def tensors(self, layer: Layer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Tensors by name that a weights file must have for `layer`, and all that it depends on."""
+        if self.traced is not None and layer.node is not None:
+            return self.traced.stored_tensors(layer.node), self.traced.tensors(layer.node)
+        state = {
+            name: tensor
+            for name, tensor in self.root.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        return state, state
 
 
-def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str]:
-    """Mean and std of the input, and their source: the config, else the file, else torchvision."""
-    if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
-        return (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "analytic"
-    source, where = "config", "model."
-    mean: tuple[float, ...] | None = model.mean
-    std: tuple[float, ...] | None = model.std
-    if mean is None and std is None and file is not None:
-        source, where = "weights file", f"{file.path}: its metadata "
-        mean, std = file.color("mean"), file.color("std")
-    if (mean is None) != (std is None):
-        raise InputError(
-            f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
-        )
-    if mean is not None and std is not None:
-        return checked_color(mean, f"{where}mean"), checked_color(std, f"{where}std"), source
-    if isinstance(model, CustomModel):
-        raise InputError(
-            "A custom model needs the mean and std of its input (RGB, in [0, 1]): "
-            "model.mean=[0.485,0.456,0.406] model.std=[0.229,0.224,0.225], say."
-        )
-    return *model.published_mean_std(), "torchvision"
-
-
-def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-    """A copy of the graph that ends in `outputs`; modules not on the path to them are left out."""
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    needed = set[fx.Node]().union(*(traced.ancestors(node) for node in outputs))
-    for node in traced.graph.nodes:
-        if node in needed:
-            copied[node] = graph.node_copy(node, copied.__getitem__)
-    graph.output(tuple(copied[node] for node in outputs))
-    return copy.deepcopy(fx.GraphModule(traced.root, graph))  # the traced model must not change
-
-
-def _fold_batch_norm(module: fx.GraphModule) -> None:
-    """Merge batch norm (eval mode) into the convolution before it, if no other step reads that."""
-    calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
-    for node in list(module.graph.nodes):
-        norm = module_of(module, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            continue
-        source = node.all_input_nodes[0]
-        convolution = module_of(module, source)
-        alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
-        if isinstance(convolution, nn.Conv2d) and alone:
-            fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-            module.set_submodule(str(source.target), fused)
-            node.replace_all_uses_with(source)
-            module.graph.erase_node(node)
-    module.delete_all_unused_submodules()
-    module.recompile()
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return "; ".join(f"{path or 'the network'}: {why}" for path, why in left_out.items())[:300]

@@ -17,7 +17,6 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from diversevis.errors import InputError
 from diversevis.models.trace import module_of
 
 Span = tuple[int, int]  # first and last index along one axis, both included
@@ -29,13 +28,26 @@ class ReceptiveField:
     """The pixels that the unit at map position (0, 0) sees, as (rows, columns).
 
     size    extent of the field
-    stride  distance between the fields of neighbouring units of the map
+    stride  distance between the fields of neighbouring units of the map; 0.5 where two begin at
+            the same pixel; 0 where units see the whole image, which then is the field
     offset  first pixel; negative where the field of the padded network reaches beyond the image
     """
 
     size: tuple[int, int]
-    stride: tuple[int, int]
+    stride: tuple[int | float, int | float]
     offset: tuple[int, int]
+
+    @property
+    def is_whole_image(self) -> bool:
+        return 0 in self.stride
+
+
+class NoWindow(Exception):
+    """A step reads the whole image, or has no window of known size."""
+
+    def __init__(self, step: str, whole_image: bool) -> None:
+        super().__init__(f"the step {step} has no window of known size")
+        self.whole_image = whole_image
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,7 @@ POINTWISE_METHODS = {
     "clamp", "neg", "contiguous", "clone", "float",
 }  # fmt: skip
 PADDING_MODULES = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
-WHOLE_IMAGE = (
-    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Linear, nn.GroupNorm,
-    nn.InstanceNorm2d,
-)  # fmt: skip
+WHOLE_IMAGE = nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm
 # Functions that read a window of their input, with the names of their positional arguments.
 WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
     functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -90,13 +99,12 @@ WINDOWED_FUNCTIONS: dict[Any, tuple[str, ...]] = {
 def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> ReceptiveField:
     """Receptive field of the units of `node` in `graph`, whose modules live in `root`.
 
-    Raises `InputError` if the field has no fixed size: a step before the node reads the whole image
-    (global pooling, attention) or is of an unknown kind.
+    Raises `NoWindow` if a step before the node reads the whole image or is of an unknown kind.
     """
     image = next(n for n in graph.nodes if n.op == "placeholder")
     first, second = (_needed(root, node, index).get(image) for index in (0, 1))
     if first is None or second is None:
-        raise InputError(f"{node.name} does not depend on the image: it has no receptive field.")
+        raise NoWindow(node.name, whole_image=False)  # it does not depend on the image
     (top, bottom), (left, right) = first
     (next_top, _), (next_left, _) = second
     return ReceptiveField(
@@ -207,7 +215,7 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 def _window(root: nn.Module, node: fx.Node) -> Window:
     """The window through which `node` reads its input (cached on the node).
 
-    Raises `InputError` for a step whose window is unknown.
+    Raises `NoWindow` for a step without a window of known size.
     """
     if "window" in node.meta:
         return node.meta["window"]
@@ -219,14 +227,7 @@ def _window(root: nn.Module, node: fx.Node) -> Window:
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
         window = Window()
     if window is None:
-        step = type(module) if module is not None else node.target
-        sees_all = isinstance(module, WHOLE_IMAGE)
-        why = "reads the whole image" if sees_all else "has no window of known size"
-        raise InputError(
-            f"no receptive field of fixed size, since the step {node.name!r} "
-            f"({getattr(step, '__name__', step)}) {why}. "
-            "Choose a layer before it; `diversevis layers` lists them."
-        )
+        raise NoWindow(node.name, whole_image=isinstance(module, WHOLE_IMAGE))
     node.meta["window"] = window
     return window
 

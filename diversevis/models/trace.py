@@ -6,94 +6,34 @@ convolution followed by batch normalization it is the value after the normalizat
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import operator
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from diversevis.errors import InputError, suggest
+from diversevis.models.layer import NONLINEARITIES, Layer, Tap
+from diversevis.models.watch import described
 
-NONLINEARITIES: dict[object, str] = {
-    nn.ReLU: "ReLU", torch.relu: "ReLU", nn.functional.relu: "ReLU", "relu": "ReLU",
-    nn.ReLU6: "ReLU6", nn.functional.relu6: "ReLU6",
-    nn.LeakyReLU: "leaky ReLU", nn.functional.leaky_relu: "leaky ReLU",
-    nn.ELU: "ELU", nn.functional.elu: "ELU",
-    nn.GELU: "GELU", nn.functional.gelu: "GELU",
-    nn.SiLU: "SiLU", nn.functional.silu: "SiLU",
-    nn.Hardswish: "hard swish", nn.functional.hardswish: "hard swish",
-    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", "sigmoid": "sigmoid",
-    nn.Tanh: "tanh", torch.tanh: "tanh", "tanh": "tanh",
-}  # fmt: skip
-DESCRIPTIONS = {
-    nn.Conv2d: "convolution", nn.BatchNorm2d: "batch norm",
-    nn.MaxPool2d: "max pool", nn.AvgPool2d: "average pool",
-}  # fmt: skip
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)
 READ_WHOLE_IMAGE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 KEEP_CHANNELS = (nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, *READ_WHOLE_IMAGE)
 KEEP_CHANNELS_FUNCTIONS = (*SUMS, nn.functional.max_pool2d, nn.functional.avg_pool2d)
-PROBE = 64  # side of the meta-tensor maps with which the channels of every layer are counted
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A layer: a point of the network where units are read.
-
-    name      as used in the field (`conv3_1`, `layer1.0.conv2`)
-    node      the graph node whose value is the response
-    features  the node whose value later layers read: the response after its nonlinearity
-    channels  number of units
-    response  what the response is, in words
-    """
-
-    name: str
-    node: fx.Node
-    features: fx.Node
-    channels: int
-    response: str
+SIDE = 64  # side of the meta-tensor maps with which the channels of every layer are counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class TracedModel:
-    """A model's graph, its layers in the order of computation, and every other name for them."""
+    """A model's graph, and its layers that are maps, in the order of computation."""
 
-    name: str
     root: nn.Module
     graph: fx.Graph
     layers: tuple[Layer, ...]
-    paths: dict[str, str] = field(repr=False)  # module path or layer name -> Layer.name
-    calls: dict[str, int] = field(repr=False)  # module path -> how often it is called
-
-    def layer(self, name: str, key: str = "layer", also: tuple[str, ...] = ()) -> Layer:
-        """The layer called `name`; raises `InputError` with similar names.
-
-        key   the setting that names the layer, for the error message
-        also  other legal values of that setting
-        """
-        names = {layer.name: layer for layer in self.layers}
-        if name in self.paths:
-            return names[self.paths[name]]
-        calls = self.calls.get(name, 0)
-        if calls == 0:
-            raise InputError(
-                f"{key}={name} is not a layer of {self.name} whose units have a receptive field. "
-                f"{suggest(name, [*also, *names])} `diversevis layers` lists them all."
-            )
-        if calls == 1:
-            raise InputError(
-                f"{key}={name} of {self.name} has no receptive field of fixed size: it reads the "
-                "whole image, or comes after a step that does. `diversevis layers` lists the "
-                "layers before that."
-            )
-        raise InputError(
-            f"{key}={name} of {self.name} is a module that is called several times, so it names "
-            f"no single response. Name the module around it ({key}={name.rpartition('.')[0]}) or "
-            "one of its convolutions; `diversevis layers` lists them."
-        )
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
         """All nodes that the value of `node` depends on, itself included."""
@@ -117,43 +57,36 @@ class TracedModel:
                 needed[used.target] = operator.attrgetter(used.target)(self.root)
         return {k: v for k, v in needed.items() if not k.endswith("num_batches_tracked")}
 
+    def stored_tensors(self, node: fx.Node) -> dict[str, Tensor]:
+        """Those of `tensors` that a weights file has: the others keep the module's own values."""
+        stored = self.root.state_dict().keys()
+        return {name: tensor for name, tensor in self.tensors(node).items() if name in stored}
 
-def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedModel:
-    """Trace `root` (eval mode) and find its layers.
 
+def trace(root: nn.Module, colors: int, field_names: Mapping[str, str]) -> TracedModel:
+    """Trace `root` (eval mode), whose modules are changed, and find its layers.
+
+    colors       number of channels of its images
     field_names  module path -> name used in the field, where the two differ
 
-    Raises `InputError` if torch.fx cannot trace the network.
+    Raises an error of any kind where torch.fx cannot trace the network.
     """
     tracer = _LayerTracer()
-    try:
-        graph = tracer.trace(root)
-    except Exception as error:  # user code can raise anything
-        raise InputError(
-            f"model {name} could not be traced by torch.fx ({error}). Its forward may not branch "
-            "on values of the image; a module that does can be wrapped so that tracing skips it."
-        ) from error
+    graph = tracer.trace(root)
     _make_functional(root, graph)
-    layers, paths = _layers_of(root, graph, tracer.outputs, field_names)
-    if not layers:
-        raise InputError(
-            f"model {name} has no layer that is a map of units over the image, as a convolution is."
-        )
-    paths |= {layer.name: layer.name for layer in layers}
-    calls = {path: len(nodes) for path, nodes in tracer.outputs.items()}
-    return TracedModel(name=name, root=root, graph=graph, layers=layers, paths=paths, calls=calls)
+    layers = _layers_of(root, graph, tracer.outputs, _channels(root, graph, colors), field_names)
+    return TracedModel(root=root, graph=graph, layers=layers)
 
 
 def _layers_of(
     root: nn.Module,
     graph: fx.Graph,
-    outputs: dict[str, list[fx.Node]],
-    field_names: dict[str, str],
-) -> tuple[tuple[Layer, ...], dict[str, str]]:
-    """The layers in the order of computation, and module path -> name of its layer."""
-    channels = _channels(root, graph)
-    layers: dict[fx.Node, Layer] = {}
-    paths: dict[str, str] = {}
+    outputs: Mapping[str, Sequence[fx.Node]],
+    channels: Mapping[fx.Node, int],
+    field_names: Mapping[str, str],
+) -> tuple[Layer, ...]:
+    """The layers in the order of computation."""
+    named: dict[fx.Node, list[str]] = {}
     # A layer is named after the module that computes it, or after the block that ends with it,
     # rather than after the nonlinearity that follows: these come last.
     for path in sorted(outputs, key=lambda p: type(root.get_submodule(p)) in NONLINEARITIES):
@@ -161,18 +94,25 @@ def _layers_of(
         if len(outputs[path]) > 1 or output not in channels:
             continue
         node = _before_nonlinearity(root, output)
-        if node.op == "placeholder":
-            continue
-        if node not in layers:
-            layers[node] = Layer(
-                name=field_names.get(path, path),
-                node=node,
-                features=_features(root, node, output),
-                channels=channels[output],
-                response=_describe(root, node),
-            )
-        paths[path] = layers[node].name
-    return tuple(layers[node] for node in graph.nodes if node in layers), paths
+        if node.op != "placeholder":
+            named.setdefault(node, []).append(path)
+    layers = {}
+    for node, paths in named.items():
+        # Read where the response itself is returned, if a module does so.
+        direct = [path for path in paths if outputs[path][0] is node]
+        read, name = (direct or paths)[0], field_names.get(paths[0], paths[0])
+        output = outputs[paths[0]][0]
+        layers[node] = Layer(
+            name=name,
+            paths=tuple(dict.fromkeys((name, *paths))),
+            tap=Tap(read, 0, not direct),
+            kind="maps",
+            channels=channels[output],
+            response=_describe(root, node),
+            node=node,
+            features=_features(root, node, output),
+        )
+    return tuple(layers[node] for node in graph.nodes if node in layers)
 
 
 class _LayerTracer(fx.Tracer):
@@ -206,18 +146,13 @@ def _make_functional(root: nn.Module, graph: fx.Graph) -> None:
             node.target = str(node.target)[:-1]
 
 
-def _channels(root: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
+def _channels(root: nn.Module, graph: fx.Graph, colors: int) -> dict[fx.Node, int]:
     """Number of channels of every node whose value is a batch of maps, by shapes (meta tensors)."""
     shapeless = fx.GraphModule(copy.deepcopy(root).to("meta"), graph)
     counter = _ChannelCounter(shapeless, garbage_collect_values=False)
-    try:
-        with torch.no_grad():
-            counter.run(torch.empty(1, 3, PROBE, PROBE, device="meta"))
-    except InputError:
-        raise
-    except Exception as error:  # later layers have no maps, or the network is broken
-        if not counter.channels:
-            raise InputError(f"the network cannot take an image of 3 channels: {error}") from error
+    # Later layers may have no maps. What is wrong with a network shows when it is run itself.
+    with torch.no_grad(), contextlib.suppress(Exception):
+        counter.run(torch.empty(1, colors, SIDE, SIDE, device="meta"))
     return counter.channels
 
 
@@ -248,17 +183,12 @@ class _ChannelCounter(fx.Interpreter):
         if is_beyond or keeps_channels or (n.target in KEEP_CHANNELS_FUNCTIONS and sources):
             return max((self.env[source] for source in sources), key=torch.numel)
         if isinstance(module, nn.Conv2d):
-            if channels.get(sources[0], module.in_channels) != module.in_channels:
-                raise InputError(
-                    f"the step {n.name!r} takes {module.in_channels} channels where "
-                    f"{channels[sources[0]]} come in. Images are RGB: the network must take 3."
-                )
             count = module.out_channels
         elif n.target is torch.cat and all(source in channels for source in sources):
             count = sum(channels[source] for source in sources)
         else:
             return super().run_node(n)
-        return torch.empty(1, count, PROBE, PROBE, device="meta")
+        return torch.empty(1, count, SIDE, SIDE, device="meta")
 
 
 def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -300,8 +230,7 @@ def _describe(root: nn.Module, node: fx.Node) -> str:
     if isinstance(module, nn.BatchNorm2d) and isinstance(module_of(root, sources[0]), nn.Conv2d):
         what = "convolution + batch norm"
     elif module is not None:
-        named = (text for kind, text in DESCRIPTIONS.items() if isinstance(module, kind))
-        what = next(named, type(module).__name__)
+        what = described(module)
     elif node.target in SUMS:
         what = "sum of branches"
     elif node.target is torch.cat:

@@ -1,0 +1,79 @@
+"""Layers: the points of a network where units are read, and how each is reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import fx, nn
+
+NONLINEARITIES: dict[object, str] = {
+    nn.ReLU: "ReLU", torch.relu: "ReLU", nn.functional.relu: "ReLU", "relu": "ReLU",
+    nn.ReLU6: "ReLU6", nn.functional.relu6: "ReLU6",
+    nn.LeakyReLU: "leaky ReLU", nn.functional.leaky_relu: "leaky ReLU",
+    nn.ELU: "ELU", nn.functional.elu: "ELU",
+    nn.GELU: "GELU", nn.functional.gelu: "GELU",
+    nn.SiLU: "SiLU", nn.functional.silu: "SiLU",
+    nn.Hardswish: "hard swish", nn.functional.hardswish: "hard swish",
+    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", "sigmoid": "sigmoid",
+    nn.Tanh: "tanh", torch.tanh: "tanh", "tanh": "tanh",
+}  # fmt: skip
+DESCRIPTIONS = {
+    nn.Conv2d: "convolution", nn.BatchNorm2d: "batch norm",
+    nn.MaxPool2d: "max pool", nn.AvgPool2d: "average pool",
+}  # fmt: skip
+
+# [image, channel, rows, columns]; [image, rows, columns, channel]; [image, token, channel];
+# [image, channel].
+Kind = Literal["maps", "maps, channels last", "tokens", "vector"]
+
+
+class Tap(NamedTuple):
+    """Where a response is read in a forward pass: at the end of a call of a module.
+
+    path    of the module; empty for the network itself
+    call    which of the module's calls, from 0
+    before  whether a nonlinearity ends the module, and the response is the value before it
+    """
+
+    path: str
+    call: int
+    before: bool
+
+
+class Reading(NamedTuple):
+    """Where units that see the whole image are read; a size makes the image whole for all units.
+
+    size      rows and columns of the network's images
+    position  row and column in a map; None: the centre
+    token     `cls`, `centre`, `mean` or a number; None: cls where there is one, else the centre
+    """
+
+    size: tuple[int, int] | None = None
+    position: tuple[int, int] | None = None
+    token: str | int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer: a point of the network where units are read.
+
+    name      as used in the field (`conv3_1`, `layer1.0.conv2`); `act#2` for a second call
+    paths     all names of it
+    tap       where a forward pass shows the response
+    kind      the order of its axes
+    channels  number of units
+    response  what the response is, in words
+    node      the traced graph's node whose value is the response; None without a trace
+    features  the node whose value later layers read: the response after its nonlinearity
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    tap: Tap
+    kind: Kind
+    channels: int
+    response: str
+    node: fx.Node | None = None
+    features: fx.Node | None = None

@@ -1,0 +1,299 @@
+"""A network loaded: its weights checked, ready to answer for its target layer."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from diversevis.errors import InputError
+from diversevis.models import weights
+from diversevis.models.architectures import (
+    Color,
+    CustomModel,
+    EnergyModel,
+    Model,
+    TimmModel,
+    TorchvisionModel,
+)
+from diversevis.models.layer import Layer
+from diversevis.models.network import OpenNetwork
+from diversevis.models.trace import TracedModel, module_of
+from diversevis.models.weights import WeightsFile, checked_colors
+
+LOG = logging.getLogger("diversevis")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsRecord:
+    """The origin of a network's weights, as run.json records it.
+
+    source           path, `random` with its seed, `analytic`, `own` or `pretrained`
+    url              where a downloaded file came from
+    sha256           of the file, or of the tensors used where there is no file
+    mean, std        of the network's input, per channel, for pixels in [0, 1]
+    mean_std_source  their source: `weights file`, `config`, `torchvision` or `timm`
+    chosen           container and prefix of the tensors in the file; None: as they stand there
+    container        `model.container`, where it was given
+    """
+
+    source: str
+    is_file: bool
+    url: str | None
+    sha256: str
+    mean: Color
+    std: Color
+    mean_std_source: str
+    chosen: str | None
+    container: str | None
+
+    @property
+    def identity(self) -> str:
+        """The hash, and the container that was asked for: one file can hold several networks."""
+        return f"{self.sha256}/{self.container}" if self.container else self.sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A frozen network with weights. Images are z = (pixel/255 - mean)/std, [image, color, h, w].
+
+    root      the network itself, in eval mode
+    fast      its traced graph, cut off at the target layer, with its published padding: returns a
+              tuple of maps [image, channel, rows, columns], the target's response (before its
+              ReLU), then the requested features; None where it is not traced
+    features  the layers of the features
+    weights   where the weights came from, and the input's mean and std
+    """
+
+    name: str
+    layer: Layer
+    features: tuple[Layer, ...]
+    root: nn.Module
+    fast: fx.GraphModule | None
+    weights: WeightsRecord
+
+
+def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> Network:
+    """Load the weights that `layer` needs.
+
+    features  earlier layers whose activations (after their ReLU) are returned as well
+
+    Raises `InputError` if a feature layer does not lie before the target, or if the weights are
+    missing, damaged or made for another network.
+    """
+    traced, needed = opened.traced, opened.tensors(layer)
+    if traced is not None and layer.node is not None:
+        before = traced.ancestors(layer.node)
+        for feature in features:
+            if feature.node is not None and (feature.node not in before or feature is layer):
+                raise InputError(
+                    f"objective.distance={feature.name} does not lie before layer={layer.name}. "
+                    "Distances are measured in `pixels` or in an earlier layer."
+                )
+    tensors, record = _tensors(opened, layer, _open_file(opened.model, needed[0]))
+    root = opened.root
+    if tensors is not needed[1]:
+        root.load_state_dict(tensors, strict=False, assign=True)
+    return Network(
+        name=opened.name,
+        layer=layer,
+        features=tuple(features),
+        root=root.eval().requires_grad_(False),
+        fast=_fast(opened, layer, features, tensors),
+        weights=record,
+    )
+
+
+def _fast(
+    opened: OpenNetwork, layer: Layer, features: Sequence[Layer], tensors: Mapping[str, Tensor]
+) -> fx.GraphModule | None:
+    traced = opened.traced
+    if traced is None or any(known.node is None for known in (layer, *features)):
+        return None
+    assert layer.node is not None  # noqa: S101  (seen in the line above)
+    before = traced.ancestors(layer.node)
+    # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
+    outputs = [f.features if f.features in before else f.node for f in features]
+    try:
+        module = _truncate(traced, [layer.node, *(node for node in outputs if node)])
+        # Not strict: batch norm's step counters are left out, and torch sets them to 0.
+        module.load_state_dict(tensors, strict=False, assign=True)
+        _fold_batch_norm(module)
+    except Exception as error:  # modules that cannot be copied, weights that are computed
+        LOG.debug("%s is not cut off at %s: %s", opened.name, layer.name, error)
+        return None
+    return module.float().eval().requires_grad_(False)  # not stored tensors may be float64
+
+
+def check_weights(
+    opened: OpenNetwork, layer: Layer | None = None
+) -> tuple[WeightsRecord, int, Layer]:
+    """Find (or download) the weights and check every tensor that `layer` needs (default: the
+    deepest layer for which the file has weights). Returns their origin, number, and that layer.
+
+    Raises `InputError` if they are missing, damaged or made for another network.
+    """
+    wanted = opened.tensors(layer)[0] if layer else opened.root.state_dict()
+    file = _open_file(opened.model, wanted)
+    if layer is None:
+        layers = opened.traced.layers if opened.traced else opened.table.layers
+        layer = layers[-1] if file is None else _deepest_layer(opened, file) or layers[0]
+    tensors, record = _tensors(opened, layer, file)
+    return record, len(tensors), layer
+
+
+def _open_file(model: Model, wanted: Mapping[str, Tensor]) -> WeightsFile | None:
+    """The weights file that `model` names, fitted to the tensors that are wanted from it; None if
+    its weights do not come from a file."""
+    if isinstance(model, EnergyModel) or model.weights in ("own", "random", "pretrained"):
+        if isinstance(model, CustomModel) and model.weights != "own":
+            raise InputError(
+                f"model.weights={model.weights} is for networks of torchvision and timm. Let the "
+                "function that model.target names return such a network instead."
+            )
+        if not isinstance(model, EnergyModel) and model.container is not None:
+            raise InputError(
+                f"model.container={model.container} is for a weights file, and model.weights="
+                f"{model.weights} is none. Give model.weights=FILE, or leave model.container out."
+            )
+        return None
+    if isinstance(model, TorchvisionModel) and model.weights == "imagenet":
+        file = WeightsFile.open(*weights.find_weights_file(model))
+    else:
+        file = WeightsFile.open(Path(model.weights).expanduser())
+    return file.fitted_to(wanted, model.container)
+
+
+def _deepest_layer(opened: OpenNetwork, file: WeightsFile) -> Layer | None:
+    """The deepest layer for which `file` has all weights."""
+    layers = opened.traced.layers if opened.traced else ()
+    served = [layer for layer in layers if file.names >= opened.tensors(layer)[0].keys()]
+    return served[-1] if served else None
+
+
+def _tensors(
+    opened: OpenNetwork, layer: Layer, file: WeightsFile | None
+) -> tuple[Mapping[str, Tensor], WeightsRecord]:
+    """The checked tensors that `layer` needs, and the record of their origin."""
+    model = opened.model
+    stored, used = opened.tensors(layer)
+    if file is not None:
+        _check_names(file, stored, opened, layer)
+        tensors: Mapping[str, Tensor] = weights.read_tensors(file.read, stored, str(file.path))
+        source, sha256 = str(file.path.resolve()), weights.sha256_of_file(file.path)
+    else:
+        source, state = "analytic", used  # what is not stored counts, too
+        if isinstance(model, CustomModel):
+            source = "own"
+        elif isinstance(model, (TorchvisionModel, TimmModel)):
+            source = f"random, seed {model.seed}" if model.weights == "random" else model.weights
+            used, state = stored, opened.root.state_dict()
+        what = f"model {opened.name} ({source})"
+        tensors = weights.read_tensors(state.__getitem__, used, what)
+        sha256 = weights.sha256_of_tensors(tensors)
+    mean, std, mean_std_source = _mean_std(model, file)
+    record = WeightsRecord(
+        source=source,
+        is_file=file is not None,
+        url=file.url if file else None,
+        sha256=sha256,
+        mean=mean,
+        std=std,
+        mean_std_source=mean_std_source,
+        chosen=file.chosen if file else None,
+        container=None if isinstance(model, EnergyModel) else model.container,
+    )
+    return tensors, record
+
+
+def _check_names(
+    file: WeightsFile, wanted: Mapping[str, Tensor], opened: OpenNetwork, layer: Layer
+) -> None:
+    """Raises `InputError` for a file of another network, or without weights that `layer` needs."""
+    in_file = file.metadata.get("architecture", "")
+    if in_file and in_file.rpartition(".")[2] != opened.name:
+        raise InputError(
+            f"{file.path} holds weights of {in_file}, not of {opened.name}. "
+            f"Give the right file with model.weights=FILE, or choose the model of this file."
+        )
+    missing = next((name for name in wanted if name not in file.names), None)
+    if missing is None:
+        return
+    deepest = _deepest_layer(opened, file)
+    if deepest is None:
+        raise InputError(
+            f"{file.path} is not a weights file of {opened.name}: {file.shortfall(wanted)}. It has "
+            "weights for none of the network's layers (its first tensors: "
+            f"{', '.join(sorted(file.names)[:3]) or 'none'})."
+        )
+    raise InputError(
+        f"layer={layer.name} needs {missing}, which {file.path} does not hold. The deepest layer "
+        f"that it has weights for is {deepest.name}; for deeper layers give another file with "
+        "model.weights=FILE."
+    )
+
+
+def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str]:
+    """Mean and std of the input, and their source: the config, else the file, else the package
+    that the network is from."""
+    if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
+        return (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), "analytic"
+    source, where = "config", "model."
+    if model.inside:  # the network subtracts and divides itself
+        level = model.mean or (0.5, 0.5, 0.5)
+        return level, (1.0,) * len(level), "config"
+    mean: tuple[float, ...] | None = model.mean
+    std: tuple[float, ...] | None = model.std
+    if mean is None and std is None and file is not None:
+        source, where = "weights file", f"{file.path}: its metadata "
+        mean, std = file.color("mean"), file.color("std")
+    if (mean is None) != (std is None):
+        raise InputError(
+            f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
+        )
+    if mean is not None and std is not None:
+        return *checked_colors(mean, std, where), source
+    if isinstance(model, CustomModel):
+        raise InputError(
+            "A custom model needs the mean and std of its input, for every channel, in [0, 1]: "
+            "model.mean=[0.485,0.456,0.406] model.std=[0.229,0.224,0.225], say; or "
+            "model.inside=true if it normalises inside."
+        )
+    return *model.published_mean_std(), model.kind
+
+
+def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule:
+    """A copy of the graph that ends in `outputs`; modules not on the path to them are left out."""
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    needed = set[fx.Node]().union(*(traced.ancestors(node) for node in outputs))
+    for node in traced.graph.nodes:
+        if node in needed:
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output(tuple(copied[node] for node in outputs))
+    return copy.deepcopy(fx.GraphModule(traced.root, graph))  # the traced model must not change
+
+
+def _fold_batch_norm(module: fx.GraphModule) -> None:
+    """Merge batch norm (eval mode) into the convolution before it, if no other step reads that."""
+    calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
+    for node in list(module.graph.nodes):
+        norm = module_of(module, node)
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
+            continue
+        source = node.all_input_nodes[0]
+        convolution = module_of(module, source)
+        alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
+        if isinstance(convolution, nn.Conv2d) and alone:
+            fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
+            module.set_submodule(str(source.target), fused)
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
