@@ -15,7 +15,7 @@ from diversevis.errors import InputError
 from diversevis.models import weights
 from diversevis.models.architectures import Color, CustomModel, EnergyModel, Model, TorchvisionModel
 from diversevis.models.trace import Layer, TracedModel, module_of, trace
-from diversevis.models.weights import WeightsFile, checked_color
+from diversevis.models.weights import WeightsFile, checked_colors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class WeightsRecord:
     sha256           of the file, or of the tensors used where there is no file
     mean, std        of the network's input, RGB in [0, 1]
     mean_std_source  their source: `weights file`, `config` or `torchvision`
+    chosen           container and prefix of the tensors in the file; None: as they stand there
+    container        `model.container`, where it was given
     """
 
     source: str
@@ -36,6 +38,13 @@ class WeightsRecord:
     mean: Color
     std: Color
     mean_std_source: str
+    chosen: str | None
+    container: str | None
+
+    @property
+    def identity(self) -> str:
+        """The hash, and the container that was asked for: one file can hold several networks."""
+        return f"{self.sha256}/{self.container}" if self.container else self.sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +89,15 @@ def load(
                 f"objective.distance={feature.name} does not lie before layer={layer.name}. "
                 "Distances are measured in `pixels` or in an earlier layer."
             )
-    tensors, record = _tensors(model, traced, layer, _open_file(model))
+    file = _open_file(model, traced.stored_tensors(layer.node))
+    tensors, record = _tensors(model, traced, layer, file)
     # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
     outputs = [f.features if f.features in before else f.node for f in features]
     module = _truncate(traced, [layer.node, *outputs])
     # Not strict: batch norm's step counters are left out, and torch sets them to 0.
     module.load_state_dict(tensors, strict=False, assign=True)
     _fold_batch_norm(module)
-    module.eval().requires_grad_(False)
+    module.float().eval().requires_grad_(False)  # what a file does not hold may be float64
     return Network(name=traced.name, layer=layer, module=module, weights=record)
 
 
@@ -99,7 +109,8 @@ def check_weights(
 
     Raises `InputError` if they are missing, damaged or made for another network.
     """
-    file = _open_file(model)
+    wanted = traced.stored_tensors(layer.node) if layer else traced.root.state_dict()
+    file = _open_file(model, wanted)
     if layer is None and file is not None:
         layer = _deepest_layer(traced, file) or traced.layers[0]
     layer = layer or traced.layers[-1]
@@ -107,31 +118,39 @@ def check_weights(
     return record, len(tensors), layer
 
 
-def _open_file(model: Model) -> WeightsFile | None:
-    """The weights file that `model` names; None if its weights do not come from a file."""
+def _open_file(model: Model, wanted: Mapping[str, Tensor]) -> WeightsFile | None:
+    """The weights file that `model` names, fitted to the tensors that are wanted from it; None if
+    its weights do not come from a file."""
     if isinstance(model, EnergyModel) or model.weights in ("own", "random"):
         if isinstance(model, CustomModel) and model.weights == "random":
             raise InputError(
                 "model.weights=random is for torchvision's networks. Let the function that "
                 "model.target names return a freshly initialized network instead."
             )
+        if not isinstance(model, EnergyModel) and model.container is not None:
+            raise InputError(
+                f"model.container={model.container} is for a weights file, and model.weights="
+                f"{model.weights} is none. Give model.weights=FILE, or leave model.container out."
+            )
         return None
     if isinstance(model, TorchvisionModel) and model.weights == "imagenet":
-        return WeightsFile.open(*weights.find_weights_file(model))
-    return WeightsFile.open(Path(model.weights).expanduser())
+        file = WeightsFile.open(*weights.find_weights_file(model))
+    else:
+        file = WeightsFile.open(Path(model.weights).expanduser())
+    return file.fitted_to(wanted, model.container)
 
 
 def _deepest_layer(traced: TracedModel, file: WeightsFile) -> Layer | None:
     """The deepest layer for which `file` has all weights."""
-    layers = [layer for layer in traced.layers if file.names >= traced.tensors(layer.node).keys()]
-    return layers[-1] if layers else None
+    needs = ((layer, traced.stored_tensors(layer.node).keys()) for layer in traced.layers[::-1])
+    return next((layer for layer, names in needs if file.names >= names), None)
 
 
 def _tensors(
     model: Model, traced: TracedModel, layer: Layer, file: WeightsFile | None
 ) -> tuple[dict[str, Tensor], WeightsRecord]:
     """The checked tensors that `layer` needs, and the record of their origin."""
-    wanted = traced.tensors(layer.node)
+    wanted = traced.stored_tensors(layer.node)
     if file is not None:
         _check_names(file, wanted, traced, layer)
         tensors = weights.read_tensors(file.read, wanted, str(file.path))
@@ -139,6 +158,8 @@ def _tensors(
     else:
         state: Mapping[str, Tensor] = wanted
         source = "own" if isinstance(model, CustomModel) else "analytic"
+        if isinstance(model, CustomModel):  # its hash counts what is not stored, too
+            wanted = state = traced.tensors(layer.node)
         if isinstance(model, TorchvisionModel):
             source, state = f"random, seed {model.seed}", model.initialized().state_dict()
         what = f"model {traced.name} ({source})"
@@ -153,6 +174,8 @@ def _tensors(
         mean=mean,
         std=std,
         mean_std_source=mean_std_source,
+        chosen=file.chosen if file else None,
+        container=None if isinstance(model, EnergyModel) else model.container,
     )
     return tensors, record
 
@@ -173,7 +196,7 @@ def _check_names(
     deepest = _deepest_layer(traced, file)
     if deepest is None:
         raise InputError(
-            f"{file.path} is not a weights file of {traced.name}: it lacks {missing} and has "
+            f"{file.path} is not a weights file of {traced.name}: {file.shortfall(wanted)}. It has "
             "weights for none of the network's layers (its first tensors: "
             f"{', '.join(sorted(file.names)[:3]) or 'none'})."
         )
@@ -199,7 +222,7 @@ def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str
             f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
         )
     if mean is not None and std is not None:
-        return checked_color(mean, f"{where}mean"), checked_color(std, f"{where}std"), source
+        return *checked_colors(mean, std, where, channels=3), source
     if isinstance(model, CustomModel):
         raise InputError(
             "A custom model needs the mean and std of its input (RGB, in [0, 1]): "

@@ -117,6 +117,11 @@ class TracedModel:
                 needed[used.target] = operator.attrgetter(used.target)(self.root)
         return {k: v for k, v in needed.items() if not k.endswith("num_batches_tracked")}
 
+    def stored_tensors(self, node: fx.Node) -> dict[str, Tensor]:
+        """Those of `tensors` that a weights file has: the others keep the module's own values."""
+        stored = self.root.state_dict().keys()
+        return {name: tensor for name, tensor in self.tensors(node).items() if name in stored}
+
 
 def trace(name: str, root: nn.Module, field_names: dict[str, str]) -> TracedModel:
     """Trace `root` (eval mode) and find its layers.
