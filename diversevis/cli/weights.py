@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diversevis.config.compose import compose_config, compose_model
+from diversevis.config.log import show_warnings
 from diversevis.models.network import check_weights, open_model
 
 
 def weights_command(arguments: Sequence[str]) -> None:
     """Check every tensor, and print the source, the SHA-256 and the deepest layer served."""
+    show_warnings()
     model = compose_model(arguments)
     traced = open_model(model)
     layer = compose_config(arguments).layer

@@ -239,7 +239,7 @@ def _natural_gains(
         means = mean_activations(
             activations,
             folder,
-            identity=f"{network.weights.sha256}/{network.name}/{layer}/{objective.distance}",
+            identity=f"{network.weights.identity}/{network.name}/{layer}/{objective.distance}",
             mean=network.weights.mean,
             std=network.weights.std,
             size=field.size,

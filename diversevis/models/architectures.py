@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from diversevis.errors import InputError, suggest
 from diversevis.models.energy import EnergyNetwork
 
-Color = tuple[float, float, float]
+Color = tuple[float, ...]  # a number per channel of the input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class TorchvisionModel:
     seed       of random weights
     mean, std  of the network's input, RGB in [0, 1]; None: the values that
                belong to the weights
+    container  where in the file the weights are; None: found by the tensors' names and shapes.
+               It has a default here since records of earlier runs lack it
     """
 
     kind: Literal["torchvision"]
@@ -51,6 +53,7 @@ class TorchvisionModel:
     seed: int
     mean: Color | None
     std: Color | None
+    container: str | None = None
 
     def skeleton(self) -> nn.Module:
         """The network without values; raises `InputError` for a name torchvision does not have."""
@@ -119,6 +122,7 @@ class CustomModel:
 
     weights    `own` (the values that the function returns) or a file
     mean, std  of the network's input, RGB in [0, 1]
+    container  as for torchvision's networks
     """
 
     kind: Literal["custom"]
@@ -128,6 +132,7 @@ class CustomModel:
     weights: str
     mean: Color | None
     std: Color | None
+    container: str | None = None
 
     def skeleton(self) -> nn.Module:
         """The network itself; raises `InputError` where `target` cannot be imported or called."""

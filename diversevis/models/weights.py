@@ -6,22 +6,23 @@ import errno
 import functools
 import hashlib
 import json
+import logging
 import os
-import pickle
 import urllib.error
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diversevis.errors import InputError
 from diversevis.models.architectures import Color, TorchvisionModel, import_torchvision_models
+from diversevis.models.weight_choice import choose
+from diversevis.models.weight_formats import Container, read_containers
+
+LOG = logging.getLogger("diversevis")
 
 WITH_CONFIG = ("vgg19", "resnet50")  # networks that have a file in conf/model/
 WEIGHTS_FOLDER = "DIVERSEVIS_WEIGHTS"  # environment variable: a folder searched before a download
@@ -29,40 +30,72 @@ WEIGHTS_FOLDER = "DIVERSEVIS_WEIGHTS"  # environment variable: a folder searched
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
-    """An opened weights file: its tensor names, its metadata, and tensors on demand."""
+    """An opened weights file: its tensor names, its metadata, and tensors on demand.
+
+    `open` gives the names as they stand in the file's outermost dictionary of tensors; `fitted_to`
+    those of a network, wherever the file has its tensors.
+
+    url     where it was downloaded from
+    read    a tensor by name
+    chosen  container and prefix of the tensors, in words; None: the names are the file's own
+    """
 
     path: Path
-    url: str | None  # where it was downloaded from
+    url: str | None
     names: frozenset[str]
     metadata: Mapping[str, str]
-    read: Callable[[str], Tensor]  # a tensor by name
+    read: Callable[[str], Tensor]
+    containers: tuple[Container, ...]
+    chosen: str | None = None
 
     @classmethod
     def open(cls, path: Path, url: str | None = None) -> WeightsFile:
-        """Open a `.safetensors`, `.pth` or `.pt` file; raises `InputError` if it cannot be read."""
+        """Open a file of safetensors or torch.save, with any suffix; raises `InputError` if it
+        cannot be read."""
         if not path.is_file():
             raise InputError(
                 f"model.weights={path} is not a file. Give a .safetensors or .pth file, or one of "
                 "`imagenet` and `random`."
             )
-        if path.suffix in (".pth", ".pt"):
-            state = _read_pth(path)
-            names = frozenset(state)
-            return cls(path=path, url=url, names=names, metadata={}, read=state.__getitem__)
-        if path.suffix != ".safetensors":
-            raise InputError(
-                f"model.weights={path}: files end in .safetensors, .pth or .pt, not "
-                f"{path.suffix!r}."
-            )
-        try:
-            file: Any = safe_open(path, "pt")
-            names, metadata = frozenset(file.keys()), file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"model.weights={path} cannot be read as a safetensors file ({error}). "
-                "It is damaged or cut short: copy or download it again."
-            ) from error
-        return cls(path=path, url=url, names=names, metadata=metadata, read=file.get_tensor)
+        containers, metadata = read_containers(path)
+        return cls(
+            path=path,
+            url=url,
+            names=containers[0].names,
+            metadata=metadata,
+            read=containers[0].read,
+            containers=containers,
+        )
+
+    def fitted_to(self, wanted: Mapping[str, Tensor], container: str | None = None) -> WeightsFile:
+        """This file with the names of a network, and a line in the log if that takes a choice.
+
+        wanted     tensors of the right shapes, by the network's names: all that it has, or those
+                   that a layer needs. The file may lack some of them
+        container  `model.container`: where in the file they are (`ema`, `state_dict.module`)
+
+        Raises `InputError` if the file has several such sets of tensors, with different values.
+        """
+        choice = choose(self.path, self.containers, wanted, container)
+        if choice.words is not None:
+            LOG.warning("weights of %s: %s", self.path, choice.words)
+        return replace(self, names=choice.names(), read=choice.read, chosen=choice.words)
+
+    def shortfall(self, wanted: Mapping[str, Tensor]) -> str:
+        """How many of the wanted tensors the file has, and the first that does not fit, in words.
+
+        For a message about a file that has not all of them.
+        """
+        there = sum(name in self.names for name in wanted)
+        within = f" ({self.chosen})" if self.chosen else ""
+        for name, expected in wanted.items():
+            if name not in self.names:
+                misfit = f"{name} is missing"
+                break
+            if (shape := self.read(name).shape) != expected.shape:
+                misfit = f"{name} has shape {list(shape)} instead of {list(expected.shape)}"
+                break
+        return f"it has {there} of {len(wanted)} needed tensors by name{within}; first, {misfit}"
 
     def color(self, key: str) -> tuple[float, ...] | None:
         """`mean` or `std` from the metadata, unchecked; None if the file does not have it."""
@@ -77,13 +110,25 @@ class WeightsFile:
 
 
 def checked_color(values: Any, what: str) -> Color:
-    """Three finite numbers; raises `InputError` naming `what`."""
+    """Finite numbers, one per channel; raises `InputError` naming `what`."""
     is_mean = what.endswith("mean")
     fits = [0 <= value <= 1 if is_mean else 0 < value < float("inf") for value in values]
-    if len(values) != 3 or not all(fits):
+    if not fits or not all(fits):
         legal = "in [0, 1]" if is_mean else "above 0, for pixels in [0, 1]"
-        raise InputError(f"{what} must be three numbers (RGB, {legal}), not {list(values)}.")
-    return values[0], values[1], values[2]
+        raise InputError(
+            f"{what} must be numbers {legal}, one per channel (three for RGB), not {list(values)}."
+        )
+    return tuple(float(value) for value in values)
+
+
+def checked_colors(mean: Any, std: Any, where: str, channels: int) -> tuple[Color, Color]:
+    """Mean and std of an input of so many channels; raises `InputError` naming `where` they are."""
+    if not len(mean) == len(std) == channels:
+        raise InputError(
+            f"{where}mean={list(mean)} and {where}std={list(std)} must have {channels} numbers "
+            f"each, one per channel of the network's input, not {len(mean)} and {len(std)}."
+        )
+    return checked_color(mean, f"{where}mean"), checked_color(std, f"{where}std")
 
 
 def find_weights_file(model: TorchvisionModel) -> tuple[Path, str | None]:
@@ -147,27 +192,46 @@ def _why_no_download(error: OSError | RuntimeError, name: str, url: str, path: P
 def read_tensors(
     read: Callable[[str], Tensor], wanted: Mapping[str, Tensor], source: str
 ) -> dict[str, Tensor]:
-    """The tensors as float32; `wanted` has tensors of the right shapes, by name.
+    """The tensors as float32, and in their own type where the network's are whole numbers.
+
+    wanted  tensors of the right shapes and kinds of numbers, by name
 
     Raises `InputError`, which names `source`, for a wrong shape or type, NaN or infinite values.
     """
-    tensors = {}
+    tensors, others = {}, set[str]()
     for name, expected in wanted.items():
-        tensor = read(name)
+        tensor = read(name).detach()
         if tensor.shape != expected.shape:
             raise InputError(
                 f"{source}: {name} has shape {list(tensor.shape)}, the network needs "
                 f"{list(expected.shape)}. The file belongs to another network."
             )
-        if not tensor.is_floating_point():
-            raise InputError(f"{source}: {name} holds {tensor.dtype}, not floating-point numbers.")
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{source}: {name} holds NaN or infinite values, so responses would be wrong. "
-                "The file is damaged: copy or download it again."
-            )
-        tensors[name] = tensor.float()
+        tensors[name] = _checked_numbers(tensor, expected, f"{source}: {name}")
+        if tensor.dtype != tensors[name].dtype:
+            others.add(str(tensor.dtype).removeprefix("torch."))
+    if others:
+        LOG.warning("%s: its %s weights are taken as float32", source, " and ".join(sorted(others)))
     return tensors
+
+
+def _checked_numbers(tensor: Tensor, expected: Tensor, what: str) -> Tensor:
+    """`tensor` in the type that the network computes with."""
+    if not expected.is_floating_point():  # an index, as Swin's relative positions
+        if tensor.dtype != expected.dtype:
+            raise InputError(
+                f"{what} holds {tensor.dtype}, the network needs {expected.dtype}. "
+                "The file belongs to another network."
+            )
+        return tensor
+    if not tensor.is_floating_point():
+        raise InputError(f"{what} holds {tensor.dtype}, not floating-point numbers.")
+    single = tensor.float()  # a float64 may be too large for it
+    if not bool(torch.isfinite(single).all()):
+        raise InputError(
+            f"{what} holds NaN or infinite values, so responses would be wrong. "
+            "The file is damaged: copy or download it again."
+        )
+    return single
 
 
 def sha256_of_file(path: Path) -> str:
@@ -208,30 +272,3 @@ def _in_folder(folder: Path, name: str) -> Path | None:
             f"{', '.join(path.name for path in files)}. Say which with model.weights=FILE."
         )
     return files[0] if files else None
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():  # about pickle protocols; the errors below say enough
-            warnings.simplefilter("ignore")
-            state: Any = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"model.weights={path} is refused: it is damaged, or a pickle that holds more than "
-            "tensors and could run code. Save only its state_dict(), best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"model.weights={path} cannot be read as a PyTorch file ({error}). "
-            "It is damaged or cut short: copy or download it again."
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    items = state.items() if isinstance(state, dict) else ()
-    # Training on several devices puts `module.` before every name.
-    tensors = {k.removeprefix("module."): v for k, v in items if isinstance(v, Tensor)}
-    if not tensors:
-        raise InputError(f"model.weights={path} holds no dictionary of tensors (a state_dict).")
-    return tensors

@@ -153,7 +153,7 @@ def science(setup: Setup) -> dict[str, Any]:
     photographs = objective.pop("photographs")
     natural_images = folder_digest(Path(photographs).expanduser()) if photographs else None
     return {
-        "model": network.name, "weights": network.weights.sha256,
+        "model": network.name, "weights": network.weights.identity,
         "mean": network.weights.mean, "std": network.weights.std,
         "layer": network.layer.name,
         "units": setup.targets.units, "direction": setup.targets.sha256,
