@@ -125,8 +125,11 @@ class Experiment:
     """One run: which units of which layer of which network, and how."""
 
     model: Model
-    layer: str | int
+    layer: str
     unit: int | str | list[int | str]
+    size: int | list[int] | None  # rows and columns of the image where units see the whole image
+    position: list[int] | None  # row and column of the map that are read; None: the centre
+    token: str | int  # of a transformer: `cls`, `centre`, `mean` or a number
     n: int  # images per unit
     seed: int
     device: str | list[str | int]  # one device, or several that share the units
