@@ -42,9 +42,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from diversevis.config.bind import bind
-from diversevis.models.architectures import EnergyModel, TorchvisionModel
+from diversevis.models.architectures import CustomModel, EnergyModel, TorchvisionModel
 
 COMMAND = [sys.executable, "-m", "diversevis"]
+CONVENTION = {"inside": False, "scale": 1, "order": "rgb"}
 QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2"]
 
 
@@ -93,9 +94,17 @@ def restored_log():
 def torchvision_model(name, **changes):
     settings = {
         "kind": "torchvision", "name": name, "default_layer": None, "weights": "random",
-        "seed": 0, "mean": None, "std": None,
+        "seed": 0, "mean": None, "std": None, **CONVENTION,
     }  # fmt: skip
     return bind(TorchvisionModel, settings | changes, "model")
+
+
+def custom_model(target, **changes):
+    settings = {
+        "kind": "custom", "name": None, "default_layer": None, "target": target, "arguments": {},
+        "weights": "own", "seed": 0, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], **CONVENTION,
+    }  # fmt: skip
+    return bind(CustomModel, settings | changes, "model")
 
 
 @pytest.fixture(scope="session")

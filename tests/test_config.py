@@ -17,6 +17,7 @@ CONF = Path(config_folder())
 EXAMPLES = {  # what each model's file needs beside itself
     "torchvision": ["model.name=alexnet", "layer=features.3"],
     "custom": ["model.target=a.b", "layer=x"],
+    "timm": ["model.name=resnet50d", "layer=layer1.0"],
     "vgg19": ["layer=conv1_1"],
     "resnet50": ["layer=conv1"],
 }

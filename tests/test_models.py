@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from conftest import torchvision_model
+from conftest import custom_model, torchvision_model
 from safetensors.torch import load_file, save_file
 
 from diversevis.errors import InputError
 from diversevis.models import weights
-from diversevis.models.architectures import CustomModel, TorchvisionModel
+from diversevis.models.architectures import TorchvisionModel
 from diversevis.models.network import check_weights, load, open_model
 from diversevis.models.receptive_field import unpad
 
@@ -317,11 +317,6 @@ def test_published_weights_are_imagenet_v1():
 # -- custom networks ----------------------------------------------------------------------------
 
 
-def custom(target, **changes):
-    settings = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "weights": "own", "name": None}
-    return CustomModel(kind="custom", default_layer=None, target=target, **(settings | changes))
-
-
 def branching():
     class Branching(torch.nn.Module):
         def forward(self, x):
@@ -337,8 +332,8 @@ def test_bad_custom_networks_are_refused():
         ("test_models.branching", "could not be traced"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=words):
-            open_model(custom(target))
-    model = custom("test_receptive_field:strange", mean=None, std=None)
+            open_model(custom_model(target))
+    model = custom_model("test_receptive_field:strange", mean=None, std=None)
     traced = open_model(model)
     with pytest.raises(InputError, match="needs the mean and std"):
         load(model, traced, traced.layer("first"))

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from conftest import torchvision_model
+from conftest import custom_model, torchvision_model
 from torch import nn
 
-from diversevis.models.architectures import CustomModel, EnergyModel
+from diversevis.models.architectures import EnergyModel
 from diversevis.models.network import load, open_model
 from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import receptive_field, unpad
@@ -106,8 +106,7 @@ class Wide(nn.Module):
 @pytest.mark.parametrize("layer", ["second", "pool"])
 def test_readout_with_dilation_stride_and_groups(layer):
     torch.manual_seed(0)
-    custom = CustomModel(kind="custom", name=None, target="test_readout.Wide", weights="own",
-                         default_layer=None, mean=(0.5,) * 3, std=(1.0,) * 3)  # fmt: skip
+    custom = custom_model("test_readout.Wide", std=[1.0, 1.0, 1.0])
     module, channels, size = unpadded(custom, layer)
     vectors = torch.eye(channels, dtype=torch.float64)[[5, 1, 0]]
     found, expected, _ = both_routes(module, channels, size, vectors)

@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import torchvision_model
+from conftest import custom_model, torchvision_model
 from torch import fx, nn
 from torch.nn import functional
 
 from diversevis.errors import InputError
-from diversevis.models.architectures import CustomModel
 from diversevis.models.network import load, open_model
 from diversevis.models.receptive_field import receptive_field, unpad
 from diversevis.models.weights import WeightsFile
@@ -224,10 +223,7 @@ def strange():
     return Strange()
 
 
-CUSTOM = CustomModel(
-    kind="custom", name=None, default_layer=None, target="test_receptive_field.strange",
-    weights="own", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-)  # fmt: skip
+CUSTOM = custom_model("test_receptive_field.strange")
 
 
 def test_custom_network_of_every_operation():

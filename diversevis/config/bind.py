@@ -21,12 +21,14 @@ def bind(annotation: Any, value: Any, key: str) -> Any:
 
     Raises InputError that names `key` (the setting, dotted), the value and what is legal.
     """
-    choices = get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
+    choices = choices_of(annotation)
     if value == "???" or (value is None and type(None) not in choices):
         hint = " `diversevis layers` with the same model lists them." if key == "layer" else ""
         raise InputError(f"{key} has no default here: give it a value, {key}=...{hint}")
     if all(is_dataclass(choice) for choice in choices):
         return _bind_dataclass(choices, value, key)
+    if is_text(annotation) and type(value) in (int, float):  # as YAML reads a name such as 18
+        value = str(value)
     result = _convert(annotation, value)
     if result is NO_MATCH:
         legal = " or ".join(_describe(choice) for choice in choices)
@@ -41,6 +43,16 @@ def with_settings(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
         first, _, rest = name.partition(".")
         result[first] = with_settings(result[first], {rest: value}) if rest else value
     return result
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether values of this type are text, or None."""
+    return {*choices_of(annotation)} - {type(None)} == {str}
+
+
+def choices_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a union; of any other type, itself."""
+    return get_args(annotation) if get_origin(annotation) in UNIONS else (annotation,)
 
 
 def _bind_dataclass(choices: Sequence[Any], value: Any, key: str) -> Any:
@@ -80,12 +92,11 @@ def _convert(annotation: Any, value: Any) -> Any:
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             return NO_MATCH
-        of_any_length = origin is list or arguments[1:] == (...,)
-        annotations = arguments[:1] * len(value) if of_any_length else arguments
-        if len(annotations) != len(value):
-            return NO_MATCH
-        elements = [_convert(a, element) for a, element in zip(annotations, value, strict=True)]
+        elements = [_convert(arguments[0], element) for element in value]
         return NO_MATCH if any(e is NO_MATCH for e in elements) else origin(elements)
+    if origin is Mapping:  # keyword arguments, of any kind
+        named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+        return value if named else NO_MATCH
     if annotation is type(None):
         return None if value is None else NO_MATCH
     if isinstance(value, bool) and annotation is not bool:  # to Python a bool is an int
@@ -99,10 +110,10 @@ def _describe(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
-        if get_args(annotation)[1:] == (...,):
-            return "a list of numbers, [0.5,0.5,0.5] or [0.5]"
-        return f"{len(get_args(annotation))} numbers, [0.5,0.5,0.5]"
+        return "a list of numbers, [0.5,0.5,0.5]"
     if get_origin(annotation) is list:
         return "a list, [1,5,9]"
+    if get_origin(annotation) is Mapping:
+        return "named values, {depth:18}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false",
             type(None): "null"}.get(annotation, str(annotation))  # fmt: skip

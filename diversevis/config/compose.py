@@ -13,10 +13,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
+from diversevis.config.arguments import check_words, in_quotes, split_flags
 from diversevis.config.bind import bind, with_settings
 from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
+from diversevis.config.words import for_hydra
 from diversevis.errors import InputError
 from diversevis.method.settings import Config, Experiment, Settled
 
@@ -26,7 +27,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     flags, settings = split_flags(overrides)
     check_words(flags, settings, known=())
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
-        return compose("run", overrides=[quoted(word) for word in settings])
+        return compose("run", overrides=[for_hydra(word) for word in settings])
 
 
 def compose_model(overrides: Sequence[str]) -> Any:
@@ -64,7 +65,7 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dic
     Raises InputError for overrides that do not fit.
     """
     with plain_errors(overrides):
-        parsed = OverridesParser.create().parse_overrides([quoted(word) for word in overrides])
+        parsed = OverridesParser.create().parse_overrides([for_hydra(word) for word in overrides])
     axes: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()

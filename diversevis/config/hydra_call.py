@@ -12,10 +12,11 @@ from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from diversevis.config.arguments import in_quotes, quoted
+from diversevis.config.arguments import in_quotes
 from diversevis.config.compose import plain
 from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
+from diversevis.config.words import for_hydra
 from diversevis.errors import InputError
 
 # Hydra itself writes nothing to the current folder: its record goes into the run folder.
@@ -97,7 +98,7 @@ def _call_hydra(
     """
     main = hydra_main(version_base="1.3", config_path=config_folder(), config_name="run")(task)
     arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["diversevis", *flags, *HYDRA_SETTINGS, *map(quoted, overrides)]
+    sys.argv = ["diversevis", *flags, *HYDRA_SETTINGS, *map(for_hydra, overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with plain_errors(overrides):

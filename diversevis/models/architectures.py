@@ -1,7 +1,12 @@
-"""The networks a user can name: the analytic network, torchvision's classifiers, a custom network.
+"""The networks a user can name: the analytic network, classifiers of torchvision and timm, custom.
 
-A frozen description per kind. Its `skeleton()` is the module to trace: torchvision's networks have
-no values there (meta tensors), so that opening a network of half a gigabyte takes milliseconds.
+A frozen description per kind, each with
+
+skeleton()  the module to trace: torchvision's and timm's networks have no values there (meta
+            tensors), so that opening a network of half a gigabyte takes milliseconds
+built()     the network itself, in eval mode on the CPU; its parameters have no meaning where their
+            values come from a file
+input_size  rows and columns of the images for which its weights were published; None: not known
 """
 
 from __future__ import annotations
@@ -9,14 +14,15 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from diversevis.errors import InputError, suggest
+from diversevis.models.builders import NoInitialization, call_target, seeded, without_values
+from diversevis.models.convention import Convention
 from diversevis.models.energy import EnergyNetwork
 
 Color = tuple[float, ...]  # a number per channel of the input
@@ -30,63 +36,77 @@ class EnergyModel:
     name: str
     default_layer: str | None
 
+    @property
+    def input_size(self) -> None:
+        return None
+
     def skeleton(self) -> nn.Module:
+        return self.built()
+
+    def built(self) -> nn.Module:
         return EnergyNetwork().eval()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchvisionModel:
+class TorchvisionModel(Convention):
     """A classifier of torchvision, by its name.
 
     weights    `imagenet`, `random` (the architecture's own initialization), or a file
+    container  where in the file the weights are; None: found by the tensors' names and shapes
     seed       of random weights
-    mean, std  of the network's input, RGB in [0, 1]; None: the values that
-               belong to the weights
-    container  where in the file the weights are; None: found by the tensors' names and shapes.
-               It has a default here since records of earlier runs lack it
+
+    Raises `InputError` for an input that is not RGB.
     """
 
     kind: Literal["torchvision"]
     name: str
     default_layer: str | None
     weights: str
+    container: str | None
     seed: int
-    mean: Color | None
-    std: Color | None
-    container: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != 3:
+                raise InputError(
+                    f"model.{name}={list(values)} has the wrong length: torchvision's networks "
+                    f"take RGB images, so it needs 3 numbers, model.{name}=[0.5,0.5,0.5]."
+                )
+        super().__post_init__()
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        (side,) = self._published().transforms().crop_size
+        return side, side
 
     def skeleton(self) -> nn.Module:
         """The network without values; raises `InputError` for a name torchvision does not have."""
-        try:
-            with torch.device("meta"), _NoInitialization():
-                return self._build()
-        except NotImplementedError:  # its constructor calculates with tensors (RegNet)
-            with _NoInitialization():
-                return self._build().to("meta")
+        return without_values(self._build)
+
+    def built(self) -> nn.Module:
+        """The network; its random weights are those of `seed`, others are yet to be loaded."""
+        if self.weights == "random":
+            return self.initialized()
+        with NoInitialization():
+            return self._build()
 
     def initialized(self) -> nn.Module:
         """The network with random weights from `seed`; the global random state stays as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # not the CUDA generators
+        with seeded(self.seed):
             return self._build()
 
     def published_weights(self) -> Any:
-        """torchvision's official weights for this network (its `IMAGENET1K_V1`)."""
-        models = import_torchvision_models()
-        weights = models.get_model_weights(self.name)
-        if not hasattr(weights, "IMAGENET1K_V1"):
-            raise InputError(
-                f"torchvision publishes no IMAGENET1K_V1 weights for model {self.name}. Give a "
-                "file with model.weights=FILE, or use model.weights=random."
-            )
-        return weights.IMAGENET1K_V1
+        """torchvision's official weights for this network: its `IMAGENET1K_V1`, or where it has
+        none (vit_h_14) its default."""
+        return self._published()
 
     def published_mean_std(self) -> tuple[Color, Color]:
         """Input mean and standard deviation that belong to torchvision's weights."""
         if self.name in INCEPTION_NAMES:
             # Their `transform_input` turns ImageNet's normalization into this; it is switched off.
             return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the ImageNet training images
+        transforms = self._published().transforms()
+        return tuple(transforms.mean), tuple(transforms.std)
 
     def field_names(self, root: nn.Module) -> dict[str, str]:
         """Module path -> name used in the field: VGG's layers are known as conv3_1, pool3."""
@@ -102,7 +122,7 @@ class TorchvisionModel:
                 block, index = block + 1, 0
         return names
 
-    def _build(self) -> nn.Module:
+    def _published(self) -> Any:
         models = import_torchvision_models()
         classifiers = models.list_models(module=models)
         if self.name not in classifiers:
@@ -110,69 +130,142 @@ class TorchvisionModel:
                 f"model.name={self.name} is not a classifier of torchvision. "
                 f"{suggest(self.name, classifiers)}"
             )
+        weights = models.get_model_weights(self.name)
+        return weights.IMAGENET1K_V1 if hasattr(weights, "IMAGENET1K_V1") else weights.DEFAULT
+
+    def _build(self) -> nn.Module:
         options: dict[str, Any] = {}
         if self.name in INCEPTION_NAMES:
             options = {"init_weights": True, "transform_input": False}
-        return models.get_model(self.name, weights=None, **options).eval()
+        self._published()  # refuses unknown names
+        if self.name.startswith("vit_"):  # a code for every position in an image of one size
+            options = {"image_size": self.input_size[0]}
+        return import_torchvision_models().get_model(self.name, weights=None, **options).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomModel:
-    """A user's network: `target` is the import path of a function returning an `nn.Module`.
+class TimmModel(Convention):
+    """A network of timm (pytorch-image-models), by its name, with or without a tag of weights.
 
+    weights    `pretrained` (timm's download), `random` (its own initialization), or a file
+    container  where in the file the weights are; None: found by the tensors' names and shapes
+    seed       of random weights
+    """
+
+    kind: Literal["timm"]
+    name: str
+    default_layer: str | None
+    weights: str
+    container: str | None
+    seed: int
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        _, rows, columns = self._published().input_size
+        return rows, columns
+
+    def skeleton(self) -> nn.Module:
+        """The network without values; raises `InputError` for a name timm does not have."""
+        return without_values(self._build)
+
+    def built(self) -> nn.Module:
+        """The network with its weights; those of a file are yet to be loaded.
+
+        Raises `InputError` if timm has no weights for it, or they cannot be downloaded.
+        """
+        if self.weights == "random":
+            with seeded(self.seed):
+                return self._build()
+        if self.weights == "pretrained":
+            return self._download()
+        with NoInitialization():
+            return self._build()
+
+    def published_mean_std(self) -> tuple[Color, Color]:
+        """Input mean and standard deviation that belong to timm's weights."""
+        published = self._published()
+        return tuple(published.mean), tuple(published.std)
+
+    def _published(self) -> Any:
+        """What timm says of its weights for this name (its `pretrained_cfg`)."""
+        timm = import_timm()
+        try:
+            return timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+        except RuntimeError as error:  # no such network, or no such tag
+            architecture = self.name.partition(".")[0]
+            tagged = timm.list_models(f"{architecture}.*", pretrained=True)
+            hint = suggest(self.name, tagged or timm.list_models())
+            raise InputError(f"model.name={self.name} is not a network of timm. {hint}") from error
+
+    def _build(self) -> nn.Module:
+        self._published()  # refuses unknown names
+        return import_timm().create_model(self.name, pretrained=False).eval()
+
+    def _download(self) -> nn.Module:
+        """The network with timm's weights, from its cache (the hub's, HF_HOME) or the internet."""
+        if not self._published().has_weights:
+            raise InputError(
+                f"timm publishes no weights for model {self.name}. Give a file with "
+                "model.weights=FILE, or use model.weights=random."
+            )
+        try:
+            return import_timm().create_model(self.name, pretrained=True).eval()
+        except Exception as error:  # of the hub's client, of urllib or of timm
+            raise InputError(
+                f"timm's weights of model {self.name} could not be loaded ("
+                f"{' '.join(str(error).split())}). Three remedies: run `diversevis weights "
+                f"model=timm model.name={self.name}` on a machine with internet and copy its cache "
+                "here (the folder in HF_HOME, or ~/.cache/huggingface); give a file with "
+                "model.weights=FILE; or use model.weights=random."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomModel(Convention):
+    """A user's network: `target` is the import path of a function returning an `nn.Module`, or a
+    list of them, whose outputs are averaged.
+
+    arguments  keyword arguments of the function
     weights    `own` (the values that the function returns) or a file
-    mean, std  of the network's input, RGB in [0, 1]
     container  as for torchvision's networks
+    seed       of the random generators while the function runs
     """
 
     kind: Literal["custom"]
     name: str | None
     default_layer: str | None
     target: str
+    arguments: Mapping[str, Any] = field(hash=False)  # no dict has a hash
     weights: str
-    mean: Color | None
-    std: Color | None
-    container: str | None = None
+    container: str | None
+    seed: int
+
+    @property
+    def input_size(self) -> None:
+        return None
 
     def skeleton(self) -> nn.Module:
+        return self.built()
+
+    def built(self) -> nn.Module:
         """The network itself; raises `InputError` where `target` cannot be imported or called."""
-        module_name, _, function_name = self.target.replace(":", ".").rpartition(".")
-        try:
-            if "" not in sys.path:  # the current folder, last: it must not hide installed packages
-                sys.path.append("")
-            build = getattr(importlib.import_module(module_name), function_name)
-        except Exception as error:  # user code can raise anything
-            raise InputError(
-                f"model.target={self.target} cannot be imported ({type(error).__name__}: {error}). "
-                "It is the import path of a function, such as mypackage.networks.build, that "
-                "returns an nn.Module."
-            ) from error
-        try:
-            network = build()
-        except Exception as error:
-            raise InputError(
-                f"model.target={self.target} failed ({type(error).__name__}: {error}). It must be "
-                "a function that needs no arguments and returns an nn.Module."
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise InputError(
-                f"model.target={self.target} returned a {type(network).__name__}, not an nn.Module."
-            )
-        return network.eval()
+        return call_target(self.target, self.arguments, self.seed)
 
 
-Model = EnergyModel | TorchvisionModel | CustomModel
+Model = EnergyModel | TorchvisionModel | TimmModel | CustomModel
 INCEPTION_NAMES = ("googlenet", "inception_v3")  # torchvision gives them another normalization
 
 
-class _NoInitialization(TorchFunctionMode):
-    """Skips the in-place initializers (`normal_`, ...): a skeleton has no values."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
+def import_timm() -> types.ModuleType:
+    """Import timm; raises `InputError` where it is not installed."""
+    import_torchvision_models()  # before timm does, with the compiler
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise InputError(
+            f"model=timm needs the package timm, which cannot be imported ({error}): "
+            "pip install 'diversevis[timm]'."
+        ) from error
 
 
 def import_torchvision_models() -> types.ModuleType:
