@@ -79,7 +79,7 @@ def prepare(experiment: Experiment) -> Setup:
     layer = traced.layer(str(experiment.layer))
     field = _field(traced, layer)
     targets = _targets(experiment, layer, device)
-    norm = images.norm_of_contrast(experiment.contrast, field.size)
+    norm = images.norm_of_contrast(experiment.contrast, field.size, channels=3)
     if experiment.norm == "paper":
         norm = images.paper_norm(traced.name, layer.name)
     distance = experiment.objective.distance
