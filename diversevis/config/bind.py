@@ -80,7 +80,8 @@ def _convert(annotation: Any, value: Any) -> Any:
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             return NO_MATCH
-        annotations = arguments * len(value) if origin is list else arguments
+        of_any_length = origin is list or arguments[1:] == (...,)
+        annotations = arguments[:1] * len(value) if of_any_length else arguments
         if len(annotations) != len(value):
             return NO_MATCH
         elements = [_convert(a, element) for a, element in zip(annotations, value, strict=True)]
@@ -98,6 +99,8 @@ def _describe(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
+        if get_args(annotation)[1:] == (...,):
+            return "a list of numbers, [0.5,0.5,0.5] or [0.5]"
         return f"{len(get_args(annotation))} numbers, [0.5,0.5,0.5]"
     if get_origin(annotation) is list:
         return "a list, [1,5,9]"
