@@ -72,6 +72,7 @@ def make_run(root, model="vgg19", layer="conv2_2", size=(14, 14), count=12, shif
         "status": "finished", "model": model, "layer": layer, "direction": None, "n": 6,
         "units": list(range(count)), "norm": contrast * math.sqrt(3 * size[0] * size[1]),
         "diversity": 0.1, "distance": "pixels", "fraction": None, "front": None, "receptive_field": {"size": list(size)},
+        "weights": {"mean": [0.485, 0.456, 0.406]},
     }  # fmt: skip
     RunFolder(path).write_record(content | record)
     (path / "metrics.json").write_text(json.dumps({"measures": measures, "units": units}))
@@ -290,10 +291,19 @@ def test_named_run_folder_is_taken(tmp_path):
     assert [run.path for run in find_runs(first)[0]] == [first]
 
 
+def test_contrast_is_of_all_channels(tmp_path):
+    """32 grey levels in three channels are a norm of 32 sqrt(3) in one."""
+    mean = {"mean": [0.5]}
+    assert read_run(make_run(tmp_path / "rgb")).contrast == pytest.approx(32)
+    grey = read_run(make_run(tmp_path / "grey", weights=mean))
+    assert grey.contrast == pytest.approx(32 * math.sqrt(3))
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"norm": None}, {"norm": "x"}, {"norm": 0.0}, {"receptive_field": None},
-     {"receptive_field": {"size": [14]}}, {"receptive_field": {"size": [0, 14]}}],
+     {"receptive_field": {"size": [14]}}, {"receptive_field": {"size": [0, 14]}},
+     {"weights": {"mean": []}}],
 )  # fmt: skip
 def test_record_without_numbers_is_corrupt(tmp_path, changes):
     with pytest.raises(InputError, match=r"v001 is corrupt .*left out"):

@@ -128,6 +128,13 @@ def test_numbers_are_converted_to_the_needed_type():
     assert experiment("unit=all").unit == "all"
 
 
+def test_lists_of_any_length_are_bound():
+    assert bind(tuple[float, ...], [1, 0.5], "mean") == (1.0, 0.5)
+    assert bind(tuple[float, ...] | None, [0.5], "mean") == (0.5,)
+    with pytest.raises(InputError, match=r"mean=\['x'\] is of the wrong kind.*list of numbers"):
+        bind(tuple[float, ...], ["x"], "mean")
+
+
 def test_help_shows_every_setting(capsys):
     assert main(["run", "--help"]) == main(["analyze", "--help"]) == 0
     shown = capsys.readouterr().out

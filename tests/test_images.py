@@ -45,7 +45,7 @@ def test_paper_norms_are_contrasts_31_to_34():
     for layer, size in zip(images.PAPER_MEAN_NORMS, VGG19_SIZES, strict=True):
         contrast = images.paper_norm("vgg19", layer) / math.sqrt(3 * size**2)
         assert 30.9 < contrast < 34
-        assert images.norm_of_contrast(contrast, (size, size)) == pytest.approx(
+        assert images.norm_of_contrast(contrast, (size, size), channels=3) == pytest.approx(
             images.PAPER_MEAN_NORMS[layer] / 2
         )
 
@@ -64,7 +64,25 @@ def test_display_adds_the_mean_and_clips():
     assert shown[0, 0].tolist() == [0, 128, 255]
 
 
+def test_display_of_other_channels_is_grey():
+    """One channel as it is; of more, their mean, and clipped only then."""
+    grey = images.display(torch.tensor([-500.0, 9.5, 500.0]).reshape(3, 1, 1, 1), (0.5,))
+    assert grey[:, 0, 0].tolist() == [[0] * 3, [137] * 3, [255] * 3]
+    four = torch.tensor([300.0, -300.0, 4.0, 8.0]).reshape(4, 1, 1).expand(4, 2, 5)
+    shown = images.display(four, (0.2, 0.4, 0.6, 0.8))
+    assert shown.shape == (2, 5, 3)
+    assert shown[0, 0].tolist() == [round(127.5 + 3)] * 3
+
+
 def test_network_input_is_scaled_by_deviation():
     x = torch.full((1, 3, 2, 2), 51.0)
     z = images.to_network_input(x, (0.2, 0.5, 1.0))
     assert torch.allclose(z[0, :, 0, 0], torch.tensor([1.0, 0.4, 0.2]))
+    assert images.to_network_input(x[:, :1], (0.4,)).flatten().tolist() == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_norm_is_contrast_of_all_values(channels):
+    norm = images.norm_of_contrast(32.0, (36, 64), channels=channels)
+    x = images.render(torch.randn(1, 2, channels, 36, 64), norm)
+    assert x.square().mean((2, 3, 4)).sqrt().tolist()[0] == pytest.approx([32.0] * 2, rel=1e-5)

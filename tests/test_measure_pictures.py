@@ -293,12 +293,18 @@ def texts_outside(figure):
             if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_text_leaves_its_graph(name, monkeypatch):
+@pytest.fixture
+def outside(monkeypatch):
+    """Texts that reach out of the graphs drawn from now on."""
     outside, drawn = [], graph.drawn
     monkeypatch.setattr(
         graph, "drawn", lambda figure: (outside.extend(texts_outside(figure)), drawn(figure))[1]
     )
+    return outside
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_leaves_its_graph(name, outside):
     made_picture(name)
     measures, arrays = make_measure(name, units=40, size=(5, 5))
     layer_picture(name, RECORD, entries(name, measures), arrays)
@@ -346,6 +352,43 @@ def test_direction_is_named_by_its_file():
         picture("natural", record, entry("natural", measures[0]), arrays, 0, None, None)
     )
     assert not np.array_equal(named[:60], pixels_of(made_picture("natural", alone=True))[:60])
+
+
+COLORED = ("images", "grating", "fitted_grating", "texture_fixed", "texture_learned",
+           "masked_fixed", "masked_learned", "deformed")  # fmt: skip
+
+
+def with_channels(x, channels):
+    """RGB images as images of so many equal channels."""
+    return x.mean(-3, keepdim=True).repeat_interleave(channels, dim=-3)
+
+
+def other_picture(name, channels, size=(36, 64)):
+    """One unit's picture, its network taking images with so many channels; and their batch."""
+    (measure, *_), arrays = make_measure(name, size=size)
+    arrays = {key: with_channels(x, channels) if key in COLORED else x for key, x in arrays.items()}
+    if name == "phase":
+        arrays["map"] = arrays["map"][:, :1].repeat_interleave(channels, dim=1)
+        measure = measure | {"color": "luminance" if channels == 1 else "axis 2"}
+    record, images = RECORD | {"weights": {"mean": [0.5] * channels}}, batch(6, *size)
+    shown = with_channels(images, channels)
+    png = picture(name, record, entry(name, measure), arrays, 0, shown, torch.linspace(8, 7.5, 6))
+    grey = np.rint(np.clip(shown.mean(1).numpy() + np.float32(127.5), 0, 255)).astype(np.uint8)
+    return pixels_of(png), grey[..., None].repeat(3, -1)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_of_other_channels_are_grey(name, channels):
+    pixels, grey = other_picture(name, channels)
+    if name not in ("shift", "dimension"):  # these show other images than the batch
+        assert contains(pixels, grey[0].repeat(2, 0).repeat(2, 1))  # 2 * 64 is below a tile of 160
+
+
+@pytest.mark.parametrize("size", [(36, 64), (64, 36), (12, 40)])
+def test_no_text_leaves_oblong_maps(size, outside):
+    other_picture("shift", 1, size)
+    assert outside == []
 
 
 def test_gain_shows_both_batches_exactly():

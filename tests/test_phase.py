@@ -76,7 +76,7 @@ def test_grating_is_recognized_in_an_image(frequency, orientation, axis):
 
 
 def search(respond):
-    return SETTINGS.search(respond, soft_mask(SIZE), 100.0)
+    return SETTINGS.search(respond, soft_mask(SIZE), 100.0, channels=3)
 
 
 def test_best_grating_of_a_linear_unit():

@@ -3,11 +3,12 @@ import io
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diversevis.errors import InputError
 from diversevis.pictures.film import FRAMES_PER_SECOND, check_film, is_film_step, write_film
-from diversevis.pictures.images import sheet
+from diversevis.pictures.images import draw_images, sheet
 from diversevis.pictures.page import enlarge
 from diversevis.runs.folder import RunFolder
 
@@ -49,6 +50,42 @@ def test_sheets_of_dead_and_single_units():
     lost = METRICS | {"stop": "diverged", "response_mean": None, "response_best": None}
     assert sheet(pixels, [0.0, float("nan")], RECORD, lost).shape[2] == 3
     assert sheet(pixels[:1], [0.0], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
+
+
+def test_grey_images_of_a_run_are_drawn(tmp_path):
+    """Each alone, pixel by pixel; in the sheet and at every weight enlarged twice."""
+    images, weights = 40 * torch.randn(1, 2, 1, 36, 64), [0.0, 0.1, 0.2]
+    numbers = {"response_mean": 3.0, "response_min": 2.0, "distance_min": 4.0}
+    front = [{"diversity": weight} | numbers for weight in weights]
+    record = RECORD | {"weights": {"mean": [0.5]}}
+    folder = RunFolder(tmp_path)
+    folder.write_record(record)
+    folder.write_metrics([METRICS | {"knee": 0.1, "front": front}])
+    folder.write_images(images, torch.ones(1, 2), torch.tensor([21]))
+    folder.write_trace(["response_mean"], [[1, 21, 2.0], [2, 21, 3.0]])
+    at_weights = images[:, None].repeat(1, 3, 1, 1, 1, 1)
+    folder.write_front(at_weights, torch.tensor(weights), torch.tensor([21]), ["unit"], [[21]])
+    draw_images(folder, lambda done, total: None)
+    shown = (images[0, :, 0] + 127.5).clamp(0, 255).round().byte().numpy()
+    for index, image in enumerate(shown):
+        pixels = np.asarray(Image.open(tmp_path / f"images/unit0021/{index:02d}.png"))
+        assert np.array_equal(pixels, np.dstack([image] * 3))
+    for name, count in (("sheet_unit0021.png", 1), ("front_unit0021.png", 3)):
+        picture = np.asarray(Image.open(tmp_path / name))[..., 0]
+        first = shown[0].repeat(2, 0).repeat(2, 1)
+        rows = np.lib.stride_tricks.sliding_window_view(picture, (1, 128))[:, :, 0]
+        found = np.argwhere((rows == first[0]).all(-1))[::2]  # every row of pixels stands twice
+        assert len(found) == count
+        for top, left in found:
+            assert np.array_equal(picture[top : top + 72, left : left + 128], first)
+
+
+def test_film_of_oblong_images_has_them_whole(tmp_path):
+    """36 x 64: a tile of 120 is nearest to twice as large, with rims of 8 and 4."""
+    frames = [np.full((3, 36, 64, 3), shade, np.uint8) for shade in (0, 200)]
+    write_film(RunFolder(tmp_path), 3, "gif", frames)
+    with Image.open(tmp_path / "optimization_unit0003.gif") as film:
+        assert film.size == (3 * (128 + 8), 72 + 16)
 
 
 def test_film_steps_thin_out():

@@ -34,8 +34,9 @@ class Run:
 
     @property
     def contrast(self) -> float:
-        """RMS contrast of every image, grey levels: the norm over the root of its 3 h w values."""
-        return float(self.record["norm"]) / (math.sqrt(3) * self.size)
+        """RMS contrast of every image, grey levels: the norm over the root of its c h w values."""
+        channels = len(self.record["weights"]["mean"])
+        return float(self.record["norm"]) / (math.sqrt(channels) * self.size)
 
     def summary(self) -> dict[str, Any]:
         """What comparison.json says about the run."""

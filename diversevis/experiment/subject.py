@@ -46,7 +46,7 @@ def _subject(
     setup: Setup,
     units: Sequence[int],
     metrics: Sequence[Mapping[str, Any]] | None,
-    images: Float[Tensor, "unit image 3 height width"] | None,
+    images: Float[Tensor, "unit image color height width"] | None,
     responses: Float[Tensor, "unit image"] | None,
 ) -> Subject:
     """The units with these numbers; `metrics` are their entries in `metrics.json`."""

@@ -60,15 +60,15 @@ class Deformation:
         (`T_max = 4 / (pi^3 c^2 ln c)`)."""
         return min(size) / (math.pi * self.cutoff)
 
-    def shapes(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
         """Of one unit's entry in every array of the results."""
         count = len(self.deltas)
-        return dict.fromkeys(CURVES, (count,)) | {"deformed": (count, 3, *size)}
+        return dict.fromkeys(CURVES, (count,)) | {"deformed": (count, *image_shape)}
 
     def __call__(
         self,
         respond: RespondOwn,
-        images: Float[Tensor, "unit image 3 height width"],
+        images: Float[Tensor, "unit image color height width"],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Arrays [unit, delta, ...]; NaN where delta is too large for the receptive field.
@@ -81,12 +81,12 @@ class Deformation:
         All units see the same deformations and noises, so that they are compared on equal terms.
         The generator is on the CPU, where it draws the same for every device.
         """
-        units, n, _, height, width = images.shape
+        units, n, channels, height, width = images.shape
         size, drawn = (height, width), (self.draws, n)
-        shapes = self.shapes(size)
+        shapes = self.shapes((channels, height, width))
         arrays = {name: torch.full((units, *shapes[name]), torch.nan) for name in shapes}
         fields = displacements(size, self.cutoff, drawn, generator).to(images.device)
-        noise = torch.randn(*drawn, 3, *size, generator=generator).to(images.device)
+        noise = torch.randn(*drawn, channels, *size, generator=generator).to(images.device)
         before = respond(images)
         for column, delta in enumerate(self.deltas):
             if delta > self.largest(size):
@@ -98,10 +98,10 @@ class Deformation:
 
 def _compare(
     respond: RespondOwn,
-    images: Float[Tensor, "unit image 3 height width"],
+    images: Float[Tensor, "unit image color height width"],
     before: Float[Tensor, "unit image"],
     fields: Float[Tensor, "draw image 2 height width"],
-    noise: Float[Tensor, "draw image 3 height width"],
+    noise: Float[Tensor, "draw image color height width"],
 ) -> dict[str, Tensor]:
     """Arrays [unit, ...] of deformation by `fields`, compared with both noises of its size."""
     norms = torch.linalg.vector_norm(images, dim=(2, 3, 4), keepdim=True)
@@ -151,9 +151,9 @@ def displacements(
 
 
 def deform(
-    images: Float[Tensor, "unit image 3 height width"],
+    images: Float[Tensor, "unit image color height width"],
     displacement: Float[Tensor, "image 2 height width"],
-) -> Float[Tensor, "unit image 3 height width"]:
+) -> Float[Tensor, "unit image color height width"]:
     """Images resampled at the position of every pixel plus its displacement (pixels: row, column).
 
     An image is taken as the sum of cosines that passes through its pixels (its DCT-II), which is
@@ -162,7 +162,7 @@ def deform(
     """
     height, width = images.shape[3:]
     rows, columns = (_dct(side, images.device, images.dtype) for side in (height, width))
-    spectrum = rows @ images @ columns.T  # [unit, image, 3, k, m]
+    spectrum = rows @ images @ columns.T  # [unit, image, color, k, m]
     v = torch.arange(height, device=images.device)[:, None] + displacement[:, 0]
     u = torch.arange(width, device=images.device) + displacement[:, 1]
     moved = [
@@ -172,8 +172,8 @@ def deform(
 
 
 def noises(
-    change: Float[Tensor, "unit image 3 height width"],
-    noise: Float[Tensor, "image 3 height width"],
+    change: Float[Tensor, "unit image color height width"],
+    noise: Float[Tensor, "image color height width"],
     size: Float[Tensor, "unit 1 1 1 1"],
 ) -> tuple[Tensor, Tensor]:
     """`noise` (white), and noise of the spectrum of `change`, both at Euclidean norm `size`.
@@ -185,9 +185,9 @@ def noises(
 
 
 def with_random_phases(
-    change: Float[Tensor, "unit image 3 height width"],
-    noise: Float[Tensor, "image 3 height width"],
-) -> Float[Tensor, "unit image 3 height width"]:
+    change: Float[Tensor, "unit image color height width"],
+    noise: Float[Tensor, "image color height width"],
+) -> Float[Tensor, "unit image color height width"]:
     """`change`, its Fourier phases shifted by those of the first channel of white noise: every
     colour by the same amounts, so that the amplitude spectra and the relations between the colours
     stay."""
@@ -219,8 +219,10 @@ def _dct(side: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "
 
 
 def _evaluate(
-    spectrum: Float[Tensor, "unit 3 k m"], v: Float[Tensor, " point"], u: Float[Tensor, " point"]
-) -> Float[Tensor, "unit 3 point"]:
+    spectrum: Float[Tensor, "unit color k m"],
+    v: Float[Tensor, " point"],
+    u: Float[Tensor, " point"],
+) -> Float[Tensor, "unit color point"]:
     """Sums of cosines at rows v and columns u, for a part of the points at a time."""
     height, width = spectrum.shape[2:]
     k = torch.arange(height, device=spectrum.device)
@@ -248,7 +250,7 @@ def measure_deformation(subject: Subject, progress: Progress) -> Measured:
         return [_unit(arrays, row, settings) for row in range(len(batch.rows))], arrays
 
     shown = 3 * subject.of_run()[0].shape[1]  # deformed, with white and with matched noise
-    shapes = settings.shapes(subject.size)
+    shapes = settings.shapes(subject.image_shape)
     measured = in_batches(
         "deformation", subject, subject.living_sample, shown, shapes, measure_batch, progress
     )

@@ -41,7 +41,7 @@ class Dimension:
             )
 
     def paths(
-        self, respond: RespondOwn, images: Float[Tensor, "unit image 3 height width"]
+        self, respond: RespondOwn, images: Float[Tensor, "unit image color height width"]
     ) -> Float[Tensor, "unit pair point"]:
         """Responses along the great circle between every pair of images (`pairs_of`), relative to
         the smaller response at its two ends; NaN for opposite images, and where an end does not
@@ -74,7 +74,7 @@ def pairs_of(n: int) -> Int[Tensor, "pair 2"]:
 
 
 def participation(
-    images: Float[Tensor, "unit image 3 height width"],
+    images: Float[Tensor, "unit image color height width"],
 ) -> tuple[Float[Tensor, " unit"], Float[Tensor, "unit share"]]:
     """Participation ratio of the images of every unit, and their eigenvalues as descending shares.
 
@@ -88,10 +88,10 @@ def participation(
 
 
 def great_circle(
-    first: Float[Tensor, "unit 3 height width"],
-    second: Float[Tensor, "unit 3 height width"],
+    first: Float[Tensor, "unit color height width"],
+    second: Float[Tensor, "unit color height width"],
     points: int,
-) -> tuple[Float[Tensor, "unit point 3 height width"], Bool[Tensor, " unit"]]:
+) -> tuple[Float[Tensor, "unit point color height width"], Bool[Tensor, " unit"]]:
     """Equally spaced images between two of the same norm, and whether the path is unique."""
     norm = torch.linalg.vector_norm(first, dim=(1, 2, 3), keepdim=True)
     norm_second = torch.linalg.vector_norm(second, dim=(1, 2, 3), keepdim=True)

@@ -59,7 +59,7 @@ def index(distance: float, between: Ends) -> float | None:
 
 
 def distance_matrix(
-    images: Float[Tensor, "unit image 3 height width"],
+    images: Float[Tensor, "unit image color height width"],
 ) -> Float[Tensor, "unit image image"]:
     """RMS difference in grey levels between all images of a unit."""
     flat = images.flatten(2).double()

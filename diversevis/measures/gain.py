@@ -41,9 +41,9 @@ def measure_gain(subject: Subject, progress: Progress) -> Measured:
 
 
 def gain_numbers(
-    images: Float[Tensor, "image 3 height width"],
+    images: Float[Tensor, "image color height width"],
     responses: Float[Tensor, " image"],
-    images_alone: Float[Tensor, "image 3 height width"],
+    images_alone: Float[Tensor, "image color height width"],
     responses_alone: Float[Tensor, " image"],
 ) -> Numbers:
     """Distances and response of a unit's batch beside those of its images alone."""

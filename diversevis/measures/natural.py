@@ -34,7 +34,7 @@ class BestCrops:
     crops        number with enough contrast that the units were shown, without those of `refine`
     """
 
-    images: Float[Tensor, "unit top 3 height width"]
+    images: Float[Tensor, "unit top color height width"]
     responses: Float[Tensor, "unit top"]
     positions: tuple[tuple[Position, ...], ...]
     photographs: int
@@ -49,7 +49,7 @@ class Exemplar:
     file: str
     row: int
     column: int
-    x: Float[Tensor, "3 height width"]
+    x: Float[Tensor, "color height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Exemplars:
     top             best crops of a unit that are reported
     crops           random positions in a photograph
     side            shorter side that photographs are scaled to, in pixels; the receptive field's
-                    where that is larger
+                    longer one where that is larger
     least_contrast  RMS grey levels around the network's mean: flatter crops are left out, since
                     bringing them to the norm would amplify the noise of their compression
     refine          pixels by which the best crops may move, in the end, to where the response is
@@ -116,7 +116,7 @@ class Exemplars:
                     best[unit][rank] = moved
             for row in best:
                 row.sort(key=_descending)
-        images = torch.full((units, self.top, 3, *scissors.size), torch.nan)
+        images = torch.full((units, self.top, *scissors.crop_shape), torch.nan)
         answers_to_best = torch.full((units, self.top), torch.nan)
         for unit, row in enumerate(best):
             for rank, exemplar in enumerate(row):
@@ -201,7 +201,8 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     """Best crops of every unit, and how their response compares with that to the run's images.
 
     Not in batches of units: every photograph is read once, and shown to all units.
-    Raises `InputError` without a folder of photographs.
+    Raises `InputError` without a folder of photographs, and for a network that takes no images with
+    the channels of photographs.
     """
     settings: Exemplars = subject.settings["natural"]
     if (folder := subject.photographs) is None:
@@ -230,7 +231,7 @@ class _WithBounds:
         self.lowest = torch.full((len(rows),), torch.inf)
         self.highest = -self.lowest
 
-    def __call__(self, x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
+    def __call__(self, x: Float[Tensor, "image color height width"]) -> Float[Tensor, "image unit"]:
         answers = self.respond(x)[:, self.rows].cpu()
         self.lowest = torch.fmin(self.lowest, answers.amin(0))
         self.highest = torch.fmax(self.highest, answers.amax(0))

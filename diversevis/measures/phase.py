@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diversevis.measures.checks import check_least, varies
-from diversevis.measures.stimuli import COLOR_AXES, gratings, phases, soft_mask
+from diversevis.measures.stimuli import color_axes, color_table, gratings, phases, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 from diversevis.photographs.crops import Respond
 
@@ -34,7 +34,7 @@ class Grating(NamedTuple):
 
     frequency: Float[Tensor, " unit"]
     orientation: Float[Tensor, " unit"]
-    color: Float[Tensor, "unit 3"]
+    color: Float[Tensor, "unit color"]
 
 
 class Tuning(NamedTuple):
@@ -42,14 +42,14 @@ class Tuning(NamedTuple):
 
     grating: Grating
     responses: Float[Tensor, "unit phase"]
-    images: Float[Tensor, "unit 3 height width"]
+    images: Float[Tensor, "unit color height width"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GratingMap:
     """How well every grating drives every unit: the largest response over its phases.
 
-    strength  colours in the order of `stimuli.COLOR_AXES`
+    strength  colours in the order of `stimuli.color_axes`, as many as the images have channels
     largest   largest absolute response, not rectified, to any grating
     varies    whether the responses differ by more than rounding
     """
@@ -65,7 +65,7 @@ class GratingMap:
         colors, frequencies, orientations = torch.unravel_index(
             self.strength[rows].flatten(1).argmax(1), self.strength.shape[1:]
         )
-        color = torch.tensor(list(COLOR_AXES.values()))[colors]
+        color = color_table(self.strength.shape[1])[colors]
         return Grating(self.frequencies[frequencies], self.orientations[orientations], color)
 
 
@@ -86,13 +86,13 @@ class Phase:
         # Fewer than 8 phases would add higher harmonics to F1 (docs/method.md, section 8).
         check_least("measure.phase", self, orientations=1, per_octave=1, phases=8)
 
-    def search(self, respond: Respond, mask: Tensor, norm: float) -> GratingMap:
+    def search(self, respond: Respond, mask: Tensor, norm: float, *, channels: int) -> GratingMap:
         """Show all gratings, seen through `mask`, to all units, in one pass over the layer."""
         low = LOWEST / max(mask.shape)
         count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
         frequencies = torch.logspace(math.log10(low), math.log10(NYQUIST), count)
         orientations = torch.arange(self.orientations) * (180 / self.orientations)
-        colors = torch.tensor(list(COLOR_AXES.values()))
+        colors = color_table(channels)
         shape = len(colors), len(frequencies), len(orientations)
         grid = torch.cartesian_prod(*(torch.arange(side) for side in shape))
         strengths, highest, lowest = [], [], []
@@ -140,7 +140,7 @@ def peak(responses: Float[Tensor, "*batch phase"]) -> Float[Tensor, "*batch"]:
     return fine.amax(-1)
 
 
-def fit_grating(images: Float[Tensor, "unit 3 height width"]) -> Grating:
+def fit_grating(images: Float[Tensor, "unit color height width"]) -> Grating:
     """The strongest grating in every image under the soft mask: the peak of its power spectrum,
     summed over the colours.
 
@@ -159,8 +159,8 @@ def fit_grating(images: Float[Tensor, "unit 3 height width"]) -> Grating:
     frequency = radius[row, column]
     # Rows run downwards, orientations counter-clockwise: hence the minus.
     orientation = torch.rad2deg(torch.atan2(-fy[row, 0], fx[0, column])) % 180
-    amplitude = spectrum[torch.arange(len(images)), :, row, column]  # [unit, 3], complex
-    parts = torch.view_as_real(amplitude)  # [unit, 3, 2]: colour's main axis in the complex plane
+    amplitude = spectrum[torch.arange(len(images)), :, row, column]  # [unit, color], complex
+    parts = torch.view_as_real(amplitude)  # [.., 2]: colour's main axis in the complex plane
     color = torch.linalg.svd(parts).U[:, :, 0]
     main_channel = color.gather(1, color.abs().argmax(1, keepdim=True))
     return Grating(frequency, orientation, color * main_channel.sign())  # an axis has no sign
@@ -187,16 +187,18 @@ def numbers(tuning: Tuning, row: int, largest: float, varies: bool) -> Numbers |
 
 def color_name(color: list[float]) -> str:
     """The axis that `color` lies along."""
-    axes = torch.tensor(list(COLOR_AXES.values()), dtype=torch.float64)
-    cosines = axes @ torch.tensor(color, dtype=torch.float64)
-    return list(COLOR_AXES)[int(cosines.abs().argmax())]
+    axes = color_axes(len(color))
+    vectors = torch.tensor(list(axes.values()), dtype=torch.float64)
+    cosines = vectors @ torch.tensor(color, dtype=torch.float64)
+    return list(axes)[int(cosines.abs().argmax())]
 
 
 def measure_phase(subject: Subject, progress: Progress) -> Measured:
     """F1/F0 of the best grating and, with a run, of the grating fitted to a unit's best image."""
     settings: Phase = subject.settings["phase"]
     mask, norm = soft_mask(subject.size, device=subject.device), subject.norm
-    shown = settings.search(subject.respond_all(subject.batch), mask, norm)
+    respond_all = subject.respond_all(subject.batch)
+    shown = settings.search(respond_all, mask, norm, channels=len(subject.mean))
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         respond, fitted = batch.respond_own(), None
@@ -209,7 +211,7 @@ def measure_phase(subject: Subject, progress: Progress) -> Measured:
                 arrays |= {"fitted_tuning": fitted.responses, "fitted_grating": fitted.images}
         return [_unit(best, fitted, i, shown, row) for i, row in enumerate(batch.rows)], arrays
 
-    shapes = {"tuning": (settings.phases,), "grating": (3, *subject.size)}
+    shapes = {"tuning": (settings.phases,), "grating": subject.image_shape}
     if subject.images is not None:
         shapes |= {f"fitted_{name}": shape for name, shape in shapes.items()}
     measured = in_batches(

@@ -59,10 +59,10 @@ class Shift:
 
 
 class TextureSearch:
-    """Finds the best textures [unit, 3, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops.
+    """Finds the best textures [unit, c, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops.
 
     best   image of each unit, from which the search for a single image under the mask starts
-    noise  (count, (rows, columns)) -> standard normal images [unit, count, 3, rows, columns]
+    noise  (count, (rows, columns)) -> standard normal images [unit, count, c, rows, columns]
     norm   root-mean-square Euclidean norm of the masked crops
     """
 
@@ -70,7 +70,7 @@ class TextureSearch:
         self,
         settings: Shift,
         respond: RespondOwn,
-        best: Float[Tensor, "unit 3 height width"],
+        best: Float[Tensor, "unit color height width"],
         noise: Callable[[int, tuple[int, int]], Tensor],
         norm: float,
     ) -> None:
@@ -185,8 +185,8 @@ class TextureSearch:
         return (1 - settings.minimum) * mean + settings.minimum * smallest
 
     def _best_masked(
-        self, masks: Tensor, crop: Float[Tensor, "unit 3 height width"]
-    ) -> tuple[Float[Tensor, "unit 3 height width"], Float[Tensor, " unit"]]:
+        self, masks: Tensor, crop: Float[Tensor, "unit color height width"]
+    ) -> tuple[Float[Tensor, "unit color height width"], Float[Tensor, " unit"]]:
         """Best single image under each unit's mask, at norm `norm`, and its response.
 
         The mask multiplies the gradient: an image stops changing where it is parallel to the masked
@@ -250,12 +250,14 @@ class _Adam:
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
     """The texture test of the units of the sample, under a fixed and under a learned mask."""
     settings: Shift = subject.settings["shift"]
-    height, width = subject.size
+    channels, height, width = subject.image_shape
     crops = (height - 1) * (width - 1)
     if not crops:  # a texture needs more than one shift
         return Measured([None] * len(subject.rows), {}, dict(vars(settings)))
-    shapes = {"texture": (3, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
-              "mask": (height, width), "masked": (3, height, width), "best_masked": ()}  # fmt: skip
+    shapes = {
+        "texture": (channels, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
+        "mask": (height, width), "masked": subject.image_shape, "best_masked": (),
+    }  # fmt: skip
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}

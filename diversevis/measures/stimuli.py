@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Orthonormal colour axes in RGB (Krauskopf, Williams & Heeley 1982 name the cardinal directions).
-COLOR_AXES = {
+COLOR_AXES: dict[str, tuple[float, ...]] = {
     "luminance": (1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)),
     "red-green": (1 / math.sqrt(2), -1 / math.sqrt(2), 0.0),
     "blue-yellow": (-1 / math.sqrt(6), -1 / math.sqrt(6), 2 / math.sqrt(6)),
@@ -17,6 +17,30 @@ COLOR_AXES = {
 SMALLEST = 1e-6  # distance from the centre, in sides of the image: the logarithm of 0 is infinite
 # Of the fixed mask, in sides of the image; with p = 2, q = 4 (docs/method.md, section 6).
 SIGMA = 1 / 2.4
+
+
+def color_axes(channels: int) -> dict[str, tuple[float, ...]]:
+    """Orthonormal colour axes of images with so many channels, by name.
+
+    `COLOR_AXES` for 3. Else the first, "luminance", is the same in every channel (of grey images it
+    is the only one), and the others, "axis 2" and so on, are Helmert's contrasts: the mean of the
+    channels before against the next.
+
+    `color_axes(2)["axis 2"]` is (0.7071, -0.7071), `(1, -1) / sqrt(2)`.
+    """
+    if channels == 3:
+        return COLOR_AXES
+    axes = {"luminance": (1 / math.sqrt(channels),) * channels}
+    for before in range(1, channels):
+        length = math.sqrt(before * (before + 1))
+        rest = (0.0,) * (channels - before - 1)
+        axes[f"axis {before + 1}"] = (1 / length,) * before + (-before / length, *rest)
+    return axes
+
+
+def color_table(channels: int) -> Float[Tensor, "axis color"]:
+    """The vectors of `color_axes`, in their order."""
+    return torch.tensor(list(color_axes(channels).values()))
 
 
 def soft_mask(
@@ -47,8 +71,8 @@ def soft_mask(
 
 
 def at_norm(
-    x: Float[Tensor, "*batch 3 height width"], norm: float | Tensor
-) -> Float[Tensor, "*batch 3 height width"]:
+    x: Float[Tensor, "*batch color height width"], norm: float | Tensor
+) -> Float[Tensor, "*batch color height width"]:
     """The images at this Euclidean norm, a number or [..., 1, 1, 1]."""
     return x * (norm / torch.linalg.vector_norm(x, dim=(-3, -2, -1), keepdim=True))
 
@@ -62,10 +86,10 @@ def gratings(
     mask: Float[Tensor, "height width"],
     frequency: Float[Tensor, " grating"],
     orientation: Float[Tensor, " grating"],
-    color: Float[Tensor, "grating 3"],
+    color: Float[Tensor, "grating color"],
     phase: Float[Tensor, " phase"],
     norm: float,
-) -> Float[Tensor, "grating phase 3 height width"]:
+) -> Float[Tensor, "grating phase color height width"]:
     """Gratings `color * cos(2 pi frequency (u cos + v sin of orientation) - phase)` times the mask.
 
     frequency    cycles per pixel

@@ -21,7 +21,7 @@ from diversevis.photographs.crops import Respond
 # Arguments: the measure's name, how many units are done, of how many.
 Progress = Callable[[str, int, int], None]
 Numbers = dict[str, Any]
-# Images of every unit [unit, image, 3, h, w] -> its responses [unit, image]; differentiable.
+# Images of every unit [unit, image, c, h, w] -> its responses [unit, image]; differentiable.
 RespondOwn = Callable[[Tensor], Tensor]
 
 PER_UNIT = "rows", "units", "alive", "sampled", "images", "responses", "best", "weights"
@@ -56,7 +56,7 @@ class Subject:
     settings     of every measure, by the measure's name
     norm         Euclidean norm of every image
     size         rows and columns of the receptive field
-    mean         of the network's input, in [0, 1]
+    mean         of the network's input, in [0, 1], a number for every channel of an image
     batch        upper bound on the images that go through the network at once
     photographs  folder for natural exemplars
     """
@@ -64,24 +64,29 @@ class Subject:
     respond: Callable[[Sequence[int], int], RespondOwn]
     respond_all: Callable[[int], Respond]
     images_alone: Callable[[Sequence[int], int], list[tuple[Tensor, Tensor] | None]]
-    noise: Callable[[int, str, int, tuple[int, int]], Float[Tensor, "image 3 height width"]]
+    noise: Callable[[int, str, int, tuple[int, int]], Float[Tensor, "image color height width"]]
     generator: Callable[[str], torch.Generator]
     rows: tuple[int, ...]
     units: tuple[int, ...]
     alive: tuple[bool, ...]
     sampled: tuple[bool, ...]
-    images: Float[Tensor, "unit image 3 height width"] | None
+    images: Float[Tensor, "unit image color height width"] | None
     responses: Float[Tensor, "unit image"] | None
     best: Float[Tensor, " unit"] | None
     weights: tuple[float | None, ...]
     settings: Mapping[str, Any]
     norm: float
     size: tuple[int, int]
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     device: torch.device
     batch: int
     seed: int
     photographs: Path | None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of an image."""
+        return len(self.mean), *self.size
 
     @property
     def living(self) -> list[int]:
@@ -107,13 +112,13 @@ class Subject:
         """The function that shows every unit its images."""
         return self.respond(self.rows, self.batch)
 
-    def of_run(self) -> tuple[Float[Tensor, "unit image 3 h w"], Float[Tensor, "unit image"]]:
+    def of_run(self) -> tuple[Float[Tensor, "unit image color h w"], Float[Tensor, "unit image"]]:
         """Images and responses; raises `InputError` without a run."""
         if self.images is None or self.responses is None:
             raise InputError("this measure needs a run's images")
         return self.images, self.responses
 
-    def best_images(self) -> Float[Tensor, "unit 3 height width"]:
+    def best_images(self) -> Float[Tensor, "unit color height width"]:
         """The image of the run that drives each unit most."""
         images, responses = self.of_run()
         return images[torch.arange(len(images)), responses.argmax(1)]

@@ -24,7 +24,7 @@ COPY_NOISE = 0.1
 
 def live_noise(
     setup: Setup, rows: Sequence[int], purpose: str, count: int
-) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
+) -> tuple[Float[Tensor, "unit image color height width"], Bool[Tensor, " unit"]]:
     """Noise from all of which the response has a gradient, and which units have such noise."""
     targets = torch.tensor(list(rows), device=setup.device)
 
@@ -38,11 +38,11 @@ def live_noise(
 
 
 def live_start(
-    draws: Sequence[Callable[[], Float[Tensor, "image 3 height width"]]],
+    draws: Sequence[Callable[[], Float[Tensor, "image color height width"]]],
     gradient: Callable[[Tensor, Int[Tensor, " unit"]], Float[Tensor, "unit image"]],
     *,
     rounds: int,
-) -> tuple[Float[Tensor, "unit image 3 height width"], Bool[Tensor, " unit"]]:
+) -> tuple[Float[Tensor, "unit image color height width"], Bool[Tensor, " unit"]]:
     """Return (noise images from all of which the response has a gradient, which units are alive).
 
     draws     for every unit a function that draws n fresh noise images
@@ -78,7 +78,7 @@ def live_start(
 def optimize_alone(
     setup: Setup,
     rows: Int[Tensor, " unit"],
-    start: Float[Tensor, "unit image 3 height width"],
+    start: Float[Tensor, "unit image color height width"],
     steps: int,
     listener: Listener | None = None,
     checkpoint: LoopCheckpoint | None = None,
@@ -92,7 +92,7 @@ def optimize_alone(
         return {"response_mean": seen.responses[:, 0], "loss": loss, "descent": loss}
 
     optimizer = replace(setup.experiment.optimizer, steps=steps)
-    alone = start.flatten(0, 1)[:, None]  # [unit * image, 1, 3, height, width]
+    alone = start.flatten(0, 1)[:, None]  # [unit * image, 1, c, height, width]
     result = optimizer(problem_of(setup, evaluate), alone, listener, checkpoint)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def problem_of(setup: Setup, evaluate: Evaluate) -> Problem:
 
 def images_alone(
     setup: Setup, rows: Sequence[int]
-) -> list[tuple[Float[Tensor, "image 3 height width"], Float[Tensor, " image"]] | None]:
+) -> list[tuple[Float[Tensor, "image color height width"], Float[Tensor, " image"]] | None]:
     """Control for the gain by optimizing together: (images, responses) of the units at `rows`.
 
     n images of every unit, from noise of their own, with as many steps as the diverse images have.

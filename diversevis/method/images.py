@@ -1,7 +1,7 @@
 """Raw parameters -> images of fixed norm; images -> network input, and pixels for a person.
 
-An image is `x`, shape [3, h, w], RGB, in grey levels (0..255 scale) around the network's input
-mean (docs/method.md, sections 1 to 3).
+An image is `x`, shape [c, h, w], in grey levels (0..255 scale) around the network's input mean
+(docs/method.md, sections 1 to 3). It has the channels that the network takes: 3 are RGB, 1 is grey.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ PAPER_MEAN_NORMS = {
 Precondition = Literal["sqrt", "none"]
 
 
-def norm_of_contrast(contrast: float, size: tuple[int, int]) -> float:
-    """Euclidean norm of a [3, *size] image whose RMS contrast is `contrast` grey levels."""
-    return contrast * math.sqrt(3 * size[0] * size[1])
+def norm_of_contrast(contrast: float, size: tuple[int, int], *, channels: int) -> float:
+    """Euclidean norm of a [channels, *size] image whose RMS contrast is `contrast` grey levels.
+
+    `norm_of_contrast(32.0, (3, 4), channels=3)` is 192.0, `32 sqrt(36)`.
+    """
+    return contrast * math.sqrt(channels * size[0] * size[1])
 
 
 def paper_norm(model: str, layer: str) -> float:
@@ -51,15 +54,15 @@ def noise(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "
 
 
 def render(
-    raw: Float[Tensor, "unit image 3 height width"], norm: float
-) -> Float[Tensor, "unit image 3 height width"]:
+    raw: Float[Tensor, "unit image color height width"], norm: float
+) -> Float[Tensor, "unit image color height width"]:
     """Images of Euclidean norm `norm` in the direction of `raw`."""
     return raw * (norm / torch.linalg.vector_norm(raw, dim=(-3, -2, -1), keepdim=True))
 
 
 def precondition(
-    gradient: Float[Tensor, "unit image 3 height width"], kind: Precondition
-) -> Float[Tensor, "unit image 3 height width"]:
+    gradient: Float[Tensor, "unit image color height width"], kind: Precondition
+) -> Float[Tensor, "unit image color height width"]:
     """The gradient with its frequencies weighted by 1/sqrt(f), channel by channel (`sqrt`;
     docs/method.md, section 3), or as it is (`none`)."""
     if kind == "none":
@@ -82,22 +85,28 @@ def frequency_weights(
 
 
 def to_network_input(
-    x: Float[Tensor, "... 3 height width"], std: tuple[float, float, float]
-) -> Float[Tensor, "... 3 height width"]:
+    x: Float[Tensor, "... color height width"], std: tuple[float, ...]
+) -> Float[Tensor, "... color height width"]:
     """`z = x / (255 std)` (docs/method.md, section 1)."""
     return x * _inverse_std(std, x.dtype, x.device)
 
 
 @functools.lru_cache(maxsize=8)
 def _inverse_std(
-    std: tuple[float, float, float], dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "3 1 1"]:
+    std: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "color 1 1"]:
     return 1 / (255 * torch.tensor(std, dtype=dtype, device=device)[:, None, None])
 
 
 def display(
-    x: Float[Tensor, "*batch 3 height width"], mean: tuple[float, float, float]
+    x: Float[Tensor, "*batch color height width"], mean: tuple[float, ...]
 ) -> UInt8[np.ndarray, "*batch height width 3"]:
-    """Pixels for a person: `clip(x + 255 mean, 0, 255)`, channels last."""
+    """Pixels for a person: `clip(x + 255 mean, 0, 255)`, RGB, channels last.
+
+    3 channels are shown as red, green and blue, 1 as grey. Another number has no colours: the mean
+    over the channels is shown as grey.
+    """
     shown = x.detach().cpu() + 255 * torch.tensor(mean)[:, None, None]
+    if len(mean) != 3:
+        shown = shown.mean(-3, keepdim=True).repeat_interleave(3, dim=-3)
     return shown.clamp(0, 255).round().to(torch.uint8).movedim(-3, -1).numpy()

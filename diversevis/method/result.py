@@ -31,12 +31,13 @@ class Visualization:
     """The result of one unit; where a front is traced, that of the diversity weight at its knee."""
 
     unit: int
-    images: Float[Tensor, "image 3 height width"]
+    images: Float[Tensor, "image color height width"]
     responses: Float[Tensor, " image"]  # as the network gives them, in float32
     metrics: dict[str, Any]  # None where there is no such number
     trace: dict[str, Float[Tensor, " step"]]  # the objective's terms
     interrupted: bool
-    front: Float[Tensor, "weight image 3 height width"] | None = None  # at every diversity weight
+    # At every diversity weight.
+    front: Float[Tensor, "weight image color height width"] | None = None
 
 
 def unit_result(

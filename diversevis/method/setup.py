@@ -106,7 +106,7 @@ def prepare(experiment: Experiment) -> Setup:
     if seen.why_slow:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, seen.why_slow)
     colors = len(network.weights.mean)
-    norm = images.norm_of_contrast(experiment.contrast, seen.field.size)
+    norm = images.norm_of_contrast(experiment.contrast, seen.field.size, channels=colors)
     if experiment.norm == "paper":
         norm = images.paper_norm(network.name, layer.name)
     module = seen.module.to(device)

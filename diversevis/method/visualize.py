@@ -44,8 +44,8 @@ class Noise(NamedTuple):
     """Start images of the live units, all with a gradient; and the dead units, which have none."""
 
     rows: Int[Tensor, " unit"]
-    search: Float[Tensor, "unit restart 3 height width"]
-    together: Float[Tensor, "unit image 3 height width"]
+    search: Float[Tensor, "unit restart color height width"]
+    together: Float[Tensor, "unit image color height width"]
     dead: list[Visualization]
 
 

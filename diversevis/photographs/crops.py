@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from diversevis.photographs.files import read, upright
+from diversevis.photographs.files import check_channels, pixels_of, read, upright
 
-# Images [image, 3, h, w] (grey levels around the network's mean) -> responses [image, unit].
+# Images [image, c, h, w] (grey levels around the network's mean) -> responses [image, unit].
 Respond = Callable[[Tensor], Tensor]
 
 Key = TypeVar("Key")
@@ -26,7 +26,7 @@ Key = TypeVar("Key")
 class Sheet:
     """A photograph, and rows and columns of the upper left corners of the crops to cut."""
 
-    pixels: UInt8[np.ndarray, "rows columns 3"]
+    pixels: UInt8[np.ndarray, "rows columns color"]
     corners: Int[np.ndarray, "crop 2"]
 
 
@@ -34,7 +34,7 @@ class Sheet:
 class Crops:
     """Crops of one photograph, in grey levels around the network's mean, and their corners."""
 
-    x: Float[Tensor, "crop 3 height width"]
+    x: Float[Tensor, "crop color height width"]
     corners: Int[np.ndarray, "crop 2"]
 
 
@@ -46,27 +46,39 @@ Answered = tuple[Key, Crops, Float[np.ndarray, "crop unit"]]
 class Scissors:
     """Opens the photographs of a folder and cuts crops out of them.
 
-    side            shorter side of a photograph, in pixels; the crop's where that is larger
-    mean            of the network's input, in [0, 1]
+    side            shorter side of a photograph, in pixels; the crop's longer one if that is larger
+    mean            of the network's input, in [0, 1]: 3 numbers for RGB, or 1 for grey
     size            rows and columns of a crop
     norm            Euclidean, of a crop
     least_contrast  RMS grey levels around the network's mean, before the crop is brought to `norm`
+
+    Raises `InputError` for other channels.
     """
 
     folder: Path
     side: int
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     size: tuple[int, int]
     norm: float
     least_contrast: float
 
-    def photograph(self, file: str) -> UInt8[np.ndarray, "rows columns 3"]:
-        """Upright, scaled, the network's mean behind transparent pixels; raises `Unreadable`."""
-        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.mean)
-        as_rgb = partial(upright, side=max(self.side, *self.size), ground=(red, green, blue))
-        return np.array(read(self.folder / file, as_rgb))
+    def __post_init__(self) -> None:
+        check_channels(len(self.mean), f"natural={self.folder}", "leave natural exemplars out")
 
-    def positions(self, pixels: UInt8[np.ndarray, "rows columns 3"]) -> tuple[int, int]:
+    @property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a crop."""
+        return len(self.mean), *self.size
+
+    def photograph(self, file: str) -> UInt8[np.ndarray, "rows columns color"]:
+        """Upright, scaled, the network's mean behind transparent pixels, grey (`pixels_of`) where
+        the network takes a single channel; raises `Unreadable`."""
+        ground = [min(255, max(0, round(255 * value))) for value in self.mean]
+        red, green, blue = ground if len(ground) == 3 else ground * 3
+        as_rgb = partial(upright, side=max(self.side, *self.size), ground=(red, green, blue))
+        return pixels_of(read(self.folder / file, as_rgb), len(self.mean))
+
+    def positions(self, pixels: UInt8[np.ndarray, "rows columns color"]) -> tuple[int, int]:
         """Number of rows and of columns in which a crop can begin."""
         return pixels.shape[0] - self.size[0] + 1, pixels.shape[1] - self.size[1] + 1
 
@@ -78,7 +90,7 @@ class Scissors:
         rows, columns = torch.from_numpy(sheet.corners).unbind(1)
         x = windows.permute(1, 2, 0, 3, 4)[rows, columns]
         norms = torch.linalg.vector_norm(x, dim=(1, 2, 3))
-        least = self.least_contrast * math.sqrt(3 * self.size[0] * self.size[1])
+        least = self.least_contrast * math.sqrt(math.prod(self.crop_shape))
         enough = (norms >= least) & (norms > 0)
         if not enough.all():  # only then: selecting copies the crops, which may be large
             x, norms = x[enough], norms[enough]

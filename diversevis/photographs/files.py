@@ -1,4 +1,4 @@
-"""A folder of photographs: its files, a file as RGB, many files read ahead of their use."""
+"""A folder of photographs: its files, a file as RGB or grey, many files read ahead of their use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from diversevis.errors import InputError
@@ -78,6 +79,25 @@ def read(path: Path, as_rgb: Callable[[Image.Image], Image.Image]) -> Image.Imag
             return as_rgb(image)
     except Exception as error:  # decoders raise a dozen kinds on damaged files
         raise Unreadable(f"{path} ({error})") from error
+
+
+def check_channels(channels: int, setting: str, instead: str) -> None:
+    """Raises `InputError` where a network's images do not have the channels of photographs.
+
+    setting  for which photographs are needed, and what to do without: both are named in the error
+    """
+    if channels not in (1, 3):
+        raise InputError(
+            f"{setting}: photographs have 1 or 3 channels; this network takes {channels}. No "
+            f"photograph can be shown to it: {instead}."
+        )
+
+
+def pixels_of(picture: Image.Image, channels: int) -> UInt8[np.ndarray, "rows columns color"]:
+    """Pixels of an RGB picture: as they are for 3 channels, their luma (ITU-R 601, Pillow's mode L:
+    0.299 red + 0.587 green + 0.114 blue, rounded) for 1."""
+    pixels = np.array(picture if channels == 3 else picture.convert("L"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def upright(image: Image.Image, *, side: int, ground: tuple[int, int, int]) -> Image.Image:

@@ -20,7 +20,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.photographs.files import LOG, photographs, read, read_ahead
+from diversevis.photographs.files import (
+    LOG,
+    check_channels,
+    photographs,
+    pixels_of,
+    read,
+    read_ahead,
+)
 
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
 CROP = 224
@@ -31,22 +38,26 @@ def mean_activations(
     folder: Path,
     *,
     identity: str,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     size: tuple[int, int],
     stride: tuple[int, int],
     device: torch.device,
 ) -> list[Float[Tensor, " channel"]]:
     """Mean over all photographs and positions of each layer's activations.
 
-    activations   network input [1, 3, h, w] -> [1, channel, rows, columns] per layer, after ReLU
+    activations   network input [1, c, h, w] -> [1, channel, rows, columns] per layer, after ReLU
     identity      hash of the weights and names of the layers: the cache depends on it
-    mean, std     of the network's input
+    mean, std     of the network's input: 3 numbers for RGB; 1 for grey, and then the photographs'
+                  luma is shown (`pixels_of`)
     size, stride  of the receptive field; crops fit both, and have sides of at least 224 pixels
 
-    Unreadable files are named in a warning and left out; raises `InputError` if all are.
+    Unreadable files are named in a warning and left out; raises `InputError` if all are, and for a
+    network with another number of channels.
     """
-    files = photographs(folder, "objective.photographs")
+    channels, setting = len(mean), "objective.photographs"
+    check_channels(channels, f"{setting}={folder}", "use objective.scale=best")
+    files = photographs(folder, setting)
     rows, columns = (s + t * max(4, -(-(CROP - s) // t)) for s, t in zip(size, stride, strict=True))
     crop = rows, columns
     cache = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
@@ -55,7 +66,7 @@ def mean_activations(
     totals: list[Tensor] | None = None
     count = 0
     center, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
-    for _, pixels in read_ahead(files, lambda path: _read(path, crop)):
+    for _, pixels in read_ahead(files, lambda path: _read(path, crop, channels)):
         if pixels is None:
             continue
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
@@ -71,7 +82,9 @@ def mean_activations(
     return result
 
 
-def _read(path: Path, crop: tuple[int, int]) -> Float[np.ndarray, "rows columns 3"]:
+def _read(
+    path: Path, crop: tuple[int, int], channels: int
+) -> Float[np.ndarray, "rows columns color"]:
     """Centre crop of a photograph whose shorter side is 256 pixels, or the crop's if larger."""
     picture = read(path, lambda image: image.convert("RGB"))
     side = max(SHORTER_SIDE, *crop)
@@ -80,7 +93,7 @@ def _read(path: Path, crop: tuple[int, int]) -> Float[np.ndarray, "rows columns 
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - crop[1]) // 2, (height - crop[0]) // 2
     box = (left, top, left + crop[1], top + crop[0])
-    return np.asarray(picture.crop(box), dtype=np.float32)
+    return pixels_of(picture.crop(box), channels).astype(np.float32)
 
 
 def _cache_file(identity: str, files: Sequence[Path]) -> Path:

@@ -105,7 +105,7 @@ def picture(
     metrics: dict[str, Any],
     arrays: dict[str, Tensor],
     row: int,
-    images: Float[Tensor, "image 3 height width"] | None,
+    images: Float[Tensor, "image color height width"] | None,
     responses: Float[Tensor, " image"] | None,
 ) -> bytes:
     """The PNG file of a measure of the unit at `row` of `arrays`; the others are as in `View`."""

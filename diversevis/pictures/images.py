@@ -133,7 +133,7 @@ def _draw_fronts(folder: RunFolder) -> None:
 
 
 def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> page.Block:
-    """Response against smallest distance, above images [weight, image, 3, h, w] of some weights."""
+    """Response against smallest distance, above images [weight, image, c, h, w] of some weights."""
     rows, knee = metrics["front"], metrics["knee"]
     weights = [row["diversity"] for row in rows]
     at_knee = rows[weights.index(knee)]

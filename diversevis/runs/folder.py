@@ -6,7 +6,7 @@ outputs/<model>/<layer>/<units>/v001/
     run.json             status, command, hashes, versions, timing
     config.yaml          the resolved config
     metrics.json         numbers per unit
-    images.safetensors   images [K, n, 3, h, w], responses [K, n], units [K]
+    images.safetensors   images [K, n, c, h, w], responses [K, n], units [K]
     images/unit0012/00.png ...
     sheet_unit0012.png, trace.png, optimization_unit0012.gif
     trace.csv            every term of every unit at every step
@@ -141,7 +141,7 @@ class RunFolder:
 
     def write_images(
         self,
-        images: Float[Tensor, "unit image 3 height width"],
+        images: Float[Tensor, "unit image color height width"],
         responses: Float[Tensor, "unit image"],
         units: Int[Tensor, " unit"],
     ) -> None:
@@ -154,7 +154,7 @@ class RunFolder:
 
     def write_front(
         self,
-        images: Float[Tensor, "unit weight image 3 height width"],
+        images: Float[Tensor, "unit weight image color height width"],
         weights: Float[Tensor, " weight"],
         units: Int[Tensor, " unit"],
         names: Sequence[str],

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Images = Float[Tensor, "set image 3 height width"]
+Images = Float[Tensor, "set image color height width"]
 Terms = dict[str, Float[Tensor, " set"]]
 Tensors = dict[str, Tensor]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diversevis.measures.stimuli import color_axes
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, listed, number
 
-COLORS = ("luminance", "red-green", "blue-yellow")  # the first axis of the map of gratings
 SIMPLE = math.pi / 2  # F1/F0 of a half-rectified linear unit (docs/method.md, section 8)
 TILE = 150
 
@@ -78,7 +78,7 @@ def _grating(view: View, key: str, name: str, grating: Any) -> list[tuple[page.B
     keys = "response", "frequency", "orientation"
     response, frequency, orientation = (number(grating.get(key)) for key in keys)
     caption = f"{name}\nresponse {response}\n{frequency} cycles/pixel\n{orientation}°"
-    if isinstance(grating.get("color"), str):  # of the fitted grating it is three components
+    if isinstance(grating.get("color"), str):  # of the fitted grating it is a vector
         caption += f", {grating['color']}"
     return [(view.pixels(view.arrays[key])[0], caption)]
 
@@ -105,13 +105,14 @@ def _tuning(view: View) -> page.Block:
 
 def _map(view: View) -> page.Block:
     """Frequency x orientation, in the colour that drives the unit most."""
-    grating = view.numbers
-    color = COLORS.index(grating["color"]) if grating.get("color") in COLORS else 0
+    grating, strengths = view.numbers, view.array("map")
+    names = list(color_axes(len(strengths)))
+    color = names.index(grating["color"]) if grating.get("color") in names else 0
     frequencies, orientations = view.array("frequencies"), view.array("orientations")
     figure, axis = graph.canvas(470, 280, right=graph.FOR_COLOR_BAR, top=22)
     colors = axis.pcolormesh(
         np.exp(_edges(np.log(frequencies), 0.2)), _edges(orientations, 22.5),
-        np.ma.masked_invalid(view.array("map")[color].T), cmap=graph.MAP, rasterized=True,
+        np.ma.masked_invalid(strengths[color].T), cmap=graph.MAP, rasterized=True,
     )  # fmt: skip
     if len(graph.log_axis(axis, "x", *axis.get_xlim())) < 2:  # a small field has few frequencies
         graph.plain_ticks(axis.xaxis, [round(float(frequency), 3) for frequency in frequencies])
@@ -120,7 +121,7 @@ def _map(view: View) -> page.Block:
         best = [grating["frequency"]], [grating["orientation"]]
         axis.scatter(*best, s=90, facecolors="none", edgecolors="white", linewidths=3)
         axis.scatter(*best, s=90, facecolors="none", edgecolors="black", linewidths=1)
-    graph.color_bar(figure, colors, axis, f"peak response, {COLORS[color]}")
+    graph.color_bar(figure, colors, axis, f"peak response, {names[color]}")
     return graph.drawn(figure)
 
 

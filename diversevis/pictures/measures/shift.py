@@ -14,6 +14,7 @@ from diversevis.pictures.measures.view import Layer, View, median, number, perce
 
 TEXTURE, TILE = 240, 130  # pixels
 THIN = 4  # a map that is longer than wide by more than this factor is stretched, to be visible
+MAP_WIDTH, MAP_TOP, LOWEST_MAP = 400, 22, 140  # pixels; a lower map would cut its bar's name
 
 
 def picture(view: View) -> page.Block:
@@ -65,7 +66,7 @@ def _variant(view: View, mask: str) -> page.Block:
     heading, learned = f"{mask} mask", view.numbers.get("learned")
     if mask == "learned" and learned is not None:
         p, q, sigma = (number(learned.get(name)) for name in ("p", "q", "sigma"))
-        heading += f": p = {p}, q = {q}, sigma = {sigma} of the field's side"
+        heading += f": p = {p}, q = {q}, sigma = {sigma} of the field's sides"
     return page.titled(heading, page.beside(row, 30))
 
 
@@ -92,13 +93,15 @@ def _map(view: View, mask: str) -> page.Block:
     if is_share:  # 0 and 1 are always on the scale
         values, label = values / best, "response / best image's"
         low, high = min(0, low / best), max(1, high / best)
-    figure, axis = graph.canvas(400, 280, right=graph.FOR_COLOR_BAR, top=22)
     rows, columns = values.shape
+    is_thin = max(rows, columns) > THIN * min(rows, columns)
+    height = 280 if is_thin else _map_height(rows / columns)
+    figure, axis = graph.canvas(MAP_WIDTH, height, right=graph.FOR_COLOR_BAR, top=MAP_TOP)
     up, back = rows // 2 + 0.5, columns // 2 + 0.5  # no shift: the crop that is framed
     colors = axis.imshow(
         np.ma.masked_invalid(values), cmap=graph.MAP, interpolation="nearest", vmin=low, vmax=high,
         extent=(-back, columns - back, rows - up, -up),
-        aspect="equal" if max(rows, columns) <= THIN * min(rows, columns) else "auto",
+        aspect="auto" if is_thin else "equal",
     )  # fmt: skip
     axis.set(xlabel="shift right (pixels)", ylabel="shift down (pixels)")
     axis.locator_params(nbins=5, integer=True)
@@ -108,3 +111,9 @@ def _map(view: View, mask: str) -> page.Block:
         bar.ax.axhline(masked, color="white", lw=3)
         bar.ax.axhline(masked, color="black", lw=1)
     return graph.drawn(figure)
+
+
+def _map_height(rows_per_column: float) -> int:
+    """Height of the figure of a map, pixels: a wide map leaves no room above and below it."""
+    inside = (MAP_WIDTH - graph.LEFT - graph.FOR_COLOR_BAR) * min(rows_per_column, 1.0)
+    return min(280, round(max(inside, LOWEST_MAP)) + graph.BOTTOM + MAP_TOP)

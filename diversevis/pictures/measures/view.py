@@ -35,7 +35,7 @@ class View:
     metrics: dict[str, Any]
     numbers: dict[str, Any]
     arrays: dict[str, Tensor]
-    images: Float[Tensor, "image 3 height width"] | None
+    images: Float[Tensor, "image color height width"] | None
     responses: Float[Tensor, " image"] | None
 
     @property
@@ -54,7 +54,7 @@ class View:
         return name in self.arrays and bool(self.arrays[name].isfinite().any())
 
     def pixels(self, x: Tensor) -> Pixels:
-        """Images [3, h, w] or [image, 3, h, w], grey levels around the mean, for display."""
+        """Images [c, h, w] or [image, color, h, w], grey levels around the mean, for display."""
         x = x[None] if x.ndim == 3 else x
         return display(x.nan_to_num(), tuple(self.record["weights"]["mean"]))
 
