@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diversevis.cli.status import aligned
-from diversevis.config.compose import compose_model
-from diversevis.errors import InputError
-from diversevis.models.network import open_model
-from diversevis.models.receptive_field import receptive_field
+from diversevis.config.compose import compose_opening
+from diversevis.config.log import note, show_warnings
+from diversevis.models.network import OpenNetwork
+from diversevis.models.receptive_field import ReceptiveField
+
+MOST_NAMES = 4  # of modules that are no layers, in a line
 
 
 def layers_command(arguments: Sequence[str]) -> None:
-    """Print a table of the layers whose units have a receptive field of fixed size."""
-    traced = open_model(compose_model(arguments))
+    """Print a table of the layers, and why other modules are none."""
+    show_warnings()
+    model, size = compose_opening(arguments)
+    table = OpenNetwork(model=model, size=size).table
     rows = [("layer", "units", "receptive field", "stride", "response")]
-    for layer in traced.layers:
-        try:
-            field = receptive_field(traced.root, traced.graph, layer.node)
-        except InputError:  # its units see the whole image, whatever its size
-            continue
-        # Pixels, vertical and horizontal: `14`, or `14 x 10`.
-        size, stride = (f"{y}" if y == x else f"{y} x {x}" for y, x in (field.size, field.stride))
-        rows.append((layer.name, str(layer.channels), size, stride, layer.response))
-    print(*aligned(rows, right=(1, 2, 3)), sep="\n")
+    for layer, field in zip(table.layers, table.fields, strict=True):
+        rows.append((layer.name, str(layer.channels), *_in_words(field), layer.response))
+    print(*aligned(rows, right=(1, 2, 3)), sep="\n", flush=True)
+    for line in _left_out(table.left_out):
+        note(line)
+
+
+def _in_words(field: ReceptiveField | None) -> tuple[str, str]:
+    """Size and stride in pixels, vertical and horizontal: `14`, or `14 x 10`."""
+    if field is None:
+        return "whole image", "-"
+    size, stride = (f"{y:g}" if y == x else f"{y:g} x {x:g}" for y, x in (field.size, field.stride))
+    return size, stride
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[str]:
+    """A line per reason, with the modules that are no layers for it."""
+    modules: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        modules.setdefault(reason, []).append(path or "output")
+    lines = []
+    for reason, paths in modules.items():
+        names = ", ".join(paths[:MOST_NAMES])
+        more = f" and {len(paths) - MOST_NAMES} more" if len(paths) > MOST_NAMES else ""
+        lines.append(f"no layer: {names}{more}: {reason}")
+    return lines

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diversevis.config.compose import compose_config, compose_model
+from diversevis.config.compose import compose_config, compose_opening
 from diversevis.config.log import show_warnings
-from diversevis.models.network import check_weights, open_model
+from diversevis.models.load import check_weights
+from diversevis.models.network import OpenNetwork
 
 
 def weights_command(arguments: Sequence[str]) -> None:
     """Check every tensor, and print the source, the SHA-256 and the deepest layer served."""
     show_warnings()
-    model = compose_model(arguments)
-    traced = open_model(model)
+    model, size = compose_opening(arguments)
+    opened = OpenNetwork(model=model, size=size)
     layer = compose_config(arguments).layer
-    chosen = traced.layer(str(layer)) if layer else None
-    record, tensors, deepest = check_weights(model, traced, chosen)
+    chosen = opened.layer(str(layer)) if layer else None
+    record, tensors, deepest = check_weights(opened, chosen)
     print(f"{record.source}")
     print(f"sha256 {record.sha256}")
-    print(f"{tensors} tensors, all finite; serves {traced.name} up to {deepest.name}")
+    print(f"{tensors} tensors, all finite; serves {opened.name} up to {deepest.name}")

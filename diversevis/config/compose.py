@@ -19,7 +19,7 @@ from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
 from diversevis.config.words import for_hydra
 from diversevis.errors import InputError
-from diversevis.method.settings import Config, Experiment, Settled
+from diversevis.method.settings import Config, Experiment, Settled, checked_size
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -30,10 +30,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("run", overrides=[for_hydra(word) for word in settings])
 
 
-def compose_model(overrides: Sequence[str]) -> Any:
-    """Return the model alone, for commands that need no other setting."""
-    annotation = get_type_hints(Experiment)["model"]
-    return bind(annotation, plain(compose_config(overrides).model), "model")
+def compose_opening(overrides: Sequence[str]) -> tuple[Any, tuple[int, int] | None]:
+    """Return the model, and rows and columns of its images where they are given, for commands that
+    need no other setting."""
+    hints, config = get_type_hints(Experiment), plain(compose_config(overrides))
+    size = bind(hints["size"], config["size"], "size")
+    return bind(hints["model"], config["model"], "model"), checked_size(size)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

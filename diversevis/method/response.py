@@ -111,7 +111,7 @@ def noise_of(
     Every unit has its generator, so that its noise does not depend on the other units.
     """
     generator = generator_of(setup, f"{unit}/{purpose}")
-    shape = (count, len(setup.network.weights.mean), *(size or setup.field.size))
+    shape = (count, setup.network.colors, *(size or setup.field.size))
     return lambda: images.noise(shape, generator).to(setup.device)
 
 

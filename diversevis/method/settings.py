@@ -155,10 +155,8 @@ class Experiment:
     @property
     def reading(self) -> Reading:
         """Where units that see the whole image are read."""
-        size = [self.size] * 2 if isinstance(self.size, int) else self.size
-        return Reading(
-            size and (size[0], size[1]), self.position and tuple(self.position), self.token
-        )
+        position = (self.position[0], self.position[1]) if self.position else None
+        return Reading(checked_size(self.size), position, self.token)
 
     @property
     def images_per_unit(self) -> int:
@@ -200,20 +198,11 @@ class Experiment:
             raise InputError(f"n={self.n}: a unit needs at least one image.")
 
     def _check_reading(self) -> None:
-        size, position = self.size, self.position
-        if (
-            size is not None
-            and not _is_pair(size, least=1)
-            and not (type(size) is int and size > 0)
-        ):
+        checked_size(self.size)
+        if self.position is not None and not _is_pair(self.position, least=0):
             raise InputError(
-                f"size={size} must be the side of the network's images in pixels, size=224, or "
-                "their rows and columns, size=[36,64]."
-            )
-        if position is not None and not _is_pair(position, least=0):
-            raise InputError(
-                f"position={position} must be a row and a column of the layer's map, from 0 on: "
-                "position=[7,7]."
+                f"position={self.position} must be a row and a column of the layer's map, from 0 "
+                "on: position=[7,7]."
             )
 
     def _check_front(self) -> None:
@@ -231,6 +220,19 @@ class Experiment:
                 f"n=1 leaves nothing to be diverse: objective.diversity={diversity} needs n=2 or "
                 "more, or set objective.diversity=0."
             )
+
+
+def checked_size(size: int | list[int] | None) -> tuple[int, int] | None:
+    """Rows and columns of the network's images; raises `InputError` for what is no size."""
+    sides = [size, size] if isinstance(size, int) else size
+    if sides is None:
+        return None
+    if not _is_pair(sides, least=1):
+        raise InputError(
+            f"size={size} must be the side of the network's images in pixels, size=224, or their "
+            "rows and columns, size=[36,64]."
+        )
+    return sides[0], sides[1]
 
 
 def _is_pair(value: Any, least: int) -> bool:

@@ -29,14 +29,17 @@ from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.layer import Layer
 from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
-from diversevis.models.plain import AllChannels, OwnChannel
+from diversevis.models.plain import AllChannels, OwnChannel, PlainNetwork
 from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import ReceptiveField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
-from diversevis.models.view import fingerprint, view
+from diversevis.models.view import View, differs, fingerprint, random_images, view
 from diversevis.photographs.means import mean_activations
 
 LOG = logging.getLogger("diversevis")
+CROP = 224  # pixels of a photograph that calibrates responses
+WINDOWS = 8  # about so many per side, where responses are computed for one position alone
+FEW = 4  # units whose responses are compared between the two ways
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class Setup:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of an image."""
-        return len(self.network.weights.mean), *self.field.size
+        return self.network.colors, *self.field.size
 
     def batches(self, rows: Sequence[int], devices: int = 1) -> list[Sequence[int]]:
         """`rows` in batches of about the same size, the same number for every device."""
@@ -103,15 +106,15 @@ def prepare(experiment: Experiment) -> Setup:
     targets = _targets(experiment, layer, device)
     network = load(opened, layer, distance_layers)
     seen = view(opened, network, reading)
-    if seen.why_slow:
-        LOG.warning("%s of %s runs as published: %s", layer.name, network.name, seen.why_slow)
-    colors = len(network.weights.mean)
+    colors = network.colors
     norm = images.norm_of_contrast(experiment.contrast, seen.field.size, channels=colors)
     if experiment.norm == "paper":
         norm = images.paper_norm(network.name, layer.name)
-    module = seen.module.to(device)
+    custom = isinstance(experiment.model, (CustomModel, TimmModel))
+    computation = fingerprint(network, seen) if custom else None
+    module = (seen.fast or seen.plain).to(device)
     channel_gain, feature_gain = _natural_gains(
-        experiment, network, module, seen.field, targets, device
+        experiment, network, module, seen.field, targets, device, computation
     )
     # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
     plain = device.type == "cuda" and experiment.precision == "float32"
@@ -121,8 +124,9 @@ def prepare(experiment: Experiment) -> Setup:
     reads_out = experiment.objective.response == "max" and (
         channel_gain is None or targets.are_channels
     )
-    readout = _readout(module, targets, reads_out, device)
-    custom = isinstance(experiment.model, (CustomModel, TimmModel))
+    readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
+    if why_slow is not None:
+        LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
     return Setup(
         experiment=experiment,
         network=network,
@@ -133,8 +137,8 @@ def prepare(experiment: Experiment) -> Setup:
         batch=_batch(experiment, readout, (colors, *seen.field.size), device),
         targets=targets,
         field=seen.field,
-        way="plain" if seen.module is seen.plain else "fast",
-        computation=fingerprint(network, seen) if custom else None,
+        way="fast" if isinstance(readout, fx.GraphModule) else "plain",
+        computation=computation,
         norm=norm,
         device=device,
         channel_gain=channel_gain,
@@ -161,8 +165,8 @@ class Preparer:
 
 def _network_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide about the network, its targets and its scales."""
-    names = "model", "layer", "unit", "norm", "contrast", "device", "precision"
-    names += "size", "position", "token"
+    names = ("model", "layer", "unit", "size", "position", "token", "norm", "contrast", "device",
+             "precision")  # fmt: skip
     in_objective = "distance", "direction", "scale", "photographs", "response"
     settings = {name: getattr(experiment, name) for name in names}
     return settings | {name: getattr(experiment.objective, name) for name in in_objective}
@@ -195,13 +199,26 @@ def _batch(
 
 
 def _readout(
-    module: nn.Module, targets: Targets, reads_out: bool, device: torch.device
-) -> nn.Module:
-    """`module` with a second input, the rows of the targets, and the responses that are wanted."""
-    if not isinstance(module, fx.GraphModule):
-        return OwnChannel(module, targets.directions) if reads_out else AllChannels(module)
-    readout = read_out(module, targets.directions) if reads_out else _all_channels(module)
-    return tune_for_cpu(readout) if device.type == "cpu" else readout
+    seen: View, targets: Targets, reads_out: bool, device: torch.device, colors: int
+) -> tuple[nn.Module, str | None]:
+    """The network with a second input, the rows of the targets, and the responses that are wanted;
+    and why it goes the plain way, where one could expect the fast one.
+
+    The fast way is taken if it gives the same numbers as the plain one for some of the units.
+    """
+    network, directions = seen.plain.to(device), targets.directions
+    plain = OwnChannel(network, directions) if reads_out else AllChannels(network)
+    if seen.fast is None:
+        return plain, seen.why_slow
+    rows = torch.arange(len(targets.units), device=device)[:: max(1, len(targets.units) // FEW)]
+    try:
+        fast = read_out(seen.fast, directions) if reads_out else _all_channels(seen.fast)
+        fast = tune_for_cpu(fast) if device.type == "cpu" else fast
+    except Exception as error:  # a graph that was read wrongly can raise anything
+        return plain, f"its units cannot be read out of its graph ({error})"
+    z = random_images(colors, seen.field.size, len(rows)).to(device)
+    why_slow = differs(fast, plain, z, rows)
+    return (plain, why_slow) if why_slow else (fast, None)
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
@@ -220,6 +237,7 @@ def _natural_gains(
     field: ReceptiveField,
     targets: Targets,
     device: torch.device,
+    computation: str | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """1 / mean activation over photographs (after the ReLU, float32) for every channel of the
     target layer, and of the distance layer if there is one.
@@ -232,18 +250,24 @@ def _natural_gains(
         return None, None
     folder, layer = Path(objective.photographs).expanduser(), network.layer.name
 
+    crop = _crop(field)
+
     def activations(z: Tensor) -> Sequence[Tensor]:
+        if isinstance(module, PlainNetwork):  # one position alone: many images of the field's size
+            windows = z[0].unfold(1, field.size[0], _step(crop[0], field.size[0]))
+            windows = windows.unfold(2, field.size[1], _step(crop[1], field.size[1]))
+            z = windows.flatten(1, 2).transpose(0, 1)
         return [torch.relu(maps) for maps in module(z)]
 
+    code = f"/{computation}" if computation else ""
     with precision("float32"):
         means = mean_activations(
             activations,
             folder,
-            identity=f"{network.weights.identity}/{network.name}/{layer}/{objective.distance}",
+            identity=f"{network.weights.identity}/{network.name}/{layer}/{objective.distance}{code}",
             mean=network.weights.mean,
             std=network.weights.std,
-            size=field.size,
-            stride=field.stride,
+            crop=crop,
             device=device,
         )
     # A channel that no photograph drives has no natural scale; it is left out.
@@ -257,3 +281,21 @@ def _natural_gains(
                 "photographs."
             )
     return gains[0], gains[-1]
+
+
+def _crop(field: ReceptiveField) -> tuple[int, int]:
+    """Rows and columns of a photograph that calibrate the responses: the whole image, or, for a
+    smaller field, a crop of at least 224 pixels that fits the stride."""
+    if field.is_whole_image:
+        return field.size
+    strides = (max(1, round(stride)) for stride in field.stride)
+    rows, columns = (
+        size + stride * max(4, -(-(CROP - size) // stride))
+        for size, stride in zip(field.size, strides, strict=True)
+    )
+    return rows, columns
+
+
+def _step(crop: int, size: int) -> int:
+    """Pixels between windows of `size` pixels, of which a few fit into `crop`."""
+    return max(1, (crop - size) // WINDOWS)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from diversevis.errors import InputError
 
 
@@ -54,3 +57,20 @@ class Convention:
                 f"model.scale={self.scale} must be above 0: 1 for a network that takes values up "
                 "to 1, 255 for one that takes grey levels."
             )
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether the network takes (x - mean) / std, in the order RGB."""
+        return not self.inside and self.scale == 1 and self.order == "rgb"
+
+
+def network_input(
+    z: Tensor, level: tuple[float, ...] | None, scale: float, order: Literal["rgb", "bgr"]
+) -> Tensor:
+    """What the network takes, from z = (x - mean) / std [image, color, rows, columns].
+
+    level  mean of a network that normalises inside (std is 1)
+    """
+    if level is not None:
+        z = z + torch.tensor(level, dtype=z.dtype, device=z.device)[:, None, None]
+    return scale * (z.flip(1) if order == "bgr" else z)

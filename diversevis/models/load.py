@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, fx, nn
@@ -22,6 +23,7 @@ from diversevis.models.architectures import (
     TimmModel,
     TorchvisionModel,
 )
+from diversevis.models.convention import network_input
 from diversevis.models.layer import Layer
 from diversevis.models.network import OpenNetwork
 from diversevis.models.trace import TracedModel, module_of
@@ -68,6 +70,7 @@ class Network:
               tuple of maps [image, channel, rows, columns], the target's response (before its
               ReLU), then the requested features; None where it is not traced
     features  the layers of the features
+    adapt     turns z into what the network takes; None: z itself
     weights   where the weights came from, and the input's mean and std
     """
 
@@ -76,7 +79,13 @@ class Network:
     features: tuple[Layer, ...]
     root: nn.Module
     fast: fx.GraphModule | None
+    adapt: partial[Tensor] | None
     weights: WeightsRecord
+
+    @property
+    def colors(self) -> int:
+        """Number of channels of its images."""
+        return len(self.weights.mean)
 
 
 def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> Network:
@@ -100,18 +109,24 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     root = opened.root
     if tensors is not needed[1]:
         root.load_state_dict(tensors, strict=False, assign=True)
+    adapt = _adapter(opened.model, record.mean)
     return Network(
         name=opened.name,
         layer=layer,
         features=tuple(features),
         root=root.eval().requires_grad_(False),
-        fast=_fast(opened, layer, features, tensors),
+        fast=_fast(opened, layer, features, tensors, adapt),
+        adapt=adapt,
         weights=record,
     )
 
 
 def _fast(
-    opened: OpenNetwork, layer: Layer, features: Sequence[Layer], tensors: Mapping[str, Tensor]
+    opened: OpenNetwork,
+    layer: Layer,
+    features: Sequence[Layer],
+    tensors: Mapping[str, Tensor],
+    adapt: partial[Tensor] | None,
 ) -> fx.GraphModule | None:
     traced = opened.traced
     if traced is None or any(known.node is None for known in (layer, *features)):
@@ -125,10 +140,29 @@ def _fast(
         # Not strict: batch norm's step counters are left out, and torch sets them to 0.
         module.load_state_dict(tensors, strict=False, assign=True)
         _fold_batch_norm(module)
+        if adapt is not None:
+            _insert(module, adapt)
     except Exception as error:  # modules that cannot be copied, weights that are computed
         LOG.debug("%s is not cut off at %s: %s", opened.name, layer.name, error)
         return None
     return module.float().eval().requires_grad_(False)  # not stored tensors may be float64
+
+
+def _adapter(model: Model, mean: Color) -> partial[Tensor] | None:
+    if isinstance(model, EnergyModel) or model.is_standard:
+        return None
+    level = mean if model.inside else None
+    return partial(network_input, level=level, scale=model.scale, order=model.order)
+
+
+def _insert(module: fx.GraphModule, adapt: partial[Tensor]) -> None:
+    """Let the graph begin with `adapt`."""
+    image = next(node for node in module.graph.nodes if node.op == "placeholder")
+    with module.graph.inserting_after(image):
+        adapted = module.graph.call_function(adapt.func, kwargs=adapt.keywords)
+    image.replace_all_uses_with(adapted)
+    adapted.args = (image,)
+    module.recompile()
 
 
 def check_weights(
@@ -173,8 +207,8 @@ def _open_file(model: Model, wanted: Mapping[str, Tensor]) -> WeightsFile | None
 def _deepest_layer(opened: OpenNetwork, file: WeightsFile) -> Layer | None:
     """The deepest layer for which `file` has all weights."""
     layers = opened.traced.layers if opened.traced else ()
-    served = [layer for layer in layers if file.names >= opened.tensors(layer)[0].keys()]
-    return served[-1] if served else None
+    needs = ((layer, opened.tensors(layer)[0].keys()) for layer in reversed(layers))
+    return next((layer for layer, names in needs if file.names >= names), None)
 
 
 def _tensors(
@@ -197,7 +231,7 @@ def _tensors(
         what = f"model {opened.name} ({source})"
         tensors = weights.read_tensors(state.__getitem__, used, what)
         sha256 = weights.sha256_of_tensors(tensors)
-    mean, std, mean_std_source = _mean_std(model, file)
+    mean, std, mean_std_source = _mean_std(model, file, opened.colors)
     record = WeightsRecord(
         source=source,
         is_file=file is not None,
@@ -239,7 +273,7 @@ def _check_names(
     )
 
 
-def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str]:
+def _mean_std(model: Model, file: WeightsFile | None, colors: int) -> tuple[Color, Color, str]:
     """Mean and std of the input, and their source: the config, else the file, else the package
     that the network is from."""
     if isinstance(model, EnergyModel):  # grey levels around mid-grey give responses near 1
@@ -258,7 +292,7 @@ def _mean_std(model: Model, file: WeightsFile | None) -> tuple[Color, Color, str
             f"{where}mean and std belong together: give both with model.mean=[...] model.std=[...]."
         )
     if mean is not None and std is not None:
-        return *checked_colors(mean, std, where), source
+        return *checked_colors(mean, std, where, colors), source
     if isinstance(model, CustomModel):
         raise InputError(
             "A custom model needs the mean and std of its input, for every channel, in [0, 1]: "

@@ -20,7 +20,12 @@ from diversevis.models.architectures import CustomModel, Model, TorchvisionModel
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
 from diversevis.models.probe import Probe
-from diversevis.models.receptive_field import NoWindow, ReceptiveField, receptive_field
+from diversevis.models.receptive_field import (
+    NoWindow,
+    ReceptiveField,
+    receptive_field,
+    sees_whole_image,
+)
 from diversevis.models.trace import TracedModel, trace
 from diversevis.models.watch import ForwardFailed, listen
 
@@ -124,8 +129,8 @@ class OpenNetwork:
         for index, layer in enumerate(layers):
             try:
                 fields[index] = self._walk(layer)
-            except NoWindow as error:
-                if not error.whole_image:
+            except NoWindow:
+                if not self._follows_global_pooling(layer):
                     unknown.append(index)
         asked = [layers[index] for index in unknown]
         probed = Probe(root=root, colors=self.colors).fields(asked, size)
@@ -177,8 +182,15 @@ class OpenNetwork:
 
     def _walk(self, layer: Layer) -> ReceptiveField:
         if self.traced is None or layer.node is None:
-            raise NoWindow(layer.name, whole_image=False)
+            raise NoWindow(layer.name)
         return receptive_field(self.traced.root, self.traced.graph, layer.node)
+
+    def _follows_global_pooling(self, layer: Layer) -> bool:
+        """Whether its graph says so; False where that is not known."""
+        if self.traced is None:
+            return False
+        node = layer.node or self.traced.outputs.get(layer.tap.path)
+        return node is not None and sees_whole_image(self.traced.root, self.traced.ancestors(node))
 
     def _field_names(self, root: nn.Module) -> dict[str, str]:
         return self.model.field_names(root) if isinstance(self.model, TorchvisionModel) else {}

@@ -7,7 +7,7 @@ canvas in which its receptive field lies wholly, the padded network gives exactl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,7 @@ class PlainNetwork(nn.Module):
     """The responses of all channels of a layer at one position, and further layers' features.
 
     root      the network, with its published padding
+    adapt     turns z into what the network takes; None: z itself
     layer     whose responses are read
     place     of the image and of the unit
     features  earlier layers, each with the rows and columns of its map that are returned
@@ -57,13 +58,14 @@ class PlainNetwork(nn.Module):
     def __init__(
         self,
         root: nn.Module,
+        adapt: Callable[[Tensor], Tensor] | None,
         layer: Layer,
         place: Place,
         features: Sequence[tuple[Layer, tuple[slice, slice]]] = (),
         stop: bool = True,
     ) -> None:
         super().__init__()
-        self.root, self.layer, self.place = root, layer, place
+        self.root, self.adapt, self.layer, self.place = root, adapt, layer, place
         self.features, self.stop = list(features), stop
 
     def forward(self, z: Float[Tensor, "image color h w"]) -> tuple[Tensor, ...]:
@@ -86,6 +88,8 @@ class PlainNetwork(nn.Module):
 
     def maps(self, z: Float[Tensor, "image color height width"]) -> list[Tensor]:
         """Complete maps [image, channel, rows, columns]: the features, then the target's."""
+        if self.adapt is not None:
+            z = self.adapt(z)
         layers = [*(layer for layer, _ in self.features), self.layer]
         found: dict[int, Tensor] = {}
         taps = [layer.tap for layer in layers]
@@ -98,7 +102,8 @@ class PlainNetwork(nn.Module):
 
     def to_the_end(self, z: Tensor) -> None:
         """A complete forward pass, as a user of the network makes it."""
-        self.root(self.canvas_of(z))
+        z = self.canvas_of(z)
+        self.root(z if self.adapt is None else self.adapt(z))
 
     def _at_unit(
         self, maps: Float[Tensor, "image channel rows columns"]

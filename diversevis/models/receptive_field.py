@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from diversevis.models.convention import network_input
 from diversevis.models.trace import module_of
 
 Span = tuple[int, int]  # first and last index along one axis, both included
@@ -45,9 +47,8 @@ class ReceptiveField:
 class NoWindow(Exception):
     """A step reads the whole image, or has no window of known size."""
 
-    def __init__(self, step: str, whole_image: bool) -> None:
+    def __init__(self, step: str) -> None:
         super().__init__(f"the step {step} has no window of known size")
-        self.whole_image = whole_image
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ POINTWISE_FUNCTIONS = {
     functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.gelu,
     functional.silu, functional.mish, functional.softplus, functional.hardswish,
     functional.hardsigmoid, functional.hardtanh, functional.dropout, functional.dropout2d,
+    network_input,
 }  # fmt: skip
 POINTWISE_METHODS = {
     "relu", "sigmoid", "tanh", "add", "sub", "mul", "div", "abs", "square", "sqrt", "pow", "exp",
@@ -104,7 +106,7 @@ def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> Receptiv
     image = next(n for n in graph.nodes if n.op == "placeholder")
     first, second = (_needed(root, node, index).get(image) for index in (0, 1))
     if first is None or second is None:
-        raise NoWindow(node.name, whole_image=False)  # it does not depend on the image
+        raise NoWindow(node.name)  # it does not depend on the image
     (top, bottom), (left, right) = first
     (next_top, _), (next_left, _) = second
     return ReceptiveField(
@@ -112,6 +114,11 @@ def receptive_field(root: nn.Module, graph: fx.Graph, node: fx.Node) -> Receptiv
         stride=(next_top - top, next_left - left),
         offset=(top, left),
     )
+
+
+def sees_whole_image(root: nn.Module, nodes: Iterable[fx.Node]) -> bool:
+    """Whether one of these steps takes a mean or maximum over the whole map."""
+    return any(isinstance(module_of(root, node), WHOLE_IMAGE) for node in nodes)
 
 
 def unpad(network: fx.GraphModule) -> fx.GraphModule:
@@ -227,7 +234,7 @@ def _window(root: nn.Module, node: fx.Node) -> Window:
     elif node.op == "call_method" and node.target in POINTWISE_METHODS:
         window = Window()
     if window is None:
-        raise NoWindow(node.name, whole_image=isinstance(module, WHOLE_IMAGE))
+        raise NoWindow(node.name)
     node.meta["window"] = window
     return window
 
@@ -263,7 +270,8 @@ def _function_window(root: nn.Module, node: fx.Node) -> Window | None:
     if function is operator.getitem:  # a choice of channels
         index: Any = node.args[1]
         is_short = isinstance(index, tuple) and len(index) <= 2
-        return Window() if is_short and not any(isinstance(i, int) for i in index) else None
+        is_choice = is_short and not any(isinstance(i, int) or i is Ellipsis for i in index)
+        return Window() if is_choice else None
     return Window() if function in POINTWISE_FUNCTIONS else None
 
 

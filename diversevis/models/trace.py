@@ -29,11 +29,15 @@ SIDE = 64  # side of the meta-tensor maps with which the channels of every layer
 
 @dataclass(frozen=True, kw_only=True)
 class TracedModel:
-    """A model's graph, and its layers that are maps, in the order of computation."""
+    """A model's graph, and its layers that are maps, in the order of computation.
+
+    outputs  of modules that are called once: module path -> the node that it returns
+    """
 
     root: nn.Module
     graph: fx.Graph
     layers: tuple[Layer, ...]
+    outputs: Mapping[str, fx.Node]
 
     def ancestors(self, node: fx.Node) -> set[fx.Node]:
         """All nodes that the value of `node` depends on, itself included."""
@@ -75,7 +79,8 @@ def trace(root: nn.Module, colors: int, field_names: Mapping[str, str]) -> Trace
     graph = tracer.trace(root)
     _make_functional(root, graph)
     layers = _layers_of(root, graph, tracer.outputs, _channels(root, graph, colors), field_names)
-    return TracedModel(root=root, graph=graph, layers=layers)
+    outputs = {path: nodes[0] for path, nodes in tracer.outputs.items() if len(nodes) == 1}
+    return TracedModel(root=root, graph=graph, layers=layers, outputs=outputs)
 
 
 def _layers_of(

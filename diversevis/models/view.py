@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError
-from diversevis.models.layer import Reading
+from diversevis.models.layer import Layer, Reading
 from diversevis.models.load import Network
 from diversevis.models.network import OpenNetwork
 from diversevis.models.plain import (
@@ -48,15 +50,15 @@ class View:
     """What the units of a layer see, and how their responses are computed.
 
     field     the receptive field; the whole image where its stride is 0
-    module    z [image, color, *field.size] -> the target [image, channel, 1, 1], then the features
+    plain     z [image, color, *field.size] -> the target [image, channel, 1, 1], then the features
               [image, channel, rows, columns]
-    plain     the same by the plain way
-    why_slow  why the fast way is not used; None where it is
+    fast      the same by the fast way, where it gives the same numbers
+    why_slow  why the fast way is not used, where one could expect it
     """
 
     field: ReceptiveField
-    module: nn.Module
     plain: PlainNetwork
+    fast: fx.GraphModule | None
     why_slow: str | None
 
 
@@ -93,7 +95,7 @@ def _candidates(
         return
     yield walked
     size = opened.table.size
-    with torch.backends.mkldnn.flags(enabled=False):
+    with native_convolutions():
         for marker in ("nan", "noise"):
             probe = Probe(root=network.root, colors=len(network.weights.mean), marker=marker)
             (field,) = probe.fields([network.layer], size)
@@ -103,7 +105,7 @@ def _candidates(
 
 def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> PlainNetwork | None:
     """The plain network on the smallest canvas on which `field` holds; None where on none."""
-    z = _random_images(network, field.size)
+    z = random_images(network.colors, field.size)
     smaller: PlainNetwork | None = None
     compared = False
     for place in _places(opened, field):
@@ -159,14 +161,14 @@ def _placed(
     opened: OpenNetwork, network: Network, place: Place, field: ReceptiveField
 ) -> PlainNetwork:
     """The plain network, its features those of the units that see nothing but the image."""
-    features = []
+    features = list[tuple[Layer, tuple[slice, slice]]]()
     for layer in network.features:
         of_feature = opened.field(layer)
-        whole = of_feature is None
-        features.append(
-            (layer, EVERYTHING if whole else units_inside(of_feature, place, field.size))
-        )
-    return PlainNetwork(network.root, network.layer, place, features)
+        if of_feature is None:
+            features.append((layer, EVERYTHING))
+        else:
+            features.append((layer, units_inside(of_feature, place, field.size)))
+    return PlainNetwork(network.root, network.adapt, network.layer, place, features)
 
 
 def _runs(plain: PlainNetwork, z: Tensor) -> bool:
@@ -222,10 +224,23 @@ def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
             marks[-1][top : bottom + 1, column] = True
     canvas = plain.canvas_of(z[:1])
     marked = torch.where(torch.stack(marks)[:, None], torch.nan, canvas)
-    with torch.backends.mkldnn.flags(enabled=False):  # native convolutions spread no NaN
+    with native_convolutions():
         base, *seen = plain.on_canvas(torch.cat([canvas, marked]))[0].flatten(1)
     same_outside = _difference([base[None]], [seen[0][None]]) <= TOLERANCE
     return same_outside and all(bool((edge != base).any()) for edge in seen[1:])
+
+
+@contextlib.contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Without oneDNN and NNPACK: implementations that work in tiles (Winograd, FFT) spread NaN to
+    units that do not see it."""
+    library: Any = torch.backends.mkldnn
+    before, library.enabled = library.enabled, False
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        library.enabled = before
 
 
 def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Sequence[Tensor]:
@@ -251,28 +266,36 @@ def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 def _faster(network: Network, plain: PlainNetwork, field: ReceptiveField) -> View:
     """The fast way, where it agrees with the plain one."""
-    module: nn.Module = plain
-    why_slow: str | None = "torch.fx cannot trace the network up to this layer"
-    if network.fast is not None:
-        z = _random_images(network, field.size)
+    fast, why_slow = None, None
+    try:
+        fast = None if network.fast is None else unpad(network.fast)
+    except Exception as error:  # steps that have no form without padding
+        why_slow = f"its graph has no form without padding ({error})"
+    if fast is not None:
+        why_slow = differs(fast, plain, random_images(network.colors, field.size))
+    elif why_slow is None:
+        why_slow = "torch.fx cannot trace it up to this layer"
+    return View(field=field, plain=plain, fast=None if why_slow else fast, why_slow=why_slow)
+
+
+def differs(fast: nn.Module, plain: nn.Module, *inputs: Tensor) -> str | None:
+    """In words, how the answers of the fast way differ from those of the plain way, if they do."""
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints its errors
         try:
-            unpadded = unpad(network.fast)
-            difference = _difference(plain(z), unpadded(z))
-        except Exception as error:  # steps that have no form without padding
-            difference, reason = math.inf, f"its graph without padding fails: {error}"
-        else:
-            reason = f"its graph without padding gives other responses (by {difference:.2g})"
-        why_slow = reason if difference > TOLERANCE else None
-        module = plain if why_slow else unpadded
-    return View(field=field, module=module, plain=plain, why_slow=why_slow)
+            difference = _difference(plain(*inputs), fast(*inputs))
+        except Exception as error:  # a graph that was read wrongly can raise anything
+            return f"its graph without padding fails ({type(error).__name__}: {error})"
+    if difference > TOLERANCE:
+        return f"its graph without padding gives other responses (by {difference:.2g} of them)"
+    return None
 
 
 def _whole_image(network: Network, reading: Reading, size: Pair) -> View:
     """The image is the network's input. Raises `InputError` where the network does not take it."""
-    z = _random_images(network, size)
+    z = random_images(network.colors, size)
     whole = Place(size, (0, 0), (0, 0))
     features = [(layer, EVERYTHING) for layer in network.features]
-    plain = PlainNetwork(network.root, network.layer, whole, features)
+    plain = PlainNetwork(network.root, network.adapt, network.layer, whole, features)
     try:
         shape = plain.maps(z)[-1].shape[2:]
     except Exception as error:  # networks can raise anything
@@ -286,7 +309,7 @@ def _whole_image(network: Network, reading: Reading, size: Pair) -> View:
     plain.place = whole._replace(unit=unit)
     _check_function(plain, z)
     field = ReceptiveField(size=size, stride=(0, 0), offset=(0, 0))
-    return View(field=field, module=plain, plain=plain, why_slow=None)
+    return View(field=field, plain=plain, fast=None, why_slow=None)
 
 
 def fingerprint(network: Network, view: View) -> str:
@@ -295,7 +318,7 @@ def fingerprint(network: Network, view: View) -> str:
     In float64, of which six digits are the same on all machines; where the network does not run in
     float64, two digits of float32.
     """
-    z, root = _random_images(network, view.field.size)[:1], view.plain.root
+    z, root = random_images(network.colors, view.field.size)[:1], view.plain.root
     digits = 6
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
@@ -311,8 +334,9 @@ def fingerprint(network: Network, view: View) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _random_images(network: Network, size: Pair) -> Float[Tensor, "image color h w"]:
-    return _noise((2, len(network.weights.mean), *size), seed=0)
+def random_images(colors: int, size: Pair, count: int = 2) -> Float[Tensor, "image color h w"]:
+    """Network inputs z of noise, always the same."""
+    return _noise((count, colors, *size), seed=0)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -30,7 +30,6 @@ from diversevis.photographs.files import (
 )
 
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
-CROP = 224
 
 
 def mean_activations(
@@ -40,8 +39,7 @@ def mean_activations(
     identity: str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    size: tuple[int, int],
-    stride: tuple[int, int],
+    crop: tuple[int, int],
     device: torch.device,
 ) -> list[Float[Tensor, " channel"]]:
     """Mean over all photographs and positions of each layer's activations.
@@ -50,7 +48,7 @@ def mean_activations(
     identity      hash of the weights and names of the layers: the cache depends on it
     mean, std     of the network's input: 3 numbers for RGB; 1 for grey, and then the photographs'
                   luma is shown (`pixels_of`)
-    size, stride  of the receptive field; crops fit both, and have sides of at least 224 pixels
+    crop          rows and columns of a photograph that are shown
 
     Unreadable files are named in a warning and left out; raises `InputError` if all are, and for a
     network with another number of channels.
@@ -58,8 +56,6 @@ def mean_activations(
     channels, setting = len(mean), "objective.photographs"
     check_channels(channels, f"{setting}={folder}", "use objective.scale=best")
     files = photographs(folder, setting)
-    rows, columns = (s + t * max(4, -(-(CROP - s) // t)) for s, t in zip(size, stride, strict=True))
-    crop = rows, columns
     cache = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
     if (cached := _read_cache(cache)) is not None:
         return cached
