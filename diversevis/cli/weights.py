@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diversevis.config.compose import compose_config, compose_model
+from diversevis.config.bind import bind
+from diversevis.config.compose import compose_config, compose_model, plain
 from diversevis.models.network import check_weights, open_model
 
 
@@ -12,8 +13,8 @@ def weights_command(arguments: Sequence[str]) -> None:
     """Check every tensor, and print the source, the SHA-256 and the deepest layer served."""
     model = compose_model(arguments)
     traced = open_model(model)
-    layer = compose_config(arguments).layer
-    chosen = traced.layer(str(layer)) if layer else None
+    layer = bind(str | None, plain(compose_config(arguments))["layer"], "layer")
+    chosen = traced.layer(layer) if layer else None
     record, tensors, deepest = check_weights(model, traced, chosen)
     print(f"{record.source}")
     print(f"sha256 {record.sha256}")
