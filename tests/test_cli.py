@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import QUICK, unchanged_log, wait_for_checkpoint
 from safetensors.torch import load_file
+from torch import nn
 
 from diversevis import __version__
 from diversevis.cli.main import main
@@ -244,12 +245,85 @@ def test_failed_job_leaves_the_others_running(current_folder, capsys, monkeypatc
      (["run", "-m", "hydra.launcher.partition=gpu"], "none is chosen: add hydra/launcher=slurm"),
      (["run", "-m", "hydra/launcher=joblib", "hydra.launcher.njobs=2"], "joblib has no setting njobs"),
      (["run", "seed=0,1"], "seed=0,1 has commas: for a sweep"),
+     (["run", "seed=range(0,2)"], "seed=range(0,2) lists values: for a sweep put -m first"),
+     (["run", "-m", "seed=range(0,5,0)"], "seed=range(0,5,0) never ends"),
+     (["run", "-m", "seed=range(3,0)"], "seed=range(3,0) lists no value"),
+     (["run", "-m", "hydra/sweeper=optuna"], "hydra/sweeper=optuna: a sweep is planned here"),
+     (["run", "hydra/sweeper=ax"], "hydra/sweeper=ax: a sweep is planned here"),
+     (["run", "-m", "hydra.sweeper.n_trials=3"], "hydra.sweeper.n_trials=3: a sweep"),
+     (["run", "hydra.mode=MULTIRUN", "seed=0,1"], "hydra.mode=MULTIRUN: a sweep"),
+     (["retry", "hydra/sweeper=optuna"], "hydra/sweeper=optuna: a sweep"),
      (["run", "unit=0,1"], "For one run over the list write unit=[0,1]")],
 )  # fmt: skip
 def test_bad_input_of_sweep_commands(current_folder, capsys, words, said):
     assert main(words) == 2
     assert said in capsys.readouterr().err
     assert list(current_folder.iterdir()) == []
+
+
+def deep():
+    """A network whose layers 0.1 and 0.10 are the same number."""
+    return nn.Sequential(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(11))))
+
+
+CUSTOM = (
+    "model=custom",
+    "model.target=test_cli.deep",
+    "model.mean=[.5,.5,.5]",
+    "model.std=[1,1,1]",
+)
+
+
+def test_layers_may_look_like_numbers(current_folder, capsys):
+    words = *CUSTOM, "images=tensor"
+    assert run("layer=0.10", *words) == 0
+    assert run("-m", "layer=0.0,0.10", "seed=1", *words) == 0
+    made = capsys.readouterr().out.splitlines()
+    assert made == [
+        f"outputs/test_cli.deep/{name}" for name in ("0.10/0/v001", "0.0/0/v001", "0.10/0/v002")
+    ]
+    record = json.loads(Path(made[0], "run.json").read_text())
+    assert record["layer"] == record["config"]["layer"] == "0.10"
+    assert main(shlex.split(record["rerun"])[1:]) == 0
+    assert capsys.readouterr().out == "outputs/test_cli.deep/0.10/0/v003\n"
+    Path(made[2], "metrics.json").unlink()
+    assert main(["retry"]) == 0
+    assert capsys.readouterr().out == f"{made[2]}\n"
+    assert main(["analyze", *CUSTOM, "layer=0.1", "analysis=phase", "unit=0"]) == 0
+    assert capsys.readouterr().out == "outputs/test_cli.deep/0.1/0/v001\n"
+    assert main(["weights", *CUSTOM, "layer=0.1"]) == 0
+    assert "4 tensors, all finite; serves test_cli.deep up to 0.1\n" in capsys.readouterr().out
+
+
+def test_every_file_of_a_group_is_swept(current_folder, capsys):
+    words = "device=cpu", "optimizer.steps=12", "objective.restarts=2", "images=tensor"
+    assert main(["run", "-m", "optimizer=glob(*)", *words]) == 0
+    made = capsys.readouterr().out.splitlines()
+    kinds = [
+        json.loads(Path(p, "run.json").read_text())["config"]["optimizer"]["kind"] for p in made
+    ]
+    assert kinds == ["adam", "sphere"]
+
+
+def test_runs_of_older_versions_are_understood(current_folder, capsys):
+    """Records that lack settings: those of version 0.1.0 had no size, position and token."""
+    assert run(*CUSTOM, "layer=0.0", "images=tensor") == 0
+    path = Path(capsys.readouterr().out.strip())
+    record = json.loads((path / "run.json").read_text())
+    for key in ("size", "position", "token"):
+        del record["config"][key]
+    for key in ("arguments", "seed", "inside", "scale", "order"):
+        del record["config"]["model"][key]
+    (path / "run.json").write_text(json.dumps(record))
+    (path / "config.yaml").write_text(json.dumps(record["config"]))
+    (path / "metrics.json").unlink()
+    assert main(["retry"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(path)]
+    assert main(["analyze", str(path), "analysis=[diversity]"]) == 0
+    assert main(shlex.split(record["rerun"])[1:]) == 0
+    again = Path(capsys.readouterr().out.splitlines()[-1])
+    assert again.name == "v002"
+    assert torch.equal(*(load_file(p / "images.safetensors")["images"] for p in (path, again)))
 
 
 def test_images_as_tensors_need_few_files(current_folder, capsys):

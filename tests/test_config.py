@@ -8,8 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from diversevis.cli.main import main
 from diversevis.config.arguments import check_words, in_quotes, quoted, split_flags
 from diversevis.config.bind import bind
-from diversevis.config.compose import compose_config, experiment_of, plain
+from diversevis.config.compose import combinations, compose_config, experiment_of, plain
 from diversevis.config.conf_files import config_folder
+from diversevis.config.words import text_settings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 
@@ -207,3 +208,97 @@ def test_paths_are_quoted_for_hydras_grammar():
             for name in key.split("."):
                 config = config[name]
             assert config == path
+
+
+def text_of(config, key):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "texts"),
+    [
+        (["layer=0.0"], "layer", ["0.0"]), (["layer=0.10"], "layer", ["0.10"]),
+        (["layer=1"], "layer", ["1"]), (["layer=1e3"], "layer", ["1e3"]),
+        (["layer=1_0"], "layer", ["1_0"]), (["layer=.5"], "layer", [".5"]),
+        (["layer=-inf"], "layer", ["-inf"]), (["layer=true"], "layer", ["true"]),
+        (["layer='0.0'"], "layer", ["0.0"]), (['++layer="2"'], "layer", ["2"]),
+        (["++layer=2"], "layer", ["2"]), (["layer=layer1.0"], "layer", ["layer1.0"]),
+        (["layer=0.0,0.10,'1'"], "layer", ["0.0", "0.10", "1"]),
+        (["layer=0.0, 0.10"], "layer", ["0.0", "0.10"]),
+        (["layer=choice(0.0,a,0.10)"], "layer", ["0.0", "a", "0.10"]),
+        (["layer=range(0,3)"], "layer", ["0", "1", "2"]),
+        (["objective.distance=0"], "objective.distance", ["0"]),
+        (["root=20240501"], "root", ["20240501"]), (["root=1.50"], "root", ["1.50"]),
+        (["model=torchvision", "model.name=123"], "model.name", ["123"]),
+        (["model=custom", "model.target=a.b", "model.name=010"], "model.name", ["010"]),
+        (["natural=null"], "natural", [None]), (["natural=1.0"], "natural", ["1.0"]),
+        (["root=${layer}", "layer=0.10"], "root", ["0.10"]),
+        (["unit=0,1"], "unit", ["[0,1]"]), (["seed=1,2"], "seed", [1, 2]),
+    ],
+)  # fmt: skip
+def test_text_is_what_was_typed(words, key, texts):
+    swept = combinations([], words)
+    assert [text_of(config, key) for config in swept] == [
+        [0, 1] if text == "[0,1]" else text for text in texts
+    ]
+    if len(texts) == 1 and key != "unit":
+        assert text_of(plain(compose_config(words)), key) == texts[0]
+
+
+def test_numbers_in_files_become_text(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\nlayer: 0.0\nroot: 20240501\nobjective:\n  distance: 7\n"
+    )
+    (config,) = combinations(["--config-dir", str(tmp_path)], ["experiment=mine"])
+    found = bind(Experiment, config, "")
+    assert (found.layer, found.root, found.objective.distance) == ("0.0", "20240501", "7")
+    assert bind(Experiment, config | {"seed": 3, "unit": [1]}, "").unit == [1]
+    with pytest.raises(InputError, match="layer=True is of the wrong kind: it must be text"):
+        bind(Experiment, config | {"layer": True}, "")
+
+
+def test_text_settings_are_those_annotated():
+    names = text_settings()
+    assert {"layer", "root", "model.name", "model.weights", "objective.distance"} <= names
+    assert not {"unit", "token", "n", "device", "analysis", "model.arguments"} & names
+
+
+def test_glob_chooses_files_of_a_group(tmp_path):
+    found = [c["optimizer"]["kind"] for c in combinations([], ["optimizer=glob(*)"])]
+    assert found == ["adam", "sphere"]
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/slow.yaml").write_text("defaults: [sphere]\nsteps: 9999\n")
+    flags = ["--config-dir", str(tmp_path)]
+    found = [c["optimizer"]["steps"] for c in combinations(flags, ["optimizer=glob(s*)"])]
+    assert found == [9999, compose_config([]).optimizer.steps]
+    some = combinations([], ["optimizer=glob([paper,s*],exclude=sphere)", "seed=1,2"])
+    assert [(c["optimizer"]["kind"], c["seed"]) for c in some] == [("adam", 1), ("adam", 2)]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("seed=range(0,5,0)", r"seed=range\(0,5,0\) never ends"),
+        ("contrast=range(0,5.5,0)", "never ends"), ("contrast=range(0,inf)", "never ends"),
+        ("seed=range(3,0)", r"seed=range\(3,0\) lists no value"),
+        ("contrast=range(3,0.5)", "lists no value"),
+        ("seed=glob(*)", r"seed=glob\(\*\) lists no value.*optimizer=glob"),
+        ("optimizer=glob(z*)", "lists no value"),
+        ("contrast=interval(1,2)", r"contrast=interval\(1,2\) has no steps"),
+    ],
+)  # fmt: skip
+def test_sweeps_over_nothing_are_refused(word, said):
+    with pytest.raises(InputError, match=said):
+        combinations([], [word])
+
+
+def test_settings_nobody_reads_yet_are_typed():
+    found = experiment("size=[36,64]", "position=[3,4]", "token=7")
+    assert (found.size, found.position, found.token) == ([36, 64], [3, 4], 7)
+    found = experiment("size=224")
+    assert (found.size, found.position, found.token) == (224, None, "cls")
+    with pytest.raises(InputError, match="position=3 is of the wrong kind"):
+        experiment("position=3")

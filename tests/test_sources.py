@@ -69,6 +69,15 @@ def named(count):
     return {"networks": members(count)}
 
 
+def numbers():
+    return [18, 34]
+
+
+def empty():
+    with torch.device("meta"):
+        return Own()
+
+
 class Own(nn.Module):
     def __init__(self, width=2):
         super().__init__()
@@ -121,7 +130,7 @@ def test_list_of_networks_is_averaged():
     [
         ("members", {"count": 0}, "returned an empty list: it must return an nn.Module, or a list"),
         ("named", {"count": 1}, "returned a dict, not an nn.Module"),
-        ("global_states", {}, "returned a list, not an nn.Module"),
+        ("numbers", {}, "returned a int, not an nn.Module"),
         ("plain", {"depth": 3}, r"called as test_sources.plain\(depth=3\).*unexpected keyword"),
         ("named", {}, r"named\(\).*missing 1 required.*'model.arguments={depth:18}'"),
     ],
@@ -141,6 +150,10 @@ def test_wrappers_are_taken_off():
     average = custom_model("test_sources.wrapped_members").built()
     assert list(average.state_dict()) == ["0.0.weight", "0.0.bias", "1.0.weight", "1.0.bias"]
     assert unwrapped_name("0.module.0") == "0.0"
+
+
+def test_builder_may_leave_values_to_a_file():
+    assert custom_model("test_sources.empty", weights="x.pth").built().first.weight.is_meta
 
 
 # -- how images are given to a network -------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 from diversevis.config.arguments import is_folder, split_flags
 from diversevis.config.bind import bind
-from diversevis.config.compose import compose_config, plain, settled
+from diversevis.config.compose import completed, compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
@@ -76,4 +76,4 @@ def _config_of(path: Path) -> Mapping[str, Any]:
     # Metrics are written once all images are made: what failed then was a measure or a picture.
     if status not in ("finished", "interrupted", "failed"):
         raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
-    return config
+    return completed(config)

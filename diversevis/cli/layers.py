@@ -16,8 +16,8 @@ MOST_NAMES = 4  # of modules that are no layers, in a line
 def layers_command(arguments: Sequence[str]) -> None:
     """Print a table of the layers, and why other modules are none."""
     show_warnings()
-    model, size = compose_opening(arguments)
-    table = OpenNetwork(model=model, size=size).table
+    opening = compose_opening(arguments)
+    table = OpenNetwork(model=opening.model, size=opening.size).table
     rows = [("layer", "units", "receptive field", "stride", "response")]
     for layer, field in zip(table.layers, table.fields, strict=True):
         rows.append((layer.name, str(layer.channels), *_in_words(field), layer.response))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diversevis.config import arguments as command_line
+from diversevis.config.compose import completed
 from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.folder import RunFolder
@@ -97,4 +98,5 @@ def _planned(state: State, root: Path) -> Planned:
         )
     # A version that was begun is continued, even if again=true made it.
     again = not state.folder and planned.config.get("again", False)
-    return replace(planned, config={**planned.config, "root": str(root), "again": again})
+    config = {**completed(planned.config), "root": str(root), "again": again}
+    return replace(planned, config=config)

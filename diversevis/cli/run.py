@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +15,6 @@ from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 from diversevis.runs import signals
-from diversevis.runs.versions import SWEEPS
 from diversevis.sweep.jobs import shown
 from diversevis.sweep.launch import launch
 
@@ -34,27 +30,17 @@ def run_command(arguments: Sequence[str]) -> None:
     flags, overrides = split_flags(arguments)
     check_words(flags, overrides)
     overrides = [with_home(word) for word in overrides]
-    if _is_sweep(flags, overrides):
-        _sweep(flags, overrides, typed)
+    settings, of_hydra = split_hydra_overrides(overrides)
+    if {"-m", "--multirun"} & set(flags) and not SHOW_FLAGS & set(flags):
+        _sweep(flags, settings, of_hydra, typed)
         return
-    launcher = [word for word in split_hydra_overrides(overrides)[1] if "launcher" in word]
+    launcher = [word for word in of_hydra if "launcher" in word]
     if launcher and not flags:
         raise InputError(
             f"{' '.join(launcher)}: a single run is made here, in this process. Launchers are for "
             "sweeps: put -m before it, as in `diversevis run -m ... hydra/launcher=slurm`."
         )
-    started = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
-    folder = f"hydra.sweep.dir=${{root}}/{SWEEPS}/{started}"  # of other sweepers (hydra/sweeper=)
-    run_one = partial(_one_run, overrides=overrides, typed=typed)
-    call_with_config(run_one, flags, [folder, *overrides])
-
-
-def _is_sweep(flags: Sequence[str], overrides: Sequence[str]) -> bool:
-    """Whether a sweep is planned here: not if Hydra only shows configs, nor for another sweeper,
-    which chooses combinations as it goes."""
-    multirun = bool({"-m", "--multirun"} & set(flags))
-    other_sweeper = any(re.match(r"\+?hydra/sweeper=(?!basic$)", word) for word in overrides)
-    return multirun and not SHOW_FLAGS & set(flags) and not other_sweeper
+    call_with_config(partial(_one_run, overrides=overrides, typed=typed), flags, overrides)
 
 
 def _one_run(
@@ -78,10 +64,11 @@ def _one_run(
     print(done.path, flush=True)
 
 
-def _sweep(flags: Sequence[str], overrides: Sequence[str], typed: str) -> None:
+def _sweep(
+    flags: Sequence[str], settings: Sequence[str], launcher: Sequence[str], typed: str
+) -> None:
     show_warnings()
-    task_overrides, launcher = split_hydra_overrides(overrides)
-    configs = list(combinations(flags, task_overrides))
+    configs = combinations(flags, settings)
     from diversevis.sweep.plan import plan
 
     jobs, finished = plan(configs, launcher)

@@ -20,6 +20,9 @@ FLAGS = (
     *FLAGS_WITH_VALUE, "--multirun", "-m", "--run", "-r", "--info", "-i", "--resolve",
     "--hydra-help", "--shell-completion", "-sc",
 )  # fmt: skip
+OTHER_SWEEPER = re.compile(
+    r"[+~]*hydra(/sweeper=(?!basic$)|\.sweeper\.(?!max_batch_size=)|\.mode=)"
+)
 PATHS = r"root|natural|model\.weights|objective\.(?:direction|photographs)"  # settings
 
 
@@ -36,8 +39,18 @@ def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def split_hydra_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (task overrides, Hydra overrides): the latter choose and set the launcher."""
+    """Return (task overrides, Hydra overrides): the latter choose and set the launcher.
+
+    Raises InputError for what chooses or sets another sweeper.
+    """
     of_hydra = [word for word in overrides if re.match(r"[+~]*hydra[./]", word)]
+    for word in of_hydra:
+        if OTHER_SWEEPER.match(word):
+            raise InputError(
+                f"{word}: a sweep is planned here, before it begins, and no run returns a number "
+                "that another sweeper could optimize. Leave it out, and list the values: "
+                "`diversevis run -m objective.diversity=0.05,0.1,0.2`."
+            )
     return [word for word in overrides if word not in of_hydra], of_hydra
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from diversevis.config.arguments import check_words, in_quotes, split_flags
@@ -30,12 +33,23 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("run", overrides=[for_hydra(word) for word in settings])
 
 
-def compose_opening(overrides: Sequence[str]) -> tuple[Any, tuple[int, int] | None]:
-    """Return the model, and rows and columns of its images where they are given, for commands that
-    need no other setting."""
+class Opening(NamedTuple):
+    """A network, rows and columns of its images where they are given, and a layer if one is."""
+
+    model: Any
+    size: tuple[int, int] | None
+    layer: str | None
+
+
+def compose_opening(overrides: Sequence[str]) -> Opening:
+    """Return the settings of commands that only open a network."""
     hints, config = get_type_hints(Experiment), plain(compose_config(overrides))
     size = bind(hints["size"], config["size"], "size")
-    return bind(hints["model"], config["model"], "model"), checked_size(size)
+    return Opening(
+        model=bind(hints["model"], config["model"], "model"),
+        size=checked_size(size),
+        layer=bind(str | None, config["layer"], "layer"),
+    )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -59,8 +73,23 @@ def settled(config: Mapping[str, Any]) -> Config:
     return settle
 
 
-def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a config, with all units, for every combination of the values that overrides list.
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config that another version recorded, with defaults for settings it did not have."""
+    model = config.get("model")
+    kind = model.get("kind") if isinstance(model, Mapping) else None
+    if model is None or not Path(config_folder(), "model", f"{kind}.yaml").is_file():
+        return dict(config)
+    defaults = _defaults(kind)
+    return {**defaults, **config, "model": {**defaults["model"], **model}}
+
+
+@functools.cache
+def _defaults(kind: str) -> dict[str, Any]:
+    return plain(compose_config([f"model={kind}"]))
+
+
+def combinations(flags: Sequence[str], overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a config, with all units, for every combination of the values that overrides list.
 
     flags  Hydra's, of which --config-dir and --config-name count
 
@@ -68,10 +97,6 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dic
     """
     with plain_errors(overrides):
         parsed = OverridesParser.create().parse_overrides([for_hydra(word) for word in overrides])
-    axes: dict[str, list[str]] = {}
-    for override in parsed:
-        key = override.get_key_element()
-        axes[key] = [f"{key}={value}" for value in _values(override)]
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("-cn", "--config-name", default="run")
@@ -79,21 +104,59 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> Iterator[dic
     folder = given.config_dir and in_quotes(str(given.config_dir.resolve()))
     search = [f"hydra.searchpath=[{folder}]"] if folder else []
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
-        for words in itertools.product(*axes.values()):
-            yield plain(compose(given.config_name, overrides=[*words, *search]))
+        axes: dict[str, list[str]] = {}
+        for override in parsed:
+            axes[override.get_key_element()] = _words(override, search)
+        configs = [
+            plain(compose(given.config_name, overrides=[*words, *search]))
+            for words in itertools.product(*axes.values())
+        ]
+    return [completed(config) for config in configs] if flags else configs
 
 
-def _values(override: Override) -> list[str]:
-    """The values that an override sweeps over; for `unit`, a single value with all units."""
+def _words(override: Override, search: list[str]) -> list[str]:
+    """An override for every value that this one sweeps over; for `unit`, one with all units.
+
+    search  the override that names a folder of configs beside conf/
+    """
     if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
+        return [str(override.input_line)]
+    key, values = override.get_key_element(), _values(override, search)
+    if key == "unit":
+        units = [unit for value in values for unit in value.strip("[]").split(",")]
+        values = ["all"] if "all" in units else [f"[{','.join(units)}]"]
+    return [for_hydra(f"{key}={value}") for value in values]
+
+
+def _values(override: Override, search: list[str]) -> list[str]:
+    """The values that an override sweeps over; raises InputError where these cannot be listed."""
     if not override.is_discrete_sweep():
         raise InputError(
-            f"{override.input_line}: a range without steps needs another sweeper "
-            "(hydra/sweeper=...). Write a list, key=1,2,3, or range(start,stop,step)."
+            f"{override.input_line} has no steps, so that its values cannot be listed. Write a "
+            "list, key=1,2,3, or range(start,stop,step)."
         )
-    values = list(override.sweep_string_iterator())
-    if override.get_key_element() != "unit":
-        return values
-    units = [unit for value in values for unit in value.strip("[]").split(",")]
-    return ["all"] if "all" in units else [f"[{','.join(units)}]"]
+    swept: Any = override.value()
+    if isinstance(swept, Glob):
+        loader = GlobalHydra.instance().config_loader()
+        values = swept.filter(loader.get_group_options(override.key_or_group, overrides=search))
+    else:
+        if isinstance(swept, RangeSweep):
+            _check_range(swept, override)
+        values = list(override.sweep_string_iterator())
+    if not values:
+        raise InputError(
+            f"{override.input_line} lists no value, so there is nothing to do. A range goes from "
+            "its first number up to, and without, its second: range(0,3) is 0,1,2. A glob is for "
+            "groups of settings that are files: optimizer=glob(*)."
+        )
+    return values
+
+
+def _check_range(swept: RangeSweep, override: Override) -> None:
+    """Raises InputError for a range without an end."""
+    numbers = [number or 0 for number in (swept.start, swept.stop, swept.step)]
+    if not swept.step or not all(map(math.isfinite, numbers)):
+        raise InputError(
+            f"{override.input_line} never ends: the step of a range is a number other than 0, and "
+            "its ends are finite, as in range(0,5,1)."
+        )

@@ -13,11 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diversevis.config.arguments import in_quotes
-from diversevis.config.compose import plain
+from diversevis.config.compose import completed, plain
 from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
 from diversevis.config.words import for_hydra
-from diversevis.errors import InputError
 
 # Hydra itself writes nothing to the current folder: its record goes into the run folder.
 HYDRA_SETTINGS = (
@@ -36,12 +35,9 @@ Job = Callable[[dict[str, Any], dict[str, str]], None]
 def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Have Hydra compose the config and call `job` with it.
 
-    Raises InputError for overrides that do not fit, and what `job` raises. A sweeper given with
-    hydra/sweeper=... calls it several times; then an exception ends that call alone, and the first
-    unexpected one is raised after the last call.
+    Raises InputError for overrides that do not fit, and what `job` raises.
     """
-    this_process = os.getpid()
-    failures: list[Exception] = []
+    composed: list[tuple[dict[str, Any], dict[str, str]]] = []
 
     def task(config: DictConfig) -> None:
         hydra = HydraConfig.get()
@@ -50,19 +46,11 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
             ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
             ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
         }
-        try:
-            job(plain(config), record)
-        except Exception as error:
-            if os.getpid() != this_process:  # a launcher's worker: Hydra brings the exception home
-                raise
-            failures.append(error)  # Hydra would wrap it in its own words
+        composed.append((plain(config), record))
 
     _call_hydra(task, flags, overrides)
-    for error in failures:
-        if not isinstance(error, InputError):
-            raise error
-    if failures:
-        raise InputError("\ndiversevis: ".join(dict.fromkeys(map(str, failures))))
+    for config, record in composed:  # none where Hydra only shows the config
+        job(completed(config) if flags else config, record)
 
 
 def launch_jobs(

@@ -44,6 +44,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return _unknown_key(match[1], overrides) or text
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
         return _commas(match[1], match[2])
+    if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
+        return f"{match[1]} lists values: for a sweep put -m first: diversevis run -m '{match[1]}'."
     if re.search("LexerNoViableAlt|mismatched input|extraneous input", text):
         typed = re.match(r"Error parsing override '([^']+)", text)
         return (

@@ -99,7 +99,7 @@ def prepare(experiment: Experiment) -> Setup:
     check_precision(experiment.precision, device)
     reading = experiment.reading
     opened = OpenNetwork(model=experiment.model, size=reading.size)
-    layer = opened.layer(str(experiment.layer))
+    layer = opened.layer(experiment.layer)
     distance = experiment.objective.distance
     names = [] if distance == "pixels" else [distance]
     distance_layers = [opened.layer(name, "objective.distance", ("pixels",)) for name in names]

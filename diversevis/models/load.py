@@ -83,6 +83,11 @@ class Network:
     weights: WeightsRecord
 
     @property
+    def convention(self) -> str | None:
+        """In words, what the network takes, where that is not z."""
+        return None if self.adapt is None else repr(self.adapt.keywords)
+
+    @property
     def colors(self) -> int:
         """Number of channels of its images."""
         return len(self.weights.mean)

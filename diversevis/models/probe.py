@@ -60,7 +60,7 @@ class Probe:
         """
         fields: list[ReceptiveField | None] = [None] * len(layers)
         maps = [i for i, layer in enumerate(layers) if layer.kind.startswith("maps")]
-        bounded = self._bounded(layers, maps, limit)
+        bounded = self._bounded(layers, maps, limit) if maps else []
         for side in CANVASES:
             canvas = min(side, limit[0]), min(side, limit[1])
             if bounded and (canvas != limit or side == CANVASES[0]):

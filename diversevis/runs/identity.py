@@ -152,7 +152,11 @@ def science(setup: Setup) -> dict[str, Any]:
     del objective["direction"]
     photographs = objective.pop("photographs")
     natural_images = folder_digest(Path(photographs).expanduser()) if photographs else None
+    reading = experiment.reading if setup.field.is_whole_image else None
+    # Settings that most runs do not have are left out of their hashes.
+    rare = {"image": reading, "computation": setup.computation, "input": network.convention}
     return {
+        **{name: value for name, value in rare.items() if value is not None},
         "model": network.name, "weights": network.weights.identity,
         "mean": network.weights.mean, "std": network.weights.std,
         "layer": network.layer.name,
