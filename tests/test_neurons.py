@@ -1,0 +1,97 @@
+"""The example of a digital twin: model neurons whose invariance is known, and networks fitted to them."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+fit_neurons = importlib.import_module("fit_neurons")
+
+
+def neurons(count=6):
+    return fit_neurons.Neurons(fit_neurons.draw_neurons(count, torch.Generator().manual_seed(0)))
+
+
+def test_simple_cells_mind_the_phase_and_complex_cells_do_not():
+    """Closed form: pi/2 for a half-rectified cosine (32 phases: 0.3 %), 0 for a pair's energy."""
+    cells = neurons(8)
+    simple, complex_ = fit_neurons.phase_indices(cells, cells.facts).split(4)
+    assert torch.allclose(simple, torch.tensor(math.pi / 2).double(), rtol=5e-3)
+    assert simple.min() > 1.5
+    assert complex_.max() < 1e-3
+
+
+def test_a_cell_likes_its_own_filter_best():
+    """Cauchy-Schwarz: of all images of a norm, the filter itself drives a cell most, by that norm."""
+    cells = neurons()
+    own = cells.filters[::2] * 7  # even filters; the odd ones drive complex cells as well
+    assert torch.allclose(cells(own).diagonal(), torch.full((6,), 7.0), rtol=1e-4)
+    odd = cells(cells.filters[1::2] * 7).diagonal()
+    assert odd[:3].max() < 0.3  # simple: even and odd are nearly at right angles on the grid
+    assert torch.allclose(odd[3:], torch.full((3,), 7.0), rtol=1e-2)
+    assert cells(torch.ones(1, 1, *fit_neurons.SIZE)).max() < 1e-3  # uniform grey
+
+
+def test_orientation_is_counter_clockwise():
+    """45 degrees: up and to the right there is another phase, down and to the right the same."""
+    fact = {"row": 17.0, "column": 31.0, "orientation": 45.0, "wavelength": 8.0, "phase": 0.0}
+    filter_ = fit_neurons.gabor(fact, 0.0)
+    assert filter_[19, 33] > 0.5 * filter_[17, 31]
+    assert filter_[15, 33] < 0  # 2 sqrt(2) pixels along the wave, 0.35 cycles
+
+
+def test_noise_has_the_wanted_contrasts():
+    images = fit_neurons.noise(200, torch.Generator().manual_seed(0))
+    contrast = images.square().mean((1, 2, 3)).sqrt()
+    assert 15 <= contrast.min() < 17
+    assert 53 < contrast.max() <= 60.001
+
+
+def test_crops_are_gray_and_of_the_right_contrast(tmp_path, photograph):
+    from PIL import Image
+
+    pixels = (photograph.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    images = fit_neurons.crops(tmp_path, 20, torch.Generator().manual_seed(0))
+    assert images.shape == (20, 1, 36, 64)
+    contrast = images.square().mean((1, 2, 3)).sqrt()
+    assert contrast.min() >= 14.999
+    assert contrast.max() <= 60.001
+
+
+def test_correlation_of_known_vectors():
+    """cos 60 degrees between two centred vectors of three numbers."""
+    a = torch.tensor([[1.0], [0.0], [-1.0]])
+    b = torch.tensor([[0.0], [1.0], [-1.0]])
+    assert fit_neurons.correlations(a, b).item() == pytest.approx(0.5)
+
+
+def test_fitted_networks_are_written_and_read(tmp_path):
+    fit_neurons.make(tmp_path, None, images=96, epochs=1, count=4)
+    facts = json.loads((tmp_path / "neurons.json").read_text())
+    assert [fact["kind"] for fact in facts] == ["simple", "simple", "complex", "complex"]
+    first, second = fit_neurons.build(tmp_path)
+    z = fit_neurons.draw_images(3, None, torch.Generator().manual_seed(1))
+    assert first(z).shape == (3, 4)
+    assert (first(z) > 0).all()
+    assert not torch.equal(first(z), second(z))
+
+
+@pytest.mark.slow
+def test_twin_has_the_phase_indices_of_the_neurons(tmp_path, capsys):
+    """Median correlation 0.98 and 50 of 50 indices on the right side, as docs/neurons.md says."""
+    fit_neurons.make(tmp_path, None, images=6000, epochs=15, count=50)
+    assert float(capsys.readouterr().out.split("median ")[1].split(",")[0]) > 0.95
+    facts = json.loads((tmp_path / "neurons.json").read_text())
+    twins = fit_neurons.build(tmp_path)
+    with torch.no_grad():
+        indices = fit_neurons.phase_indices(
+            lambda z: torch.stack([twin(z) for twin in twins]).mean(0), facts
+        )
+    assert (indices[:25] > 1.2).sum() >= 24
+    assert (indices[25:] < 0.3).sum() >= 24
