@@ -3,7 +3,7 @@
 
     python scripts/fit_neurons.py twin                         # images: noise
     python scripts/fit_neurons.py twin --photographs FOLDER    # half of them crops of photographs
-    python scripts/fit_neurons.py twin --run outputs/.../v001  # phase index: known against fitted
+    python scripts/fit_neurons.py twin --run outputs/.../v001  # what the program found
 
 Neurons 0 to 24 are simple cells (a half-rectified Gabor filter), 25 to 49 complex cells (the root
 of the energy of two Gabors in quadrature; Adelson & Bergen 1985). They see gray images of 36 x 64
@@ -269,7 +269,7 @@ def make(folder: Path, photos: Path | None, images: int, epochs: int, count: int
     """Draw neurons and images, fit the twins, and write `folder`; prints how well they fit."""
     generator = torch.Generator().manual_seed(0)
     facts = draw_neurons(count, generator)
-    inputs, held_out = (draw_images(n, photos, generator) for n in (images, 2000))
+    inputs, held_out = (draw_images(n, photos, generator) for n in (images, images // 3))
     for fact, mean in zip(facts, Neurons(facts)(inputs).mean(0).tolist(), strict=True):
         fact["gain"] = SPIKES / mean
     neurons = Neurons(facts)
@@ -311,7 +311,7 @@ def print_indices(facts: list[dict[str, Any]], indices: list[float]) -> None:
 
 
 def compare(folder: Path, run: Path) -> None:
-    """Print the phase index of the neurons in a run folder against what is known of them."""
+    """Print what a run found in the twins against what is known of the neurons."""
     facts = json.loads((folder / "neurons.json").read_text())
     found = {
         entry["unit"]: entry["phase"]["f1f0"]
@@ -319,6 +319,22 @@ def compare(folder: Path, run: Path) -> None:
         if entry.get("phase") and entry["phase"]["f1f0"] is not None
     }
     print_indices([facts[unit] for unit in found], list(found.values()))
+    stored = RunFolder(run).read_images()
+    true, best = show(Neurons(facts), stored["images"], stored["units"])
+    print(f"median response to the run's images: of the twin {stored['responses'].median():.1f}, "
+          f"of the neurons {true.median():.1f} (at most {best.median():.1f})")  # fmt: skip
+
+
+def show(neurons: Neurons, images: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+    """Responses [unit, image] of model neurons to their images, and to the best of that norm.
+
+    images  [unit, image, 1, 36, 64] in grey levels around the mean
+    """
+    z = images / GREY_LEVELS
+    rates = [neurons(own)[:, unit] for own, unit in zip(z, units.tolist(), strict=True)]
+    # A filter has norm 1, so that no image of norm c drives a simple cell more than c times its
+    # gain. Those of a complex cell are nearly at right angles, which gives the same.
+    return torch.stack(rates), neurons.gain[units] * z[0, 0].norm()
 
 
 def main() -> None:

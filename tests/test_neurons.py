@@ -71,6 +71,17 @@ def test_correlation_of_known_vectors():
     assert fit_neurons.correlations(a, b).item() == pytest.approx(0.5)
 
 
+def test_run_images_are_shown_to_the_neurons():
+    """All of the norm in the own filter, or a part of sqrt(1/2); the gain is 1."""
+    cells, units = neurons(), torch.tensor([0, 2])
+    own, other = (cells.filters[2 * units, 0], cells.filters[2 * units + 1, 0])
+    images = torch.stack([own, math.sqrt(0.5) * (own + other)], 1)[:, :, None] * 63.75
+    rates, best = fit_neurons.show(cells, images, units)
+    assert torch.allclose(best, torch.ones(2), rtol=1e-4)
+    assert torch.allclose(rates[:, 0], best, rtol=1e-4)
+    assert torch.allclose(rates[:, 1], math.sqrt(0.5) * best, rtol=2e-2)
+
+
 def test_fitted_networks_are_written_and_read(tmp_path):
     fit_neurons.make(tmp_path, None, images=96, epochs=1, count=4)
     facts = json.loads((tmp_path / "neurons.json").read_text())
