@@ -81,10 +81,14 @@ class Neurons(nn.Module):
 
 
 class Twin(nn.Module):
-    """Core and readout: inputs [image, 1, 36, 64] -> predicted spikes [image, neuron]."""
+    """Core and readout: inputs [image, 1, 36, 64] -> predicted spikes [image, neuron].
 
-    def __init__(self, neurons: int) -> None:
+    rectified  False: the drive, which may be below 0; ELU + 1 makes spikes of it
+    """
+
+    def __init__(self, neurons: int, *, rectified: bool = True) -> None:
         super().__init__()
+        self.rectified = rectified
         first, second = KERNELS
         self.core = nn.Sequential(
             nn.Conv2d(1, CHANNELS, first, stride=STRIDE),
@@ -100,19 +104,24 @@ class Twin(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         seen = torch.einsum("bchw,nhw->bcn", self.core(z), self.mask)
-        return functional.elu(torch.einsum("bcn,nc->bn", seen, self.weight) + self.bias) + 1
+        drive = torch.einsum("bcn,nc->bn", seen, self.weight) + self.bias
+        return functional.elu(drive) + 1 if self.rectified else drive
 
     def sparseness(self) -> Tensor:
         """L1 norm of the readout, summed over the neurons."""
         return (self.mask.abs().sum((1, 2)) * self.weight.abs().sum(1)).sum()
 
 
-def build(folder: str | Path = "twin") -> list[nn.Module]:
-    """The two fitted networks in `folder`: what `model.target=fit_neurons.build` calls."""
+def build(folder: str | Path = "twin", rectified: bool = True) -> list[nn.Module]:
+    """The two fitted networks in `folder`: what `model.target=fit_neurons.build` calls.
+
+    rectified  False: without the output nonlinearity. A neuron that an image silences then still
+               says in which direction it would respond
+    """
     twins: list[nn.Module] = []
     for seed in SEEDS:
         tensors = load_file(Path(folder).expanduser() / f"twin-{seed}.safetensors")
-        twin = Twin(len(tensors["bias"]))
+        twin = Twin(len(tensors["bias"]), rectified=rectified)
         twin.load_state_dict(tensors)
         twins.append(twin.eval())
     return twins

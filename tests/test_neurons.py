@@ -91,6 +91,8 @@ def test_fitted_networks_are_written_and_read(tmp_path):
     assert first(z).shape == (3, 4)
     assert (first(z) > 0).all()
     assert not torch.equal(first(z), second(z))
+    drive = fit_neurons.build(tmp_path, rectified=False)[0](z)
+    assert torch.equal(first(z), torch.nn.functional.elu(drive) + 1)
 
 
 @pytest.mark.slow
