@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import QUICK
+
+from diversevis.cli.main import main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 fit_neurons = importlib.import_module("fit_neurons")
@@ -108,3 +111,36 @@ def test_twin_has_the_phase_indices_of_the_neurons(tmp_path, capsys):
         )
     assert (indices[:25] > 1.2).sum() >= 24
     assert (indices[25:] < 0.3).sum() >= 24
+
+
+# -- through the program --------------------------------------------------------------------------
+
+
+def exact(count):
+    """Two networks that are model neurons; the second answers three times as much."""
+    loud = neurons(count)
+    loud.gain *= 3
+    return [neurons(count), loud]
+
+
+def test_exact_twin_has_the_exact_phase_index(current_folder, monkeypatch):
+    """pi/2 and 0; the mean of both networks is twice the first, of which norm bounds the response."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    words = [
+        "run", "device=cpu", "model=custom", "model.name=exact", "model.target=test_neurons.exact",
+        "model.arguments={count:4}", "model.mean=[0.45]", "model.std=[0.25]", "layer=output",
+        "unit=all", "size=[36,64]", "analysis=[phase]", "images=tensor", *QUICK,
+    ]  # fmt: skip
+    assert main(words) == 0
+    (file,) = current_folder.rglob("metrics.json")
+    units = json.loads(file.read_text())["units"]
+    indices = [unit["phase"]["f1f0"] for unit in units]
+    assert indices[:2] == pytest.approx([math.pi / 2] * 2, rel=5e-3)
+    assert indices[2:] == pytest.approx([0, 0], abs=1e-3)
+    limit = 2 * 32 * math.sqrt(36 * 64) / fit_neurons.GREY_LEVELS
+    for unit, fact in zip(units, neurons(4).facts, strict=True):
+        assert 0.5 * limit < unit["response_best"] < 1.01 * limit
+        frequency = unit["phase"]["frequency"] * fact["wavelength"]
+        assert 2 ** (-1 / 4) < frequency < 2 ** (1 / 4)  # gratings are a third of an octave apart
+        turn = abs(unit["phase"]["orientation"] - fact["orientation"])
+        assert min(turn, 180 - turn) < 12  # and 11 degrees
