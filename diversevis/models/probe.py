@@ -112,7 +112,7 @@ class Probe:
         steps = {i: step for i, step in steps.items() if step < min(canvas) // 5}
         if not steps:
             return {}
-        reach = 2 * max(steps.values()) + 2  # two edges of every layer are among so many pixels
+        reach = 2 * max(steps.values()) + 1  # two edges of every layer are among so many pixels
         edges = self._edges(canvas, layers, list(steps), reach)
         fields: dict[int, ReceptiveField | None] = {}
         for i in steps:
@@ -163,8 +163,8 @@ class Probe:
         return {i: (seen[i].shape[1], seen[i].shape[2]) for i in which}
 
     def _step(self, canvas: tuple[int, int], shape: tuple[int, int]) -> int:
-        """Upper bound on the stride of maps of this shape."""
-        return max(math.ceil(side / (units - 1)) for side, units in zip(canvas, shape, strict=True))
+        """Upper bound on the stride of maps of this shape (with little padding)."""
+        return max(math.ceil(side / units) for side, units in zip(canvas, shape, strict=True))
 
     def _edges(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int], reach: int
