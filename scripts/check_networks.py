@@ -12,6 +12,7 @@ relative to the responses, CPU seconds of listing. Exit status 1 where a differe
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 
@@ -98,6 +99,8 @@ def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:
     unit = None
     if not setup.field.is_whole_image:
         side = [32 * -(-(edge + AROUND) // 32) for edge in setup.field.size]
+        if not takes(root, (side[0], side[1]), z.shape[1]):
+            side = list(setup.experiment.model.input_size)
         place = central_place(setup.field, (side[0], side[1]))
         assert place is not None
         (top, left), (height, width) = place.corner, setup.field.size
@@ -106,7 +109,8 @@ def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:
         z, unit = canvas, place.unit
     own = _own_output(root, layer, z)
     if layer.kind == "tokens":
-        own = own[:, 0 if own.shape[1] % 2 else own.shape[1] // 2]
+        patches = math.isqrt(own.shape[1])  # without a token for the class: the patch in the middle
+        own = own[:, patches // 2 * patches + patches // 2 if patches**2 == own.shape[1] else 0]
     elif layer.kind != "vector":
         maps = own if layer.kind == "maps" else own.permute(0, 3, 1, 2)
         row, column = unit or (maps.shape[2] // 2, maps.shape[3] // 2)
@@ -116,6 +120,16 @@ def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:
         name = layer.response.rpartition("its ")[2]
         responses = NONLINEAR[name](responses)
     return float((responses - expected).abs().max() / own.abs().max())
+
+
+def takes(root: nn.Module, size: tuple[int, int], colors: int) -> bool:
+    """Whether a network takes images of this size at all."""
+    try:
+        with torch.no_grad():
+            root(torch.zeros(1, colors, *size))
+    except Exception:  # of any kind
+        return False
+    return True
 
 
 def _own_output(root: nn.Module, layer: Layer, z: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError, suggest
-from diversevis.models.architectures import CustomModel, Model, TorchvisionModel
+from diversevis.models.architectures import CustomModel, Model, TimmModel, TorchvisionModel
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
 from diversevis.models.probe import Probe
@@ -34,6 +34,8 @@ LOG = logging.getLogger("diversevis")
 # Sides of images that are tried on a network whose size of images is not known.
 SIDES = 256, 224, 64, 32, 128, 384, 512, 299, 96, 28
 LISTENED = 3  # images of the pass that lists layers; no axis of tokens or maps has this length
+LARGE, MANY = 256, 150_000_000  # pixels of a side, and weights, above which a pass takes seconds
+FEW = 12  # layers of which it is asked at once whether they see the whole image
 CONSTANT = 0.01  # value of weights that are yet to be loaded, where only the fields are asked for
 
 Pair = tuple[int, int]
@@ -132,10 +134,11 @@ class OpenNetwork:
             except NoWindow:
                 if not self._follows_global_pooling(layer):
                     unknown.append(index)
-        asked = [layers[index] for index in unknown]
         probe = Probe(root=root, colors=self.colors)
+        bounded = self._bounded(probe, layers, unknown, size)
+        asked = [layers[index] for index in bounded]
         probed = probe.fields(asked, size, thorough=not self.has_published_size)
-        for index, field in zip(unknown, probed, strict=True):
+        for index, field in zip(bounded, probed, strict=True):
             fields[index] = field
         return Table(layers=layers, fields=fields, left_out=left_out, size=size)
 
@@ -194,21 +197,16 @@ class OpenNetwork:
 
     def _follows_global_pooling(self, layer: Layer) -> bool:
         """Whether its graph says so; False where that is not known."""
-        if self.traced is None:
-            return False
-        node = layer.node or self.traced.outputs.get(layer.tap.path)
-        return node is not None and sees_whole_image(self.traced.root, self.traced.ancestors(node))
+        return self.traced is not None and sees_whole_image(self.traced.root, self._before(layer))
 
     def _field_names(self, root: nn.Module) -> dict[str, str]:
         return self.model.field_names(root) if isinstance(self.model, TorchvisionModel) else {}
 
     def _with_values(self) -> nn.Module:
-        """The network with weights that spread NaN as its own do, where these are not loaded."""
-        if getattr(self.model, "weights", "own") in ("own", "random", "pretrained"):
+        """The network, with weights that spread NaN as its own do where its own do not matter."""
+        if not isinstance(self.model, (TorchvisionModel, TimmModel)):
             return self.root
-        if isinstance(self.model, CustomModel):
-            return self.root
-        root = self.model.built().eval().requires_grad_(False)
+        root = replace(self.model, weights="").built().eval().requires_grad_(False)
         for parameter in root.parameters():
             # A single number, seen everywhere: it takes no memory.
             parameter.data = torch.full((1,) * parameter.ndim, CONSTANT).expand(parameter.shape)
@@ -221,13 +219,48 @@ class OpenNetwork:
         first: ForwardFailed | None = None
         for size in sizes:
             z = torch.randn(LISTENED, self.colors, *size, generator=generator)
+            network = root
+            if given and root is not self.root and _is_slow(root, size):
+                # Shapes alone, without computing; but it takes a second to load torch's compiler.
+                network, z = self.model.skeleton(), z.to("meta")
             try:
                 with torch.no_grad():
-                    return *listen(root, z, self._field_names(root)), size
+                    return *listen(network, z, self._field_names(network)), size
             except ForwardFailed as error:
                 first = first or error
         assert first is not None  # noqa: S101  (there is at least one size)
         raise InputError(self._why_it_failed(first, sizes[0])) from first
+
+    def _bounded(
+        self, probe: Probe, layers: Sequence[Layer], unknown: Sequence[int], size: Pair
+    ) -> list[int]:
+        """Those of the unknown layers whose units do not see the whole image.
+
+        What is computed from units that see the whole image sees it, too: where the graph says what
+        is computed from what, the network need not run to its end.
+        """
+        bounded: list[int] = []
+        left = list(unknown)
+        while left:
+            part = left[:FEW] if self.traced else left
+            everything = probe.see_everything([layers[i] for i in part], size)
+            whole = {
+                self._node(layers[i]) for i, sees in zip(part, everything, strict=True) if sees
+            }
+            bounded += [i for i, sees in zip(part, everything, strict=True) if not sees]
+            left = [i for i in left[len(part) :] if not whole & self._before(layers[i])]
+        return bounded
+
+    def _node(self, layer: Layer) -> fx.Node | None:
+        """Its node in the graph; None where that is not known."""
+        if self.traced is None or layer.tap.call:
+            return None
+        return layer.node or self.traced.outputs.get(layer.tap.path)
+
+    def _before(self, layer: Layer) -> set[fx.Node]:
+        """All nodes that the layer depends on, as far as they are known."""
+        node = self._node(layer)
+        return self.traced.ancestors(node) if self.traced and node else set()
 
     def _why_it_failed(self, error: ForwardFailed, size: Pair) -> str:
         reached = f"after its layer {error.reached}" if error.reached else "before its first layer"
@@ -265,6 +298,11 @@ class OpenNetwork:
             if not name.endswith("num_batches_tracked")
         }
         return state, state
+
+
+def _is_slow(root: nn.Module, size: Pair) -> bool:
+    """Whether a pass takes seconds."""
+    return max(size) > LARGE or sum(p.numel() for p in root.parameters()) > MANY
 
 
 def _reasons(left_out: Mapping[str, str]) -> str:

@@ -58,56 +58,48 @@ class Probe:
     def fields(
         self, layers: Sequence[Layer], size: tuple[int, int], *, thorough: bool = True
     ) -> list[ReceptiveField | None]:
-        """The receptive field of every layer; None for units that see the whole image, or whose
-        field depends on their position.
+        """The receptive field of every layer of maps; None for units that see the whole image, or
+        whose field depends on their position.
 
         size      rows and columns of images for which the network is known to run
         thorough  look for fields of over 180 pixels, too, which takes longest
         """
         fields: list[ReceptiveField | None] = [None] * len(layers)
-        maps = [i for i, layer in enumerate(layers) if layer.kind.startswith("maps")]
-        bounded = self._bounded(layers, maps, size) if maps else []
+        left = [i for i, layer in enumerate(layers) if layer.kind.startswith("maps")]
         canvases = [(min(side, size[0]), min(side, size[1])) for side in CANVASES]
-        if not thorough:
-            canvases = [canvas for canvas in canvases if max(canvas) <= ENOUGH]
-            if not any(self._runs(canvas) for canvas in canvases):
-                canvases = [size]  # the only size that the network takes
+        if not thorough:  # the whole size only if it is the only one that the network takes
+            canvases = [canvas for canvas in canvases if max(canvas) <= ENOUGH] or [size]
+            canvases += [size] * (not any(self._runs(c, layers, left) for c in canvases))
         for canvas in dict.fromkeys(canvases):
-            found = self._fields_on(canvas, layers, bounded)
-            bounded = [i for i in bounded if i not in found]
+            found = self._fields_on(canvas, layers, left)
+            left = [i for i in left if i not in found]
             for i, field in found.items():
                 fields[i] = field
         return fields
 
-    def _runs(self, canvas: tuple[int, int]) -> bool:
-        try:
-            with torch.no_grad():
-                self.root(torch.zeros(1, self.colors, *canvas))
-        except Exception:  # networks can raise anything
-            return False
-        return True
-
-    def _bounded(
-        self, layers: Sequence[Layer], which: Sequence[int], limit: tuple[int, int]
-    ) -> list[int]:
-        """Layers whose units at a corner do not all see the opposite corner."""
-        (height, width), corner = limit, tuple(max(1, side // CORNER) for side in limit)
+    def see_everything(self, layers: Sequence[Layer], size: tuple[int, int]) -> list[bool]:
+        """Of every layer, whether its units at either corner see the opposite corner."""
+        (height, width), corner = size, tuple(max(1, side // CORNER) for side in size)
         marks = torch.zeros(2, height, width, dtype=torch.bool)
         marks[0, : corner[0], : corner[1]] = True
         marks[1, height - corner[0] :, width - corner[1] :] = True
-        seen = self._seen(marks, layers, which)
-        return [i for i in which if not (seen[i][0, -1, -1] and seen[i][1, 0, 0])]
+        seen = self._seen(marks, layers, range(len(layers)))
+        return [bool(seen[i][0, -1, -1] and seen[i][1, 0, 0]) for i in range(len(layers))]
+
+    def _runs(self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]) -> bool:
+        try:
+            self._shapes(canvas, layers, which)
+        except Exception:  # networks can raise anything
+            return False
+        return True
 
     def _fields_on(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]
     ) -> dict[int, ReceptiveField | None]:
         """Fields whose edges show on images of this size; None where they depend on the unit."""
-        if not which:
+        if not which or not self._runs(canvas, layers, which):
             return {}
-        try:
-            shapes = self._shapes(canvas, layers, which)
-        except Exception:  # the network does not take images of this size
-            return {}
+        shapes = self._shapes(canvas, layers, which)
         steps = {i: self._step(canvas, shapes[i]) for i in which if min(shapes[i]) > 2}
         steps = {i: step for i, step in steps.items() if step < min(canvas) // 5}
         if not steps:
