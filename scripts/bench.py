@@ -19,7 +19,8 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.method.device import pick_device, precision
 from diversevis.method.setup import Setup, prepare
 from diversevis.models.cpu import FirstConvolution
-from diversevis.models.network import load, open_model
+from diversevis.models.load import load
+from diversevis.models.network import OpenNetwork
 from diversevis.models.receptive_field import unpad
 
 # (Input channels, output channels, side of the input) of the 3 x 3 convolutions of conv3_1.
@@ -161,9 +162,10 @@ def operations_per_image(model: str, layer: str, extra: Sequence[str] = ()) -> f
 
 def whole_network(setup: Setup) -> nn.Module:
     """The truncated network with all channels of the target layer, as in a plain program."""
-    traced = open_model(setup.experiment.model)
-    layer = traced.layer(str(setup.experiment.layer))
-    return unpad(load(setup.experiment.model, traced, layer).module)
+    opened = OpenNetwork(model=setup.experiment.model)
+    network = load(opened, opened.layer(setup.network.layer.name))
+    assert network.fast is not None  # noqa: S101
+    return unpad(network.fast)
 
 
 def seconds_per_step(bench: Bench, overrides: Sequence[str], units: int) -> float:

@@ -20,11 +20,9 @@ from typing import NamedTuple
 from bench import operations_per_image
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.errors import InputError
 from diversevis.experiment.batches import visualize_in_batches
 from diversevis.method.setup import prepare
-from diversevis.models.network import open_model
-from diversevis.models.receptive_field import receptive_field
+from diversevis.models.network import OpenNetwork
 
 NETWORKS = "vgg19", "resnet50"
 RATE = 20e12  # guess for an H100 in TF32 at a batch's shapes: a twenty-fifth of its 495 TFLOP/s
@@ -74,14 +72,11 @@ def image_steps(layer: str, model: str) -> int:
 def costs_of(name: str) -> list[Cost]:
     """Costs of all convolution layers, in order. Random weights cost the same."""
     overrides = [f"model={name}", "model.weights=random", "layer=conv1"]
-    traced = open_model(experiment_of(compose_config(overrides)).model)
+    opened = OpenNetwork(model=experiment_of(compose_config(overrides)).model)
     costs = []
-    for layer in traced.layers:
-        if not layer.response.startswith("convolution"):
-            continue
-        try:
-            field = receptive_field(traced.root, traced.graph, layer.node)
-        except InputError:  # its units see the whole image
+    for layer in opened.traced.layers if opened.traced else ():
+        field = opened.field(layer)
+        if field is None or not layer.response.startswith("convolution"):
             continue
         operations = operations_per_image(name, layer.name, ["model.weights=random"])
         steps = image_steps(layer.name, name)

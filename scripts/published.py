@@ -30,7 +30,7 @@ def published(
     unit: int,
     *,
     norm: float,
-    std: tuple[float, float, float],
+    std: tuple[float, ...],
     response_scale: float,
     distance_scale: float,
     diversity: float,

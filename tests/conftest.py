@@ -43,6 +43,7 @@ from safetensors import safe_open
 
 from diversevis.config.bind import bind
 from diversevis.models.architectures import CustomModel, EnergyModel, TorchvisionModel
+from diversevis.models.network import OpenNetwork
 
 COMMAND = [sys.executable, "-m", "diversevis"]
 CONVENTION = {"inside": False, "scale": 1, "order": "rgb"}
@@ -94,7 +95,7 @@ def restored_log():
 def torchvision_model(name, **changes):
     settings = {
         "kind": "torchvision", "name": name, "default_layer": None, "weights": "random",
-        "seed": 0, "mean": None, "std": None, **CONVENTION,
+        "container": None, "seed": 0, "mean": None, "std": None, **CONVENTION,
     }  # fmt: skip
     return bind(TorchvisionModel, settings | changes, "model")
 
@@ -102,9 +103,13 @@ def torchvision_model(name, **changes):
 def custom_model(target, **changes):
     settings = {
         "kind": "custom", "name": None, "default_layer": None, "target": target, "arguments": {},
-        "weights": "own", "seed": 0, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], **CONVENTION,
+        "weights": "own", "container": None, "seed": 0, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], **CONVENTION,
     }  # fmt: skip
     return bind(CustomModel, settings | changes, "model")
+
+
+def open_model(model, size=None):
+    return OpenNetwork(model=model, size=size)
 
 
 @pytest.fixture(scope="session")

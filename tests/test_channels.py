@@ -293,7 +293,7 @@ def test_mean_activations_of_grey_network(folder):
     for path in folder.iterdir():
         path.unlink()
     Image.new("RGB", (400, 300), (51, 102, 204)).save(folder / "a.png")
-    settings = {"size": (36, 64), "stride": (1, 1), "device": torch.device("cpu"), "identity": "x"}
+    settings = {"crop": (224, 252), "device": torch.device("cpu"), "identity": "x"}
     shapes = []
 
     def activations(z):

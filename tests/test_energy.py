@@ -1,10 +1,11 @@
 import math
 
 import torch
+from conftest import open_model
 
 from diversevis.models.energy import EnergyNetwork, gabor_pairs
-from diversevis.models.network import load, open_model
-from diversevis.models.receptive_field import receptive_field, unpad
+from diversevis.models.load import load
+from diversevis.models.receptive_field import unpad
 
 
 def test_gabor_pairs_are_orthonormal_without_mean():
@@ -36,25 +37,22 @@ def test_energy_is_constant_over_phases():
 
 
 def test_pooled_layers_are_means_of_energies(energy):
-    traced = open_model(energy)
-    sizes = {
-        layer.name: receptive_field(traced.root, traced.graph, layer.node)
-        for layer in traced.layers
-    }
+    opened = open_model(energy)
+    sizes = {layer.name: opened.field(layer) for layer in opened.traced.layers}
     assert {name: field.size[0] for name, field in sizes.items()} == {
         "simple": 21, "complex": 21, "shift": 29, "bipartite": 33,
     }  # fmt: skip
     image = torch.randn(1, 3, 33, 33)
-    maps = unpad(load(energy, traced, traced.layer("complex")).module)(image)[0]
+    maps = unpad(load(opened, opened.layer("complex")).fast)(image)[0]
     assert maps.shape[2:] == (13, 13)
-    shift = unpad(load(energy, traced, traced.layer("shift")).module)(image)[0]
+    shift = unpad(load(opened, opened.layer("shift")).fast)(image)[0]
     assert torch.allclose(shift[0, :, 1, 2], maps[0, :, 1:10, 2:11].mean((1, 2)), rtol=1e-4)
-    both = unpad(load(energy, traced, traced.layer("bipartite")).module)(image)[0]
+    both = unpad(load(opened, opened.layer("bipartite")).fast)(image)[0]
     expected = 0.5 * maps[0, :, 6, 0] + 0.5 * maps[0, :, :, 10:].mean((1, 2))
     assert torch.allclose(both[0, :, 0, 0], expected, rtol=1e-4)
 
 
 def test_simple_units_are_rectified_linear(energy):
-    traced = open_model(energy)
-    assert traced.layer("simple").response == "convolution, before its ReLU"
-    assert traced.layer("simple").features.name == "rectify"
+    opened = open_model(energy)
+    assert opened.layer("simple").response == "convolution, before its ReLU"
+    assert opened.layer("simple").features.name == "rectify"

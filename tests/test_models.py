@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from conftest import custom_model, torchvision_model
+from conftest import custom_model, open_model, torchvision_model
 from safetensors.torch import load_file, save_file
 
 from diversevis.errors import InputError
 from diversevis.models import weights
 from diversevis.models.architectures import TorchvisionModel
-from diversevis.models.network import check_weights, load, open_model
+from diversevis.models.load import check_weights, load
 from diversevis.models.receptive_field import unpad
 
 
@@ -28,14 +28,13 @@ def alexnet():
 
 
 def load_alexnet(layer="features.3", **changes):
-    model = torchvision_model("alexnet", **changes)
-    traced = open_model(model)
-    return load(model, traced, traced.layer(layer))
+    opened = open_model(torchvision_model("alexnet", **changes))
+    return load(opened, opened.layer(layer))
 
 
 def response(network, size=51):
     image = torch.linspace(-2, 2, 3 * size * size).reshape(1, 3, size, size).sin()
-    return unpad(network.module)(image)[0]
+    return unpad(network.fast)(image)[0]
 
 
 # -- layers -----------------------------------------------------------------------------------
@@ -61,48 +60,58 @@ def test_unknown_layers_get_the_nearest_name():
     resnet = open_model(torchvision_model("resnet50"))
     with pytest.raises(InputError, match=r"layer=layer1\.9 .*Did you mean .*layer1\.0"):
         resnet.layer("layer1.9")
-    with pytest.raises(InputError, match="called several times"):
+    with pytest.raises(InputError, match=r"called 3 times.*layer=layer1\.0\.relu#1 to .*relu#3"):
         resnet.layer("layer1.0.relu")
     with pytest.raises(InputError, match="vgg18 is not a classifier.*vgg19"):
-        open_model(torchvision_model("vgg18"))
+        open_model(torchvision_model("vgg18")).layer("conv1_1")
+
+
+def test_calls_of_a_module_are_numbered():
+    resnet = open_model(torchvision_model("resnet50"))
+    names = [resnet.layer(f"layer1.0.relu#{call}").name for call in (1, 2, 3)]
+    assert names == ["layer1.0.conv1", "layer1.0.conv2", "layer1.0"]
 
 
 def test_networks_of_every_family_open():
     regnet = open_model(torchvision_model("regnet_x_400mf"))
     assert regnet.layer("trunk_output.block1.block1-0.f.b").channels == 32
-    assert regnet.layers[-1].name == "trunk_output.block4.block4-11"
-    assert regnet.layer("trunk_output.block4.block4-11.activation") == regnet.layers[-1]
-    with pytest.raises(InputError, match="has no layer"):
-        open_model(torchvision_model("vit_b_16"))
+    last = regnet.traced.layers[-1]
+    assert last.name == "trunk_output.block4.block4-11"
+    assert regnet.layer("trunk_output.block4.block4-11.activation") == last
+    vit = open_model(torchvision_model("vit_b_16"))
+    tokens = vit.layer("encoder.layers.encoder_layer_3.ln_2")
+    assert (tokens.kind, tokens.channels, vit.field(tokens)) == ("tokens", 768, None)
+    assert vit.field(vit.layer("conv_proj")).size == (16, 16)
+    head = check_weights(vit)[2]
+    assert (head.name, head.kind, head.channels) == ("heads.head", "vector", 1000)
 
 
 def test_loaded_network_is_truncated_and_frozen():
-    model = torchvision_model("resnet50")
-    traced = open_model(model)
-    assert all(p.is_meta for p in traced.root.parameters())
-    network = load(model, traced, traced.layer("layer1.0.conv2"))
-    names = {name for name, _ in network.module.named_parameters()}
+    opened = open_model(torchvision_model("resnet50"))
+    assert all(p.is_meta for p in opened.traced.root.parameters())
+    network = load(opened, opened.layer("layer1.0.conv2"))
+    names = {name for name, _ in network.fast.named_parameters()}
     assert names == {
         "conv1.weight", "conv1.bias", "layer1.0.conv1.weight", "layer1.0.conv1.bias",
         "layer1.0.conv2.weight", "layer1.0.conv2.bias",
     }  # fmt: skip
-    assert not any(p.requires_grad or p.is_meta for p in network.module.parameters())
-    assert all(p.is_meta for p in traced.root.parameters())  # the traced model stays empty
+    assert not any(p.requires_grad or p.is_meta for p in network.fast.parameters())
+    assert all(p.is_meta for p in opened.traced.root.parameters())  # the graph stays empty
+    assert not any(p.requires_grad or p.is_meta for p in network.root.parameters())
 
 
 def test_features_are_taken_after_the_relu():
-    model = torchvision_model("resnet50")
-    traced = open_model(model)
-    target, earlier = traced.layer("layer1.1"), traced.layer("layer1.0")
-    network = load(model, traced, target, [earlier])
-    response, features = unpad(network.module)(torch.randn(2, 3, 27, 27))
+    opened = open_model(torchvision_model("resnet50"))
+    target, earlier = opened.layer("layer1.1"), opened.layer("layer1.0")
+    network = load(opened, target, [earlier])
+    response, features = unpad(network.fast)(torch.randn(2, 3, 27, 27))
     assert response.shape == (2, 256, 1, 1)
     assert features.shape == (2, 256, 3, 3)
     assert features.min() == 0
     assert response.min() < 0
     for late in ("layer1.1", "layer1.2", "layer1.1.downsample"):
         with pytest.raises(InputError, match="before layer=layer1.1|is not a layer"):
-            load(model, traced, target, [traced.layer(late)])
+            load(opened, target, [opened.layer(late)])
 
 
 # -- where weights come from ------------------------------------------------------------------
@@ -144,8 +153,7 @@ def test_partial_weights_name_what_is_missing(alexnet, tmp_path):
         InputError, match=r"needs features\.8\.weight.*has weights for is features\.6"
     ):
         load_alexnet("features.10", weights=file)
-    checked_model = torchvision_model("alexnet", weights=file)
-    _, tensors, deepest = check_weights(checked_model, open_model(checked_model))
+    _, tensors, deepest = check_weights(open_model(torchvision_model("alexnet", weights=file)))
     assert (deepest.name, tensors) == ("features.6", 6)
 
 
@@ -276,7 +284,7 @@ def test_weights_are_downloaded_once(server, alexnet, capsys):
     assert first.weights.url == server.url
     assert first.weights.sha256 == hashlib.sha256(server.file.read_bytes()).hexdigest()
     assert torch.equal(response(first), response(again))
-    convolution = first.module.get_submodule("features.0")
+    convolution = first.fast.get_submodule("features.0")
     assert torch.equal(convolution.weight, alexnet["features.0.weight"])
 
 
@@ -317,26 +325,38 @@ def test_published_weights_are_imagenet_v1():
 # -- custom networks ----------------------------------------------------------------------------
 
 
-def branching():
-    class Branching(torch.nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
+def broken():
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 4, 3)
 
-    return Branching()
+        def forward(self, x):
+            return self.first(x) @ torch.ones(2, 2)
+
+    return Broken()
+
+
+def silent():
+    class Silent(torch.nn.Module):
+        def forward(self, x):
+            return {"maps": x}
+
+    return Silent()
 
 
 def test_bad_custom_networks_are_refused():
     for target, words in [
         ("no.such.module", "cannot be imported"), ("test_models.nothing", "cannot be imported"),
         ("nodots", "cannot be imported"), ("test_models.custom_number", "returned a int"),
-        ("test_models.branching", "could not be traced"),
+        ("test_models.broken", "fails on images of 3 channels and 256 x 256 .* after its layer first"),
+        ("test_models.silent", "has no layer: .*it returns a dict"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=words):
-            open_model(custom_model(target))
-    model = custom_model("test_receptive_field:strange", mean=None, std=None)
-    traced = open_model(model)
+            open_model(custom_model(target)).layer("second")
+    opened = open_model(custom_model("test_receptive_field:strange", mean=None, std=None))
     with pytest.raises(InputError, match="needs the mean and std"):
-        load(model, traced, traced.layer("first"))
+        load(opened, opened.layer("first"))
 
 
 def custom_number():
@@ -348,14 +368,13 @@ def custom_number():
 
 def test_published_images_give_the_published_responses(real_weights, published_images):
     """Proportional to the published responses; coefficient of variation under 0.5 %."""
-    model = torchvision_model("vgg19", weights="imagenet")
-    traced = open_model(model)
-    network = load(model, traced, traced.layer("conv3_1"))
+    opened = open_model(torchvision_model("vgg19", weights="imagenet"))
+    network = load(opened, opened.layer("conv3_1"))
     x = torch.from_numpy(published_images["images"]).float().permute(0, 3, 1, 2) - 128
     x = x * (2651.66 / 2 / x.flatten(1).norm(dim=1))[:, None, None, None]
     z = x / (255 * torch.tensor(network.weights.std)[:, None, None])
     with torch.no_grad():
-        ours = unpad(network.module)(z)[0][:, 21, 0, 0]
+        ours = unpad(network.fast)(z)[0][:, 21, 0, 0]
     factor = ours / torch.from_numpy(published_images["activations"]).float()
     assert (factor.std() / factor.mean()).item() < 0.005
     assert factor.mean().item() == pytest.approx(138.65, rel=1e-3)
@@ -363,13 +382,10 @@ def test_published_images_give_the_published_responses(real_weights, published_i
 
 def test_real_files_are_loaded_in_part(real_weights):
     file = next(real_weights.glob("vgg19*.safetensors"))
-    model = torchvision_model("vgg19", weights="imagenet")
-    traced = open_model(model)
-    network = load(model, traced, traced.layer("conv1_2"))
+    opened = open_model(torchvision_model("vgg19", weights="imagenet"))
+    network = load(opened, opened.layer("conv1_2"))
     stored = load_file(file)
-    assert torch.equal(
-        network.module.get_submodule("features.2").weight, stored["features.2.weight"]
-    )
-    assert len(network.module.state_dict()) == 4
+    assert torch.equal(network.fast.get_submodule("features.2").weight, stored["features.2.weight"])
+    assert len(network.fast.state_dict()) == 4
     with pytest.raises(InputError, match=r"layer=conv4_1 needs features\.19\.weight.*pool3"):
-        load(model, traced, traced.layer("conv4_1"))
+        load(opened, opened.layer("conv4_1"))

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from diversevis.errors import InputError
+from diversevis.method.setup import _crop
+from diversevis.models.receptive_field import ReceptiveField
 from diversevis.photographs.means import mean_activations
 
 LOG = logging.getLogger("diversevis")
@@ -25,7 +27,7 @@ def folder(tmp_path, monkeypatch):
 
 def means(folder, activations, **changes):
     settings = {
-        "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "size": (10, 10), "stride": (4, 4),
+        "identity": "x", "mean": (0.2, 0.4, 0.8), "std": (0.5, 0.5, 0.5), "crop": (226, 230),
         "device": torch.device("cpu"),
     }  # fmt: skip
     return mean_activations(activations, folder, **(settings | changes))
@@ -43,7 +45,7 @@ def test_means_over_photographs_and_positions(folder, caplog):
     first, second = means(folder, activations)
     assert first.tolist() == pytest.approx([0.8, 0.6, 0.2], rel=1e-5)
     assert second.tolist() == pytest.approx([3.2], rel=1e-5)
-    assert all((side - 10) % 4 == 0 and side >= 224 for shape in shapes for side in shape[2:])
+    assert shapes == [(1, 3, 226, 230)] * 2
     LOG.removeHandler(caplog.handler)
     assert "broken.jpg" in caplog.text
 
@@ -69,3 +71,13 @@ def test_folders_without_photographs_are_refused(tmp_path, folder):
     (tmp_path / "empty" / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match="none of its files"):
         means(tmp_path / "empty", lambda z: [z])
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "expected"),
+    [((10, 10), (4, 4), (226, 226)), ((10, 231), (4, 2), (226, 239)), ((5, 4), (0.5, 1), (224, 224)),
+     ((36, 64), (0, 0), (36, 64))],
+)  # fmt: skip
+def test_crop_holds_whole_strides(size, stride, expected):
+    """At least 224 pixels and four strides; the whole image where units see that."""
+    assert _crop(ReceptiveField(size=size, stride=stride, offset=(0, 0))) == expected

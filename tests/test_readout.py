@@ -4,23 +4,22 @@ import functools
 
 import pytest
 import torch
-from conftest import custom_model, torchvision_model
+from conftest import custom_model, open_model, torchvision_model
 from torch import nn
 
 from diversevis.models.architectures import EnergyModel
-from diversevis.models.network import load, open_model
+from diversevis.models.load import load
 from diversevis.models.readout import read_out
-from diversevis.models.receptive_field import receptive_field, unpad
+from diversevis.models.receptive_field import unpad
 
 
 @functools.cache
 def unpadded(model, layer, features=()):
     """The network up to a layer without padding, how many channels it has, and its field's size."""
-    traced = open_model(model)
-    target = traced.layer(layer)
-    before = [traced.layer(name) for name in features]
-    field = receptive_field(traced.root, traced.graph, target.node)
-    return unpad(load(model, traced, target, before).module), target.channels, field.size
+    opened = open_model(model)
+    target = opened.layer(layer)
+    before = [opened.layer(name) for name in features]
+    return unpad(load(opened, target, before).fast), target.channels, opened.field(target).size
 
 
 def both_routes(module, channels, size, vectors):

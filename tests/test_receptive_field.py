@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import custom_model, torchvision_model
+from conftest import custom_model, open_model, torchvision_model
 from torch import fx, nn
 from torch.nn import functional
 
-from diversevis.errors import InputError
-from diversevis.models.network import load, open_model
+from diversevis.models.load import load
 from diversevis.models.receptive_field import receptive_field, unpad
 from diversevis.models.weights import WeightsFile
 
@@ -21,19 +20,19 @@ RESNET50 = {
 }  # fmt: skip
 
 
-def field_of(traced, name):
-    return receptive_field(traced.root, traced.graph, traced.layer(name).node)
+def field_of(opened, name):
+    return opened.field(opened.layer(name))
 
 
 @pytest.mark.parametrize(("model", "sizes"), [("vgg19", VGG19), ("resnet50", RESNET50)])
 def test_published_sizes(model, sizes):
-    traced = open_model(torchvision_model(model))
+    opened = open_model(torchvision_model(model))
     for name, size in sizes.items():
-        assert field_of(traced, name).size == (size, size), name
+        assert field_of(opened, name).size == (size, size), name
 
 
 def test_all_convolutions_of_vgg19_have_field_names():
-    traced = open_model(torchvision_model("vgg19"))
+    traced = open_model(torchvision_model("vgg19")).traced
     convolutions = [layer.name for layer in traced.layers if layer.name.startswith("conv")]
     assert convolutions == list(VGG19)
 
@@ -64,9 +63,9 @@ def untouched_outputs(network, z, layers):
 class Hooked:
     """A layer with the torchvision module whose output shows its response."""
 
-    def __init__(self, network, traced, layer):
+    def __init__(self, network, layer):
         self.name, self.layer = layer.name, layer
-        path = next(p for p, name in traced.paths.items() if name == layer.name and has(network, p))
+        path = next(p for p in layer.paths if has(network, p))
         self.rectified = layer.response.startswith("sum")
         if "batch norm" in layer.response:  # the norm after the convolution
             owner, _, leaf = path.rpartition(".")
@@ -109,13 +108,13 @@ def test_unpadded_response_equals_the_interior_response(name, last, weights, pho
         path = request.getfixturevalue("tmp_path") / "weights.pth"
         torch.save(network.state_dict(), path)
         source = str(path)
-    model = torchvision_model(name, weights=source)
-    traced = open_model(model)
+    opened = open_model(torchvision_model(name, weights=source))
+    traced = opened.traced
     layers = layers_before(traced, last)
     if weights == "real":  # as deep as the file goes
         layers = [one for one in layers if file.names >= set(traced.tensors(one.node))]
         assert len(layers) > 8
-    hooked = [Hooked(network, traced, layer) for layer in layers]
+    hooked = [Hooked(network, layer) for layer in layers]
     z = (
         (photograph[None] - 0.45) / 0.225
         if weights == "random"
@@ -123,15 +122,15 @@ def test_unpadded_response_equals_the_interior_response(name, last, weights, pho
     )
     padded = untouched_outputs(network, z, hooked)
     for one in hooked:
-        loaded = load(model, traced, one.layer)
-        field = receptive_field(traced.root, traced.graph, one.layer.node)
+        loaded = load(opened, one.layer)
+        field = opened.field(one.layer)
         size, stride, offset = field.size[0], field.stride[0], field.offset[0]
         first, last_unit = -(offset // stride), (512 - size - offset) // stride
         units = [(first, first), (last_unit, first), ((first + last_unit) // 2, last_unit)]
         corners = [(offset + row * stride, offset + col * stride) for row, col in units]
         crops = torch.cat([z[:, :, r : r + size, c : c + size] for r, c in corners])
         with torch.no_grad():
-            (ours,) = unpad(loaded.module)(crops)
+            (ours,) = unpad(loaded.fast)(crops)
         assert ours.shape == (3, one.layer.channels, 1, 1)
         ours = ours[:, :, 0, 0].relu() if one.rectified else ours[:, :, 0, 0]
         theirs = torch.stack([padded[one.name][0, :, row, col] for row, col in units])
@@ -147,11 +146,10 @@ def test_unpadded_response_equals_the_interior_response(name, last, weights, pho
      ("resnet50", "layer1.0"), ("resnet50", "layer1.2"), ("resnet50", "layer2.0")],
 )  # fmt: skip
 def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
-    model = torchvision_model(name)
-    traced = open_model(model)
-    target = traced.layer(layer)
-    field = receptive_field(traced.root, traced.graph, target.node)
-    network = load(model, traced, target).module.double()
+    opened = open_model(torchvision_model(name))
+    target = opened.layer(layer)
+    field = opened.field(target)
+    network = load(opened, target).fast.double()
     side, stride = 2 * field.size[0] + 16, field.stride[0]
     unit = (side // 2 - field.size[0] // 2 - field.offset[0]) // stride
     image = torch.randn(12, 3, side, side, dtype=torch.float64, requires_grad=True)
@@ -174,11 +172,10 @@ def test_gradient_is_nonzero_exactly_within_the_box(name, layer):
 )  # fmt: skip
 def test_unpadded_branches_equal_the_padded_network(name, layer):
     """Any torchvision network: the unpadded dense map is the padded map's interior."""
-    model = torchvision_model(name)
-    traced = open_model(model)
-    target = traced.layer(layer)
-    field = receptive_field(traced.root, traced.graph, target.node)
-    padded = load(model, traced, target).module
+    opened = open_model(torchvision_model(name))
+    target = opened.layer(layer)
+    field = opened.field(target)
+    padded = load(opened, target).fast
     (size, stride, offset), count = (field.size[0], field.stride[0], field.offset[0]), 3
     first = -(-max(0, -offset) // stride)
     start = offset + first * stride
@@ -227,23 +224,23 @@ CUSTOM = custom_model("test_receptive_field.strange")
 
 
 def test_custom_network_of_every_operation():
-    traced = open_model(CUSTOM)
+    opened = open_model(CUSTOM)
     # first: 1 + 2*2; pool: +2; wide: +4 columns; norm of down + skip: 3x3 at stride 1 before it.
-    assert field_of(traced, "first").size == (5, 5)
-    assert field_of(traced, "wide").size == (7, 11)
-    assert field_of(traced, "norm").size == (9, 13)
-    assert field_of(traced, "norm").stride == (2, 2)
-    network = load(CUSTOM, traced, traced.layer("norm")).module
+    assert field_of(opened, "first").size == (5, 5)
+    assert field_of(opened, "wide").size == (7, 11)
+    assert field_of(opened, "norm").size == (9, 13)
+    assert field_of(opened, "norm").stride == (2, 2)
+    network = load(opened, opened.layer("norm")).fast
     image = torch.randn(2, 3, 41, 41)
     with torch.no_grad():
         (whole,), (ours,) = network(image), unpad(network)(image[:, :, 12:21, 10:23])
-    field = field_of(traced, "norm")
+    field = field_of(opened, "norm")
     row, column = (12 - field.offset[0]) // 2, (10 - field.offset[1]) // 2
     assert torch.allclose(ours[:, :, 0, 0], whole[:, :, row, column], atol=1e-5)
 
 
 def test_functional_operations_of_a_graph():
-    traced = open_model(CUSTOM)
+    traced = open_model(CUSTOM).traced
     pool = next(node for node in traced.graph.nodes if node.target is functional.avg_pool2d)
     field = receptive_field(traced.root, traced.graph, pool)
     # from `norm` (9 x 13, stride 2): a 3x3 convolution adds 4, average pooling of 2 adds 2 more.
@@ -267,20 +264,19 @@ def test_functional_operations_of_a_graph():
     assert torch.allclose(ours[0, :, 0, 0], whole[0, :, first[0], first[1]], atol=1e-5)
 
 
-def test_units_with_global_field_are_refused():
-    traced = open_model(torchvision_model("resnet18"))
-    with pytest.raises(InputError, match="reads the whole image"):
-        field_of(traced, "avgpool")
+def test_units_behind_global_pooling_have_no_field():
+    resnet = open_model(torchvision_model("resnet18"))
+    assert field_of(resnet, "avgpool") is None
+    assert (resnet.layer("fc").kind, field_of(resnet, "fc")) == ("vector", None)
     squeezed = open_model(torchvision_model("efficientnet_b0"))
-    with pytest.raises(InputError, match="reads the whole image"):
-        field_of(squeezed, "features.2.0.block.0.0")
+    assert field_of(squeezed, "features.1.0.block.0").size == (7, 7)  # 3, and 2 more at stride 2
+    assert field_of(squeezed, "features.2.0.block.0.0") is None
 
 
 def test_field_sized_images_give_one_response():
-    model = torchvision_model("resnet50")
-    traced = open_model(model)
+    opened = open_model(torchvision_model("resnet50"))
     for name in ("layer1.1.conv1", "layer1.1.conv3", "layer2.0.downsample.0", "layer2.0"):
-        field = field_of(traced, name)
-        network = unpad(load(model, traced, traced.layer(name)).module)
+        field = field_of(opened, name)
+        network = unpad(load(opened, opened.layer(name)).fast)
         assert network(torch.zeros(1, 3, *field.size))[0].shape[2:] == (1, 1)
     assert np.prod(field.size) == 43 * 43

@@ -8,25 +8,29 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import CONVENTION, custom_model, torchvision_model
+from conftest import CONVENTION, custom_model, open_model, torchvision_model
 from torch import nn
 from torchvision import models
 
 from diversevis.config.bind import bind
-from diversevis.config.compose import compose_model
+from diversevis.config.compose import compose_opening
 from diversevis.errors import InputError
 from diversevis.models.architectures import EnergyModel, TimmModel, import_timm
 from diversevis.models.builders import Average, unwrap, unwrapped_name
-from diversevis.models.network import load, open_model
+from diversevis.models.load import load
 
 
 def timm_model(name, **changes):
     pytest.importorskip("timm")
     settings = {
-        "kind": "timm", "name": name, "default_layer": None, "weights": "random", "seed": 0,
+        "kind": "timm", "name": name, "default_layer": None, "weights": "random", "container": None, "seed": 0,
         "mean": None, "std": None, **CONVENTION,
     }  # fmt: skip
     return bind(TimmModel, settings | changes, "model")
+
+
+def model_of(words):
+    return compose_opening(words).model
 
 
 def same(first, second):
@@ -100,14 +104,12 @@ def test_builder_is_seeded_and_leaves_no_trace():
 
 def test_builder_gets_its_arguments():
     words = ["model=custom", "model.target=test_sources.plain"]
-    model = compose_model([*words, "model.arguments={width:6,kernels:[5,1]}"])
+    model = model_of([*words, "model.arguments={width:6,kernels:[5,1]}"])
     shapes = [list(parameter.shape) for parameter in model.built().parameters()]
     assert shapes == [[6, 3, 5, 5], [6], [6, 6, 1, 1], [6]]
-    assert compose_model([*words, "model.arguments.width=7"]).arguments == {"width": 7}
-    assert compose_model(words).arguments == {}
-    own = compose_model(
-        ["model=custom", "model.target=test_sources.Own", "model.arguments={width:9}"]
-    )
+    assert model_of([*words, "model.arguments.width=7"]).arguments == {"width": 7}
+    assert model_of(words).arguments == {}
+    own = model_of(["model=custom", "model.target=test_sources.Own", "model.arguments={width:9}"])
     assert open_model(own).layer("first").channels == 9
 
 
@@ -120,9 +122,9 @@ def test_list_of_networks_is_averaged():
         assert torch.allclose(average(image), torch.stack(outputs).mean(0), atol=1e-6)
         assert not torch.allclose(outputs[0], outputs[1])
     assert torch.equal(Average([average.get_submodule("0")] * 2)(image), outputs[0])
-    traced = open_model(custom_model("test_sources.members"))
-    network = load(custom_model("test_sources.members"), traced, traced.layer("1.0"))
-    assert list(network.module.state_dict()) == ["1.0.weight", "1.0.bias"]
+    opened = open_model(custom_model("test_sources.members"))
+    network = load(opened, opened.layer("1.0"))
+    assert list(network.fast.state_dict()) == ["1.0.weight", "1.0.bias"]
 
 
 @pytest.mark.parametrize(
@@ -161,9 +163,9 @@ def test_builder_may_leave_values_to_a_file():
 
 def test_conventions_are_read_from_the_command_line():
     words = ["model=custom", "model.target=a.b"]
-    grey = compose_model([*words, "model.mean=[0.4]", "model.std=[0.2]", "model.scale=255"])
+    grey = model_of([*words, "model.mean=[0.4]", "model.std=[0.2]", "model.scale=255"])
     assert (grey.mean, grey.std, grey.scale) == ((0.4,), (0.2,), 255.0)
-    found = compose_model([*words, "model.inside=true", "model.order=bgr"])
+    found = model_of([*words, "model.inside=true", "model.order=bgr"])
     assert (found.mean, found.std, found.inside, found.order) == (None, None, True, "bgr")
 
 
@@ -286,7 +288,7 @@ def test_unknown_names_of_timm(name, said):
 def test_timm_without_internet_names_remedies(tmp_path):
     timm_model("resnet10t")  # skipped where timm is not installed
     words = ["model=timm", "model.name=resnet10t"]
-    code = f"from diversevis.config.compose import compose_model; compose_model({words}).built()"
+    code = f"from diversevis.config.compose import compose_opening as o; o({words}).model.built()"
     away = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path)}
     process = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | away, capture_output=True, text=True

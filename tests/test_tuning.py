@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import torchvision_model
+from conftest import open_model, torchvision_model
 from torch import nn
 
 from diversevis.models.cpu import FirstConvolution, tune_for_cpu
-from diversevis.models.network import load, open_model
-from diversevis.models.receptive_field import receptive_field, unpad
+from diversevis.models.load import load
+from diversevis.models.receptive_field import unpad
 
 
 @pytest.mark.parametrize(("kernel", "stride", "height", "width"),
@@ -33,10 +33,10 @@ def test_gradient_of_the_first_convolution(kernel, stride, height, width, bias):
      "features.conv0")],
 )  # fmt: skip
 def test_tuned_network_gives_the_same_numbers(model, layer, features):
-    traced = open_model(torchvision_model(model))
-    target, before = traced.layer(layer), [traced.layer(features)]
-    size = receptive_field(traced.root, traced.graph, target.node).size
-    module = unpad(load(torchvision_model(model), traced, target, before).module).double()
+    opened = open_model(torchvision_model(model))
+    target, before = opened.layer(layer), [opened.layer(features)]
+    size = opened.field(target).size
+    module = unpad(load(opened, target, before).fast).double()
     tuned = tune_for_cpu(module)
     z = torch.randn(3, 3, *size, dtype=torch.float64)
     ours, theirs = (z.clone().requires_grad_(True) for _ in range(2))

@@ -11,14 +11,13 @@ import zipfile
 import pytest
 import torch
 import torchvision
-from conftest import QUICK, torchvision_model
+from conftest import QUICK, custom_model, open_model, torchvision_model
 from safetensors.torch import save_file
 from torch import nn
 
 from diversevis.cli.main import main
 from diversevis.errors import InputError
-from diversevis.models.architectures import CustomModel
-from diversevis.models.network import check_weights, load, open_model
+from diversevis.models.load import check_weights, load
 from diversevis.models.weights import (
     WeightsFile,
     checked_color,
@@ -63,9 +62,8 @@ def training(state, key, **more):
 
 
 def load_alexnet(file, layer="features.6", **changes):
-    model = torchvision_model("alexnet", weights=str(file), **changes)
-    traced = open_model(model)
-    return load(model, traced, traced.layer(layer))
+    opened = open_model(torchvision_model("alexnet", weights=str(file), **changes))
+    return load(opened, opened.layer(layer))
 
 
 def used(file, wanted):
@@ -107,7 +105,7 @@ def test_container_gives_the_same_tensors(name, wrap, chosen, state, tmp_path):
     assert file.names >= state.keys()
     assert used(file, state) == sha256_of_tensors(state)
     network = load_alexnet(path)
-    assert sha256_of_tensors(network.module.state_dict()) == sha256_of_tensors(state)
+    assert sha256_of_tensors(network.fast.state_dict()) == sha256_of_tensors(state)
     assert network.weights.chosen == chosen
     assert network.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert network.weights.identity == network.weights.sha256
@@ -125,7 +123,7 @@ def test_other_precisions_become_float32(dtype, state, tmp_path, caplog):
     torch.save({"state_dict": stored}, tmp_path / "other.pth")
     network = load_alexnet(tmp_path / "other.pth")
     expected = sha256_of_tensors({name: tensor.float() for name, tensor in stored.items()})
-    assert sha256_of_tensors(network.module.state_dict()) == expected
+    assert sha256_of_tensors(network.fast.state_dict()) == expected
     assert f"its {dtype} weights are taken as float32" in caplog.text
 
 
@@ -159,10 +157,10 @@ def test_plain_names_win_within_a_container(state, tmp_path):
     torch.save({"net": state | prefixed(changed(state), "ema.")}, tmp_path / "both.pth")
     network = load_alexnet(tmp_path / "both.pth")
     assert network.weights.chosen == "container net"
-    assert sha256_of_tensors(network.module.state_dict()) == sha256_of_tensors(state)
+    assert sha256_of_tensors(network.fast.state_dict()) == sha256_of_tensors(state)
     network = load_alexnet(tmp_path / "both.pth", container="net.ema")
     assert network.weights.chosen == "container net, prefix ema."
-    assert sha256_of_tensors(network.module.state_dict()) == sha256_of_tensors(changed(state))
+    assert sha256_of_tensors(network.fast.state_dict()) == sha256_of_tensors(changed(state))
 
 
 def test_different_values_must_be_chosen(state, tmp_path):
@@ -175,9 +173,9 @@ def test_different_values_must_be_chosen(state, tmp_path):
         load_alexnet(tmp_path / "two.pth", container=name)
         for name in ("model", "ema", "ema.module")
     )
-    assert sha256_of_tensors(model.module.state_dict()) == sha256_of_tensors(state)
-    assert sha256_of_tensors(by_key.module.state_dict()) == sha256_of_tensors(changed(state))
-    assert sha256_of_tensors(by_path.module.state_dict()) == sha256_of_tensors(changed(state))
+    assert sha256_of_tensors(model.fast.state_dict()) == sha256_of_tensors(state)
+    assert sha256_of_tensors(by_key.fast.state_dict()) == sha256_of_tensors(changed(state))
+    assert sha256_of_tensors(by_path.fast.state_dict()) == sha256_of_tensors(changed(state))
     assert model.weights.sha256 == by_key.weights.sha256
     assert model.weights.identity != by_key.weights.identity
 
@@ -212,8 +210,8 @@ def test_partial_container_names_what_is_missing(state, tmp_path):
     words = r"needs features\.8\.weight.*has weights for is features\.6"
     with pytest.raises(InputError, match=words):
         load_alexnet(tmp_path / "part.pth.tar", "features.8")
-    model = torchvision_model("alexnet", weights=str(tmp_path / "part.pth.tar"))
-    record, tensors, deepest = check_weights(model, open_model(model))
+    opened = open_model(torchvision_model("alexnet", weights=str(tmp_path / "part.pth.tar")))
+    record, tensors, deepest = check_weights(opened)
     assert (record.chosen, tensors) == ("container model, prefix module.", 6)
     assert deepest.name == "features.6"
 
@@ -278,11 +276,9 @@ def tripled():
 
 
 def load_shuffled(weights, target="doubled"):
-    model = CustomModel(kind="custom", name=None, default_layer=None, weights=str(weights),
-                        target=f"test_weights_files.{target}",
-                        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # fmt: skip
-    traced = open_model(model)
-    return load(model, traced, traced.layer("0"))
+    target = f"test_weights_files.{target}"
+    opened = open_model(custom_model(target, weights=str(weights)))
+    return load(opened, opened.layer("0"))
 
 
 def test_buffers_that_files_lack_keep_values(tmp_path):
@@ -291,16 +287,16 @@ def test_buffers_that_files_lack_keep_values(tmp_path):
     torch.save(stored, tmp_path / "shuffled.pth")
     network = load_shuffled(tmp_path / "shuffled.pth")
     image = torch.randn(1, 3, 5, 5)
-    (response,) = network.module(image)
+    (response,) = network.fast(image)
     torch.testing.assert_close(response, 2 * convolution(image)[:, order])
     assert response.dtype == torch.float32
-    assert network.module.state_dict()["0.order"].dtype == torch.int64
+    assert network.fast.state_dict()["0.order"].dtype == torch.int64
 
 
 def test_own_values_count_all_buffers():
     double, triple = load_shuffled("own"), load_shuffled("own", "tripled")
     image = torch.randn(1, 3, 5, 5)
-    torch.testing.assert_close(triple.module(image)[0], 1.5 * double.module(image)[0])
+    torch.testing.assert_close(triple.fast(image)[0], 1.5 * double.fast(image)[0])
     assert double.weights.sha256 != triple.weights.sha256
     assert double.weights.sha256 == load_shuffled("own").weights.sha256
 
@@ -433,4 +429,4 @@ def test_colors_have_any_number_of_channels():
     with pytest.raises(InputError, match=r"must have 1 numbers each, .*not 1 and 2"):
         checked_colors([0.5], [1, 1], "model.", 1)
     with pytest.raises(InputError, match=r"model\.mean=\[0\.5\] and .*have 3 .*not 1 and 1"):
-        load_alexnet("random", mean=[0.5], std=[0.5])
+        checked_colors((0.5,), (0.5,), "model.", 3)

@@ -77,3 +77,8 @@ class Layer:
     response: str
     node: fx.Node | None = None
     features: fx.Node | None = None
+
+    @property
+    def is_rectified(self) -> bool:
+        """Whether later layers read it after a nonlinearity, if one follows in a forward pass."""
+        return self.node is None or self.features is not self.node

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
                     f"objective.distance={feature.name} does not lie before layer={layer.name}. "
                     "Distances are measured in `pixels` or in an earlier layer."
                 )
+        features = [_on_the_way(feature, before) for feature in features]
     tensors, record = _tensors(opened, layer, _open_file(opened.model, needed[0]))
     root = opened.root
     if tensors is not needed[1]:
@@ -126,6 +127,11 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     )
 
 
+def _on_the_way(feature: Layer, before: Collection[fx.Node]) -> Layer:
+    """Features are taken after the ReLU, unless that ReLU is not on the path to the target."""
+    return feature if feature.features in before else replace(feature, features=feature.node)
+
+
 def _fast(
     opened: OpenNetwork,
     layer: Layer,
@@ -137,9 +143,7 @@ def _fast(
     if traced is None or any(known.node is None for known in (layer, *features)):
         return None
     assert layer.node is not None  # noqa: S101  (seen in the line above)
-    before = traced.ancestors(layer.node)
-    # Features are taken after the ReLU, unless that ReLU is not on the path to the target.
-    outputs = [f.features if f.features in before else f.node for f in features]
+    outputs = [feature.features for feature in features]
     try:
         module = _truncate(traced, [layer.node, *(node for node in outputs if node)])
         # Not strict: batch norm's step counters are left out, and torch sets them to 0.
@@ -181,7 +185,8 @@ def check_weights(
     wanted = opened.tensors(layer)[0] if layer else opened.root.state_dict()
     file = _open_file(opened.model, wanted)
     if layer is None:
-        layers = opened.traced.layers if opened.traced else opened.table.layers
+        traced = opened.traced.layers if opened.traced else ()
+        layers = traced or opened.table.layers  # a graph may have no layer that is known to be maps
         layer = layers[-1] if file is None else _deepest_layer(opened, file) or layers[0]
     tensors, record = _tensors(opened, layer, file)
     return record, len(tensors), layer

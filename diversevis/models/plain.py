@@ -93,7 +93,7 @@ class PlainNetwork(nn.Module):
         layers = [*(layer for layer, _ in self.features), self.layer]
         found: dict[int, Tensor] = {}
         taps = [layer.tap for layer in layers]
-        rectified = range(len(self.features))
+        rectified = [i for i, layer in enumerate(layers[:-1]) if layer.is_rectified]
         responses_at(self.root, z, taps, found.__setitem__, stop=self.stop, rectified=rectified)
         for index, layer in enumerate(layers):
             if index not in found:
@@ -183,7 +183,7 @@ def units_inside(field: ReceptiveField, place: Place, size: Pair) -> tuple[slice
     return slices[0], slices[1]
 
 
-def _period(stride: float) -> int:
+def _period(stride: int | float) -> int:
     """Number of neighbouring units that begin at one pixel."""
     return max(1, round(1 / stride)) if stride < 1 else 1
 

@@ -28,14 +28,19 @@ NAMES = {
 }
 JOINS = torch.cat, torch.concat, torch.concatenate
 
+Key = tuple[int, int]  # a tensor's id, and its version
+
 
 class Nonlinear(NamedTuple):
-    """What a nonlinearity was given: `source` is the tensor; `value` returns its values, which
-    differ where the nonlinearity has overwritten them."""
+    """What a nonlinearity was given: `source` is the tensor, in its version `given`; `value`
+    returns its values, which differ where the nonlinearity has overwritten them. `made` is the
+    version of the output: a later one is no longer what the nonlinearity returned."""
 
     source: Tensor
+    given: int
     value: Callable[[], Tensor]
     name: str
+    made: int
 
 
 class ForwardFailed(Exception):
@@ -54,10 +59,10 @@ class Reached(BaseException):
 class Nonlinearities(TorchFunctionMode):
     """Remembers what the nonlinearities of a forward pass were given.
 
-    after  called with input, name and output of every nonlinearity
+    after  called with input, its version, name and output of every nonlinearity
     """
 
-    def __init__(self, after: Callable[[Tensor, str, Tensor], None] = lambda *_: None) -> None:
+    def __init__(self, after: Callable[[Tensor, int, str, Tensor], None]) -> None:
         super().__init__()
         self.after = after
         self.before: Any = WeakIdKeyDictionary()  # a nonlinearity's output -> Nonlinear
@@ -73,31 +78,37 @@ class Nonlinearities(TorchFunctionMode):
             return output
         source = args[0] if args else kwargs["input"]
         in_place = written.endswith("_") or kwargs.get("inplace", False)
-        value = source.clone() if in_place else source
+        value, given = source.clone() if in_place else source, version_of(source)
         output = func(*args, **kwargs)
-        self.before[output] = Nonlinear(source, lambda: value, name)
-        self.after(source, name, output)
+        self.before[output] = Nonlinear(source, given, lambda: value, name, version_of(output))
+        self.after(source, given, name, output)
         return output
 
     def of(self, output: Tensor) -> tuple[Tensor, Nonlinear | None]:
         """The value before the nonlinearities that `output` ends with, and the last of these."""
-        value, last = output, None
-        while (entry := self.before.get(output)) is not None:
+        value, last, version = output, None, version_of(output)
+        while (entry := self.before.get(output)) is not None and entry.made == version:
             value, last = entry.value(), entry
             if entry.source is output:
                 break
-            output = entry.source
+            output, version = entry.source, entry.given
         return value, last
 
     def _join(self, output: Tensor, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
         """Branches that all end in nonlinearities are, joined, before these."""
-        if all(tensor in self.before for tensor in tensors):
-            entries = [self.before[tensor] for tensor in tensors]
+        entries = [self.before.get(tensor) for tensor in tensors]
+        if all(e and e.made == version_of(t) for e, t in zip(entries, tensors, strict=True)):
 
             def value() -> Tensor:
                 return torch.cat([entry.value() for entry in entries], *args, **kwargs)
 
-            self.before[output] = Nonlinear(output, value, entries[0].name)
+            version = version_of(output)
+            self.before[output] = Nonlinear(output, version, value, entries[0].name, version)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often its values have been overwritten (torch does not count in inference mode)."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @contextlib.contextmanager
@@ -140,19 +151,21 @@ def responses_at(
     for index, tap in enumerate(taps):
         wanted.setdefault((tap.path, tap.call), []).append(index)
     modules = {tap.path: root.get_submodule(tap.path) for tap in taps}
-    followed: Any = WeakIdKeyDictionary()  # a response of `rectified` -> its index
+    followed: Any = WeakIdKeyDictionary()  # a response of `rectified` -> its version and index
 
-    def after(source: Tensor, name: str, output: Tensor) -> None:
-        if (index := followed.get(source)) is not None:
+    def after(source: Tensor, given: int, name: str, output: Tensor) -> None:
+        version, index = followed.get(source, (None, None))
+        if version == given:
             each(index, output.clone())  # other steps may overwrite it
 
-    nonlinearities = Nonlinearities(after) if rectified or any(t.before for t in taps) else None
+    watched = rectified or any(tap.before for tap in taps)
+    nonlinearities = Nonlinearities(after) if watched else None
 
     def hook(path: str, call: int, module: nn.Module, inputs: Any, output: Any) -> None:
         for index in wanted.pop((path, call), ()):
             response = output
             if index in rectified:
-                followed[output] = index
+                followed[output] = version_of(output), index
             elif nonlinearities is not None and taps[index].before:
                 response = nonlinearities.of(output)[0]
             each(index, response if stop and not wanted else response.clone())
@@ -174,15 +187,23 @@ def as_maps(value: Tensor, kind: Kind) -> Float[Tensor, "image channel rows colu
 
 
 class _Call(NamedTuple):
-    """A call of a module: its response, before nonlinearities, and the tensor it is known by."""
+    """A call of a module: its response, before nonlinearities, and the tensor it is known by.
+
+    Steps may overwrite that tensor (`out += x`): each of its versions is another response.
+    """
 
     path: str
     call: int
     module: nn.Module
     source: Tensor
+    version: int
     shape: torch.Size
     before: str | None
-    inputs: Any
+    given: Key | None  # the module's first input
+
+    @property
+    def key(self) -> Key:
+        return id(self.source), self.version
 
 
 def listen(
@@ -199,17 +220,25 @@ def listen(
     """
     calls: list[_Call] = []
     reasons: dict[str, str] = {}
-    followed: Any = WeakIdKeyDictionary()  # a response -> name of the nonlinearity that reads it
-    nonlinearities = Nonlinearities(lambda source, name, _: followed.setdefault(source, name))
+    # A response -> by version, name of the nonlinearity that reads it.
+    followed: Any = WeakIdKeyDictionary()
+
+    def after(source: Tensor, given: int, name: str, output: Tensor) -> None:
+        followed.setdefault(source, {}).setdefault(given, name)
+
+    nonlinearities = Nonlinearities(after)
 
     def hook(path: str, call: int, module: nn.Module, inputs: Any, output: Any) -> None:
         if reason := _why_no_layer(output, len(z)):
             reasons.setdefault(path, reason)
             return
         value, last = nonlinearities.of(output)
-        source = output if last is None else last.source
+        source, version = (last.source, last.given) if last else (output, version_of(output))
         before = last.name if last else None
-        calls.append(_Call(path, call, module, source, value.shape, before, inputs))
+        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        given = None if first is None else (id(first), version_of(first))
+        shape = value.shape
+        calls.append(_Call(path, call, module, source, version, shape, before, given))
 
     modules = dict(root.named_modules())
     try:
@@ -240,17 +269,15 @@ def _group(
     calls: Sequence[_Call], z: Tensor, followed: Any, field_names: Mapping[str, str]
 ) -> list[Layer]:
     """Calls with the same response are one layer."""
-    normalized: Any = WeakIdKeyDictionary()  # a convolution's output -> that of its batch norm
-    convolutions = {id(c.source) for c in calls if isinstance(c.module, nn.Conv2d)}
+    normalized: dict[Key, Key] = {}  # a convolution's output -> that of its batch norm
+    convolutions = {call.key for call in calls if isinstance(call.module, nn.Conv2d)}
     for call in calls:
-        given = call.inputs[0] if call.inputs else None
-        if is_batch_norm(call.module) and id(given) in convolutions:
-            normalized[given] = call.source
-    groups: dict[int, list[_Call]] = {}
+        if is_batch_norm(call.module) and call.given is not None and call.given in convolutions:
+            normalized[call.given] = call.key
+    groups: dict[Key, list[_Call]] = {}
     for call in calls:
-        if call.source is not z:
-            source = normalized.get(call.source, call.source)
-            groups.setdefault(id(source), []).append(call)
+        if call.source is not z or call.version:
+            groups.setdefault(normalized.get(call.key, call.key), []).append(call)
     count = Counter(call.path for call in calls)
     return [_layer(group, count, z, followed, field_names) for group in groups.values()]
 
@@ -268,7 +295,7 @@ def _layer(
     what = described(named[0].module)
     if norm is not None and norm is not named[0]:
         what += " + batch norm"
-    nonlinear = read.before or followed.get(read.source)
+    nonlinear = read.before or followed.get(read.source, {}).get(read.version)
     paths = tuple(_name(call, count) for call in named)
     name = field_names.get(paths[0], paths[0])
     kind = _kind(read.shape, z.shape)
