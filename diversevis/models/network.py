@@ -133,10 +133,17 @@ class OpenNetwork:
                 if not self._follows_global_pooling(layer):
                     unknown.append(index)
         asked = [layers[index] for index in unknown]
-        probed = Probe(root=root, colors=self.colors).fields(asked, size)
+        probe = Probe(root=root, colors=self.colors)
+        probed = probe.fields(asked, size, thorough=not self.has_published_size)
         for index, field in zip(unknown, probed, strict=True):
             fields[index] = field
         return Table(layers=layers, fields=fields, left_out=left_out, size=size)
+
+    @property
+    def has_published_size(self) -> bool:
+        """Whether its weights were published for images of one size. Units whose fields are nearly
+        as large as these, or larger, are units that see the whole image."""
+        return self.size is None and self.model.input_size is not None
 
     def layer(self, name: str, key: str = "layer", also: Sequence[str] = ()) -> Layer:
         """The layer called `name`; raises `InputError` with similar names.

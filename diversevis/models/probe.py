@@ -7,6 +7,7 @@ Where an operation swallows NaN, other noise in its place changes the units inst
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from diversevis.models.receptive_field import ReceptiveField
 from diversevis.models.watch import as_maps, responses_at
 
 Marker = Literal["nan", "noise"]
-CANVASES = 64, 128, 256  # sides of the images with stripes, until a field's edges show
+# Sides of the images with stripes, until a field's edges show: those of fields up to 1.4 sides do.
+CANVASES = 64, 128, 256
+ENOUGH = 128  # pixels: fields of up to 180 pixels show
 IMAGES_AT_ONCE = 16
 CORNER = 8  # the corners that a unit must see to see the whole image are 1/8 of its sides
+MOVE = 32  # pixels by which an image is moved: a multiple of most strides
+CLOSE = 1e-3  # of responses that move along, relative to the largest
 STRONG = 10.0  # standard deviation of noise that takes the place of NaN
 
 
@@ -51,26 +56,36 @@ class Probe:
     marker: Marker = "nan"
 
     def fields(
-        self, layers: Sequence[Layer], limit: tuple[int, int]
+        self, layers: Sequence[Layer], size: tuple[int, int], *, thorough: bool = True
     ) -> list[ReceptiveField | None]:
         """The receptive field of every layer; None for units that see the whole image, or whose
         field depends on their position.
 
-        limit  rows and columns of the largest image, for which the network is known to run
+        size      rows and columns of images for which the network is known to run
+        thorough  look for fields of over 180 pixels, too, which takes longest
         """
         fields: list[ReceptiveField | None] = [None] * len(layers)
         maps = [i for i, layer in enumerate(layers) if layer.kind.startswith("maps")]
-        bounded = self._bounded(layers, maps, limit) if maps else []
-        for side in CANVASES:
-            canvas = min(side, limit[0]), min(side, limit[1])
-            if bounded and (canvas != limit or side == CANVASES[0]):
-                found = self._fields_on(canvas, layers, bounded)
-                bounded = [i for i in bounded if i not in found]
-                for i, field in found.items():
-                    fields[i] = field
-        for i, field in self._fields_on(limit, layers, bounded).items():
-            fields[i] = field
+        bounded = self._bounded(layers, maps, size) if maps else []
+        canvases = [(min(side, size[0]), min(side, size[1])) for side in CANVASES]
+        if not thorough:
+            canvases = [canvas for canvas in canvases if max(canvas) <= ENOUGH]
+            if not any(self._runs(canvas) for canvas in canvases):
+                canvases = [size]  # the only size that the network takes
+        for canvas in dict.fromkeys(canvases):
+            found = self._fields_on(canvas, layers, bounded)
+            bounded = [i for i in bounded if i not in found]
+            for i, field in found.items():
+                fields[i] = field
         return fields
+
+    def _runs(self, canvas: tuple[int, int]) -> bool:
+        try:
+            with torch.no_grad():
+                self.root(torch.zeros(1, self.colors, *canvas))
+        except Exception:  # networks can raise anything
+            return False
+        return True
 
     def _bounded(
         self, layers: Sequence[Layer], which: Sequence[int], limit: tuple[int, int]
@@ -85,8 +100,8 @@ class Probe:
 
     def _fields_on(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]
-    ) -> dict[int, ReceptiveField]:
-        """Fields whose edges show on images of this size."""
+    ) -> dict[int, ReceptiveField | None]:
+        """Fields whose edges show on images of this size; None where they depend on the unit."""
         if not which:
             return {}
         try:
@@ -97,14 +112,49 @@ class Probe:
         steps = {i: step for i, step in steps.items() if step < min(canvas) // 5}
         if not steps:
             return {}
-        reach = 2 * max(steps.values()) + 2  # two edges of every layer are among so many pixels
+        reach = 2 * max(steps.values()) + 1  # two edges of every layer are among so many pixels
         edges = self._edges(canvas, layers, list(steps), reach)
-        found = {}
+        fields: dict[int, ReceptiveField | None] = {}
         for i in steps:
-            rows, columns = (_axis(*edges[i][axis]) for axis in (0, 1))
-            if rows is not None and columns is not None:
-                found[i] = _field(rows, columns)
-        return found
+            with contextlib.suppress(_Unseen):  # a larger image may show its edges
+                fields[i] = _field(*(_axis(*edges[i][axis]) for axis in (0, 1)))
+        moved = self._move_along(canvas, layers, fields)
+        return {i: field if i in moved else None for i, field in fields.items()}
+
+    def _move_along(
+        self,
+        canvas: tuple[int, int],
+        layers: Sequence[Layer],
+        fields: Mapping[int, ReceptiveField | None],
+    ) -> set[int]:
+        """Layers whose responses move along where the image is moved."""
+        which = [i for i, field in fields.items() if field is not None]
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn(1, self.colors, *canvas, generator=generator)
+        z = torch.cat([z, z.roll((MOVE, MOVE), (2, 3))])
+        moved = set[int]()
+
+        def each(index: int, response: Tensor) -> None:
+            first, second = as_maps(response, layers[which[index]].kind)
+            field, before, after = fields[which[index]], [slice(None)], [slice(None)]
+            assert field is not None  # noqa: S101  (see above)
+            for axis, side in enumerate(canvas):
+                step, units = round(MOVE / field.stride[axis]), first.shape[1 + axis]
+                unit = max(0, (units - step) // 2)
+                before.append(slice(unit, unit + 1))
+                after.append(slice(unit + step, unit + step + 1))
+                if MOVE % field.stride[axis] or field.size[axis] + MOVE > side:
+                    moved.add(which[index])  # this image is too small to tell
+            a, b = first[tuple(before)], second[tuple(after)]
+            if a.shape == b.shape and torch.allclose(
+                a, b, rtol=CLOSE, atol=CLOSE * float(a.abs().max())
+            ):
+                moved.add(which[index])
+
+        if which:
+            with torch.no_grad():
+                responses_at(self.root, z, [layers[i].tap for i in which], each)
+        return moved
 
     def _shapes(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]
@@ -113,8 +163,8 @@ class Probe:
         return {i: (seen[i].shape[1], seen[i].shape[2]) for i in which}
 
     def _step(self, canvas: tuple[int, int], shape: tuple[int, int]) -> int:
-        """Upper bound on the stride of maps of this shape."""
-        return max(math.ceil(side / (units - 1)) for side, units in zip(canvas, shape, strict=True))
+        """Upper bound on the stride of maps of this shape (with little padding)."""
+        return max(math.ceil(side / units) for side, units in zip(canvas, shape, strict=True))
 
     def _edges(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int], reach: int
@@ -190,14 +240,20 @@ def _last_seen(line: Bool[Tensor, "mark unit"]) -> dict[int, int]:
     return {unit: int(count[unit]) - 1 for unit in inside.nonzero()[:, 0].tolist()}
 
 
+class _Unseen(Exception):
+    """Too few edges of fields were seen."""
+
+
 def _axis(first: Mapping[int, int], last: Mapping[int, int]) -> Axis | None:
-    """From the first and last pixels of units' fields; None where they are not equally spaced."""
+    """From the first and last pixels of units' fields; None where they are not equally spaced.
+
+    Raises `_Unseen`.
+    """
     lines = _line(first), _line(last)
     if lines[0] is None or lines[1] is None or lines[0][1:] != lines[1][1:]:
         return None
     (begin, step, units), (end, _, _) = lines
-    at_zero = begin(0), end(0)
-    return Axis(at_zero[1] - at_zero[0] + 1, at_zero[0], step, units)
+    return Axis(end(0) - begin(0) + 1, begin(0), step, units)
 
 
 def _line(edge: Mapping[int, int]) -> tuple[Callable[[int], int], int, int] | None:
@@ -207,7 +263,7 @@ def _line(edge: Mapping[int, int]) -> tuple[Callable[[int], int], int, int] | No
         by_edge.setdefault(pixel, []).append(unit)
     pixels = sorted(by_edge)
     if len(pixels) < 2:
-        return None
+        raise _Unseen
     step, units = pixels[1] - pixels[0], len(by_edge[pixels[0]])
     origin = by_edge[pixels[0]][0]
 
@@ -217,7 +273,9 @@ def _line(edge: Mapping[int, int]) -> tuple[Callable[[int], int], int, int] | No
     return (at, step, units) if all(at(unit) == pixel for unit, pixel in edge.items()) else None
 
 
-def _field(rows: Axis, columns: Axis) -> ReceptiveField:
+def _field(rows: Axis | None, columns: Axis | None) -> ReceptiveField | None:
+    if rows is None or columns is None:
+        return None
     strides = [
         axis.step // axis.units if axis.step % axis.units == 0 else axis.step / axis.units
         for axis in (rows, columns)

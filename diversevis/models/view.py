@@ -98,7 +98,7 @@ def _candidates(
     with native_convolutions():
         for marker in ("nan", "noise"):
             probe = Probe(root=network.root, colors=len(network.weights.mean), marker=marker)
-            (field,) = probe.fields([network.layer], size)
+            (field,) = probe.fields([network.layer], size, thorough=not opened.has_published_size)
             if field is not None and field != walked:
                 yield field
 
