@@ -2,7 +2,7 @@
 
 import json
 import logging
-import random
+import re
 import signal
 import sys
 import threading
@@ -151,7 +151,7 @@ def test_state_of_process_stays():
         log = logging.getLogger("diversevis")
         of_numpy = np.random.get_state()[1].tolist()
         return (handlers, log.level, log.propagate, log.handlers, torch.get_rng_state().tolist(),
-                of_numpy, random.getstate(), torch.get_default_dtype(), torch.is_grad_enabled())  # fmt: skip
+                of_numpy, torch.get_default_dtype(), torch.is_grad_enabled())  # fmt: skip
 
     module = EnergyNetwork()
     before = state()
@@ -431,6 +431,16 @@ def test_interrupted_run_continues(current_folder, monkeypatch):
         diversevis.load("outputs/energy/complex/0/v001")
     monkeypatch.setattr(batches, "visualize", visualize)
     assert diversevis.run(*WORDS).record["attempts"] == 2
+
+
+def test_blocks_of_document_run(current_folder, capsys):
+    page = (Path(__file__).parents[1] / "docs/python.md").read_text()
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(block, names)  # noqa: S102
+    assert capsys.readouterr().out.splitlines()[-1] == "2 4 (9, 9)"
+    assert names["again"].path == Path("outputs/energy/complex/3/v001")
+    assert sorted(path.name for path in current_folder.iterdir()) == ["net_layer2", "outputs"]
 
 
 # -- folders --------------------------------------------------------------------------------------

@@ -27,9 +27,9 @@ def config_of(settings: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str
     """
     values = {name: plain_value(value) for name, value in _dotted(settings)}
     groups = [name for name in group_names() if isinstance(values.get(name), str)]
-    config = plain(compose_config([f"{name}={values.pop(name)}" for name in groups]))
-    custom = plain(compose_config(["model=custom"]))["model"]
-    convention = {field.name: custom[field.name] for field in fields(Convention)}
+    chosen = [f"{name}={values.pop(name)}" for name in groups]
+    config = plain(compose_config([*chosen, "model=custom"]))
+    convention = {field.name: config["model"][field.name] for field in fields(Convention)}
     given = {name: value for name, value in model.items() if value is not None}
     config["model"] = convention | {name: plain_value(value) for name, value in given.items()}
     legal = [*config, *(name for name, _ in _dotted(config))]

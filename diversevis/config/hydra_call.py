@@ -70,7 +70,7 @@ def compose_run(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str
 
 
 @contextlib.contextmanager
-def hydra_set_aside() -> Iterator[None]:
+def own_hydra() -> Iterator[None]:
     """Hydra is free to be used within the `with` block; afterwards it is as the caller had it."""
     in_use, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
     GlobalHydra.instance().clear()

@@ -24,14 +24,14 @@ SWEEPS = {"-m", "--multirun"}
 def run(words: Sequence[Any]) -> Visualized:
     """The run that the words of the command line describe: diversevis.run."""
     from diversevis.config.compose import experiment_with, settled
-    from diversevis.config.hydra_call import compose_run, hydra_set_aside
+    from diversevis.config.hydra_call import compose_run, own_hydra
     from diversevis.config.log import warnings_shown
     from diversevis.experiment import run as experiments
     from diversevis.interface.state import own_state
     from diversevis.runs import signals
 
     overrides = _checked_words(words)
-    with warnings_shown(), hydra_set_aside(), own_state(), signals.listening():
+    with warnings_shown(), own_hydra(), own_state(), signals.listening():
         config, extras = compose_run(overrides)
         experiment = experiment_with(config, given=[word.partition("=")[0] for word in overrides])
         typed = f"diversevis.run({', '.join(map(json.dumps, words))})"

@@ -13,7 +13,7 @@ from torch import nn
 from diversevis.config.bind import bind
 from diversevis.config.compose import Opening, compose_opening, experiment_with
 from diversevis.config.from_python import config_of, plain_value
-from diversevis.config.hydra_call import hydra_set_aside
+from diversevis.config.hydra_call import own_hydra
 from diversevis.errors import InputError
 from diversevis.experiment import results
 from diversevis.experiment.batches import visualize_in_batches
@@ -55,7 +55,7 @@ class LayerFacts(NamedTuple):
 
 def layers(network: Any, *, size: Any, mean: Any) -> list[LayerFacts]:
     """The layers of a module, or of the network that words name: diversevis.layers."""
-    with hydra_set_aside():
+    with own_hydra():
         opening = _opening(network, size, mean)
     with own_state():
         table = OpenNetwork(model=opening.model, size=opening.size).table
@@ -91,7 +91,7 @@ def visualize(module: Any, *, mean: Any, std: Any, settings: Mapping[str, Any]) 
     modules = _modules(module, "visualize")
     _check_settings(settings)
     model = {"kind": "memory", "name": _name(modules), "module": modules, "mean": mean, "std": std}
-    with hydra_set_aside():
+    with own_hydra():
         config = config_of(settings, model)
     if config["model"]["inside"] is False and (mean is None or std is None):
         raise InputError(
