@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up: a room imports rooms on lower floors only
     {"pictures", "table", "config"},
     {"compare", "experiment"},
     {"sweep"},
-    {"cli"},
+    {"cli", "interface"},
     {"__main__"},
 ]
 HEAVY = {"torch", "torchvision", "hydra", "omegaconf", "numpy", "pandas", "matplotlib", "PIL"}

@@ -73,6 +73,11 @@ def _config_of(path: Path) -> Mapping[str, Any]:
             f"{path} is not the folder of a finished run ({error}). Name run folders, such as "
             f"{EXAMPLES}"
         ) from error
+    if config["model"].get("kind") == "memory":
+        raise InputError(
+            f"{path}: its network was a module in a Python program, which no command can open. "
+            "Measure there: diversevis.visualize(..., analysis=[...])."
+        )
     # Metrics are written once all images are made: what failed then was a measure or a picture.
     if status not in ("finished", "interrupted", "failed"):
         raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")

@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 from diversevis.config.arguments import check_words, split_flags, split_hydra_overrides, with_home
-from diversevis.config.bind import bind
-from diversevis.config.compose import combinations, settled
+from diversevis.config.compose import combinations, experiment_with, settled
 from diversevis.config.hydra_call import call_with_config
 from diversevis.config.log import note, show_warnings
 from diversevis.errors import InputError
-from diversevis.method.settings import Experiment
+from diversevis.method.device import keep_pages
 from diversevis.runs import signals
 from diversevis.sweep.jobs import shown
 from diversevis.sweep.launch import launch
@@ -47,15 +46,11 @@ def _one_run(
     config: dict[str, Any], record: dict[str, str], overrides: Sequence[str], typed: str
 ) -> None:
     show_warnings()
-    experiment = bind(Experiment, config, "")
     given = {word.partition("=")[0].lstrip("+") for word in overrides}
-    if experiment.norm == "paper" and "contrast" in given:
-        raise InputError(
-            f"contrast={config['contrast']} and norm=paper exclude one another: the paper's table "
-            "gives the norm. Leave out one of them."
-        )
+    experiment = experiment_with(config, given)
     from diversevis.experiment.run import run
 
+    keep_pages()
     with signals.listening():
         done = run(experiment, command=typed, config=settled(config), extras=record)
     if done.how == "found":

@@ -6,7 +6,7 @@ import argparse
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -61,6 +61,22 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def experiment_of(config: DictConfig) -> Experiment:
     """Return the experiment; raises InputError for unknown keys, wrong types, missing values."""
     return bind(Experiment, plain(config), "")
+
+
+def experiment_with(config: Mapping[str, Any], given: Collection[str]) -> Experiment:
+    """Return the experiment of a plain config.
+
+    given  the dotted names of the settings that a person gave
+
+    Raises InputError as `experiment_of`, and for settings that exclude one another.
+    """
+    experiment = bind(Experiment, config, "")
+    if experiment.norm == "paper" and "contrast" in given:
+        raise InputError(
+            f"contrast={config['contrast']} and norm=paper exclude one another: the paper's table "
+            "gives the norm. Leave out one of them."
+        )
+    return experiment
 
 
 def settled(config: Mapping[str, Any]) -> Config:

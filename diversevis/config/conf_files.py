@@ -39,6 +39,12 @@ def settings(file: str, prefix: str = "") -> str:
     return "\n".join(lines)
 
 
+def group_names() -> list[str]:
+    """Return the names of the groups of settings."""
+    text = Path(config_folder(), "run.yaml").read_text()
+    return [group for group, _ in GROUP.findall(text)]
+
+
 def groups() -> str:
     """Return the choices of every group of settings: name=file and the file's first comment."""
     lines: list[str] = []

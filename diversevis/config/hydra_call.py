@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diversevis.config.arguments import in_quotes
+from diversevis.config.arguments import check_words, in_quotes, split_flags
 from diversevis.config.compose import completed, plain
 from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
@@ -40,17 +44,49 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
     composed: list[tuple[dict[str, Any], dict[str, str]]] = []
 
     def task(config: DictConfig) -> None:
-        hydra = HydraConfig.get()
-        record = {
-            ".hydra/config.yaml": OmegaConf.to_yaml(config),
-            ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
-            ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
-        }
-        composed.append((plain(config), record))
+        composed.append((plain(config), _record(config, HydraConfig.get())))
 
     _call_hydra(task, flags, overrides)
     for config, record in composed:  # none where Hydra only shows the config
         job(completed(config) if flags else config, record)
+
+
+def compose_run(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the resolved config and Hydra's record, without a call of Hydra's application, which
+    would set up logging anew. The record lacks the output folder, which is the current one.
+
+    Raises InputError for flags, and for overrides that do not fit.
+    """
+    flags, settings = split_flags(overrides)
+    check_words(flags, settings, known=())
+    words = [*HYDRA_SETTINGS, "hydra.mode=RUN", *map(for_hydra, settings)]
+    folder = config_folder()
+    with plain_errors(overrides), initialize_config_dir(folder, "diversevis", version_base="1.3"):
+        config = compose("run", overrides=words, return_hydra_config=True)
+    hydra = config.hydra
+    with open_dict(config):
+        del config["hydra"]
+    return plain(config), _record(config, hydra)
+
+
+@contextlib.contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra is free to be used within the `with` block; afterwards it is as the caller had it."""
+    in_use, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = in_use
+        VersionBase.instance().version_base = version
+
+
+def _record(config: DictConfig, hydra: Any) -> dict[str, str]:
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(config),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
+        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+    }
 
 
 def launch_jobs(

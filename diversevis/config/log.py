@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 
 def note(text: str) -> None:
@@ -24,3 +26,16 @@ def show_warnings() -> None:
     log.propagate = False  # Hydra has the root logger print too
     if not log.handlers:
         log.addHandler(_Notes(logging.WARNING))
+
+
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Print warnings within the `with` block; afterwards the program's log is as it was."""
+    log = logging.getLogger("diversevis")
+    level, propagate, handlers = log.level, log.propagate, [*log.handlers]
+    show_warnings()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.propagate, log.handlers = propagate, handlers

@@ -69,7 +69,7 @@ def measure_folder(
     impossible: dict[str, str] = {}
     for name in names:
         try:
-            measured = _measure(subject, name, pulse)
+            measured = take_measure(subject, name, pulse)
         except InputError as error:
             LOG.warning("no measure %s: %s", name, error)
             impossible[name] = str(error)
@@ -84,7 +84,7 @@ def measure_folder(
     return impossible
 
 
-def _measure(subject: Subject, name: str, pulse: Progress) -> Measured:
+def take_measure(subject: Subject, name: str, pulse: Progress) -> Measured:
     """A measure, in plain float32; repeated with half the batch when out of memory."""
     pulse(name, 0, len(subject.rows))
     with contextlib.closing(ProgressDisplay()) as display, precision("float32"):
@@ -107,7 +107,7 @@ def indices_of(
 ) -> list[dict[str, float]]:
     """Every number of every unit by its dotted name, measured without a folder."""
     for name in names:
-        numbers = _measure(subject, name, pulse).numbers
+        numbers = take_measure(subject, name, pulse).numbers
         metrics = [unit | {name: new} for unit, new in zip(metrics, numbers, strict=True)]
     return [indices_in(unit, names) for unit in metrics]
 

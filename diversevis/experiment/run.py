@@ -17,7 +17,7 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
-from diversevis.method.device import keep_pages, pick_devices
+from diversevis.method.device import pick_devices
 from diversevis.method.result import Visualization
 from diversevis.method.settings import Config, Experiment, Settled
 from diversevis.method.setup import Setup, prepare
@@ -68,7 +68,6 @@ def run(
     """
     check_film(experiment.record)
     measures = measure.possible(chosen(experiment.analysis), experiment.natural)
-    keep_pages()
     setup = prepare(experiment)
     settled = config(identity.absolute_paths(setup))
     work = _work(setup, settled, measures, sweep, expected)

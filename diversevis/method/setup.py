@@ -24,7 +24,7 @@ from diversevis.method.device import (
     precision,
 )
 from diversevis.method.settings import Experiment
-from diversevis.models.architectures import CustomModel, TimmModel
+from diversevis.models.architectures import OWN, TimmModel
 from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.layer import Layer
 from diversevis.models.load import Network, load
@@ -110,7 +110,7 @@ def prepare(experiment: Experiment) -> Setup:
     norm = images.norm_of_contrast(experiment.contrast, seen.field.size, channels=colors)
     if experiment.norm == "paper":
         norm = images.paper_norm(network.name, layer.name)
-    custom = isinstance(experiment.model, (CustomModel, TimmModel))
+    custom = isinstance(experiment.model, (*OWN, TimmModel))
     computation = fingerprint(network, seen) if custom else None
     module = (seen.fast or seen.plain).to(device)
     channel_gain, feature_gain = _natural_gains(

@@ -1,4 +1,5 @@
-"""The networks a user can name: the analytic network, classifiers of torchvision and timm, custom.
+"""The networks a user can name or hand over: the analytic network, classifiers of torchvision and
+timm, custom ones, and modules in memory.
 
 A frozen description per kind, each with
 
@@ -21,7 +22,13 @@ from typing import Any, Literal
 from torch import nn
 
 from diversevis.errors import InputError, suggest
-from diversevis.models.builders import NoInitialization, call_target, seeded, without_values
+from diversevis.models.builders import (
+    NoInitialization,
+    call_target,
+    copied,
+    seeded,
+    without_values,
+)
 from diversevis.models.convention import Convention
 from diversevis.models.energy import EnergyNetwork
 
@@ -252,7 +259,39 @@ class CustomModel(Convention):
         return call_target(self.target, self.arguments, self.seed)
 
 
-Model = EnergyModel | TorchvisionModel | TimmModel | CustomModel
+@dataclass(frozen=True, kw_only=True)
+class MemoryModel(Convention):
+    """A module in memory, or several, whose outputs are averaged. They stay as they are.
+
+    name  for titles and messages
+    """
+
+    kind: Literal["memory"]
+    name: str
+    module: nn.Module | tuple[nn.Module, ...]
+
+    @property
+    def input_size(self) -> None:
+        return None
+
+    @property
+    def weights(self) -> str:
+        return "own"
+
+    @property
+    def container(self) -> None:
+        return None
+
+    def skeleton(self) -> nn.Module:
+        return self.built()
+
+    def built(self) -> nn.Module:
+        """A copy, in eval mode on the CPU; raises `InputError` where a module has none."""
+        return copied(self.module)
+
+
+Model = EnergyModel | TorchvisionModel | TimmModel | CustomModel | MemoryModel
+OWN = CustomModel, MemoryModel  # a user's networks: only they know what these compute
 INCEPTION_NAMES = ("googlenet", "inception_v3")  # torchvision gives them another normalization
 
 

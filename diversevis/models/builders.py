@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import random
 import sys
@@ -106,6 +107,28 @@ def call_target(target: str, arguments: Mapping[str, Any], seed: int) -> nn.Modu
     return _network(returned, target)
 
 
+def copied(module: nn.Module | Sequence[nn.Module]) -> nn.Module:
+    """Return a copy of the network, in eval mode on the CPU and without wrappers.
+
+    Several networks become their `Average`. Raises `InputError` where one cannot be copied, or has
+    no values.
+    """
+    if not isinstance(module, nn.Module):
+        return Average([copied(member) for member in module]).eval()
+    network, _ = unwrap(module)
+    try:
+        network = copy.deepcopy(network)
+    except Exception as error:  # modules can hold anything
+        raise InputError(
+            f"{_name(module)} cannot be copied ({type(error).__name__}: {error}), and it must stay "
+            "as it is. An activation that it keeps (detach it), an open file or a lock cannot be; "
+            "or let a function build it: model=custom model.target=..."
+        ) from error
+    if any(tensor.is_meta for tensor in _tensors(network)):
+        raise InputError(f"{_name(module)} has no values: some of its tensors are on meta.")
+    return _on_cpu(network.eval())
+
+
 def unwrap(network: nn.Module) -> tuple[nn.Module, str]:
     """Return the network inside DataParallel, DistributedDataParallel or torch.compile's module,
     and the prefix that these put before the names of its modules, such as `module.`.
@@ -167,5 +190,17 @@ def _network(returned: Any, target: str) -> nn.Module:
             "list of them, whose outputs are averaged)."
         )
     network, _ = unwrap(returned.eval())
-    tensors = [*network.parameters(), *network.buffers()]
-    return network.cpu() if any(t.device.type not in ("cpu", "meta") for t in tensors) else network
+    return _on_cpu(network)
+
+
+def _on_cpu(network: nn.Module) -> nn.Module:
+    elsewhere = any(tensor.device.type not in ("cpu", "meta") for tensor in _tensors(network))
+    return network.cpu() if elsewhere else network
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__

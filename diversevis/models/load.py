@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from diversevis.errors import InputError
 from diversevis.models import weights
 from diversevis.models.architectures import (
+    OWN,
     Color,
     CustomModel,
     EnergyModel,
@@ -233,7 +234,7 @@ def _tensors(
         source, sha256 = str(file.path.resolve()), weights.sha256_of_file(file.path)
     else:
         source, state = "analytic", used  # what is not stored counts, too
-        if isinstance(model, CustomModel):
+        if isinstance(model, OWN):
             source = "own"
         elif isinstance(model, (TorchvisionModel, TimmModel)):
             source = f"random, seed {model.seed}" if model.weights == "random" else model.weights
@@ -303,7 +304,7 @@ def _mean_std(model: Model, file: WeightsFile | None, colors: int) -> tuple[Colo
         )
     if mean is not None and std is not None:
         return *checked_colors(mean, std, where, colors), source
-    if isinstance(model, CustomModel):
+    if isinstance(model, OWN):
         raise InputError(
             "A custom model needs the mean and std of its input, for every channel, in [0, 1]: "
             "model.mean=[0.485,0.456,0.406] model.std=[0.229,0.224,0.225], say; or "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError, suggest
-from diversevis.models.architectures import CustomModel, Model, TimmModel, TorchvisionModel
+from diversevis.models.architectures import OWN, CustomModel, Model, TimmModel, TorchvisionModel
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
 from diversevis.models.probe import Probe
@@ -80,7 +80,7 @@ class OpenNetwork:
         mean = getattr(self.model, "mean", None)
         if mean is not None:
             return len(mean)
-        if not isinstance(self.model, CustomModel):
+        if not isinstance(self.model, OWN):
             return 3
         counts = (getattr(m, "in_channels", None) for m in self.root.modules())
         first = next((count for count in counts if isinstance(count, int)), 3)
@@ -101,7 +101,7 @@ class OpenNetwork:
     def traced(self) -> TracedModel | None:
         """Its graph; None where torch.fx cannot trace it."""
         try:
-            if isinstance(self.model, CustomModel):
+            if isinstance(self.model, OWN):
                 skeleton = copy.deepcopy(self.root)  # tracing changes modules
             else:
                 skeleton = self.model.skeleton()

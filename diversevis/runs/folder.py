@@ -263,15 +263,15 @@ def _checkpoint(name: str) -> str:
 
 
 def _json(content: Any) -> bytes:
-    return (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode()
+    return (json.dumps(finite(content), indent=2, allow_nan=False) + "\n").encode()
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
     """The content with null in place of numbers that are not finite, which JSON does not know."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return content

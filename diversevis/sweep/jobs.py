@@ -59,8 +59,10 @@ class Jobs:
     def _do_all(self, number: int) -> list[str]:
         show_warnings()
         with signals.listening():
+            from diversevis.method.device import keep_pages
             from diversevis.method.setup import Preparer
 
+            keep_pages()
             sweep, prepare = read_sweep(self.folder), Preparer()
             works = [sweep.works[index] for index in sweep.jobs[number]]
             outcomes = [self._do(sweep, work, prepare, wait=False) for work in works]

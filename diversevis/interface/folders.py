@@ -1,0 +1,111 @@
+"""Runs in folders, from Python: made or found, and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from diversevis.config.arguments import named_folder, split_hydra_overrides, with_home
+from diversevis.errors import InputError
+from diversevis.interface.visualized import Visualized
+from diversevis.runs import files
+from diversevis.runs.files import Damaged
+from diversevis.runs.folder import RunFolder
+
+SWEEPS = {"-m", "--multirun"}
+
+
+def run(words: Sequence[Any]) -> Visualized:
+    """The run that the words of the command line describe: diversevis.run."""
+    from diversevis.config.compose import experiment_with, settled
+    from diversevis.config.hydra_call import compose_run, own_hydra
+    from diversevis.config.log import warnings_shown
+    from diversevis.experiment import run as experiments
+    from diversevis.interface.state import own_state
+    from diversevis.runs import signals
+
+    overrides = _checked_words(words)
+    with warnings_shown(), own_hydra(), own_state(), signals.listening():
+        config, extras = compose_run(overrides)
+        experiment = experiment_with(config, given=[word.partition("=")[0] for word in overrides])
+        typed = f"diversevis.run({', '.join(map(json.dumps, words))})"
+        done = experiments.run(experiment, command=typed, config=settled(config), extras=extras)
+    return load(done.path)
+
+
+def _checked_words(words: Sequence[Any]) -> list[str]:
+    for word in words:
+        if not isinstance(word, str):
+            raise InputError(
+                f"run takes the words of the command line, each as text, such as "
+                f'"model=vgg19", "n=6"; not {word!r}.'
+            )
+    if SWEEPS & {*words}:
+        raise InputError(
+            "A sweep is no single run: call diversevis.run in a loop, or type `diversevis run -m "
+            "...` in a terminal."
+        )
+    settings, of_hydra = split_hydra_overrides(words)
+    if of_hydra:
+        raise InputError(
+            f"{' '.join(of_hydra)}: a run is made here, in this process, without Hydra's launchers "
+            "and settings."
+        )
+    return [with_home(word) for word in settings]
+
+
+def load(folder: str | os.PathLike[str]) -> Visualized:
+    """The result in a run folder: diversevis.load."""
+    path = named_folder(os.fspath(folder))
+    try:
+        record, _ = files.read_record(path)
+        if record["n"] is None:
+            raise InputError(f"{path} has measures without images: `diversevis.collect` reads it.")
+        return _read(path, record)
+    except Damaged as error:
+        raise InputError(
+            f"{path} is not the folder of a run that can be loaded: {error}. It must be a folder "
+            "such as outputs/vgg19/conv2_1/12/v001."
+        ) from error
+
+
+def _read(path: Path, record: dict[str, Any]) -> Visualized:
+    """Raises `Damaged` where the files do not hold what they must, or contradict one another."""
+    if flaw := files.flaw_of(path):
+        raise Damaged(f"{flaw} (the run is {record['status']})")
+    content, folder = files.read_json(path, "metrics.json"), RunFolder(path)
+    metrics, settings = content.get("units"), content.get("measures")
+    if not isinstance(metrics, list) or not isinstance(settings, dict):
+        raise Damaged("metrics.json lacks units or measures")
+    try:
+        tensors = folder.read_images()
+        units = tuple(tensors["units"].tolist())
+        if units != tuple(unit["unit"] for unit in metrics):
+            raise Damaged("images.safetensors and metrics.json are of different units")
+        visualized = Visualized(
+            units=units, images=tensors["images"], responses=tensors["responses"], metrics=metrics,
+            settings={name: entry["settings"] for name, entry in settings.items()},
+            arrays={name: _arrays(folder, name) for name in settings},
+            record=record, path=path,
+        )  # fmt: skip
+        expected = (len(units), record["n"], len(visualized.mean), *visualized.field.size)
+        shapes = (*visualized.images.shape,), (*visualized.responses.shape,)
+        if shapes != (expected, expected[:2]) or visualized.norm <= 0:
+            raise Damaged("images.safetensors has other shapes than run.json says")
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise Damaged(f"its files do not fit together ({type(error).__name__}: {error})") from error
+    return visualized
+
+
+def _arrays(folder: RunFolder, name: str) -> dict[str, Tensor]:
+    """The arrays of a measure; some have none."""
+    try:
+        return folder.read_measure(name)
+    except FileNotFoundError:
+        return {}
