@@ -88,7 +88,7 @@ def grey_subject(**changes):
         "noise": noise, "generator": lambda purpose: torch.Generator().manual_seed(0),
         "rows": (0, 1), "units": (0, 1), "alive": (True, True), "sampled": (True, True),
         "images": images, "responses": respond(images)[rows, :, rows], "best": None,
-        "weights": (WEIGHT, WEIGHT), "settings": settings, "norm": NORM, "size": SIZE, "mean": GREY,
+        "weights": (WEIGHT, WEIGHT), "settings": settings, "norm": NORM, "size": SIZE, "mean": GREY, "whole_image": False,
         "device": torch.device("cpu"), "batch": 1000, "seed": 0, "photographs": None,
     }  # fmt: skip
     return Subject(**facts | changes)
@@ -293,7 +293,7 @@ def test_mean_activations_of_grey_network(folder):
     for path in folder.iterdir():
         path.unlink()
     Image.new("RGB", (400, 300), (51, 102, 204)).save(folder / "a.png")
-    settings = {"size": (36, 64), "stride": (1, 1), "device": torch.device("cpu"), "identity": "x"}
+    settings = {"crop": (240, 320), "device": torch.device("cpu"), "identity": "x"}
     shapes = []
 
     def activations(z):

@@ -56,6 +56,7 @@ class Subject:
     settings     of every measure, by the measure's name
     norm         Euclidean norm of every image
     size         rows and columns of the receptive field
+    whole_image  whether that is the network's input: then no larger image exists to shift it in
     mean         of the network's input, in [0, 1], a number for every channel of an image
     batch        upper bound on the images that go through the network at once
     photographs  folder for natural exemplars
@@ -77,6 +78,7 @@ class Subject:
     settings: Mapping[str, Any]
     norm: float
     size: tuple[int, int]
+    whole_image: bool
     mean: tuple[float, ...]
     device: torch.device
     batch: int
