@@ -25,8 +25,8 @@ NYQUIST = 0.5  # cycles per pixel
 LOWEST = 0.5  # cycles per receptive field
 IMAGES_AT_ONCE = 256
 SEARCH_PHASES = 8  # of the search for the best grating; the tuning curve has more
-# Pixels of all images of the search where the image is the network's input, and costs a pass through
-# the whole network: 5349 images of 224 x 224.
+# Pixels of all images of the search where an image is the network's input, which costs a pass
+# through the whole network: 5349 images of 224 x 224.
 SEARCH_PIXELS = 2**28
 FEWEST_ORIENTATIONS = 4
 WEAK = 0.01  # F0 below this share of the largest response to any grating: F1/F0 means little
