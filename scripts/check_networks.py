@@ -102,7 +102,7 @@ def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:
         if not takes(root, (side[0], side[1]), z.shape[1]):
             side = list(setup.experiment.model.input_size)
         place = central_place(setup.field, (side[0], side[1]))
-        assert place is not None
+        assert place is not None  # noqa: S101  (the canvas is larger than the field)
         (top, left), (height, width) = place.corner, setup.field.size
         canvas = 0.5 * torch.randn(2, z.shape[1], *side, generator=generator)
         canvas[:, :, top : top + height, left : left + width] = z

@@ -1,13 +1,14 @@
 """Grey images that are wider than high, and other numbers of channels, through all measures."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, Stopped
 from diversevis.measures.catalogue import measure
 from diversevis.measures.deformation import Deformation
 from diversevis.measures.dimension import Dimension
@@ -88,7 +89,7 @@ def grey_subject(**changes):
         "noise": noise, "generator": lambda purpose: torch.Generator().manual_seed(0),
         "rows": (0, 1), "units": (0, 1), "alive": (True, True), "sampled": (True, True),
         "images": images, "responses": respond(images)[rows, :, rows], "best": None,
-        "weights": (WEIGHT, WEIGHT), "settings": settings, "norm": NORM, "size": SIZE, "mean": GREY,
+        "weights": (WEIGHT, WEIGHT), "settings": settings, "norm": NORM, "size": SIZE, "mean": GREY, "whole_image": False,
         "device": torch.device("cpu"), "batch": 1000, "seed": 0, "photographs": None,
     }  # fmt: skip
     return Subject(**facts | changes)
@@ -306,6 +307,20 @@ def test_mean_activations_of_grey_network(folder):
     four = (0.5,) * 4
     with pytest.raises(InputError, match=r"1 or 3 channels; this network takes 4\..*scale=best"):
         mean_activations(activations, folder, mean=four, std=four, **settings)
+
+
+@pytest.mark.parametrize("name", ["phase", "shift", "deformation", "dimension"])
+def test_measures_can_stop_within_a_batch(name):
+    calls = []
+
+    def progress(*call):
+        calls.append(call)
+        if len(calls) == 2:
+            raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        measure(grey_subject(), name, progress)
+    assert calls == [(name, 0, 2)] * 2
 
 
 def test_photographs_have_no_four_channels(folder):

@@ -12,6 +12,7 @@ from PIL import Image
 from diversevis.pictures import graph
 from diversevis.pictures.draw import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
+from diversevis.pictures.measures.shift import _extent
 from diversevis.pictures.measures.view import Layer, number
 from diversevis.pictures.page import CAPTION, fitted, font, shortened, wrapped
 
@@ -420,6 +421,19 @@ def test_shift_shows_texture_and_crop_frame():
     x, y = xs[0] + zoom, ys[0] + zoom // 2  # the first pixel of the frame's own column
     assert pixels[y, x].tolist() == [255] * 3
     assert pixels[y, x + 1].tolist() == [0] * 3
+
+
+def test_shift_of_whole_image_shows_all():
+    """The texture has the image's size: no frame lies on it. Its map begins at shift 0."""
+    measures, arrays = make_measure("shift", units=1, size=(5, 5))
+    for which in ("fixed", "learned"):
+        arrays[f"texture_{which}"] = gabor(5, 5, 0)[None]
+        arrays[f"map_{which}"] = arrays[f"map_{which}"][:, :3, :3]
+    numbers = entry("shift", measures[0] | {"step": 2})
+    pixels = pixels_of(picture("shift", RECORD, numbers, arrays, 0, None, None))
+    assert contains(pixels, as_seen(arrays["texture_fixed"][0], 48))  # 48 * 5 is 240
+    assert _extent(3, 4, step=2) == (-1, 7, 5, -1)
+    assert _extent(3, 4, step=None) == (-2.5, 1.5, 1.5, -1.5)
 
 
 def test_deformation_omits_too_large_displacements():

@@ -116,3 +116,12 @@ def test_unit_hardly_driven_by_gratings_is_weak():
     assert one["f1f0"] is None
     assert one["f0"] == 0
     assert one["weak"]
+
+
+def test_whole_images_bound_the_search():
+    """3 colours, 8 octaves and 8 phases: 9 frequencies x 16 orientations have 3456 images."""
+    assert SETTINGS.bounded((64, 64), 3) == SETTINGS
+    searched = SETTINGS.bounded((224, 224), 3)
+    assert (searched.per_octave, searched.orientations) == (1, 16)
+    assert len(searched.frequencies((224, 224))) == 9
+    assert SETTINGS.bounded((1024, 1024), 3).orientations == 4

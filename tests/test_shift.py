@@ -7,6 +7,7 @@ import torch
 
 from diversevis.measures.shift import Shift, TextureSearch
 from diversevis.measures.stimuli import soft_mask
+from diversevis.measures.textures import Rolls, Windows
 
 SIDE, NORM = 9, 10.0
 PLAIN = {"optimizer": "sphere", "steps": 80, "minimum": 0.5, "softness": 1.0, "crops": None}
@@ -27,10 +28,12 @@ def noise(generator):
     return lambda count, size: torch.randn(1, count, 3, *size, generator=generator)
 
 
-def texture_of(respond, best, learned=False, **changes):
+def texture_of(respond, best, learned=False, cut=Windows, **changes):
     draw = noise(torch.Generator().manual_seed(3))
     chooser = torch.Generator().manual_seed(4)
-    search = TextureSearch(Shift(**PLAIN | changes), respond, best, draw, NORM)
+    search = TextureSearch(
+        Shift(**PLAIN | changes), respond, best, draw, NORM, cut(*best.shape[2:])
+    )
     return search(chooser, learned=learned)
 
 
@@ -129,11 +132,14 @@ def test_sphere_is_as_good_as_published_optimizer():
 def test_random_crops_have_the_given_number():
     generator = torch.Generator().manual_seed(0)
     draw, pair = noise(generator), gabor_pair()[:1]
-    work = TextureSearch(Shift(**PLAIN | {"crops": 10}), energy, pair, draw, NORM)
+    work = TextureSearch(
+        Shift(**PLAIN | {"crops": 10}), energy, pair, draw, NORM, Windows(SIDE, SIDE)
+    )
     first, second = work.draw_corners(generator), work.draw_corners(generator)
     assert len(first) == len({tuple(place) for place in first.tolist()}) == 10
     assert not torch.equal(first, second)
-    large = TextureSearch(Shift(**PLAIN), energy, torch.zeros(1, 3, 70, 70), draw, NORM)
+    pair = torch.zeros(1, 3, 70, 70)
+    large = TextureSearch(Shift(**PLAIN), energy, pair, draw, NORM, Windows(70, 70))
     assert len(large.draw_corners(generator)) == 1024
 
 
@@ -145,3 +151,74 @@ def test_masks_have_finite_gradients(p, q):
     (gradient,) = torch.autograd.grad(mask.sum(), shape)
     assert gradient.isfinite().all()
     assert mask[0, SIDE // 2, SIDE // 2].item() == pytest.approx(1, abs=1e-4)
+
+
+# -- units that see the whole image ---------------------------------------------------------------
+
+CANVAS = 16
+FIXED = soft_mask((CANVAS, CANVAS))
+
+
+def energies(x):
+    """Energy of a quadrature pair at every position of the periodic image."""
+    pair = torch.nn.functional.pad(gabor_pair().sum(1), (0, CANVAS - SIDE, 0, CANVAS - SIDE))
+    spectra = torch.fft.fft2(x.sum(2))[:, :, None] * torch.fft.fft2(pair).conj()
+    return torch.fft.ifft2(spectra).real.square().sum(2)
+
+
+def reached(respond):
+    """Mean and smallest response to all circular shifts, of the best image under the same mask."""
+    best = torch.randn(1, 3, CANVAS, CANVAS, generator=torch.Generator().manual_seed(1))
+    best = NORM * best / torch.linalg.vector_norm(best)
+    found = texture_of(respond, best, cut=Rolls)
+    assert found["map"].shape == (1, CANVAS, CANVAS)
+    return found, (found["map"].mean() / found["best_masked"]).item()
+
+
+def test_globally_pooled_energy_accepts_every_shift():
+    """A grating of whole cycles has the same energy under the mask at every circular shift."""
+    found, mean = reached(lambda x: energies(x).mean((2, 3)))
+    assert mean > 0.97
+    assert (found["map"].min() / found["best_masked"]).item() > 0.95
+
+
+def test_unit_of_one_position_misses_shifts():
+    def linear_at_middle(x):
+        middle = (CANVAS - SIDE) // 2
+        window = slice(middle, middle + SIDE)
+        return linear(x[..., window, window])
+
+    found, mean = reached(linear_at_middle)
+    assert mean < 0.5
+    assert found["map"].min().item() < 0.3 * NORM
+
+
+def test_map_holds_responses_to_rolled_textures():
+    def respond(x):
+        return energies(x)[:, :, 3, 5]
+
+    best = torch.randn(1, 3, CANVAS, CANVAS)
+    found = texture_of(respond, best, cut=Rolls, steps=3)
+    texture, squares = found["texture"], []
+    for down in range(CANVAS):
+        for right in range(CANVAS):
+            crop = texture.roll((-down, -right), (2, 3)) * found["mask"]
+            squares.append(crop.square().sum().item())
+            response = respond(crop[None]).item()
+            assert found["map"][0, down, right].item() == pytest.approx(response, rel=1e-4)
+    assert math.sqrt(sum(squares) / len(squares)) == pytest.approx(NORM, rel=1e-4)
+
+
+def test_large_images_have_fewer_shifts():
+    """The cost of a step and of the map is bounded; the map's step is odd."""
+    assert Rolls(64, 64).step == 1
+    assert Rolls(64, 64).of_a_step == 64
+    large = Rolls(224, 224)
+    assert large.of_a_step == 8
+    assert large.step % 2 == 1
+    assert large.step > 1
+    rows, columns = large.map_shape
+    assert len(large.map_corners) == rows * columns
+    assert rows * columns * 224 * 224 <= 2**24
+    assert large.map_corners.amax().item() == (rows - 1) * large.step
+    assert len(large.corners) == 224 * 224

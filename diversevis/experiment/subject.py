@@ -73,7 +73,8 @@ def _subject(
         rows=rows, units=tuple(units), alive=alive, sampled=tuple(sample[row] for row in rows),
         images=images, responses=responses, best=best, weights=weights,
         settings=_settings(setup), seed=experiment.seed,
-        norm=setup.norm, size=setup.field.size, mean=setup.network.weights.mean,
+        norm=setup.norm, size=setup.field.size, whole_image=setup.field.is_whole_image,
+        mean=setup.network.weights.mean,
         device=setup.device, batch=setup.batch,
         photographs=None if photographs is None else Path(photographs).expanduser(),
     )  # fmt: skip

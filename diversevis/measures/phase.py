@@ -8,7 +8,8 @@ Ringach 2002; docs/method.md, section 8.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ NYQUIST = 0.5  # cycles per pixel
 LOWEST = 0.5  # cycles per receptive field
 IMAGES_AT_ONCE = 256
 SEARCH_PHASES = 8  # of the search for the best grating; the tuning curve has more
+# Pixels of all images of the search where an image is the network's input, which costs a pass
+# through the whole network: 5349 images of 224 x 224.
+SEARCH_PIXELS = 2**28
+FEWEST_ORIENTATIONS = 4
 WEAK = 0.01  # F0 below this share of the largest response to any grating: F1/F0 means little
 FINE = 4  # the peak is looked for at this many times as many phases as were shown
 PADDING = 4  # an image is padded to this many times its side, for a finer grid of frequencies
@@ -86,11 +91,39 @@ class Phase:
         # Fewer than 8 phases would add higher harmonics to F1 (docs/method.md, section 8).
         check_least("measure.phase", self, orientations=1, per_octave=1, phases=8)
 
-    def search(self, respond: Respond, mask: Tensor, norm: float, *, channels: int) -> GratingMap:
-        """Show all gratings, seen through `mask`, to all units, in one pass over the layer."""
-        low = LOWEST / max(mask.shape)
+    def bounded(self, size: tuple[int, int], channels: int) -> Phase:
+        """With fewer frequencies, then fewer orientations, until the search has no more pixels than
+        `SEARCH_PIXELS`."""
+        count = channels * len(self.frequencies(size)) * self.orientations * SEARCH_PHASES
+        if count * math.prod(size) <= SEARCH_PIXELS:
+            return self
+        if self.per_octave > 1:
+            return replace(self, per_octave=self.per_octave - 1).bounded(size, channels)
+        fewer = max(FEWEST_ORIENTATIONS, self.orientations // 2)
+        if fewer >= self.orientations:
+            return self
+        return replace(self, orientations=fewer).bounded(size, channels)
+
+    def frequencies(self, size: tuple[int, int]) -> Float[Tensor, " frequency"]:
+        """Cycles per pixel, for images of this size."""
+        low = LOWEST / max(size)
         count = 1 + max(1, round(self.per_octave * math.log2(NYQUIST / low)))
-        frequencies = torch.logspace(math.log10(low), math.log10(NYQUIST), count)
+        return torch.logspace(math.log10(low), math.log10(NYQUIST), count)
+
+    def search(
+        self,
+        respond: Respond,
+        mask: Float[Tensor, "height width"],
+        norm: float,
+        *,
+        channels: int,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> GratingMap:
+        """Show all gratings, seen through `mask`, to all units, in one pass over the layer.
+
+        pulse  called again and again
+        """
+        frequencies = self.frequencies((mask.shape[0], mask.shape[1]))
         orientations = torch.arange(self.orientations) * (180 / self.orientations)
         colors = color_table(channels)
         shape = len(colors), len(frequencies), len(orientations)
@@ -104,6 +137,7 @@ class Phase:
             strengths.append(peak(responses.movedim(-1, 0)))
             highest.append(responses.amax((0, 1)))
             lowest.append(responses.amin((0, 1)))
+            pulse()
         most, least = torch.stack(highest).amax(0), torch.stack(lowest).amin(0)
         return GratingMap(
             strength=torch.cat(strengths, dim=1).reshape(-1, *shape).cpu(),
@@ -198,7 +232,11 @@ def measure_phase(subject: Subject, progress: Progress) -> Measured:
     settings: Phase = subject.settings["phase"]
     mask, norm = soft_mask(subject.size, device=subject.device), subject.norm
     respond_all = subject.respond_all(subject.batch)
-    shown = settings.search(respond_all, mask, norm, channels=len(subject.mean))
+    channels, count = len(subject.mean), len(subject.living)
+    searched = settings.bounded(subject.size, channels) if subject.whole_image else settings
+    shown = searched.search(
+        respond_all, mask, norm, channels=channels, pulse=lambda: progress("phase", 0, count)
+    )
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         respond, fitted = batch.respond_own(), None

@@ -2,7 +2,8 @@
 
 The texture maximizes `(1-w) mean(a) + w min(a)` over the responses a to all crops. The indices are
 mean and minimum over the best single image's response, and over the best response under the same
-mask, which alone costs a unit part of its response. docs/method.md, sections 6 and 8.
+mask, which alone costs a unit part of its response. Of units that see the whole image, the crops
+are circular shifts of a texture of the image's size. docs/method.md, sections 6 and 8.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from diversevis.errors import InputError
 from diversevis.measures.checks import check_least, ratio_or_none
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
+from diversevis.measures.textures import Rolls, Windows
 
 MOMENTUM = 0.8  # of textures' and masked images' steps, as of the images' (optimizer=sphere)
 FIRST_STEP = 2.0  # likewise
 SINGLE_STEPS = 60  # of the search for the best single image under a mask
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
-ALL_CROPS_UP_TO = 64  # pixels of receptive field; larger ones have too many crops for every step
-SOME_CROPS = 1024
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
 TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
 MASK_RATE = 0.05  # learning rate of a learned mask's parameters
@@ -43,7 +42,8 @@ class Shift:
     steps      of either (published: 700)
     minimum    w in `(1-w) mean(a) + w min(a)` over the crops
     softness   of the minimum's gradient at first, in units of mean minus smallest response
-    crops      drawn at random in every step; null: all, or 1024 for fields of over 64 pixels
+    crops      drawn at random in every step; null: all, or 1024 for fields of over 64 pixels; of
+               shifts of the whole image, so many that a step's cost is bounded
     """
 
     optimizer: Literal["sphere", "adam"]
@@ -59,8 +59,9 @@ class Shift:
 
 
 class TextureSearch:
-    """Finds the best textures [unit, c, 2h-2, 2w-2], the pixels in the (h-1)(w-1) crops.
+    """Finds the best textures.
 
+    crops  of a texture: `Windows`, or `Rolls` for units that see the whole image
     best   image of each unit, from which the search for a single image under the mask starts
     noise  (count, (rows, columns)) -> standard normal images [unit, count, c, rows, columns]
     norm   root-mean-square Euclidean norm of the masked crops
@@ -73,12 +74,13 @@ class TextureSearch:
         best: Float[Tensor, "unit color height width"],
         noise: Callable[[int, tuple[int, int]], Tensor],
         norm: float,
+        crops: Windows | Rolls,
     ) -> None:
         self.settings, self.respond, self.noise, self.norm = settings, respond, noise, norm
-        self.best, self.device = best, best.device
+        self.best, self.device, self.crops = best, best.device, crops
         self.units, _, height, width = best.shape
         self.size = height, width
-        self.corners = torch.cartesian_prod(torch.arange(height - 1), torch.arange(width - 1))
+        self.corners = crops.corners
 
     def __call__(self, generator: torch.Generator, *, learned: bool) -> dict[str, Tensor]:
         """Arrays [unit, ...] of the best textures, all units side by side.
@@ -86,23 +88,23 @@ class TextureSearch:
         generator  draws crops; on the CPU
         learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
 
-        texture      grey levels; the last row and column are in no crop, and 0
-        map          responses to the crop at every shift
+        texture      grey levels, as `crops` stores it
+        map          responses to the crop at every shift of the map
         parameters   p, q, and sigma (in sides of the image) of the mask
         masked       the best single image under the mask, and best_masked: the response to it
         """
         texture, shape = self.optimize(generator, learned)
         masks = self.masks(shape)
         with torch.no_grad():
-            parts = torch.split(self.corners, SOME_CROPS)
+            corners = self.crops.map_corners
+            parts = torch.split(corners, self.crops.at_once)
             responses = torch.cat([self._to_crops(texture, masks, part) for part in parts], dim=1)
-        down, right = self.corners[responses.argmax(1).cpu()].unbind(1)
-        crops = texture.unfold(2, self.size[0], 1).unfold(3, self.size[1], 1)
-        best_crop = crops[torch.arange(self.units), :, down, right] * masks[:, None]
-        masked, best_masked = self._best_masked(masks, best_crop)
+        pixels = self.crops.pixels(corners[responses.argmax(1).cpu()]).to(self.device)
+        crops = [x.flatten(1)[:, at] for x, at in zip(texture, pixels, strict=True)]
+        masked, best_masked = self._best_masked(masks, torch.stack(crops) * masks[:, None])
         arrays = {
-            "texture": functional.pad(self.scaled(texture, masks), (0, 1, 0, 1)),
-            "map": torch.unflatten(responses, 1, [side - 1 for side in self.size]),
+            "texture": self.crops.stored(self.scaled(texture, masks)),
+            "map": torch.unflatten(responses, 1, self.crops.map_shape),
             "mask": masks,
             "parameters": shape.exp(),
             "masked": masked,
@@ -116,8 +118,7 @@ class TextureSearch:
 
     def optimize(self, generator: torch.Generator, learned: bool) -> tuple[Tensor, Tensor]:
         """Textures of the right scale, and the logarithms of the masks' parameters [unit, 3]."""
-        rows, columns = (2 * side - 2 for side in self.size)
-        texture = self.noise(1, (rows, columns))[:, 0]
+        texture = self.noise(1, self.crops.texture_size)[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
         move = _Momentum() if self.settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
@@ -141,12 +142,7 @@ class TextureSearch:
 
     def scaled(self, texture: Tensor, masks: Tensor) -> Tensor:
         """`texture` at the scale at which its masked crops have the RMS norm."""
-        # How much of a pixel all crops see together is a sum of the squared mask over a box.
-        weights, (height, width) = masks.square()[:, None], self.size
-        for box in ((height - 1, 1), (1, width - 1)):
-            all_ones = torch.ones(1, 1, *box, device=self.device)
-            weights = functional.conv_transpose2d(weights, all_ones)
-        mean_square = (weights * texture.square()).sum((1, 2, 3), keepdim=True) / len(self.corners)
+        mean_square = self.crops.mean_square(texture, masks)
         return texture * (self.norm / mean_square.sqrt())
 
     def _to_crops(
@@ -155,18 +151,14 @@ class TextureSearch:
         """Responses to the masked crops with these upper left corners."""
         # By pixel numbers: the gradient of overlapping views would need as much memory for every
         # crop as the texture has.
-        (height, width), columns = self.size, texture.shape[3]
-        first = corners[:, 0] * columns + corners[:, 1]
-        within = (torch.arange(height)[:, None] * columns + torch.arange(width)).flatten()
-        numbers = (first[:, None] + within).flatten().to(texture.device)
+        numbers = self.crops.pixels(corners).flatten().to(texture.device)
         pixels = texture.flatten(2).permute(2, 0, 1).index_select(0, numbers)
-        crops = pixels.reshape(len(corners), height, width, *texture.shape[:2])
+        crops = pixels.reshape(len(corners), *self.size, *texture.shape[:2])
         return self.respond(crops.permute(3, 0, 4, 1, 2) * masks[:, None, None])
 
     def draw_corners(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
         """Corners of the crops of one step."""
-        large = max(self.size) > ALL_CROPS_UP_TO
-        count = self.settings.crops or (SOME_CROPS if large else len(self.corners))
+        count = self.settings.crops or self.crops.of_a_step
         if count >= len(self.corners):
             return self.corners
         return self.corners[torch.randperm(len(self.corners), generator=generator)[:count]]
@@ -250,28 +242,35 @@ class _Adam:
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
     """The texture test of the units of the sample, under a fixed and under a learned mask."""
     settings: Shift = subject.settings["shift"]
-    channels, height, width = subject.image_shape
-    crops = (height - 1) * (width - 1)
-    if not crops:  # a texture needs more than one shift
+    cut, channels = _crops(subject), len(subject.mean)
+    if len(cut.corners) < 2:  # a texture needs more than one shift
         return Measured([None] * len(subject.rows), {}, dict(vars(settings)))
     shapes = {
-        "texture": (channels, 2 * height - 1, 2 * width - 1), "map": (height - 1, width - 1),
-        "mask": (height, width), "masked": subject.image_shape, "best_masked": (),
+        "texture": cut.stored(torch.zeros(channels, *cut.texture_size)).shape,
+        "map": cut.map_shape, "mask": subject.size, "masked": subject.image_shape,
+        "best_masked": (),
     }  # fmt: skip
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
         best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}
         arrays = {f"{name}_{kind}": textures[kind][name] for kind in KINDS for name in shapes}
         arrays["best"] = best
-        return [_unit(textures, row, value) for row, value in enumerate(best.tolist())], arrays
+        step = {"step": cut.step} if isinstance(cut, Rolls) else {}
+        return [_unit(textures, row, y) | step for row, y in enumerate(best.tolist())], arrays
 
     all_shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes}
     all_shapes["best"] = ()
-    living, at_once = subject.living_sample, min(crops, settings.crops or crops)
+    living, all_crops = subject.living_sample, len(cut.corners)
+    most = cut.of_a_step if isinstance(cut, Rolls) else all_crops
+    at_once = min(all_crops, settings.crops or most)
     measured = in_batches("shift", subject, living, at_once, all_shapes, measure_batch, progress)
     if living:  # the fixed mask is the same for all units
         measured.arrays["mask_fixed"] = measured.arrays["mask_fixed"][living[0]]
     return measured
+
+
+def _crops(subject: Subject) -> Windows | Rolls:
+    return Rolls(*subject.size) if subject.whole_image else Windows(*subject.size)
 
 
 def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
@@ -280,7 +279,9 @@ def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
         return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
 
     best = batch.best_images().to(batch.device)
-    search = TextureSearch(batch.settings["shift"], batch.respond_own(), best, noise, batch.norm)
+    search = TextureSearch(
+        batch.settings["shift"], batch.respond_own(), best, noise, batch.norm, _crops(batch)
+    )
     return search(batch.generator(f"shift/{kind}/crops"), learned=kind == "learned")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from diversevis.errors import InputError
 from diversevis.photographs.crops import Respond
 
-# Arguments: the measure's name, how many units are done, of how many.
+# Arguments: the measure's name, how many units are done, of how many. Raises where work must stop.
 Progress = Callable[[str, int, int], None]
 Numbers = dict[str, Any]
 # Images of every unit [unit, image, c, h, w] -> its responses [unit, image]; differentiable.
@@ -56,6 +57,7 @@ class Subject:
     settings     of every measure, by the measure's name
     norm         Euclidean norm of every image
     size         rows and columns of the receptive field
+    whole_image  whether that is the network's input: then no larger image exists to shift it in
     mean         of the network's input, in [0, 1], a number for every channel of an image
     batch        upper bound on the images that go through the network at once
     photographs  folder for natural exemplars
@@ -77,6 +79,7 @@ class Subject:
     settings: Mapping[str, Any]
     norm: float
     size: tuple[int, int]
+    whole_image: bool
     mean: tuple[float, ...]
     device: torch.device
     batch: int
@@ -142,6 +145,7 @@ def in_batches(
 
     images_per_unit  shown to a unit at once: a batch has as many units as fit
     shapes           of one unit's entry in every array
+    progress         called after every batch, and whenever its units have responded
 
     The other units (dead, or not in the sample) have None for numbers, and NaN in the arrays.
     """
@@ -151,7 +155,9 @@ def in_batches(
     units_at_once = max(1, subject.batch // images_per_unit)
     for first in range(0, len(indices), units_at_once):
         batch = list(indices[first : first + units_at_once])
-        batch_numbers, batch_arrays = measure_batch(subject.take(batch))
+        report = partial(progress, name, first, len(indices))
+        respond = _reporting(subject.respond, report)
+        batch_numbers, batch_arrays = measure_batch(replace(subject.take(batch), respond=respond))
         for index, unit_numbers in zip(batch, batch_numbers, strict=True):
             numbers[index] = unit_numbers
         for key, values in batch_arrays.items():
@@ -160,3 +166,21 @@ def in_batches(
     settings = subject.settings[name]
     made_with = settings if isinstance(settings, dict) else asdict(settings)
     return Measured(numbers, arrays, made_with)
+
+
+def _reporting(
+    respond: Callable[[Sequence[int], int], RespondOwn], report: Callable[[], None]
+) -> Callable[[Sequence[int], int], RespondOwn]:
+    """`respond`, with a report whenever units have responded to images."""
+
+    def reporting(rows: Sequence[int], batch: int) -> RespondOwn:
+        of_units = respond(rows, batch)
+
+        def answered(x: Tensor) -> Tensor:
+            responses = of_units(x)
+            report()
+            return responses
+
+        return answered
+
+    return reporting

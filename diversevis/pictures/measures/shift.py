@@ -50,11 +50,15 @@ def _variant(view: View, mask: str) -> page.Block:
     """A row: texture with the size of a crop, mask, the image to which the crops are compared."""
     weights = view.array(f"mask_{mask}")
     texture, note = page.fitted(view.pixels(view.arrays[f"texture_{mask}"]), TEXTURE)
-    caption = f"texture, with the size of a crop{note}"
+    if "step" in view.numbers:  # a circular shift of it is a crop
+        shown, caption = texture[0], f"texture, to be shifted around{note}"
+    else:
+        shown = _framed(texture[0], *weights.shape)
+        caption = f"texture, with the size of a crop{note}"
     grey = np.rint(255 * np.nan_to_num(weights).clip(0, 1)).astype(np.uint8)
     grey = np.dstack([grey] * 3)
     row = [
-        page.captioned(_framed(texture[0], *weights.shape), caption),
+        page.captioned(shown, caption),
         page.tiles([grey], ["mask"], side=TILE),
     ]
     if view.has(f"masked_{mask}"):
@@ -97,11 +101,10 @@ def _map(view: View, mask: str) -> page.Block:
     is_thin = max(rows, columns) > THIN * min(rows, columns)
     height = 280 if is_thin else _map_height(rows / columns)
     figure, axis = graph.canvas(MAP_WIDTH, height, right=graph.FOR_COLOR_BAR, top=MAP_TOP)
-    up, back = rows // 2 + 0.5, columns // 2 + 0.5  # no shift: the crop that is framed
+    extent = _extent(rows, columns, view.numbers.get("step"))
     colors = axis.imshow(
         np.ma.masked_invalid(values), cmap=graph.MAP, interpolation="nearest", vmin=low, vmax=high,
-        extent=(-back, columns - back, rows - up, -up),
-        aspect="auto" if is_thin else "equal",
+        extent=extent, aspect="auto" if is_thin else "equal",
     )  # fmt: skip
     axis.set(xlabel="shift right (pixels)", ylabel="shift down (pixels)")
     axis.locator_params(nbins=5, integer=True)
@@ -111,6 +114,19 @@ def _map(view: View, mask: str) -> page.Block:
         bar.ax.axhline(masked, color="white", lw=3)
         bar.ax.axhline(masked, color="black", lw=1)
     return graph.drawn(figure)
+
+
+def _extent(rows: int, columns: int, step: int | None) -> tuple[float, float, float, float]:
+    """Shifts at the left, right, lower and upper edge of a map, in pixels.
+
+    step  between circular shifts, the first of which is 0; None for windows of a texture, of which
+          the one that is framed has shift 0
+    """
+    if step is None:
+        up, back = rows // 2 + 0.5, columns // 2 + 0.5
+        return -back, columns - back, rows - up, -up
+    first = -step / 2
+    return first, first + columns * step, first + rows * step, first
 
 
 def _map_height(rows_per_column: float) -> int:
