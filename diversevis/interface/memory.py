@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ from diversevis.models.architectures import MemoryModel
 from diversevis.models.network import OpenNetwork
 from diversevis.runs.folder import finite
 from diversevis.runs.record import make_record
+
+LOG = logging.getLogger("diversevis")
 
 # Settings about run folders, which there are none of here.
 OF_FOLDERS = "root", "again", "checkpoint", "images", "record", "seeds", "units_per_job"
@@ -165,7 +168,7 @@ def _measured(
         try:
             measured[name] = take_measure(subject, name, lambda name, done, total: None)
         except InputError as error:
-            results.LOG.warning("no measure %s: %s", name, error)
+            LOG.warning("no measure %s: %s", name, error)
             impossible[name] = str(error)
     return measured, impossible
 
