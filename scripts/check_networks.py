@@ -27,7 +27,7 @@ from diversevis.method.response import respond
 from diversevis.method.setup import Setup, prepare
 from diversevis.models.architectures import import_torchvision_models
 from diversevis.models.layer import Layer
-from diversevis.models.network import OpenNetwork, Table
+from diversevis.models.network import OpenNetwork
 from diversevis.models.plain import central_place
 
 TIMM = ("resnet50d", "seresnet50", "mobilenetv3_small_100", "convnext_nano", "efficientnetv2_rw_t",
@@ -62,11 +62,12 @@ def check(kind: str, name: str) -> float:
     words = [f"model={kind}", f"model.name={name}", "model.weights=random"]
     began = time.process_time()
     opened = OpenNetwork(model=experiment_of(compose_config([*words, "layer=x"])).model)
-    table = opened.table
+    layers = opened.listing.layers
+    opened.fields(layers)
     seconds = time.process_time() - began
-    layers = [table.layers[index] for index in _three(table)]
+    three = [layers[min(1, len(layers) - 1)], layers[len(layers) // 2], layers[-1]]
     ways, differences = [], []
-    for layer in layers:
+    for layer in three:
         try:
             setup = prepare(experiment_of(compose_config([*words, f"layer={layer.name}"])))
         except InputError as error:
@@ -78,15 +79,10 @@ def check(kind: str, name: str) -> float:
         differences.append(difference(opened.root, layer, setup))
     shown = " | ".join(ways)
     print(
-        f"| {name} | {len(table.layers)} | {shown} | {max(differences):.0e} | {seconds:.1f} |",
+        f"| {name} | {len(layers)} | {shown} | {max(differences):.0e} | {seconds:.1f} |",
         flush=True,
     )
     return max(differences)
-
-
-def _three(table: Table) -> list[int]:
-    count = len(table.layers)
-    return [min(1, count - 1), count // 2, count - 1]
 
 
 def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:

@@ -17,12 +17,13 @@ def layers_command(arguments: Sequence[str]) -> None:
     """Print a table of the layers, and why other modules are none."""
     show_warnings()
     opening = compose_opening(arguments)
-    table = OpenNetwork(model=opening.model, size=opening.size).table
+    opened = OpenNetwork(model=opening.model, size=opening.size)
+    layers, left_out, _ = opened.listing
     rows = [("layer", "units", "receptive field", "stride", "response")]
-    for layer, field in zip(table.layers, table.fields, strict=True):
+    for layer, field in zip(layers, opened.fields(layers), strict=True):
         rows.append((layer.name, str(layer.channels), *_in_words(field), layer.response))
     print(*aligned(rows, right=(1, 2, 3)), sep="\n", flush=True)
-    for line in _left_out(table.left_out):
+    for line in _left_out(left_out):
         note(line)
 
 

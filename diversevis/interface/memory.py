@@ -61,9 +61,11 @@ def layers(network: Any, *, size: Any, mean: Any) -> list[LayerFacts]:
     with own_hydra():
         opening = _opening(network, size, mean)
     with own_state():
-        table = OpenNetwork(model=opening.model, size=opening.size).table
+        opened = OpenNetwork(model=opening.model, size=opening.size)
+        found = opened.listing.layers
+        fields = opened.fields(found)
     facts = []
-    for layer, field in zip(table.layers, table.fields, strict=True):
+    for layer, field in zip(found, fields, strict=True):
         size, stride = (None, None) if field is None else (field.size, field.stride)
         facts.append(LayerFacts(layer.name, layer.channels, size, stride, layer.response))
     return facts

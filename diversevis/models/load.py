@@ -187,7 +187,9 @@ def check_weights(
     file = _open_file(opened.model, wanted)
     if layer is None:
         traced = opened.traced.layers if opened.traced else ()
-        layers = traced or opened.table.layers  # a graph may have no layer that is known to be maps
+        layers = (
+            traced or opened.listing.layers
+        )  # a graph may have no layer that is known to be maps
         layer = layers[-1] if file is None else _deepest_layer(opened, file) or layers[0]
     tensors, record = _tensors(opened, layer, file)
     return record, len(tensors), layer

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -41,18 +42,14 @@ CONSTANT = 0.01  # value of weights that are yet to be loaded, where only the fi
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
+class Listing(NamedTuple):
     """All layers of a network.
 
-    fields    of each layer; None: its units see the whole image, or their field depends on where
-              they are
     left_out  module path -> why it is no layer
-    size      rows and columns of the images on which the network was asked
+    size      rows and columns of images that the network takes
     """
 
     layers: Sequence[Layer]
-    fields: Sequence[ReceptiveField | None]
     left_out: Mapping[str, str]
     size: Pair
 
@@ -113,34 +110,37 @@ class OpenNetwork:
             return None
 
     @cached_property
-    def table(self) -> Table:
-        """All layers, with their fields.
+    def listing(self) -> Listing:
+        """All layers.
 
         Raises `InputError` if the network fails on an image, or has no layer.
         """
-        root = self._with_values()
-        layers, left_out, size = self._listen(root)
+        layers, left_out, size = self._listen(self._with_values)
         if not layers:
             raise InputError(
                 f"model {self.name} has no layer: none of its modules returns a tensor with an "
                 f"entry per image. {_reasons(left_out)}"
             )
-        layers = self._merged(layers)
+        return Listing(self._merged(layers), left_out, size)
+
+    def fields(self, layers: Sequence[Layer]) -> list[ReceptiveField | None]:
+        """The field of each layer's units; None: they see the whole image, or what they see depends
+        on where they are."""
         fields: list[ReceptiveField | None] = [None] * len(layers)
         unknown = []
         for index, layer in enumerate(layers):
-            try:
-                fields[index] = self._walk(layer)
-            except NoWindow:
-                if not self._follows_global_pooling(layer):
-                    unknown.append(index)
-        probe = Probe(root=root, colors=self.colors)
-        bounded = self._bounded(probe, layers, unknown, size)
-        asked = [layers[index] for index in bounded]
-        probed = probe.fields(asked, size, thorough=not self.has_published_size)
-        for index, field in zip(bounded, probed, strict=True):
-            fields[index] = field
-        return Table(layers=layers, fields=fields, left_out=left_out, size=size)
+            if (walked := self._walk(layer)) is not None:
+                fields[index] = walked
+            elif layer.kind.startswith("maps") and not self._follows_global_pooling(layer):
+                unknown.append(index)
+        if unknown:
+            probe, size = Probe(root=self._with_values, colors=self.colors), self.listing.size
+            bounded = self._bounded(probe, layers, unknown, size)
+            asked = [layers[index] for index in bounded]
+            probed = probe.fields(asked, size, thorough=not self.has_published_size)
+            for index, field in zip(bounded, probed, strict=True):
+                fields[index] = field
+        return fields
 
     @property
     def has_published_size(self) -> bool:
@@ -156,44 +156,44 @@ class OpenNetwork:
         """
         names = name, unwrapped_name(name)
         for layer in self.traced.layers if self.traced else ():
-            if set(names) & set(layer.paths) and self._has_walk(layer):
+            if set(names) & set(layer.paths) and self._walk(layer) is not None:
                 return layer
-        table = self.table
-        for layer in table.layers:
+        listing = self.listing
+        for layer in listing.layers:
             if set(names) & set(layer.paths):
                 return layer
-        if name in table.left_out:
-            raise InputError(f"{key}={name} of {self.name} is no layer: {table.left_out[name]}.")
-        calls = [p for layer in table.layers for p in layer.paths if p.startswith(f"{name}#")]
+        if name in listing.left_out:
+            raise InputError(f"{key}={name} of {self.name} is no layer: {listing.left_out[name]}.")
+        calls = [p for layer in listing.layers for p in layer.paths if p.startswith(f"{name}#")]
         if calls:
             raise InputError(
                 f"{key}={name} of {self.name} is a module that is called {len(calls)} times. Name "
                 f"the call: {key}={calls[0]} to {calls[-1]}."
             )
-        known = [layer.name for layer in table.layers]
+        known = [layer.name for layer in listing.layers]
         raise InputError(
             f"{key}={name} is not a layer of {self.name}. {suggest(name, [*also, *known])} "
             "`diversevis layers` lists them all."
         )
 
     def field(self, layer: Layer) -> ReceptiveField | None:
-        """The field of a layer's units; None: the whole image, or it depends on the unit."""
-        if self._has_walk(layer):
-            return self._walk(layer)
-        names = [known.name for known in self.table.layers]
-        return self.table.fields[names.index(layer.name)]
+        """The field of a layer's units; None as for `fields`."""
+        if layer.name not in self._known_fields:
+            (self._known_fields[layer.name],) = self.fields([layer])
+        return self._known_fields[layer.name]
 
-    def _has_walk(self, layer: Layer) -> bool:
-        try:
-            self._walk(layer)
-        except NoWindow:
-            return False
-        return True
+    @cached_property
+    def _known_fields(self) -> dict[str, ReceptiveField | None]:
+        return {}
 
-    def _walk(self, layer: Layer) -> ReceptiveField:
+    def _walk(self, layer: Layer) -> ReceptiveField | None:
+        """The field by the graph; None where that does not tell."""
         if self.traced is None or layer.node is None:
-            raise NoWindow(layer.name)
-        return receptive_field(self.traced.root, self.traced.graph, layer.node)
+            return None
+        try:
+            return receptive_field(self.traced.root, self.traced.graph, layer.node)
+        except NoWindow:
+            return None
 
     def _follows_global_pooling(self, layer: Layer) -> bool:
         """Whether its graph says so; False where that is not known."""
@@ -202,6 +202,7 @@ class OpenNetwork:
     def _field_names(self, root: nn.Module) -> dict[str, str]:
         return self.model.field_names(root) if isinstance(self.model, TorchvisionModel) else {}
 
+    @cached_property
     def _with_values(self) -> nn.Module:
         """The network, with weights that spread NaN as its own do where its own do not matter."""
         if not isinstance(self.model, (TorchvisionModel, TimmModel)):

@@ -77,7 +77,7 @@ def view(opened: OpenNetwork, network: Network, reading: Reading) -> View:
                 return _faster(network, plain, field)
         size = opened.model.input_size
         if size is None:
-            _whole_image(network, reading, opened.table.size)  # is it a function of the image?
+            _whole_image(network, reading, opened.listing.size)  # is it a function of the image?
             raise InputError(
                 f"layer={network.layer.name} of {network.name}: its units see the whole image, or "
                 "what they see depends on where they are. Give the size of the network's images, "
@@ -94,7 +94,7 @@ def _candidates(
     if walked is None:
         return
     yield walked
-    size = opened.table.size
+    size = opened.listing.size
     with native_convolutions():
         for marker in ("nan", "noise"):
             probe = Probe(root=network.root, colors=len(network.weights.mean), marker=marker)
@@ -143,7 +143,7 @@ def _places(opened: OpenNetwork, field: ReceptiveField) -> Iterator[Place]:
         canvases.append((2 * canvases[-1][0], 2 * canvases[-1][1]))
     known = opened.size or opened.model.input_size
     if known is None and opened.traced is None:
-        known = opened.table.size
+        known = opened.listing.size
     for canvas in sorted({*canvases, *([known] if known else [])}):
         if (place := central_place(field, canvas)) is not None:
             yield place
