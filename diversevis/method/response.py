@@ -21,14 +21,14 @@ from diversevis.models.targets import responses_to_all_images, responses_to_own_
 class Responses(NamedTuple):
     """Images and what the network computes from them."""
 
-    images: Float[Tensor, "unit image 3 height width"]
+    images: Float[Tensor, "unit image color height width"]
     responses: Float[Tensor, "unit image"]  # as the network gives them
     scaled: Float[Tensor, "unit image"]  # with channels scaled as `objective.scale` says
     features: Float[Tensor, "unit image feature"]  # in which distances are measured
 
 
 def respond(
-    setup: Setup, x: Float[Tensor, "unit image 3 height width"], rows: Int[Tensor, " unit"]
+    setup: Setup, x: Float[Tensor, "unit image color height width"], rows: Int[Tensor, " unit"]
 ) -> Responses:
     """Responses of the units at `rows` of the setup's targets, each to its own images `x`."""
     units, n = x.shape[:2]
@@ -54,7 +54,7 @@ def respond(
 
 
 def _through_network(
-    setup: Setup, z: Float[Tensor, "image 3 height width"], rows: Int[Tensor, " unit"]
+    setup: Setup, z: Float[Tensor, "image color height width"], rows: Int[Tensor, " unit"]
 ) -> Sequence[Tensor]:
     """The outputs of the network, in parts where there are more images than `setup.batch`.
 
@@ -91,7 +91,7 @@ def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
         network = tune_for_cpu(network)
     vectors, kind = setup.targets.vectors, setup.experiment.objective.response
 
-    def responses(x: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image unit"]:
+    def responses(x: Float[Tensor, "image color height width"]) -> Float[Tensor, "image unit"]:
         parts = []
         with torch.no_grad(), precision("float32"):
             for part in torch.split(x, setup.batch):
@@ -105,7 +105,7 @@ def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
 
 def noise_of(
     setup: Setup, unit: int, purpose: str, count: int, size: tuple[int, int] | None = None
-) -> Callable[[], Float[Tensor, "image 3 height width"]]:
+) -> Callable[[], Float[Tensor, "image color height width"]]:
     """A function that draws `count` noise images, of `size` or that of the receptive field.
 
     Every unit has its generator, so that its noise does not depend on the other units.
