@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -43,7 +43,7 @@ class Probe:
 
     root      in eval mode, with weights of any values that give finite responses
     colors    number of channels of its images
-    marker    what is put in place of pixels
+    marker    what is put in place of pixels; where `nan` shows no field, `noise` is tried as well
     """
 
     root: nn.Module
@@ -70,6 +70,10 @@ class Probe:
                     fields[i] = field
         for i, field in self._fields_on(limit, layers, bounded).items():
             fields[i] = field
+        if self.marker == "nan" and (left := [i for i in bounded if fields[i] is None]):
+            noisy = replace(self, marker="noise").fields([layers[i] for i in left], limit)
+            for i, shown in zip(left, noisy, strict=True):
+                fields[i] = shown
         return fields
 
     def _bounded(
@@ -226,4 +230,5 @@ def _field(rows: Axis, columns: Axis) -> ReceptiveField:
         size=(rows.size, columns.size),
         stride=(strides[0], strides[1]),
         offset=(rows.first, columns.first),
+        period=(rows.units, columns.units),
     )
