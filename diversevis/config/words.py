@@ -14,10 +14,10 @@ from diversevis.method.settings import Experiment
 
 SETTING = re.compile(r"(\+{0,2})([\w.]+)=(.*)", re.DOTALL)
 QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-# What Hydra may read as a number or a truth value; between the commas and brackets of a sweep.
-NUMBER = re.compile(
-    rf"{QUOTED}|(?<![^,(\s])([+-]?(?:\.?\d[\w.+-]*|inf|nan|true|false))(?![^,)\s])", re.IGNORECASE
-)
+# What Hydra may read as a number or a truth value, and the call of a module, `act#2`, which its
+# grammar refuses; between the commas and brackets of a sweep.
+NUMBER = r"[+-]?(?:\.?\d[\w.+-]*|inf|nan|true|false)"
+TO_QUOTE = re.compile(rf"{QUOTED}|(?<![^,(\s])({NUMBER}|[\w.-]+#\d+)(?![^,)\s])", re.IGNORECASE)
 ARGUMENTS = "model.arguments"  # its keys are not known to the config
 
 
@@ -33,7 +33,7 @@ def for_hydra(word: str) -> str:
     if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}."):
         return f"++{key}={value}"
     if key in text_settings() and not value.startswith("range("):  # of numbers, in any case
-        value = NUMBER.sub(lambda found: in_quotes(found[1]) if found[1] else found[0], value)
+        value = TO_QUOTE.sub(lambda found: in_quotes(found[1]) if found[1] else found[0], value)
     return quoted(f"{plus}{key}={value}")
 
 

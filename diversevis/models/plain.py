@@ -147,8 +147,8 @@ class AllChannels(nn.Module):
 def smallest_place(field: ReceptiveField) -> Place:
     """The smallest canvas with a unit whose field lies wholly inside."""
     units = [
-        _period(stride) * math.ceil(max(0, -offset) / (stride * _period(stride)))
-        for stride, offset in zip(field.stride, field.offset, strict=True)
+        period * math.ceil(max(0, -offset) / step)
+        for period, step, offset in zip(field.period, field.step, field.offset, strict=True)
     ]
     corner = _first_pixels(field, units)
     canvas = [begin + size for begin, size in zip(corner, field.size, strict=True)]
@@ -157,12 +157,12 @@ def smallest_place(field: ReceptiveField) -> Place:
 
 def central_place(field: ReceptiveField, canvas: Pair) -> Place | None:
     """The unit nearest to the middle of a canvas; None if the canvas is too small."""
-    units = []
-    for side, size, stride, offset in zip(
-        canvas, field.size, field.stride, field.offset, strict=True
-    ):
-        step = stride * _period(stride)
-        units.append(_period(stride) * math.floor(((side - size) / 2 - offset) / step))
+    units = [
+        period * math.floor(((side - size) / 2 - offset) / step)
+        for side, size, period, step, offset in zip(
+            canvas, field.size, field.period, field.step, field.offset, strict=True
+        )
+    ]
     corner = _first_pixels(field, units)
     fits = all(
         begin >= 0 and begin + size <= side
@@ -176,22 +176,19 @@ def units_inside(field: ReceptiveField, place: Place, size: Pair) -> tuple[slice
     slices = []
     for axis in (0, 1):
         begin, end = place.corner[axis], place.corner[axis] + size[axis]
-        stride, offset, side = field.stride[axis], field.offset[axis], field.size[axis]
-        first = math.ceil((begin - offset) / stride)
-        last = math.floor((end - side - offset) / stride)
+        step, offset, side = field.step[axis], field.offset[axis], field.size[axis]
+        first = field.period[axis] * math.ceil((begin - offset) / step)
+        last = field.period[axis] * math.floor((end - side - offset) / step)
         slices.append(slice(max(0, first), last + 1))
     return slices[0], slices[1]
 
 
-def _period(stride: int | float) -> int:
-    """Number of neighbouring units that begin at one pixel."""
-    return max(1, round(1 / stride)) if stride < 1 else 1
-
-
 def _first_pixels(field: ReceptiveField, units: Sequence[int]) -> Pair:
     rows, columns = (
-        round(unit * stride + offset)
-        for unit, stride, offset in zip(units, field.stride, field.offset, strict=True)
+        unit // period * step + offset
+        for unit, period, step, offset in zip(
+            units, field.period, field.step, field.offset, strict=True
+        )
     )
     return rows, columns
 

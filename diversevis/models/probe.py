@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,7 +48,7 @@ class Probe:
 
     root      in eval mode, with weights of any values that give finite responses
     colors    number of channels of its images
-    marker    what is put in place of pixels
+    marker    what is put in place of pixels; where `nan` shows no field, `noise` is tried as well
     """
 
     root: nn.Module
@@ -75,7 +75,21 @@ class Probe:
             left = [i for i in left if i not in found]
             for i, field in found.items():
                 fields[i] = field
+        if self.marker == "nan" and (left := self._swallow(size, layers, left)):
+            noisy = replace(self, marker="noise")
+            shown = noisy.fields([layers[i] for i in left], size, thorough=thorough)
+            for i, field in zip(left, shown, strict=True):
+                fields[i] = field
         return fields
+
+    def _swallow(
+        self, size: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]
+    ) -> list[int]:
+        """Layers that are not NaN though all pixels are."""
+        if not which:
+            return []
+        seen = self._seen(torch.ones(1, *size, dtype=torch.bool), layers, which)
+        return [i for i in which if not seen[i].any()]
 
     def see_everything(self, layers: Sequence[Layer], size: tuple[int, int]) -> list[bool]:
         """Of every layer, whether its units at either corner see the opposite corner."""
@@ -276,4 +290,5 @@ def _field(rows: Axis | None, columns: Axis | None) -> ReceptiveField | None:
         size=(rows.size, columns.size),
         stride=(strides[0], strides[1]),
         offset=(rows.first, columns.first),
+        period=(rows.units, columns.units),
     )

@@ -30,18 +30,27 @@ class ReceptiveField:
     """The pixels that the unit at map position (0, 0) sees, as (rows, columns).
 
     size    extent of the field
-    stride  distance between the fields of neighbouring units of the map; 0.5 where two begin at
-            the same pixel; 0 where units see the whole image, which then is the field
+    stride  distance between the fields of neighbouring units of the map; 0 where units see the
+            whole image, which then is the field
     offset  first pixel; negative where the field of the padded network reaches beyond the image
+    period  number of neighbouring units that begin at the same pixel, more than 1 after a coarser
+            map was enlarged: stride is then that of their mean, 0.5 for pairs one pixel apart
     """
 
     size: tuple[int, int]
     stride: tuple[int | float, int | float]
     offset: tuple[int, int]
+    period: tuple[int, int] = (1, 1)
 
     @property
     def is_whole_image(self) -> bool:
         return 0 in self.stride
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """Pixels between the fields of units that are a period apart."""
+        rows, columns = (round(s * n) for s, n in zip(self.stride, self.period, strict=True))
+        return rows, columns
 
 
 class NoWindow(Exception):

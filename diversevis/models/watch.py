@@ -123,7 +123,9 @@ def hooked(
         hook(path, calls[path] - 1, module, inputs, output)
 
     handles = [
-        module.register_forward_hook(partial(count, path)) for path, module in modules.items()
+        module.register_forward_hook(partial(count, path))
+        for path, module in modules.items()
+        if not isinstance(module, torch.jit.ScriptModule)  # it takes no hooks
     ]
     try:
         yield
@@ -248,8 +250,10 @@ def listen(
         raise ForwardFailed(error, calls[-1].path if calls else None) from error
     silent = modules.keys() - {call.path for call in calls} - reasons.keys()
     for path in silent:
+        if isinstance(modules[path], torch.jit.ScriptModule):
+            reasons[path] = "torch.jit has compiled it"
         # Lists of modules have no forward, and are no modules that somebody would look for.
-        if type(modules[path]).forward is not nn.Module.forward:
+        elif type(modules[path]).forward is not nn.Module.forward:
             reasons[path] = "it is not called"
     return _group(calls, z, followed, field_names), reasons
 
