@@ -149,7 +149,7 @@ class Probe:
                 unit = max(0, (units - step) // 2)
                 before.append(slice(unit, unit + 1))
                 after.append(slice(unit + step, unit + step + 1))
-                if MOVE % field.stride[axis] or field.size[axis] + MOVE > side:
+                if MOVE % field.step[axis] or field.size[axis] + MOVE > side:
                     moved.add(which[index])  # this image is too small to tell
             a, b = first[tuple(before)], second[tuple(after)]
             if a.shape == b.shape and torch.allclose(
