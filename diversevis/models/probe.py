@@ -27,6 +27,7 @@ CANVASES = 64, 128, 256
 ENOUGH = 128  # pixels: fields of up to 180 pixels show
 IMAGES_AT_ONCE = 16
 CORNER = 8  # the corners that a unit must see to see the whole image are 1/8 of its sides
+COARSEST = 32  # units per side of a coarser map that was enlarged
 MOVE = 32  # pixels by which an image is moved: a multiple of most strides
 CLOSE = 1e-3  # of responses that move along, relative to the largest
 STRONG = 10.0  # standard deviation of noise that takes the place of NaN
@@ -169,8 +170,12 @@ class Probe:
         return {i: (seen[i].shape[1], seen[i].shape[2]) for i in which}
 
     def _step(self, canvas: tuple[int, int], shape: tuple[int, int]) -> int:
-        """Upper bound on the stride of maps of this shape (with little padding)."""
-        return max(math.ceil(side / units) for side, units in zip(canvas, shape, strict=True))
+        """Upper bound on the pixels between fields in maps of this shape (with little padding).
+
+        After a coarser map was enlarged, several units have one field: so many more pixels.
+        """
+        steps = [math.ceil(side / units) for side, units in zip(canvas, shape, strict=True)]
+        return max(*steps, max(canvas) // COARSEST)
 
     def _edges(
         self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int], reach: int
