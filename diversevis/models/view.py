@@ -184,6 +184,11 @@ def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) ->
     layer, first = plain.layer.name, plain(z)
     with contextlib.suppress(Exception):  # what lies behind the layer may not take small images
         plain.to_the_end(z)
+    if not all(bool(torch.isfinite(values).all()) for values in first):
+        raise InputError(
+            f"layer={layer} gives NaN or infinite responses to noise: the network or its weights "
+            "are damaged, or model.mean, model.std and model.scale are not those that it expects."
+        )
     if _difference(first, plain(z)) > TOLERANCE:
         # The rest of the pass may leave the network as the next pass expects it.
         plain.stop = False
@@ -195,11 +200,6 @@ def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) ->
                 "off in the network."
             )
         first = plain(z)
-    if not all(bool(torch.isfinite(values).all()) for values in first):
-        raise InputError(
-            f"layer={layer} gives NaN or infinite responses to noise: the network or its weights "
-            "are damaged, or model.mean, model.std and model.scale are not those that it expects."
-        )
     crowd = plain(torch.cat([z[:1], OTHERS * z[1:]]))
     if _difference([values[:1] for values in first], [values[:1] for values in crowd]) > TOLERANCE:
         raise InputError(
