@@ -6,6 +6,7 @@ stride of its units, or that they see the whole image. Unless said otherwise a n
 5 + 2 * 2 = 9 pixels, stride 2.
 """
 
+import random
 import warnings
 from collections import OrderedDict
 from typing import NamedTuple
@@ -570,6 +571,21 @@ def pyramid_from_an_odd_pixel():
     return small(lambda net, y: net.block(y), block=Pyramid(5))
 
 
+@case(field=(19, 19), stride=(4, 4))
+def blurred_before_halving():
+    """A triangle over 4 units with stride 2: 5 + 3 * 2 = 11 with stride 4, then 11 + 2 * 4."""
+
+    def between(net, y):
+        return F.interpolate(y, scale_factor=0.5, mode="bilinear", antialias=True)
+
+    return net(between)
+
+
+@whole()
+def pooled_to_a_grid():
+    return net(lambda net, y: F.adaptive_avg_pool2d(y.relu(), (7, 7)))
+
+
 # Normalization
 
 
@@ -677,6 +693,20 @@ def attention():
 
     heads = nn.MultiheadAttention(8, 2, batch_first=True)
     return net(between, heads=heads, enter=conv(3, 8, 16, stride=16, padding=0))
+
+
+@whole()
+def attention_within_windows():
+    """Windows of 4 x 4 units: what a unit sees depends on where it is."""
+
+    def between(net, y):
+        n, c, h, w = y.shape
+        windows = F.unfold(y, 4, stride=4).view(n, c, 16, -1).permute(0, 3, 2, 1).flatten(0, 1)
+        seen, _ = net.heads(windows, windows, windows)
+        seen = seen.view(n, -1, 16, c).permute(0, 3, 2, 1).reshape(n, 16 * c, -1)
+        return F.fold(seen, (h, w), 4, stride=4)
+
+    return net(between, heads=nn.MultiheadAttention(8, 2, batch_first=True))
 
 
 @whole()
@@ -1005,6 +1035,13 @@ def augmented_by_numpy():
     """A gain of its own generator, which is not torch's."""
     generator = np.random.default_rng(0)
     return net(lambda net, y: float(generator.uniform(0.8, 1.2)) * y)
+
+
+@refused("(drawn at random|on the other images)")
+def augmented_by_flips():
+    """A coin for all images of a pass: as often as not, two passes agree."""
+    coin = random.Random(0)  # noqa: S311
+    return net(lambda net, y: y.flip(3) if coin.random() < 0.5 else y)
 
 
 @refused(AT_RANDOM)
