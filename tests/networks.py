@@ -6,10 +6,12 @@ stride of its units, or that they see the whole image. Unless said otherwise a n
 5 + 2 * 2 = 9 pixels, stride 2.
 """
 
+import random
 import warnings
 from collections import OrderedDict
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -569,6 +571,21 @@ def pyramid_from_an_odd_pixel():
     return small(lambda net, y: net.block(y), block=Pyramid(5))
 
 
+@case(field=(19, 19), stride=(4, 4))
+def blurred_before_halving():
+    """A triangle over 4 units with stride 2: 5 + 3 * 2 = 11 with stride 4, then 11 + 2 * 4."""
+
+    def between(net, y):
+        return F.interpolate(y, scale_factor=0.5, mode="bilinear", antialias=True)
+
+    return net(between)
+
+
+@whole()
+def pooled_to_a_grid():
+    return net(lambda net, y: F.adaptive_avg_pool2d(y.relu(), (7, 7)))
+
+
 # Normalization
 
 
@@ -676,6 +693,20 @@ def attention():
 
     heads = nn.MultiheadAttention(8, 2, batch_first=True)
     return net(between, heads=heads, enter=conv(3, 8, 16, stride=16, padding=0))
+
+
+@whole()
+def attention_within_windows():
+    """Windows of 4 x 4 units: what a unit sees depends on where it is."""
+
+    def between(net, y):
+        n, c, h, w = y.shape
+        windows = F.unfold(y, 4, stride=4).view(n, c, 16, -1).permute(0, 3, 2, 1).flatten(0, 1)
+        seen, _ = net.heads(windows, windows, windows)
+        seen = seen.view(n, -1, 16, c).permute(0, 3, 2, 1).reshape(n, 16 * c, -1)
+        return F.fold(seen, (h, w), 4, stride=4)
+
+    return net(between, heads=nn.MultiheadAttention(8, 2, batch_first=True))
 
 
 @whole()
@@ -964,3 +995,101 @@ def passes_counted():
     network = net(between)
     network.register_buffer("passes", torch.zeros((), dtype=torch.long))
     return network
+
+
+# What is refused: answers that are no function of the image alone, or that have no gradient
+
+REFUSED: dict[str, str] = {}  # name -> what the message says
+AT_RANDOM, OF_THE_BATCH = "drawn at random or remembered", "on the other images in its batch"
+NO_GRADIENT = "cannot be optimized"
+
+
+def refused(why):
+    def register(build):
+        REFUSED[build.__name__] = why
+        return build
+
+    return register
+
+
+@refused(AT_RANDOM)
+def dropout_by_function():
+    return net(lambda net, y: F.dropout(y.relu(), 0.3))
+
+
+@refused(AT_RANDOM)
+def dropout_of_channels():
+    return net(lambda net, y: F.dropout2d(y.relu(), 0.3, training=True))
+
+
+@refused(AT_RANDOM)
+def augmented_by_noise():
+    def function(net, x):
+        return net.read(net.enter(x + 0.05 * torch.randn_like(x)).relu())
+
+    return Net(function, enter=conv(3, 8, 5, stride=2), read=conv(8, 6))
+
+
+@refused(AT_RANDOM)
+def augmented_by_numpy():
+    """A gain of its own generator, which is not torch's."""
+    generator = np.random.default_rng(0)
+    return net(lambda net, y: float(generator.uniform(0.8, 1.2)) * y)
+
+
+@refused("(drawn at random|on the other images)")
+def augmented_by_flips():
+    """A coin for all images of a pass: as often as not, two passes agree."""
+    coin = random.Random(0)  # noqa: S311
+    return net(lambda net, y: y.flip(3) if coin.random() < 0.5 else y)
+
+
+@refused(AT_RANDOM)
+def remembered_state():
+    def between(net, y):
+        before = net.state if net.state is not None and net.state.shape == y.shape else 0.0
+        net.state = y + 0.5 * before
+        return net.state
+
+    return net(between, state=None)
+
+
+@refused(OF_THE_BATCH)
+def batch_statistics():
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    return net(lambda net, y: net.norm(y).relu(), norm=norm)
+
+
+@refused(OF_THE_BATCH)
+def centred_over_the_batch():
+    return net(lambda net, y: (y - y.mean(0, keepdim=True)).relu())
+
+
+@refused(NO_GRADIENT)
+def without_gradient():
+    """torch.fx would leave out `no_grad`; it stops at a branch on values."""
+    network = net(lambda net, y: y.relu() if y.isfinite().all() else y)
+    network.function = torch.no_grad()(network.function)
+    return network
+
+
+@refused(NO_GRADIENT)
+def detached():
+    return net(lambda net, y: y.detach().relu())
+
+
+@refused(NO_GRADIENT)
+def overwritten_before_the_gradient():
+    """torch refuses the gradient of a sigmoid whose values are gone."""
+
+    def between(net, y):
+        torch.sigmoid_(y)
+        y.mul_(2)
+        return y
+
+    return net(between)
+
+
+@refused("gives NaN or infinite responses")
+def logarithm_of_anything():
+    return net(lambda net, y: y.log())

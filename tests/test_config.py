@@ -228,6 +228,7 @@ def text_of(config, key):
         (["layer=0.0,0.10,'1'"], "layer", ["0.0", "0.10", "1"]),
         (["layer=0.0, 0.10"], "layer", ["0.0", "0.10"]),
         (["layer=choice(0.0,a,0.10)"], "layer", ["0.0", "a", "0.10"]),
+        (["layer=act#2"], "layer", ["act#2"]), (["layer=0.act-1#2,b"], "layer", ["0.act-1#2", "b"]),
         (["layer=range(0,3)"], "layer", ["0", "1", "2"]),
         (["objective.distance=0"], "objective.distance", ["0"]),
         (["root=20240501"], "root", ["20240501"]), (["root=1.50"], "root", ["1.50"]),

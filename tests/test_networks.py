@@ -6,7 +6,7 @@ The other route to both is in `Reference`: the network itself, a forward hook an
 import pytest
 import torch
 from conftest import custom_model
-from networks import CASES
+from networks import CASES, REFUSED, Case
 
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
@@ -20,7 +20,7 @@ CANVAS = 64  # pixels
 
 
 def words(name, *more):
-    case = CASES[name]
+    case = CASES.get(name, Case())
     color = f"[{','.join(['0.5'] * case.colors)}]"
     return ["model=custom", f"model.target=networks.{name}", f"model.mean={color}",
             f"model.std={color}", f"layer={case.layer}", "unit=0-3", "n=2", "device=cpu", *more]  # fmt: skip
@@ -108,4 +108,10 @@ def test_responses_to_whole_images(name):
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_images_need_their_size(name):
     with pytest.raises(InputError, match="size=224 or size="):
+        setup_of(name)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_no_function_of_images_is_refused(name):
+    with pytest.raises(InputError, match=f"layer=read.*{REFUSED[name]}"):
         setup_of(name)

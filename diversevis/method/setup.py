@@ -127,6 +127,8 @@ def prepare(experiment: Experiment) -> Setup:
     readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
     if why_slow is not None:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
+    if custom:
+        _check_gradient(readout, random_images(colors, seen.field.size, 1).to(device), layer.name)
     return Setup(
         experiment=experiment,
         network=network,
@@ -219,6 +221,21 @@ def _readout(
     z = random_images(colors, seen.field.size, len(rows)).to(device)
     why_slow = differs(fast, plain, z, rows)
     return (plain, why_slow) if why_slow else (fast, None)
+
+
+def _check_gradient(readout: nn.Module, z: Float[Tensor, "1 color h w"], layer: str) -> None:
+    """Raises `InputError` for a network that keeps gradients from its images."""
+    rows = torch.zeros(1, dtype=torch.long, device=z.device)
+    try:
+        with torch.enable_grad():
+            torch.autograd.grad(readout(z.requires_grad_(True), rows)[0].sum(), z)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"layer={layer} cannot be optimized: it has no gradient with respect to the image "
+            f"({words}). Take torch.no_grad, .detach() and operations in place that overwrite what "
+            "a gradient needs out of the network."
+        ) from error
 
 
 def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
