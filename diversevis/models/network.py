@@ -23,6 +23,7 @@ from diversevis.models.probe import Probe
 from diversevis.models.receptive_field import (
     NoWindow,
     ReceptiveField,
+    UnitField,
     receptive_field,
     sees_whole_image,
 )
@@ -179,6 +180,11 @@ class OpenNetwork:
             return self._walk(layer)
         names = [known.name for known in self.table.layers]
         return self.table.fields[names.index(layer.name)]
+
+    def unit_fields(self, layer: Layer) -> list[UnitField | None] | None:
+        """What each unit of a vector sees of the whole image (`Probe.unit_fields`)."""
+        probe = Probe(root=self._with_values(), colors=self.colors)
+        return probe.unit_fields(layer, self.table.size)
 
     def _has_walk(self, layer: Layer) -> bool:
         try:

@@ -183,7 +183,7 @@ def units_inside(field: ReceptiveField, place: Place, size: Pair) -> tuple[slice
     return slices[0], slices[1]
 
 
-def _period(stride: float) -> int:
+def _period(stride: int | float) -> int:
     """Number of neighbouring units that begin at one pixel."""
     return max(1, round(1 / stride)) if stride < 1 else 1
 

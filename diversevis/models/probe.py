@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diversevis.models.layer import Layer
-from diversevis.models.receptive_field import ReceptiveField
+from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.watch import as_maps, responses_at
 
 Marker = Literal["nan", "noise"]
@@ -30,6 +31,22 @@ CORNER = 8  # the corners that a unit must see to see the whole image are 1/8 of
 MOVE = 32  # pixels by which an image is moved: a multiple of most strides
 CLOSE = 1e-3  # of responses that move along, relative to the largest
 STRONG = 10.0  # standard deviation of noise that takes the place of NaN
+LARGEST_OF_UNITS = 128  # pixels: the fields of single units are looked for in images up to this
+DRAWS = 2  # of noise, where a nonlinearity may hide a change from a unit
+SEEN = 1e-5  # of a unit's largest response: smaller changes are rounding
+
+
+@contextlib.contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Without oneDNN and NNPACK: implementations that work in tiles (Winograd, FFT) spread NaN to
+    units that do not see it."""
+    library: Any = torch.backends.mkldnn
+    before, library.enabled = library.enabled, False
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        library.enabled = before
 
 
 class Axis(NamedTuple):
@@ -79,6 +96,69 @@ class Probe:
                 fields[i] = field
         return fields
 
+    def unit_fields(
+        self, layer: Layer, size: tuple[int, int], adapt: Callable[[Tensor], Tensor] | None = None
+    ) -> list[UnitField | None] | None:
+        """The part of the image that each unit of a vector sees; None for one that sees nothing.
+
+        By NaN; where this goes to all units, as through products with zeros, by noise.
+
+        size   rows and columns of the network's images
+        adapt  turns noise into what the network takes; None: noise itself
+
+        None for other layers, for images over 128 pixels, and where all units see all of it.
+        """
+        if layer.kind != "vector" or max(size) > LARGEST_OF_UNITS:
+            return None
+        with native_convolutions():
+            corners = self._units_that_see(_corners(size), layer, adapt, "noise")
+            if bool(corners.all()):
+                return None
+            whole = UnitField(0, 0, *size)
+            for marker in ("nan", "noise"):
+                seen = self._units_that_see(_stripes(size), layer, adapt, marker)
+                fields = _boxes(seen, size)
+                if marker == "nan" and None in fields:  # swallowed
+                    continue
+                if any(field not in (None, whole) for field in fields):
+                    return fields
+        return None
+
+    def _units_that_see(
+        self,
+        marks: Bool[Tensor, "mark height width"],
+        layer: Layer,
+        adapt: Callable[[Tensor], Tensor] | None,
+        marker: Marker,
+    ) -> Bool[Tensor, "mark unit"]:
+        """Whether each unit of a vector sees the marked pixels."""
+        generator = torch.Generator().manual_seed(0)
+        seen = torch.zeros(len(marks), layer.channels, dtype=torch.bool)
+        for _ in range(DRAWS if marker == "noise" else 1):
+            base, other = torch.randn(2, self.colors, *marks.shape[1:], generator=generator)
+            if marker == "nan":
+                other = torch.full_like(other, torch.nan)
+            masked = functional.pad(marks, (0, 0, 0, 0, 1, 0))  # the first image has no mark
+            batches = (
+                torch.where(part[:, None], other, base)
+                for part in torch.split(masked, IMAGES_AT_ONCE)
+            )
+            responses = self._responses(layer, (adapt(z) if adapt else z for z in batches))
+            if marker == "nan":
+                seen |= responses[1:].isnan()
+            else:
+                rounding = SEEN * responses.abs().amax(0)
+                seen |= (responses[1:] - responses[0]).abs() > rounding
+        return seen
+
+    def _responses(self, layer: Layer, batches: Iterable[Tensor]) -> Float[Tensor, "image unit"]:
+        """Of a vector, to the images of all batches."""
+        parts = list[Tensor]()
+        with torch.no_grad():
+            for z in batches:
+                responses_at(self.root, z, [layer.tap], lambda _, found: parts.append(found))
+        return torch.cat(parts)
+
     def _runs(self, canvas: tuple[int, int]) -> bool:
         try:
             with torch.no_grad():
@@ -91,11 +171,7 @@ class Probe:
         self, layers: Sequence[Layer], which: Sequence[int], limit: tuple[int, int]
     ) -> list[int]:
         """Layers whose units at a corner do not all see the opposite corner."""
-        (height, width), corner = limit, tuple(max(1, side // CORNER) for side in limit)
-        marks = torch.zeros(2, height, width, dtype=torch.bool)
-        marks[0, : corner[0], : corner[1]] = True
-        marks[1, height - corner[0] :, width - corner[1] :] = True
-        seen = self._seen(marks, layers, which)
+        seen = self._seen(_corners(limit), layers, which)
         return [i for i in which if not (seen[i][0, -1, -1] and seen[i][1, 0, 0])]
 
     def _fields_on(
@@ -226,6 +302,42 @@ class Probe:
                     z = torch.cat([base[None], z])
                 responses_at(self.root, z, taps, each)
         return {i: torch.cat(found) for i, found in parts.items()}
+
+
+def _corners(size: tuple[int, int]) -> Bool[Tensor, "2 height width"]:
+    """The upper left and the lower right corner, marked."""
+    (height, width), corner = size, tuple(max(1, side // CORNER) for side in size)
+    marks = torch.zeros(2, height, width, dtype=torch.bool)
+    marks[0, : corner[0], : corner[1]] = True
+    marks[1, height - corner[0] :, width - corner[1] :] = True
+    return marks
+
+
+def _stripes(size: tuple[int, int]) -> Bool[Tensor, "mark height width"]:
+    """Marks of all rows up to each, all from each on, and the same of columns."""
+    marks = []
+    for axis, side in enumerate(size):
+        line, edge = torch.arange(side), torch.arange(side)[:, None]
+        for stripes in (line <= edge, line >= edge):
+            shape = (side, side, 1) if axis == 0 else (side, 1, side)
+            marks.append(stripes.reshape(shape).expand(-1, *size))
+    return torch.cat(marks)
+
+
+def _boxes(seen: Bool[Tensor, "mark unit"], size: tuple[int, int]) -> list[UnitField | None]:
+    """Of every unit, the field whose edges its sight of `_stripes` shows; None: it sees nothing."""
+    height, width = size
+    up_to_row, from_row, up_to_column, from_column = torch.split(
+        seen, [height, height, width, width]
+    )
+    edges = []
+    for up_to, after in ((up_to_row, from_row), (up_to_column, from_column)):
+        numbers = torch.arange(len(up_to))[:, None]
+        first = torch.where(up_to, numbers, len(up_to)).amin(0)
+        edges.append((first, torch.where(after, numbers, -1).amax(0) - first + 1))
+    (top, rows), (left, columns) = edges
+    table = torch.stack([top, left, rows, columns], dim=1).tolist()
+    return [UnitField(*box) if box[2] > 0 and box[3] > 0 else None for box in table]
 
 
 def _last_seen(line: Bool[Tensor, "mark unit"]) -> dict[int, int]:

@@ -12,7 +12,7 @@ import copy
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -42,6 +42,15 @@ class ReceptiveField:
     @property
     def is_whole_image(self) -> bool:
         return 0 in self.stride
+
+
+class UnitField(NamedTuple):
+    """The part of the whole image that a single unit sees: first row and column, extent, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 class NoWindow(Exception):

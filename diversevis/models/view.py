@@ -14,7 +14,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,7 +32,7 @@ from diversevis.models.plain import (
     unit_of,
     units_inside,
 )
-from diversevis.models.probe import Probe
+from diversevis.models.probe import Probe, native_convolutions
 from diversevis.models.receptive_field import ReceptiveField, unpad
 
 TOLERANCE = 1e-4  # largest difference between two ways, relative to a channel's responses
@@ -228,19 +227,6 @@ def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
         base, *seen = plain.on_canvas(torch.cat([canvas, marked]))[0].flatten(1)
     same_outside = _difference([base[None]], [seen[0][None]]) <= TOLERANCE
     return same_outside and all(bool((edge != base).any()) for edge in seen[1:])
-
-
-@contextlib.contextmanager
-def native_convolutions() -> Iterator[None]:
-    """Without oneDNN and NNPACK: implementations that work in tiles (Winograd, FFT) spread NaN to
-    units that do not see it."""
-    library: Any = torch.backends.mkldnn
-    before, library.enabled = library.enabled, False
-    try:
-        with torch.backends.nnpack.flags(enabled=False):
-            yield
-    finally:
-        library.enabled = before
 
 
 def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Sequence[Tensor]:
