@@ -1,6 +1,7 @@
 """Units that see the whole image, and what each model neuron sees of it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -110,3 +111,22 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
     assert main(["run", "model=energy", "layer=simple", "n=2", *QUICK, "device=cpu"]) == 0
     (other,) = current_folder.glob("outputs/energy/**/run.json")
     assert json.loads(other.read_text())["unit_fields"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["objective.distance=output"], "objective.distance=output does not lie before"),
+        (["position=[9,9]"], r"position=\[9,9\]: layer output is a single vector, not a map"),
+    ],
+)
+def test_refused_for_a_model_neuron(words, said, capsys, current_folder):
+    assert main(["run", *WORDS, "layer=output", "device=cpu", *words]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (current_folder / "outputs").exists()
+
+
+def test_distance_in_a_later_layer(capsys, current_folder):
+    words = "layer=core.0", "objective.distance=output", "device=cpu"
+    assert main(["run", *WORDS, *words]) == 2
+    assert "output does not lie before layer=core.0" in capsys.readouterr().err

@@ -101,15 +101,13 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     Raises `InputError` if a feature layer does not lie before the target, or if the weights are
     missing, damaged or made for another network.
     """
-    traced, needed = opened.traced, opened.tensors(layer)
-    if traced is not None and layer.node is not None:
-        before = traced.ancestors(layer.node)
-        for feature in features:
-            if feature.node is not None and (feature.node not in before or feature is layer):
-                raise InputError(
-                    f"objective.distance={feature.name} does not lie before layer={layer.name}. "
-                    "Distances are measured in `pixels` or in an earlier layer."
-                )
+    for feature in features:
+        if not _lies_before(opened, feature, layer):
+            raise InputError(
+                f"objective.distance={feature.name} does not lie before layer={layer.name}. "
+                "Distances are measured in `pixels` or in an earlier layer."
+            )
+    needed = opened.tensors(layer)
     tensors, record = _tensors(opened, layer, _open_file(opened.model, needed[0]))
     root = opened.root
     if tensors is not needed[1]:
@@ -124,6 +122,14 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
         adapt=adapt,
         weights=record,
     )
+
+
+def _lies_before(opened: OpenNetwork, feature: Layer, layer: Layer) -> bool:
+    """Whether `layer` is computed from `feature`, or, where the graph does not tell, after it."""
+    if opened.traced is not None and layer.node is not None and feature.node is not None:
+        return feature.name != layer.name and feature.node in opened.traced.ancestors(layer.node)
+    order = [known.name for known in opened.table.layers]
+    return order.index(feature.name) < order.index(layer.name)
 
 
 def _fast(
