@@ -8,7 +8,7 @@ from diversevis.cli.status import aligned
 from diversevis.config.compose import compose_opening
 from diversevis.config.log import note, show_warnings
 from diversevis.models.network import OpenNetwork
-from diversevis.models.receptive_field import ReceptiveField
+from diversevis.models.receptive_field import ReceptiveField, UnitField
 
 MOST_NAMES = 4  # of modules that are no layers, in a line
 
@@ -21,7 +21,10 @@ def layers_command(arguments: Sequence[str]) -> None:
     layers, left_out, _ = opened.listing
     rows = [("layer", "units", "receptive field", "stride", "response")]
     for layer, field in zip(layers, opened.fields(layers), strict=True):
-        rows.append((layer.name, str(layer.channels), *_in_words(field), layer.response))
+        response = layer.response
+        if field is None and (fields := opened.unit_fields(layer)) is not None:
+            response += f", units see {_range(fields)} pixels of it"
+        rows.append((layer.name, str(layer.channels), *_in_words(field), response))
     print(*aligned(rows, right=(1, 2, 3)), sep="\n", flush=True)
     for line in _left_out(left_out):
         note(line)
@@ -33,6 +36,14 @@ def _in_words(field: ReceptiveField | None) -> tuple[str, str]:
         return "whole image", "-"
     size, stride = (f"{y:g}" if y == x else f"{y:g} x {x:g}" for y, x in (field.size, field.stride))
     return size, stride
+
+
+def _range(fields: Sequence[UnitField | None]) -> str:
+    """The smallest and the largest of the units' fields: `15 x 15 to 36 x 40`."""
+    known = sorted(
+        (field.height * field.width, f"{field.height} x {field.width}") for field in fields if field
+    )
+    return " to ".join(dict.fromkeys(text for _, text in (known[0], known[-1])))
 
 
 def _left_out(reasons: Mapping[str, str]) -> list[str]:

@@ -31,8 +31,9 @@ from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
 from diversevis.models.plain import AllChannels, OwnChannel, PlainNetwork
 from diversevis.models.readout import read_out
-from diversevis.models.receptive_field import ReceptiveField
+from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
+from diversevis.models.unit_fields import unit_fields
 from diversevis.models.view import View, differs, fingerprint, random_images, view
 from diversevis.photographs.means import mean_activations
 
@@ -61,6 +62,9 @@ class Setup:
     batch: int  # upper bound on the images that go through the network at once
     targets: Targets
     field: ReceptiveField
+    # What each unit sees of the whole image, where this differs between model neurons; None for
+    # other layers and for directions.
+    unit_fields: Sequence[UnitField | None] | None
     way: str  # `fast`: the traced graph without padding; `plain`: the network as it is published
     # Hash of what the network computes, for those whose code can change; None: the weights' hash
     # and the package's version tell.
@@ -106,6 +110,7 @@ def prepare(experiment: Experiment) -> Setup:
     targets = _targets(experiment, layer, device)
     network = load(opened, layer, distance_layers)
     seen = view(opened, network, reading)
+    of_units = _unit_fields(network, targets, seen)  # before the network moves to a device
     colors = network.colors
     norm = images.norm_of_contrast(experiment.contrast, seen.field.size, channels=colors)
     if experiment.norm == "paper":
@@ -139,6 +144,7 @@ def prepare(experiment: Experiment) -> Setup:
         batch=_batch(experiment, readout, (colors, *seen.field.size), device),
         targets=targets,
         field=seen.field,
+        unit_fields=of_units,
         way="fast" if isinstance(readout, fx.GraphModule) else "plain",
         computation=computation,
         norm=norm,
@@ -179,6 +185,17 @@ def units_to_fill(setup: Setup, kind: str) -> int:
     per_unit = setup.experiment.images_per_unit
     per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
+
+
+def _unit_fields(
+    network: Network, targets: Targets, seen: View
+) -> Sequence[UnitField | None] | None:
+    if not seen.field.is_whole_image or not targets.are_channels:
+        return None
+    fields = unit_fields(
+        network.root, network.colors, network.layer, seen.field.size, network.adapt
+    )
+    return None if fields is None else [fields[unit] for unit in targets.units]
 
 
 def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targets:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diversevis.errors import InputError
 from diversevis.models import weights
@@ -25,9 +22,9 @@ from diversevis.models.architectures import (
     TorchvisionModel,
 )
 from diversevis.models.convention import network_input
+from diversevis.models.cut import cut_off
 from diversevis.models.layer import Layer
 from diversevis.models.network import OpenNetwork
-from diversevis.models.trace import TracedModel, module_of
 from diversevis.models.weights import WeightsFile, checked_colors
 
 LOG = logging.getLogger("diversevis")
@@ -102,16 +99,14 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     Raises `InputError` if a feature layer does not lie before the target, or if the weights are
     missing, damaged or made for another network.
     """
-    traced, needed = opened.traced, opened.tensors(layer)
-    if traced is not None and layer.node is not None:
-        before = traced.ancestors(layer.node)
-        for feature in features:
-            if feature.node is not None and (feature.node not in before or feature is layer):
-                raise InputError(
-                    f"objective.distance={feature.name} does not lie before layer={layer.name}. "
-                    "Distances are measured in `pixels` or in an earlier layer."
-                )
-        features = [_on_the_way(feature, before) for feature in features]
+    for feature in features:
+        if not _lies_before(opened, feature, layer):
+            raise InputError(
+                f"objective.distance={feature.name} does not lie before layer={layer.name}. "
+                "Distances are measured in `pixels` or in an earlier layer."
+            )
+    needed = opened.tensors(layer)
+    features = [_on_the_way(opened, feature, layer) for feature in features]
     tensors, record = _tensors(opened, layer, _open_file(opened.model, needed[0]))
     root = opened.root
     if tensors is not needed[1]:
@@ -128,9 +123,20 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     )
 
 
-def _on_the_way(feature: Layer, before: Collection[fx.Node]) -> Layer:
+def _on_the_way(opened: OpenNetwork, feature: Layer, layer: Layer) -> Layer:
     """Features are taken after the ReLU, unless that ReLU is not on the path to the target."""
-    return feature if feature.features in before else replace(feature, features=feature.node)
+    if opened.traced is None or layer.node is None or feature.node is None:
+        return feature
+    is_on_path = feature.features in opened.traced.ancestors(layer.node)
+    return feature if is_on_path else replace(feature, features=feature.node)
+
+
+def _lies_before(opened: OpenNetwork, feature: Layer, layer: Layer) -> bool:
+    """Whether `layer` is computed from `feature`, or, where the graph does not tell, after it."""
+    if opened.traced is not None and layer.node is not None and feature.node is not None:
+        return feature.name != layer.name and feature.node in opened.traced.ancestors(layer.node)
+    order = [known.name for known in opened.listing.layers]
+    return order.index(feature.name) < order.index(layer.name)
 
 
 def _fast(
@@ -146,16 +152,10 @@ def _fast(
     assert layer.node is not None  # noqa: S101  (seen in the line above)
     outputs = [feature.features for feature in features]
     try:
-        module = _truncate(traced, [layer.node, *(node for node in outputs if node)])
-        # Not strict: batch norm's step counters are left out, and torch sets them to 0.
-        module.load_state_dict(tensors, strict=False, assign=True)
-        _fold_batch_norm(module)
-        if adapt is not None:
-            _insert(module, adapt)
+        return cut_off(traced, [layer.node, *(node for node in outputs if node)], tensors, adapt)
     except Exception as error:  # modules that cannot be copied, weights that are computed
         LOG.debug("%s is not cut off at %s: %s", opened.name, layer.name, error)
         return None
-    return module.float().eval().requires_grad_(False)  # not stored tensors may be float64
 
 
 def _adapter(model: Model, mean: Color) -> partial[Tensor] | None:
@@ -163,16 +163,6 @@ def _adapter(model: Model, mean: Color) -> partial[Tensor] | None:
         return None
     level = mean if model.inside else None
     return partial(network_input, level=level, scale=model.scale, order=model.order)
-
-
-def _insert(module: fx.GraphModule, adapt: partial[Tensor]) -> None:
-    """Let the graph begin with `adapt`."""
-    image = next(node for node in module.graph.nodes if node.op == "placeholder")
-    with module.graph.inserting_after(image):
-        adapted = module.graph.call_function(adapt.func, kwargs=adapt.keywords)
-    image.replace_all_uses_with(adapted)
-    adapted.args = (image,)
-    module.recompile()
 
 
 def check_weights(
@@ -187,9 +177,7 @@ def check_weights(
     file = _open_file(opened.model, wanted)
     if layer is None:
         traced = opened.traced.layers if opened.traced else ()
-        layers = (
-            traced or opened.listing.layers
-        )  # a graph may have no layer that is known to be maps
+        layers = traced or opened.listing.layers  # a graph may have no layer of maps
         layer = layers[-1] if file is None else _deepest_layer(opened, file) or layers[0]
     tensors, record = _tensors(opened, layer, file)
     return record, len(tensors), layer
@@ -313,34 +301,3 @@ def _mean_std(model: Model, file: WeightsFile | None, colors: int) -> tuple[Colo
             "model.inside=true if it normalises inside."
         )
     return *model.published_mean_std(), model.kind
-
-
-def _truncate(traced: TracedModel, outputs: Sequence[fx.Node]) -> fx.GraphModule:
-    """A copy of the graph that ends in `outputs`; modules not on the path to them are left out."""
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    needed = set[fx.Node]().union(*(traced.ancestors(node) for node in outputs))
-    for node in traced.graph.nodes:
-        if node in needed:
-            copied[node] = graph.node_copy(node, copied.__getitem__)
-    graph.output(tuple(copied[node] for node in outputs))
-    return copy.deepcopy(fx.GraphModule(traced.root, graph))  # the traced model must not change
-
-
-def _fold_batch_norm(module: fx.GraphModule) -> None:
-    """Merge batch norm (eval mode) into the convolution before it, if no other step reads that."""
-    calls = Counter(node.target for node in module.graph.nodes if node.op == "call_module")
-    for node in list(module.graph.nodes):
-        norm = module_of(module, node)
-        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
-            continue
-        source = node.all_input_nodes[0]
-        convolution = module_of(module, source)
-        alone = len(source.users) == 1 and calls[source.target] == calls[node.target] == 1
-        if isinstance(convolution, nn.Conv2d) and alone:
-            fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-            module.set_submodule(str(source.target), fused)
-            node.replace_all_uses_with(source)
-            module.graph.erase_node(node)
-    module.delete_all_unused_submodules()
-    module.recompile()

@@ -20,14 +20,16 @@ from diversevis.errors import InputError, suggest
 from diversevis.models.architectures import OWN, CustomModel, Model, TimmModel, TorchvisionModel
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
-from diversevis.models.probe import Probe
+from diversevis.models.probe import Probe, marker_for
 from diversevis.models.receptive_field import (
     NoWindow,
     ReceptiveField,
+    UnitField,
     receptive_field,
     sees_whole_image,
 )
 from diversevis.models.trace import TracedModel, trace
+from diversevis.models.unit_fields import unit_fields
 from diversevis.models.watch import ForwardFailed, listen
 
 LOG = logging.getLogger("diversevis")
@@ -134,7 +136,8 @@ class OpenNetwork:
             elif layer.kind.startswith("maps") and not self._follows_global_pooling(layer):
                 unknown.append(index)
         if unknown:
-            probe, size = Probe(root=self._with_values, colors=self.colors), self.listing.size
+            root, size = self._with_values, self.listing.size
+            probe = Probe(root=root, colors=self.colors, marker=marker_for(root))
             bounded = self._bounded(probe, layers, unknown, size)
             asked = [layers[index] for index in bounded]
             probed = probe.fields(asked, size, thorough=not self.has_published_size)
@@ -181,6 +184,10 @@ class OpenNetwork:
         if layer.name not in self._known_fields:
             (self._known_fields[layer.name],) = self.fields([layer])
         return self._known_fields[layer.name]
+
+    def unit_fields(self, layer: Layer) -> list[UnitField | None] | None:
+        """What each unit of a vector sees of the whole image (unit_fields.py)."""
+        return unit_fields(self._with_values, self.colors, layer, self.listing.size)
 
     @cached_property
     def _known_fields(self) -> dict[str, ReceptiveField | None]:

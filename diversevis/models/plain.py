@@ -205,6 +205,12 @@ def unit_of(
     Raises `InputError` for a position or token that the layer does not have.
     """
     rows, columns = shape
+    if position is not None and not layer.kind.startswith("maps"):
+        kind = {"vector": "a single vector", "tokens": "tokens (token=...)"}[layer.kind]
+        raise InputError(
+            f"position=[{position[0]},{position[1]}]: layer {layer.name} is {kind}, not a map. "
+            "Leave position out."
+        )
     if layer.kind == "vector":
         return 0, 0
     if layer.kind == "tokens":

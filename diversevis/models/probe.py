@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -31,6 +31,19 @@ COARSEST = 32  # units per side of a coarser map that was enlarged
 MOVE = 32  # pixels by which an image is moved: a multiple of most strides
 CLOSE = 1e-3  # of responses that move along, relative to the largest
 STRONG = 10.0  # standard deviation of noise that takes the place of NaN
+
+
+@contextlib.contextmanager
+def native_convolutions() -> Iterator[None]:
+    """Without oneDNN and NNPACK: implementations that work in tiles (Winograd, FFT) spread NaN to
+    units that do not see it."""
+    library: Any = torch.backends.mkldnn
+    before, library.enabled = library.enabled, False
+    try:
+        with torch.backends.nnpack.flags(enabled=False):
+            yield
+    finally:
+        library.enabled = before
 
 
 class Axis(NamedTuple):
@@ -94,11 +107,7 @@ class Probe:
 
     def see_everything(self, layers: Sequence[Layer], size: tuple[int, int]) -> list[bool]:
         """Of every layer, whether its units at either corner see the opposite corner."""
-        (height, width), corner = size, tuple(max(1, side // CORNER) for side in size)
-        marks = torch.zeros(2, height, width, dtype=torch.bool)
-        marks[0, : corner[0], : corner[1]] = True
-        marks[1, height - corner[0] :, width - corner[1] :] = True
-        seen = self._seen(marks, layers, range(len(layers)))
+        seen = self._seen(corners(size), layers, range(len(layers)))
         return [bool(seen[i][0, -1, -1] and seen[i][1, 0, 0]) for i in range(len(layers))]
 
     def _runs(self, canvas: tuple[int, int], layers: Sequence[Layer], which: Sequence[int]) -> bool:
@@ -249,6 +258,22 @@ def _last_seen(line: Bool[Tensor, "mark unit"]) -> dict[int, int]:
         return {}
     inside = (count > 0) & (count < len(line))
     return {unit: int(count[unit]) - 1 for unit in inside.nonzero()[:, 0].tolist()}
+
+
+def marker_for(root: nn.Module) -> Marker:
+    """NaN, but noise for deformable convolutions, which read memory at the positions that they
+    calculate: NaN positions end the process."""
+    deforms = any("deform" in type(module).__name__.lower() for module in root.modules())
+    return "noise" if deforms else "nan"
+
+
+def corners(size: tuple[int, int]) -> Bool[Tensor, "2 height width"]:
+    """The upper left and the lower right corner, marked."""
+    (height, width), corner = size, tuple(max(1, side // CORNER) for side in size)
+    marks = torch.zeros(2, height, width, dtype=torch.bool)
+    marks[0, : corner[0], : corner[1]] = True
+    marks[1, height - corner[0] :, width - corner[1] :] = True
+    return marks
 
 
 class _Unseen(Exception):

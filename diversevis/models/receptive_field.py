@@ -12,7 +12,7 @@ import copy
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -51,6 +51,15 @@ class ReceptiveField:
         """Pixels between the fields of units that are a period apart."""
         rows, columns = (round(s * n) for s, n in zip(self.stride, self.period, strict=True))
         return rows, columns
+
+
+class UnitField(NamedTuple):
+    """The part of the whole image that a single unit sees: first row and column, extent, pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 class NoWindow(Exception):

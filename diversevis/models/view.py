@@ -14,7 +14,6 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,7 +32,7 @@ from diversevis.models.plain import (
     unit_of,
     units_inside,
 )
-from diversevis.models.probe import Probe
+from diversevis.models.probe import STRONG, Probe, marker_for, native_convolutions
 from diversevis.models.receptive_field import ReceptiveField, unpad
 
 TOLERANCE = 1e-4  # largest difference between two ways, relative to a channel's responses
@@ -97,7 +96,7 @@ def _candidates(
     yield walked
     size = opened.listing.size
     with native_convolutions():
-        for marker in ("nan", "noise"):
+        for marker in dict.fromkeys((marker_for(network.root), "noise")):
             probe = Probe(root=network.root, colors=len(network.weights.mean), marker=marker)
             (field,) = probe.fields([network.layer], size, thorough=not opened.has_published_size)
             if field is not None and field != walked:
@@ -224,24 +223,14 @@ def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
         if column is not None:
             marks[-1][top : bottom + 1, column] = True
     canvas = plain.canvas_of(z[:1])
-    marked = torch.where(torch.stack(marks)[:, None], torch.nan, canvas)
+    other = torch.full_like(canvas, torch.nan)
+    if marker_for(plain.root) == "noise":
+        other = STRONG * _noise(tuple(canvas.shape), seed=1)
+    marked = torch.where(torch.stack(marks)[:, None], other, canvas)
     with native_convolutions():
         base, *seen = plain.on_canvas(torch.cat([canvas, marked]))[0].flatten(1)
     same_outside = _difference([base[None]], [seen[0][None]]) <= TOLERANCE
     return same_outside and all(bool((edge != base).any()) for edge in seen[1:])
-
-
-@contextlib.contextmanager
-def native_convolutions() -> Iterator[None]:
-    """Without oneDNN and NNPACK: implementations that work in tiles (Winograd, FFT) spread NaN to
-    units that do not see it."""
-    library: Any = torch.backends.mkldnn
-    before, library.enabled = library.enabled, False
-    try:
-        with torch.backends.nnpack.flags(enabled=False):
-            yield
-    finally:
-        library.enabled = before
 
 
 def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Sequence[Tensor]:
