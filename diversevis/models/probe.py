@@ -281,7 +281,8 @@ class _Unseen(Exception):
 
 
 def _axis(first: Mapping[int, int], last: Mapping[int, int]) -> Axis | None:
-    """From the first and last pixels of units' fields; None where they are not equally spaced.
+    """From the first and last pixels of units' fields; None where these differ in size or are not
+    equally spaced.
 
     Raises `_Unseen`.
     """
@@ -289,7 +290,8 @@ def _axis(first: Mapping[int, int], last: Mapping[int, int]) -> Axis | None:
     if lines[0] is None or lines[1] is None or lines[0][1:] != lines[1][1:]:
         return None
     (begin, step, units), (end, _, _) = lines
-    return Axis(end(0) - begin(0) + 1, begin(0), step, units)
+    sizes = {end(unit) - begin(unit) + 1 for unit in range(units)}
+    return Axis(sizes.pop(), begin(0), step, units) if len(sizes) == 1 else None
 
 
 def _line(edge: Mapping[int, int]) -> tuple[Callable[[int], int], int, int] | None:
