@@ -296,10 +296,10 @@ def test_sweeps_over_nothing_are_refused(word, said):
         combinations([], [word])
 
 
-def test_settings_nobody_reads_yet_are_typed():
+def test_settings_of_whole_images_are_typed():
     found = experiment("size=[36,64]", "position=[3,4]", "token=7")
     assert (found.size, found.position, found.token) == ([36, 64], [3, 4], 7)
     found = experiment("size=224")
-    assert (found.size, found.position, found.token) == (224, None, "cls")
+    assert (found.size, found.position, found.token) == (224, None, None)
     with pytest.raises(InputError, match="position=3 is of the wrong kind"):
         experiment("position=3")

@@ -79,14 +79,17 @@ Weights come from the folder in the variable DIVERSEVIS_WEIGHTS, if it holds <mo
 else from torchvision's cache, else from the internet.
 """,
     "layers": """\
-diversevis layers model=MODEL [model.key=value ...]
+diversevis layers model=MODEL [model.key=value ...] [size=SIDE or '[ROWS,COLUMNS]']
 
-Lists every layer whose units have a receptive field of fixed size: its name (for layer=...), number
-of units, receptive field and stride in pixels, and what the response is. Needs no weights.
+Lists every layer: its name (for layer=...), number of units, receptive field and stride in pixels,
+and what the response is. Units that see the whole image are shown images of its size=, by default
+the size for which the weights were published. Modules that are no layers are named with the reason.
+Needs no weights.
 
 Examples:
   diversevis layers model=resnet50
-  diversevis layers model=torchvision model.name=alexnet
+  diversevis layers model=timm model.name=vit_tiny_patch16_224
+  diversevis layers model=custom model.target=my.networks.build 'size=[36,64]'
 """,
     "weights": """\
 diversevis weights model=MODEL [layer=LAYER] [model.key=value ...]
