@@ -143,3 +143,10 @@ def test_error_equals_the_jackknife():
     assert ratio.item() == pytest.approx((above.mean() / below.mean()).item())
     assert error.item() == pytest.approx(expected, rel=1e-4)
     assert ratio_and_error(above[:, :1], below[:, :1])[1].isnan().all()
+
+
+def test_both_sums_of_cosines_agree():
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(2, 3, 3, 17, 24, generator=generator)
+    fields = 2 * displacements((17, 24), 3.0, (3,), generator)
+    assert torch.allclose(deform(images, fields), deform(images, fields, by_rows=True), atol=1e-4)

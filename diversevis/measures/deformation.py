@@ -8,6 +8,7 @@ images brought back to their norm after either. Petrini, Favero, Geiger & Wyart 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,8 +71,12 @@ class Deformation:
         respond: RespondOwn,
         images: Float[Tensor, "unit image color height width"],
         generator: torch.Generator,
+        *,
+        by_rows: bool = False,
     ) -> dict[str, Tensor]:
         """Arrays [unit, delta, ...]; NaN where delta is too large for the receptive field.
+
+        by_rows  resample images faster, with other rounding (see `deform`)
 
         kept                    mean response to deformed images over that to the images as they are
         stability, .._strict    R with white noise; with noise of the deformation's spectrum
@@ -91,7 +96,8 @@ class Deformation:
         for column, delta in enumerate(self.deltas):
             if delta > self.largest(size):
                 continue
-            for name, values in _compare(respond, images, before, delta * fields, noise).items():
+            changes = [deform(images, delta * field, by_rows=by_rows) - images for field in fields]
+            for name, values in _compare(respond, images, before, changes, noise).items():
                 arrays[name][:, column] = values
         return arrays
 
@@ -100,12 +106,12 @@ def _compare(
     respond: RespondOwn,
     images: Float[Tensor, "unit image color height width"],
     before: Float[Tensor, "unit image"],
-    fields: Float[Tensor, "draw image 2 height width"],
+    changes: Sequence[Float[Tensor, "unit image color height width"]],
     noise: Float[Tensor, "draw image color height width"],
 ) -> dict[str, Tensor]:
-    """Arrays [unit, ...] of deformation by `fields`, compared with both noises of its size."""
+    """Arrays [unit, ...] of deformation, which brings `changes` (one per draw), compared with both
+    noises of its size."""
     norms = torch.linalg.vector_norm(images, dim=(2, 3, 4), keepdim=True)
-    changes = [deform(images, field) - images for field in fields]
     sizes = torch.stack([torch.linalg.vector_norm(c, dim=(2, 3, 4)) for c in changes])
     eta = sizes.mean((0, 2))[:, None, None, None, None]  # one size per unit
     responses, squares = [], []
@@ -153,20 +159,25 @@ def displacements(
 def deform(
     images: Float[Tensor, "unit image color height width"],
     displacement: Float[Tensor, "image 2 height width"],
+    *,
+    by_rows: bool = False,
 ) -> Float[Tensor, "unit image color height width"]:
     """Images resampled at the position of every pixel plus its displacement (pixels: row, column).
 
     An image is taken as the sum of cosines that passes through its pixels (its DCT-II), which is
     evaluated at the displaced positions: exact for what lies below Nyquist and is even at the
     borders, where cubic interpolation would blur. With displacement 0 it returns the image.
+
+    by_rows  sum over the rows' cosines first: 20 times as fast for 224 x 224, rounded otherwise
     """
+    evaluate = _evaluate_by_rows if by_rows else _evaluate
     height, width = images.shape[3:]
     rows, columns = (_dct(side, images.device, images.dtype) for side in (height, width))
     spectrum = rows @ images @ columns.T  # [unit, image, color, k, m]
     v = torch.arange(height, device=images.device)[:, None] + displacement[:, 0]
     u = torch.arange(width, device=images.device) + displacement[:, 1]
     moved = [
-        _evaluate(spectrum[:, i], v[i].flatten(), u[i].flatten()) for i in range(images.shape[1])
+        evaluate(spectrum[:, i], v[i].flatten(), u[i].flatten()) for i in range(images.shape[1])
     ]
     return torch.unflatten(torch.stack(moved, dim=1), -1, (height, width))
 
@@ -237,6 +248,24 @@ def _evaluate(
     return torch.cat(parts, dim=2)
 
 
+def _evaluate_by_rows(
+    spectrum: Float[Tensor, "unit color k m"],
+    v: Float[Tensor, " point"],
+    u: Float[Tensor, " point"],
+) -> Float[Tensor, "unit color point"]:
+    """The same sums: a point's row times the spectrum, weighted by its column."""
+    units, colors, height, width = spectrum.shape
+    k = torch.arange(height, device=spectrum.device)
+    m = torch.arange(width, device=spectrum.device)
+    parts = []
+    points = max(1, BYTES_AT_ONCE // (4 * units * colors * width))
+    for rows, columns in zip(torch.split(v, points), torch.split(u, points), strict=True):
+        down = torch.cos((math.pi / height) * (rows[:, None] + 0.5) * k)
+        across = torch.cos((math.pi / width) * (columns[:, None] + 0.5) * m)
+        parts.append(((down @ spectrum) * across).sum(-1))
+    return torch.cat(parts, dim=2)
+
+
 def measure_deformation(subject: Subject, progress: Progress) -> Measured:
     """Relative stability of the units of the sample; their images are deformed best first."""
     settings: Deformation = subject.settings["deformation"]
@@ -246,7 +275,8 @@ def measure_deformation(subject: Subject, progress: Progress) -> Measured:
         best_first = responses.argsort(dim=1, descending=True)
         images = images[torch.arange(len(images))[:, None], best_first].to(batch.device)
         with torch.no_grad():
-            arrays = settings(batch.respond_own(), images, batch.generator("deformation"))
+            generator, by_rows = batch.generator("deformation"), batch.whole_image
+            arrays = settings(batch.respond_own(), images, generator, by_rows=by_rows)
         return [_unit(arrays, row, settings) for row in range(len(batch.rows))], arrays
 
     shown = 3 * subject.of_run()[0].shape[1]  # deformed, with white and with matched noise
