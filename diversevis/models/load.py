@@ -110,7 +110,7 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
     tensors, record = _tensors(opened, layer, _open_file(opened.model, needed[0]))
     root = opened.root
     if tensors is not needed[1]:
-        root.load_state_dict(tensors, strict=False, assign=True)
+        _assign(root, tensors)
     adapt = _adapter(opened.model, record.mean)
     return Network(
         name=opened.name,
@@ -121,6 +121,18 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
         adapt=adapt,
         weights=record,
     )
+
+
+def _assign(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers these values. Not by `load_state_dict`: modules may override it
+    to want what a checkpoint's metadata say (torchvision's MNASNet)."""
+    for name, tensor in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        module = root.get_submodule(path)
+        if leaf in module._parameters:
+            module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        else:
+            module._buffers[leaf] = tensor
 
 
 def _on_the_way(opened: OpenNetwork, feature: Layer, layer: Layer) -> Layer:
