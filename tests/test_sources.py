@@ -300,6 +300,17 @@ def test_timm_without_internet_names_remedies(tmp_path):
         assert way in last
 
 
+def test_layers_of_timm_need_no_weights(monkeypatch):
+    def download(model):
+        raise AssertionError("weights are asked for")
+
+    monkeypatch.setattr(TimmModel, "_download", download)
+    opened = open_model(timm_model("resnet10t", weights="pretrained"))
+    layers = opened.listing.layers
+    assert layers[-1].channels == 1000
+    assert opened.fields(layers)[-1] is None
+
+
 def test_timm_network_without_published_weights():
     with pytest.raises(InputError, match="publishes no weights for model botnet50ts_256"):
         timm_model("botnet50ts_256", weights="pretrained").built()

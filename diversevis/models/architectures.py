@@ -292,6 +292,7 @@ class MemoryModel(Convention):
 
 Model = EnergyModel | TorchvisionModel | TimmModel | CustomModel | MemoryModel
 OWN = CustomModel, MemoryModel  # a user's networks: only they know what these compute
+PUBLISHED = TorchvisionModel, TimmModel  # networks of packages: their weights are loaded later
 INCEPTION_NAMES = ("googlenet", "inception_v3")  # torchvision gives them another normalization
 
 

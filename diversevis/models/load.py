@@ -14,11 +14,11 @@ from diversevis.errors import InputError
 from diversevis.models import weights
 from diversevis.models.architectures import (
     OWN,
+    PUBLISHED,
     Color,
     CustomModel,
     EnergyModel,
     Model,
-    TimmModel,
     TorchvisionModel,
 )
 from diversevis.models.convention import network_input
@@ -238,7 +238,7 @@ def _tensors(
         source, state = "analytic", used  # what is not stored counts, too
         if isinstance(model, OWN):
             source = "own"
-        elif isinstance(model, (TorchvisionModel, TimmModel)):
+        elif isinstance(model, PUBLISHED):
             source = f"random, seed {model.seed}" if model.weights == "random" else model.weights
             used, state = stored, opened.root.state_dict()
         what = f"model {opened.name} ({source})"

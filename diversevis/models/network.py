@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError, suggest
-from diversevis.models.architectures import OWN, CustomModel, Model, TimmModel, TorchvisionModel
+from diversevis.models.architectures import (
+    OWN,
+    PUBLISHED,
+    CustomModel,
+    Model,
+    TorchvisionModel,
+)
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
 from diversevis.models.probe import Probe, marker_for
@@ -117,7 +123,7 @@ class OpenNetwork:
 
         Raises `InputError` if the network fails on an image, or has no layer.
         """
-        layers, left_out, size = self._listen(self._with_values)
+        layers, left_out, size = self._listen()
         if not layers:
             raise InputError(
                 f"model {self.name} has no layer: none of its modules returns a tensor with an "
@@ -212,7 +218,7 @@ class OpenNetwork:
     @cached_property
     def _with_values(self) -> nn.Module:
         """The network, with weights that spread NaN as its own do where its own do not matter."""
-        if not isinstance(self.model, (TorchvisionModel, TimmModel)):
+        if not isinstance(self.model, PUBLISHED):
             return self.root
         root = replace(self.model, weights="").built().eval().requires_grad_(False)
         for parameter in root.parameters():
@@ -220,15 +226,16 @@ class OpenNetwork:
             parameter.data = torch.full((1,) * parameter.ndim, CONSTANT).expand(parameter.shape)
         return root
 
-    def _listen(self, root: nn.Module) -> tuple[list[Layer], dict[str, str], Pair]:
+    def _listen(self) -> tuple[list[Layer], dict[str, str], Pair]:
+        """Layers, modules that are none, and the image size of the pass that shows them."""
         given = self.size or self.model.input_size
         sizes = [given] if given else [(side, side) for side in SIDES]
         generator = torch.Generator().manual_seed(0)
         first: ForwardFailed | None = None
         for size in sizes:
             z = torch.randn(LISTENED, self.colors, *size, generator=generator)
-            network = root
-            if given and root is not self.root and _is_slow(root, size):
+            network = self._with_values
+            if isinstance(self.model, PUBLISHED) and _is_slow(network, size):
                 # Shapes alone, without computing; but it takes a second to load torch's compiler.
                 network, z = self.model.skeleton(), z.to("meta")
             try:
