@@ -66,8 +66,8 @@ def layers(network: Any, *, size: Any, mean: Any) -> list[LayerFacts]:
         fields = opened.fields(found)
     facts = []
     for layer, field in zip(found, fields, strict=True):
-        size, stride = (None, None) if field is None else (field.size, field.stride)
-        facts.append(LayerFacts(layer.name, layer.channels, size, stride, layer.response))
+        pixels, stride = (None, None) if field is None else (field.size, field.stride)
+        facts.append(LayerFacts(layer.name, layer.channels, pixels, stride, layer.response))
     return facts
 
 

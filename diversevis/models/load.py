@@ -188,8 +188,7 @@ def check_weights(
     wanted = opened.tensors(layer)[0] if layer else opened.root.state_dict()
     file = _open_file(opened.model, wanted)
     if layer is None:
-        traced = opened.traced.layers if opened.traced else ()
-        layers = traced or opened.listing.layers  # a graph may have no layer of maps
+        layers = opened.listing.layers
         layer = layers[-1] if file is None else _deepest_layer(opened, file) or layers[0]
     tensors, record = _tensors(opened, layer, file)
     return record, len(tensors), layer
@@ -219,8 +218,8 @@ def _open_file(model: Model, wanted: Mapping[str, Tensor]) -> WeightsFile | None
 
 def _deepest_layer(opened: OpenNetwork, file: WeightsFile) -> Layer | None:
     """The deepest layer for which `file` has all weights."""
-    layers = opened.traced.layers if opened.traced else ()
-    needs = ((layer, opened.tensors(layer)[0].keys()) for layer in reversed(layers))
+    layers = reversed(opened.listing.layers)
+    needs = ((layer, opened.tensors(layer)[0].keys()) for layer in layers)
     return next((layer for layer, names in needs if file.names >= names), None)
 
 

@@ -113,7 +113,7 @@ def _layers_of(
             tap=Tap(read, 0, not direct),
             kind="maps",
             channels=channels[output],
-            response=_describe(root, node),
+            response=_describe(root, node, paths[0]),
             node=node,
             features=_features(root, node, output),
         )
@@ -229,8 +229,11 @@ def _features(root: nn.Module, response: fx.Node, output: fx.Node) -> fx.Node:
     return next((user for user in response.users if _nonlinearity(root, user)), response)
 
 
-def _describe(root: nn.Module, node: fx.Node) -> str:
-    """What the response of `node` is, in words."""
+def _describe(root: nn.Module, node: fx.Node, path: str) -> str:
+    """What the response of `node` is, in words.
+
+    path  of a module that returns it
+    """
     module, sources = module_of(root, node), node.all_input_nodes
     if isinstance(module, nn.BatchNorm2d) and isinstance(module_of(root, sources[0]), nn.Conv2d):
         what = "convolution + batch norm"
@@ -241,7 +244,7 @@ def _describe(root: nn.Module, node: fx.Node) -> str:
     elif node.target is torch.cat:
         what = "branches side by side"
     else:
-        what = getattr(node.target, "__name__", str(node.target)).replace("_", " ")
+        what = described(root.get_submodule(path))
     users = list(node.users)
     if node.target is torch.cat and not users:  # made by _before_nonlinearity
         users = [user for part in sources for user in part.users]

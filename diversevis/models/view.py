@@ -264,7 +264,7 @@ def _faster(network: Network, plain: PlainNetwork, field: ReceptiveField) -> Vie
     if fast is not None:
         why_slow = differs(fast, plain, random_images(network.colors, field.size))
     elif why_slow is None:
-        why_slow = "torch.fx cannot trace it up to this layer"
+        why_slow = "torch.fx's graph does not have this layer"
     return View(field=field, plain=plain, fast=None if why_slow else fast, why_slow=why_slow)
 
 

@@ -248,8 +248,8 @@ def listen(
             root(z)
     except Exception as error:  # networks can raise anything
         raise ForwardFailed(error, calls[-1].path if calls else None) from error
-    silent = modules.keys() - {call.path for call in calls} - reasons.keys()
-    for path in silent:
+    called = {call.path for call in calls} | reasons.keys()
+    for path in (path for path in modules if path not in called):
         if isinstance(modules[path], torch.jit.ScriptModule):
             reasons[path] = "torch.jit has compiled it"
         # Lists of modules have no forward, and are no modules that somebody would look for.
