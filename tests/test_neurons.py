@@ -20,7 +20,7 @@ def neurons(count=6):
     return fit_neurons.Neurons(fit_neurons.draw_neurons(count, torch.Generator().manual_seed(0)))
 
 
-def test_simple_cells_mind_the_phase_and_complex_cells_do_not():
+def test_only_simple_cells_mind_the_phase():
     """Closed form: pi/2 for a half-rectified cosine (32 phases: 0.3 %), 0 for a pair's energy."""
     cells = neurons(8)
     simple, complex_ = fit_neurons.phase_indices(cells, cells.facts).split(4)
@@ -55,7 +55,7 @@ def test_noise_has_the_wanted_contrasts():
     assert 53 < contrast.max() <= 60.001
 
 
-def test_crops_are_gray_and_of_the_right_contrast(tmp_path, photograph):
+def test_crops_have_the_wanted_contrasts(tmp_path, photograph):
     from PIL import Image
 
     pixels = (photograph.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
@@ -99,7 +99,7 @@ def test_fitted_networks_are_written_and_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_twin_has_the_phase_indices_of_the_neurons(tmp_path, capsys):
+def test_twin_has_phase_indices_of_neurons(tmp_path, capsys):
     """Median correlation 0.98 and 50 of 50 indices on the right side, as docs/neurons.md says."""
     fit_neurons.make(tmp_path, None, images=6000, epochs=15, count=50)
     assert float(capsys.readouterr().out.split("median ")[1].split(",")[0]) > 0.95
