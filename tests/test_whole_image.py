@@ -104,7 +104,12 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
     (path,) = current_folder.rglob("run.json")
     record = json.loads(path.read_text())
     assert record["unit_fields"] == [BOXES[unit] for unit in record["units"]]
-    assert record["receptive_field"] == {"size": [20, 32], "stride": [0, 0], "offset": [0, 0], "period": [1, 1]}
+    assert record["receptive_field"] == {
+        "size": [20, 32],
+        "stride": [0, 0],
+        "offset": [0, 0],
+        "period": [1, 1],
+    }
     for unit in json.loads((path.parent / "metrics.json").read_text())["units"]:
         assert unit["shift"]["step"] == 1
         assert {"gain", "phase", "deformation", "diversity", "dimension"} <= set(unit)
