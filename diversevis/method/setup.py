@@ -230,12 +230,13 @@ def _readout(
     if seen.fast is None:
         return plain, seen.why_slow
     rows = torch.arange(len(targets.units), device=device)[:: max(1, len(targets.units) // FEW)]
+    rows = rows.repeat(2)  # one unit with several images, and several times, is not a special case
     try:
         fast = read_out(seen.fast, directions) if reads_out else _all_channels(seen.fast)
         fast = tune_for_cpu(fast) if device.type == "cpu" else fast
     except Exception as error:  # a graph that was read wrongly can raise anything
         return plain, f"its units cannot be read out of its graph ({error})"
-    z = random_images(colors, seen.field.size, len(rows)).to(device)
+    z = random_images(colors, seen.field.size, 2 * len(rows)).to(device)
     why_slow = differs(fast, plain, z, rows)
     return (plain, why_slow) if why_slow else (fast, None)
 

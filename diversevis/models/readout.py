@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from diversevis.models.receptive_field import sees_image
 from diversevis.models.trace import SUMS, module_of
 
 # Steps that act on every channel separately and in the same way.
@@ -82,7 +83,9 @@ class _Reader:
         keeps = CHANNEL_BY_CHANNEL if self.channels is not None else LINEAR
         if isinstance(called, keeps):
             return self.graph.call_module(str(node.target), (self.select(sources[0]),))
-        if node.target in SUMS and len(sources) == 2 and not node.kwargs:
+        # A constant among the terms (a bias) has no images to choose for.
+        two = len(sources) == 2 and all(map(sees_image, sources))
+        if node.target in SUMS and two and not node.kwargs:
             return self._call(operator.add, *[self.select(source) for source in sources])
         if node.target is operator.getitem and _keeps_channels(node.args[1]):
             return self._call(operator.getitem, self.select(sources[0]), node.args[1])

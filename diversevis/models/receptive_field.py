@@ -154,7 +154,7 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in network.graph.nodes:
-        if node.op == "placeholder" or not _sees_image(node):  # the image, and constants
+        if node.op == "placeholder" or not sees_image(node):  # the image, and constants
             copied[node] = graph.node_copy(node, copied.__getitem__)
         elif node in needed:
             box = _window(network, node).reach(needed[node])
@@ -170,7 +170,7 @@ def unpad(network: fx.GraphModule) -> fx.GraphModule:
     graph.output(tuple(copied[node] for node in outputs))
     unpadded = fx.GraphModule(network, graph)
     for node in graph.nodes:
-        if _sees_image(node):
+        if sees_image(node):
             _remove_padding(unpadded, node)
     unpadded.recompile()
     return unpadded
@@ -188,16 +188,16 @@ def _needed(root: nn.Module, target: fx.Node, index: int) -> dict[fx.Node, Box]:
         if node in needed and node.op != "placeholder":
             box = _window(root, node).reach(needed[node])
             for source in node.all_input_nodes:
-                if _sees_image(source):
+                if sees_image(source):
                     needed[source] = _hull(box, needed.get(source, box))
     return needed
 
 
-def _sees_image(node: fx.Node) -> bool:
+def sees_image(node: fx.Node) -> bool:
     """Whether the value of `node` depends on the image (cached on the node)."""
     if "sees_image" not in node.meta:
         node.meta["sees_image"] = node.op == "placeholder" or any(
-            _sees_image(source) for source in node.all_input_nodes
+            sees_image(source) for source in node.all_input_nodes
         )
     return node.meta["sees_image"]
 

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError
+from diversevis.models.architectures import EnergyModel, TorchvisionModel
 from diversevis.models.layer import Layer, Reading
 from diversevis.models.load import Network
 from diversevis.models.network import OpenNetwork
@@ -42,6 +43,8 @@ OTHERS = 5.0  # of images that share a batch: batch statistics show themselves
 LARGE = 64  # networks may treat images with smaller sides differently
 LARGEST = 1024
 STEP = 32  # some networks take sides that are multiples of 32 only
+FLOOR = 0.05
+KNOWN = EnergyModel, TorchvisionModel  # networks whose code is known to remember nothing
 EVERYTHING = slice(None), slice(None)
 
 
@@ -70,20 +73,22 @@ def view(opened: OpenNetwork, network: Network, reading: Reading) -> View:
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         if reading.size is not None:
-            return _whole_image(network, reading, reading.size)
+            return _whole_image(opened, network, reading, reading.size)
         walked = opened.field(network.layer)
         for field in _candidates(opened, network, walked):
             if (plain := _proved(opened, network, field)) is not None:
                 return _faster(network, plain, field)
         size = opened.model.input_size
         if size is None:
-            _whole_image(network, reading, opened.listing.size)  # is it a function of the image?
+            _whole_image(
+                opened, network, reading, opened.listing.size
+            )  # is it a function of the image?
             raise InputError(
                 f"layer={network.layer.name} of {network.name}: its units see the whole image, or "
                 "what they see depends on where they are. Give the size of the network's images, "
                 "in pixels: size=224 or size=[36,64]."
             )
-        return _whole_image(network, reading, size)
+        return _whole_image(opened, network, reading, size)
 
 
 def _candidates(
@@ -107,25 +112,26 @@ def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> Pla
     """The plain network on the smallest canvas on which `field` holds; None where on none."""
     z = random_images(network.colors, field.size)
     smaller: PlainNetwork | None = None
+    answers: Sequence[Tensor] = ()
     compared = False
     for place in _places(opened, field):
         plain = _placed(opened, network, place, field)
         if not _runs(plain, z):
             continue
         if smaller is None:
-            _check_function(plain, z)
-        elif _difference(smaller(z), _amid_noise(plain, z)) <= TOLERANCE:
+            answers = _check_function(opened, plain, z)
+        elif _difference(answers, _amid_noise(plain, z)) <= TOLERANCE:
             return smaller if _holds(smaller, z) else None
         else:  # it treats small images differently
-            compared = True
+            compared, answers = True, plain(z)
         smaller = plain
     if smaller is None or compared:
         return None
     neighbour = _neighbour(field, smaller.place)  # the network takes images of one size
     if neighbour is None:
         return None
-    answers = _amid_noise(_placed(opened, network, neighbour, field), z)
-    same = _difference(smaller(z), answers) <= TOLERANCE
+    elsewhere = _amid_noise(_placed(opened, network, neighbour, field), z)
+    same = _difference(answers, elsewhere) <= TOLERANCE
     return smaller if same and _holds(smaller, z) else None
 
 
@@ -179,17 +185,22 @@ def _runs(plain: PlainNetwork, z: Tensor) -> bool:
     return True
 
 
-def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> None:
-    """Raises `InputError` where a response is no function of its image alone, or no number."""
+def _check_function(
+    opened: OpenNetwork, plain: PlainNetwork, z: Float[Tensor, "image color h w"]
+) -> Sequence[Tensor]:
+    """The answers to `z`. Raises `InputError` where a response is no number, or no
+    function of its image alone."""
     layer, first = plain.layer.name, plain(z)
-    with contextlib.suppress(Exception):  # what lies behind the layer may not take small images
-        plain.to_the_end(z)
+    if not isinstance(opened.model, KNOWN):
+        with contextlib.suppress(Exception):  # what follows the layer may not take small images
+            plain.to_the_end(z)
     if not all(bool(torch.isfinite(values).all()) for values in first):
         raise InputError(
             f"layer={layer} gives NaN or infinite responses to noise: the network or its weights "
             "are damaged, or model.mean, model.std and model.scale are not those that it expects."
         )
-    if any(_difference(first, plain(z)) > TOLERANCE for _ in range(REPEATS)):
+    repeats = 1 if isinstance(opened.model, KNOWN) else REPEATS
+    if any(_difference(first, plain(z)) > TOLERANCE for _ in range(repeats)):
         # The rest of the pass may leave the network as the next pass expects it.
         plain.stop = False
         if not _runs(plain, z) or _difference(plain(z), plain(z)) > TOLERANCE:
@@ -207,6 +218,7 @@ def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) ->
             "with batch norm that uses the statistics of the batch (track_running_stats=False). "
             "Give that layer fixed statistics."
         )
+    return first
 
 
 def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
@@ -242,13 +254,14 @@ def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Seq
 
 
 def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest difference relative to the channel's largest value; infinite for other shapes."""
+    """Largest difference relative to the channel's largest value (of channels that hardly answer:
+    to a part of the layer's largest); infinite for other shapes."""
     largest = 0.0
     for x, y in zip(a, b, strict=True):
         if x.shape != y.shape:
             return math.inf
         size = torch.maximum(x.abs(), y.abs()).transpose(0, 1).flatten(1).amax(1)
-        size = size.clamp(min=1e-3 * size.max().item() + torch.finfo(size.dtype).tiny)
+        size = size.clamp(min=FLOOR * size.max().item() + torch.finfo(size.dtype).tiny)
         difference = (x - y).abs().transpose(0, 1).flatten(1).amax(1) / size
         largest = max(largest, difference.nan_to_num(math.inf).max().item())
     return largest
@@ -280,7 +293,7 @@ def differs(fast: nn.Module, plain: nn.Module, *inputs: Tensor) -> str | None:
     return None
 
 
-def _whole_image(network: Network, reading: Reading, size: Pair) -> View:
+def _whole_image(opened: OpenNetwork, network: Network, reading: Reading, size: Pair) -> View:
     """The image is the network's input. Raises `InputError` where the network does not take it."""
     z = random_images(network.colors, size)
     whole = Place(size, (0, 0), (0, 0))
@@ -297,7 +310,7 @@ def _whole_image(network: Network, reading: Reading, size: Pair) -> View:
         ) from error
     unit = unit_of(network.layer, (shape[0], shape[1]), size, reading.position, reading.token)
     plain.place = whole._replace(unit=unit)
-    _check_function(plain, z)
+    _check_function(opened, plain, z)
     field = ReceptiveField(size=size, stride=(0, 0), offset=(0, 0))
     return View(field=field, plain=plain, fast=None, why_slow=None)
 
