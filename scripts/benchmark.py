@@ -46,7 +46,7 @@ from diversevis.method.objective import Objective, pairwise_distances
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import visualize
-from diversevis.models.architectures import import_torchvision_models
+from diversevis.models.packages import import_torchvision_models
 from diversevis.runs import provenance
 
 LAYERS = (("vgg19", "conv2_2"), ("vgg19", "conv3_1"), ("vgg19", "conv3_3"),

@@ -25,9 +25,9 @@ from diversevis.errors import InputError
 from diversevis.method.images import render
 from diversevis.method.response import respond
 from diversevis.method.setup import Setup, prepare
-from diversevis.models.architectures import import_torchvision_models
 from diversevis.models.layer import Layer
 from diversevis.models.network import OpenNetwork
+from diversevis.models.packages import import_torchvision_models
 from diversevis.models.plain import central_place
 
 TIMM = ("resnet50d", "seresnet50", "mobilenetv3_small_100", "convnext_nano", "efficientnetv2_rw_t",

@@ -15,9 +15,10 @@ from torchvision import models
 from diversevis.config.bind import bind
 from diversevis.config.compose import compose_opening
 from diversevis.errors import InputError
-from diversevis.models.architectures import EnergyModel, TimmModel, import_timm
+from diversevis.models.architectures import EnergyModel, TimmModel
 from diversevis.models.builders import Average, unwrap, unwrapped_name
 from diversevis.models.load import load
+from diversevis.models.packages import import_timm
 
 
 def timm_model(name, **changes):

@@ -70,7 +70,7 @@ def _missing_file(error: MissingConfigException) -> str | None:
         return None
     hint = suggest(name, error.options)
     if group == "model":
-        from diversevis.models.architectures import import_torchvision_models
+        from diversevis.models.packages import import_torchvision_models
 
         models = import_torchvision_models()
         if name in models.list_models(module=models):

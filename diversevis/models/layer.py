@@ -82,3 +82,9 @@ class Layer:
     def is_rectified(self) -> bool:
         """Whether later layers read it after a nonlinearity, if one follows in a forward pass."""
         return self.node is None or self.features is not self.node
+
+
+def described(module: nn.Module) -> str:
+    """A kind of module in words."""
+    named = (text for kind, text in DESCRIPTIONS.items() if isinstance(module, kind))
+    return next(named, type(module).__name__)

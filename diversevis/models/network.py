@@ -26,6 +26,7 @@ from diversevis.models.architectures import (
 )
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
+from diversevis.models.listen import ForwardFailed, listen
 from diversevis.models.probe import Probe, marker_for
 from diversevis.models.receptive_field import (
     NoWindow,
@@ -36,7 +37,6 @@ from diversevis.models.receptive_field import (
 )
 from diversevis.models.trace import TracedModel, trace
 from diversevis.models.unit_fields import unit_fields
-from diversevis.models.watch import ForwardFailed, listen
 
 LOG = logging.getLogger("diversevis")
 

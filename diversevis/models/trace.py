@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from diversevis.models.layer import NONLINEARITIES, Layer, Tap
-from diversevis.models.watch import described
+from diversevis.models.layer import NONLINEARITIES, Layer, Tap, described
 
 IDENTITIES = ("Identity", "Dropout", "Dropout2d", "StochasticDepth")  # in eval mode
 SUMS = (operator.add, operator.iadd, torch.add)

@@ -77,7 +77,7 @@ def view(opened: OpenNetwork, network: Network, reading: Reading) -> View:
         walked = opened.field(network.layer)
         for field in _candidates(opened, network, walked):
             if (plain := _proved(opened, network, field)) is not None:
-                return _faster(network, plain, field)
+                return _faster(opened, network, plain, field)
         size = opened.model.input_size
         if size is None:
             _whole_image(
@@ -267,17 +267,22 @@ def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return largest
 
 
-def _faster(network: Network, plain: PlainNetwork, field: ReceptiveField) -> View:
+def _faster(
+    opened: OpenNetwork, network: Network, plain: PlainNetwork, field: ReceptiveField
+) -> View:
     """The fast way, where it agrees with the plain one."""
     fast, why_slow = None, None
-    try:
-        fast = None if network.fast is None else unpad(network.fast)
-    except Exception as error:  # steps that have no form without padding
-        why_slow = f"its graph has no form without padding ({error})"
-    if fast is not None:
-        why_slow = differs(fast, plain, random_images(network.colors, field.size))
-    elif why_slow is None:
-        why_slow = "torch.fx's graph does not have this layer"
+    if opened.traced is None:
+        why_slow = "torch.fx cannot trace the network"
+    elif network.fast is None:  # the second call of a module, say
+        why_slow = "its graph cannot be cut off at this layer"
+    else:
+        try:
+            fast = unpad(network.fast)
+        except Exception as error:  # steps that have no form without padding
+            why_slow = f"its graph has no form without padding ({error})"
+        else:
+            why_slow = differs(fast, plain, random_images(network.colors, field.size))
     return View(field=field, plain=plain, fast=None if why_slow else fast, why_slow=why_slow)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from diversevis.models.layer import DESCRIPTIONS, NONLINEARITIES, Kind, Layer, Tap
+from diversevis.models.layer import NONLINEARITIES, Kind, Tap
 
 # Names of functions, for torch.relu as for Tensor.relu_; modules call the functions.
 NAMES = {
@@ -27,8 +27,6 @@ NAMES = {
     if not isinstance(key, type)
 }
 JOINS = torch.cat, torch.concat, torch.concatenate
-
-Key = tuple[int, int]  # a tensor's id, and its version
 
 
 class Nonlinear(NamedTuple):
@@ -41,14 +39,6 @@ class Nonlinear(NamedTuple):
     value: Callable[[], Tensor]
     name: str
     made: int
-
-
-class ForwardFailed(Exception):
-    """A network's forward raised an error; `reached` is the last module that returned."""
-
-    def __init__(self, error: Exception, reached: str | None) -> None:
-        super().__init__(f"{type(error).__name__}: {error}")
-        self.reached = reached
 
 
 class Reached(BaseException):
@@ -186,157 +176,3 @@ def as_maps(value: Tensor, kind: Kind) -> Float[Tensor, "image channel rows colu
     if kind == "tokens":
         return value.transpose(1, 2)[..., None]
     return value[..., None, None] if kind == "vector" else value
-
-
-class _Call(NamedTuple):
-    """A call of a module: its response, before nonlinearities, and the tensor it is known by.
-
-    Steps may overwrite that tensor (`out += x`): each of its versions is another response.
-    """
-
-    path: str
-    call: int
-    module: nn.Module
-    source: Tensor
-    version: int
-    shape: torch.Size
-    before: str | None
-    given: Key | None  # the module's first input
-
-    @property
-    def key(self) -> Key:
-        return id(self.source), self.version
-
-
-def listen(
-    root: nn.Module, z: Float[Tensor, "image color height width"], field_names: Mapping[str, str]
-) -> tuple[list[Layer], dict[str, str]]:
-    """The layers of `root`, in the order of computation, and why other modules are none.
-
-    z            at least two images, so that axes of other things than images show
-    field_names  module path -> name used in the field, where the two differ
-
-    A layer is a tensor that modules return, or that they return after a nonlinearity. It is named
-    after the first module that computes it. A convolution with batch norm after it has the
-    response after the norm. Raises `ForwardFailed`.
-    """
-    calls: list[_Call] = []
-    reasons: dict[str, str] = {}
-    # A response -> by version, name of the nonlinearity that reads it.
-    followed: Any = WeakIdKeyDictionary()
-
-    def after(source: Tensor, given: int, name: str, output: Tensor) -> None:
-        followed.setdefault(source, {}).setdefault(given, name)
-
-    nonlinearities = Nonlinearities(after)
-
-    def hook(path: str, call: int, module: nn.Module, inputs: Any, output: Any) -> None:
-        if reason := _why_no_layer(output, len(z)):
-            reasons.setdefault(path, reason)
-            return
-        value, last = nonlinearities.of(output)
-        source, version = (last.source, last.given) if last else (output, version_of(output))
-        before = last.name if last else None
-        first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        given = None if first is None else (id(first), version_of(first))
-        shape = value.shape
-        calls.append(_Call(path, call, module, source, version, shape, before, given))
-
-    modules = dict(root.named_modules())
-    try:
-        with nonlinearities, hooked(modules, hook):
-            root(z)
-    except Exception as error:  # networks can raise anything
-        raise ForwardFailed(error, calls[-1].path if calls else None) from error
-    called = {call.path for call in calls} | reasons.keys()
-    for path in (path for path in modules if path not in called):
-        if isinstance(modules[path], torch.jit.ScriptModule):
-            reasons[path] = "torch.jit has compiled it"
-        # Lists of modules have no forward, and are no modules that somebody would look for.
-        elif type(modules[path]).forward is not nn.Module.forward:
-            reasons[path] = "it is not called"
-    return _group(calls, z, followed, field_names), reasons
-
-
-def _why_no_layer(output: Any, images: int) -> str | None:
-    if not isinstance(output, Tensor):
-        return f"it returns a {type(output).__name__}, not a tensor"
-    if not output.is_floating_point():
-        return f"it returns {output.dtype}, not floating-point numbers"
-    if output.ndim not in (2, 3, 4) or len(output) != images:
-        shape = list(output.shape)
-        return f"it returns {shape} for {images} images: no maps, tokens or vector for each"
-    return None
-
-
-def _group(
-    calls: Sequence[_Call], z: Tensor, followed: Any, field_names: Mapping[str, str]
-) -> list[Layer]:
-    """Calls with the same response are one layer."""
-    normalized: dict[Key, Key] = {}  # a convolution's output -> that of its batch norm
-    convolutions = {call.key for call in calls if isinstance(call.module, nn.Conv2d)}
-    for call in calls:
-        if is_batch_norm(call.module) and call.given is not None and call.given in convolutions:
-            normalized[call.given] = call.key
-    groups: dict[Key, list[_Call]] = {}
-    for call in calls:
-        if call.source is not z or call.version:
-            groups.setdefault(normalized.get(call.key, call.key), []).append(call)
-    count = Counter(call.path for call in calls)
-    return [_layer(group, count, z, followed, field_names) for group in groups.values()]
-
-
-def _layer(
-    group: Sequence[_Call],
-    count: Mapping[str, int],
-    z: Tensor,
-    followed: Any,
-    field_names: Mapping[str, str],
-) -> Layer:
-    named = sorted(group, key=lambda call: type(call.module) in NONLINEARITIES)
-    norm = next((call for call in group if is_batch_norm(call.module)), None)
-    read = norm or named[0]
-    what = described(named[0].module)
-    if norm is not None and norm is not named[0]:
-        what += " + batch norm"
-    nonlinear = read.before or followed.get(read.source, {}).get(read.version)
-    paths = tuple(_name(call, count) for call in named)
-    name = field_names.get(paths[0], paths[0])
-    kind = _kind(read.shape, z.shape)
-    return Layer(
-        name=name,
-        paths=tuple(dict.fromkeys((name, *paths))),
-        tap=Tap(read.path, read.call, read.before is not None),
-        kind=kind,
-        channels=read.shape[1 if kind in ("maps", "vector") else -1],
-        response=f"{what}, before its {nonlinear}" if nonlinear else what,
-    )
-
-
-def described(module: nn.Module) -> str:
-    """A kind of module in words."""
-    named = (text for kind, text in DESCRIPTIONS.items() if isinstance(module, kind))
-    return next(named, type(module).__name__)
-
-
-def _name(call: _Call, count: Mapping[str, int]) -> str:
-    path = call.path or "output"
-    return path if count[call.path] == 1 else f"{path}#{call.call + 1}"
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Also torchvision's frozen one and its relatives."""
-    return isinstance(module, nn.BatchNorm2d) or "BatchNorm" in type(module).__name__
-
-
-def _kind(shape: torch.Size, images: torch.Size) -> Kind:
-    """The order of the axes: of maps, rows and columns have the sides' ratio of the image."""
-    if len(shape) < 4:
-        return "vector" if len(shape) == 2 else "tokens"
-    ratio = images[2] / images[3]
-    first, last = shape[2] / shape[3], shape[1] / shape[2]
-
-    def distance(value: float) -> float:
-        return max(value / ratio, ratio / value)
-
-    return "maps" if distance(first) <= distance(last) else "maps, channels last"

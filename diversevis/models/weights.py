@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.models.architectures import Color, TorchvisionModel, import_torchvision_models
+from diversevis.models.architectures import Color, TorchvisionModel
+from diversevis.models.packages import import_torchvision_models
 from diversevis.models.weight_choice import choose
 from diversevis.models.weight_formats import Container, read_containers
 
