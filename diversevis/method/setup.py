@@ -26,6 +26,7 @@ from diversevis.method.device import (
 from diversevis.method.settings import Experiment
 from diversevis.models.architectures import OWN, TimmModel
 from diversevis.models.cpu import tune_for_cpu
+from diversevis.models.fingerprint import fingerprint
 from diversevis.models.layer import Layer
 from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
@@ -34,7 +35,7 @@ from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
 from diversevis.models.unit_fields import unit_fields
-from diversevis.models.view import View, differs, fingerprint, random_images, view
+from diversevis.models.view import View, differs, random_images, view
 from diversevis.photographs.means import mean_activations
 
 LOG = logging.getLogger("diversevis")

@@ -9,7 +9,6 @@ columns changes the unit; other pixels around it, and a larger canvas, do not.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -318,28 +317,6 @@ def _whole_image(opened: OpenNetwork, network: Network, reading: Reading, size: 
     _check_function(opened, plain, z)
     field = ReceptiveField(size=size, stride=(0, 0), offset=(0, 0))
     return View(field=field, plain=plain, fast=None, why_slow=None)
-
-
-def fingerprint(network: Network, view: View) -> str:
-    """A hash of what the network computes, not of its code: its responses to a fixed image.
-
-    In float64, of which six digits are the same on all machines; where the network does not run in
-    float64, two digits of float32.
-    """
-    z, root = random_images(network.colors, view.field.size)[:1], view.plain.root
-    digits = 6
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            root.double()
-            responses = view.plain(z.double())[0]
-        except Exception:  # it casts to float32 on its way
-            digits, responses = 2, None
-        finally:
-            root.float()
-        if responses is None:
-            responses = view.plain(z)[0]
-    text = " ".join(f"{value:.{digits - 1}e}" for value in responses.flatten().tolist())
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def random_images(colors: int, size: Pair, count: int = 2) -> Float[Tensor, "image color h w"]:
