@@ -34,12 +34,20 @@ from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
 from diversevis.models.unit_fields import unit_fields
-from diversevis.models.view import View, differs, fingerprint, random_images, view
+from diversevis.models.view import (
+    View,
+    difference,
+    differs,
+    fingerprint,
+    random_images,
+    view,
+)
 from diversevis.photographs.means import mean_activations
 
 LOG = logging.getLogger("diversevis")
 CROP = 224  # pixels of a photograph that calibrates responses
 WINDOWS = 8  # about so many per side, where responses are computed for one position alone
+ROUGHLY = 0.01  # of responses in another layout of memory: tf32 rounds to three digits
 FEW = 4  # units whose responses are compared between the two ways
 
 
@@ -123,7 +131,9 @@ def prepare(experiment: Experiment) -> Setup:
     )
     # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
     plain = device.type == "cuda" and experiment.precision == "float32"
-    layout = torch.contiguous_format if plain else torch.channels_last
+    layout = torch.contiguous_format
+    if not plain and _takes_channels_last(module, seen, colors, device):
+        layout = torch.channels_last
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
     reads_out = experiment.objective.response == "max" and (
@@ -206,6 +216,21 @@ def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targ
         file = Path(direction).expanduser()
         targets = direction_targets(experiment.unit, file, layer.channels, layer.name)
     return replace(targets, vectors=targets.vectors.to(device))
+
+
+def _takes_channels_last(module: nn.Module, seen: View, colors: int, device: torch.device) -> bool:
+    """Whether the network gives the same numbers so: `y.view(len(y), -1)` fails, and there are
+    weights of three-dimensional convolutions."""
+    z = random_images(colors, seen.field.size).to(device)
+    try:
+        with torch.no_grad():
+            before = module(z)
+        module.to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            after = module(z.contiguous(memory_format=torch.channels_last))
+    except Exception:  # networks can raise anything
+        return False
+    return difference(before, after) <= ROUGHLY
 
 
 def _batch(

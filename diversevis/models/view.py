@@ -114,8 +114,9 @@ def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> Pla
             continue
         if smaller is None:
             _check_function(plain, z)
-        elif _difference(smaller(z), _amid_noise(plain, z)) <= TOLERANCE:
-            return smaller if _holds(smaller, z) else None
+        elif difference(smaller(z), _amid_noise(plain, z)) <= TOLERANCE:
+            beside = _same_beside(opened, network, plain.place, field, z)
+            return smaller if beside and _holds(smaller, z) else None
         else:  # it treats small images differently
             compared = True
         smaller = plain
@@ -125,7 +126,7 @@ def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> Pla
     if neighbour is None:
         return None
     answers = _amid_noise(_placed(opened, network, neighbour, field), z)
-    same = _difference(smaller(z), answers) <= TOLERANCE
+    same = difference(smaller(z), answers) <= TOLERANCE
     return smaller if same and _holds(smaller, z) else None
 
 
@@ -155,6 +156,34 @@ def _neighbour(field: ReceptiveField, place: Place) -> Place | None:
     if smallest.unit == place.unit:
         return None
     return Place(place.canvas, smallest.corner, smallest.unit)
+
+
+def _same_beside(
+    opened: OpenNetwork, network: Network, place: Place, field: ReceptiveField, z: Tensor
+) -> bool:
+    """Whether the next units below and beside answer in the same way: not so behind a constant
+    that alternates, as the checkerboards of coupling layers."""
+    here = _placed(opened, network, place, field)(z)[0]
+    for down, right in ((1, 0), (0, 1)):
+        assert place.unit is not None  # noqa: S101  (a place of a field has a unit)
+        row, column = (
+            unit + by * period
+            for unit, by, period in zip(place.unit, (down, right), field.period, strict=True)
+        )
+        top, left = (
+            first + by * step
+            for first, by, step in zip(place.corner, (down, right), field.step, strict=True)
+        )
+        fits = all(
+            first + side <= length
+            for first, side, length in zip((top, left), field.size, place.canvas, strict=True)
+        )
+        if fits:
+            moved = Place(place.canvas, (top, left), (row, column))
+            there = _placed(opened, network, moved, field)(z)[0]
+            if difference([here], [there]) > TOLERANCE:
+                return False
+    return True
 
 
 def _placed(
@@ -189,10 +218,10 @@ def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) ->
             f"layer={layer} gives NaN or infinite responses to noise: the network or its weights "
             "are damaged, or model.mean, model.std and model.scale are not those that it expects."
         )
-    if any(_difference(first, plain(z)) > TOLERANCE for _ in range(REPEATS)):
+    if any(difference(first, plain(z)) > TOLERANCE for _ in range(REPEATS)):
         # The rest of the pass may leave the network as the next pass expects it.
         plain.stop = False
-        if not _runs(plain, z) or _difference(plain(z), plain(z)) > TOLERANCE:
+        if not _runs(plain, z) or difference(plain(z), plain(z)) > TOLERANCE:
             raise InputError(
                 f"layer={layer}: two passes over the same images give different responses. "
                 "Something in the network is drawn at random or remembered, though it is in eval "
@@ -200,8 +229,18 @@ def _check_function(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) ->
                 "off in the network."
             )
         first = plain(z)
-    crowd = plain(torch.cat([z[:1], OTHERS * z[1:]]))
-    if _difference([values[:1] for values in first], [values[:1] for values in crowd]) > TOLERANCE:
+    # Others before and after each image, and none: a pass may read the batch's first, or its order.
+    crowd = plain(torch.cat([OTHERS * z, z, OTHERS * z.flip(0)]))
+    of_batch = difference(first, [values[len(z) : 2 * len(z)] for values in crowd]) > TOLERANCE
+    try:
+        alone = [torch.cat(parts) for parts in zip(*(plain(one[None]) for one in z), strict=True)]
+    except Exception as error:  # squeeze() takes the batch's axis away, too
+        raise InputError(
+            f"layer={layer} takes several images at once, but fails on a single one "
+            f"({' '.join(f'{type(error).__name__}: {error}'.split())[:200]}), as squeeze() without "
+            "an axis does. Give it the axis in the network, or use flatten(1)."
+        ) from error
+    if of_batch or difference(first, alone) > TOLERANCE:
         raise InputError(
             f"layer={layer}: an image's response depends on the other images in its batch, as "
             "with batch norm that uses the statistics of the batch (track_running_stats=False). "
@@ -229,7 +268,7 @@ def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
     marked = torch.where(torch.stack(marks)[:, None], other, canvas)
     with native_convolutions():
         base, *seen = plain.on_canvas(torch.cat([canvas, marked]))[0].flatten(1)
-    same_outside = _difference([base[None]], [seen[0][None]]) <= TOLERANCE
+    same_outside = difference([base[None]], [seen[0][None]]) <= TOLERANCE
     return same_outside and all(bool((edge != base).any()) for edge in seen[1:])
 
 
@@ -241,16 +280,17 @@ def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Seq
     return plain.on_canvas(canvas)
 
 
-def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest difference relative to the channel's largest value; infinite for other shapes."""
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Largest difference relative to the channel's largest value; infinite for other shapes, and
+    where there is nothing to compare."""
     largest = 0.0
     for x, y in zip(a, b, strict=True):
-        if x.shape != y.shape:
+        if x.shape != y.shape or not x.numel():
             return math.inf
         size = torch.maximum(x.abs(), y.abs()).transpose(0, 1).flatten(1).amax(1)
         size = size.clamp(min=1e-3 * size.max().item() + torch.finfo(size.dtype).tiny)
-        difference = (x - y).abs().transpose(0, 1).flatten(1).amax(1) / size
-        largest = max(largest, difference.nan_to_num(math.inf).max().item())
+        change = (x - y).abs().transpose(0, 1).flatten(1).amax(1) / size
+        largest = max(largest, change.nan_to_num(math.inf).max().item())
     return largest
 
 
@@ -272,11 +312,11 @@ def differs(fast: nn.Module, plain: nn.Module, *inputs: Tensor) -> str | None:
     """In words, how the answers of the fast way differ from those of the plain way, if they do."""
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints its errors
         try:
-            difference = _difference(plain(*inputs), fast(*inputs))
+            largest = difference(plain(*inputs), fast(*inputs))
         except Exception as error:  # a graph that was read wrongly can raise anything
             return f"its graph without padding fails ({type(error).__name__}: {error})"
-    if difference > TOLERANCE:
-        return f"its graph without padding gives other responses (by {difference:.2g} of them)"
+    if largest > TOLERANCE:
+        return f"its graph without padding gives other responses (by {largest:.2g} of them)"
     return None
 
 
