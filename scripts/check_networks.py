@@ -15,6 +15,7 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ TIMM = ("resnet50d", "seresnet50", "mobilenetv3_small_100", "convnext_nano", "ef
         "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "regnety_004",
         "resnetv2_50x1_bit")  # fmt: skip
 AROUND = 96  # pixels of canvas beyond the field
-NONLINEAR = {
+NONLINEAR: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": functional.relu, "ReLU6": functional.relu6, "GELU": functional.gelu,
     "SiLU": functional.silu, "hard swish": functional.hardswish, "sigmoid": torch.sigmoid,
     "tanh": torch.tanh, "leaky ReLU": functional.leaky_relu, "ELU": functional.elu,
@@ -96,7 +97,7 @@ def difference(root: nn.Module, layer: Layer, setup: Setup) -> float:
     if not setup.field.is_whole_image:
         side = [32 * -(-(edge + AROUND) // 32) for edge in setup.field.size]
         if not takes(root, (side[0], side[1]), z.shape[1]):
-            side = list(setup.experiment.model.input_size)
+            side = list(setup.experiment.model.input_size or side)
         place = central_place(setup.field, (side[0], side[1]))
         assert place is not None  # noqa: S101  (the canvas is larger than the field)
         (top, left), (height, width) = place.corner, setup.field.size

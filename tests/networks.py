@@ -7,6 +7,7 @@ stride of its units, or that they see the whole image. Unless said otherwise a n
 """
 
 import random
+import sys
 import warnings
 from collections import OrderedDict
 from typing import NamedTuple
@@ -191,6 +192,24 @@ def hook_before_a_module():
 def hook_on_the_target():
     network = net()
     network.read.register_forward_hook(lambda module, inputs, output: 0.5 * output + 1)
+    return network
+
+
+@case(field=(18, 18), stride=(4, 4))
+def hook_before_the_network():
+    """It halves the image: 9 pixels of 2 x 2."""
+    network = net()
+    network.register_forward_pre_hook(lambda module, inputs: (F.avg_pool2d(inputs[0], 2),))
+    return network
+
+
+@case(field=(17, 17), stride=(4, 4))
+def hook_that_pools():
+    """5 with stride 2, pooled 9 with stride 4, read 9 + 2 * 4."""
+    network = net()
+    network.enter.register_forward_hook(
+        lambda module, inputs, output: F.avg_pool2d(output, 3, 2, 1)
+    )
     return network
 
 
@@ -582,6 +601,22 @@ def blurred_before_halving():
 
 
 @whole()
+def checkerboard():
+    """Every second unit is halved: neighbours answer differently."""
+
+    def between(net, y):
+        rows, columns = torch.arange(y.shape[2])[:, None], torch.arange(y.shape[3])
+        return y * (1 - 0.5 * ((rows + columns) % 2))
+
+    return net(between)
+
+
+@whole()
+def stripes():
+    return net(lambda net, y: y * (1 - 0.5 * (torch.arange(y.shape[2])[:, None] % 2)))
+
+
+@whole()
 def pooled_to_a_grid():
     return net(lambda net, y: F.adaptive_avg_pool2d(y.relu(), (7, 7)))
 
@@ -760,6 +795,36 @@ def perceptron():
         return net.head(net.enter(x).relu().flatten(1))
 
     return Net(function, enter=conv(1, 4, 5, stride=2), head=nn.Linear(4 * 12 * 20, 7))
+
+
+@whole(layer="head")
+def flattened_by_view():
+    """`view` takes maps in one layout only."""
+
+    def function(net, x):
+        y = net.enter(x).relu()
+        return net.head(y.view(y.size(0), -1))
+
+    return Net(function, enter=conv(3, 4, 5, stride=2), head=nn.Linear(4 * 16 * 16, 7))
+
+
+@case(field=(9, 9))
+def three_dimensional_convolution():
+    """Over copies of the map."""
+    volume = nn.Conv3d(8, 8, (2, 1, 1))
+    return net(
+        lambda net, y: net.volume(y[:, :, None].repeat(1, 1, 3, 1, 1)).mean(2), volume=volume
+    )
+
+
+@case()
+def empty_images_apart():
+    """Another answer, of another form, to an image without contrast."""
+
+    def function(net, x):
+        return net.read(net.enter(x).relu()) if x.any() else x
+
+    return Net(function, enter=conv(3, 8, 5, stride=2), read=conv(8, 6))
 
 
 # Images, wrappers, precisions
@@ -1065,6 +1130,22 @@ def centred_over_the_batch():
     return net(lambda net, y: (y - y.mean(0, keepdim=True)).relu())
 
 
+@refused(OF_THE_BATCH)
+def less_the_first_image():
+    return net(lambda net, y: y - 0.5 * y[:1])
+
+
+@refused(OF_THE_BATCH)
+def sum_over_the_batch_so_far():
+    return net(lambda net, y: y.cumsum(0))
+
+
+@refused("fails on a single one")
+def squeezed():
+    """A single image loses its axis."""
+    return net(lambda net, y: y.mean((2, 3)).squeeze(), read=nn.Linear(8, 6))
+
+
 @refused(NO_GRADIENT)
 def without_gradient():
     """torch.fx would leave out `no_grad`; it stops at a branch on values."""
@@ -1093,3 +1174,15 @@ def overwritten_before_the_gradient():
 @refused("gives NaN or infinite responses")
 def logarithm_of_anything():
     return net(lambda net, y: y.log())
+
+
+# No networks
+
+
+def leaves():
+    """As argparse does, in a script that reads its arguments when it is imported."""
+    sys.exit(3)
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.LazyConv2d(6, 3))

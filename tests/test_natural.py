@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from diversevis.errors import InputError
-from diversevis.method.setup import _crop
+from diversevis.method.gains import _crop
 from diversevis.models.receptive_field import ReceptiveField
 from diversevis.photographs.means import mean_activations
 

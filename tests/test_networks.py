@@ -12,6 +12,7 @@ from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
 from diversevis.method.response import respond
 from diversevis.method.setup import prepare
+from diversevis.models.network import OpenNetwork
 
 LOCAL = [name for name, case in CASES.items() if case.field is not None]
 WHOLE = [name for name, case in CASES.items() if case.field is None]
@@ -115,3 +116,23 @@ def test_whole_images_need_their_size(name):
 def test_no_function_of_images_is_refused(name):
     with pytest.raises(InputError, match=f"layer=read.*{REFUSED[name]}"):
         setup_of(name)
+
+
+@pytest.mark.parametrize("name", ["hook_before_the_network", "hook_that_pools"])
+def test_hooks_count_in_the_list_of_layers(name):
+    opened = OpenNetwork(model=custom_model(f"networks.{name}"))
+    fields = dict(zip([x.name for x in opened.listing.layers], opened.fields(opened.listing.layers),
+                      strict=True))  # fmt: skip
+    assert (fields["read"].size, fields["read"].stride) == (CASES[name].field, CASES[name].stride)
+
+
+@pytest.mark.parametrize(("size", "why"), [(10**8, "smaller size"), (32, "token=3.*is a map")])
+def test_sizes_and_tokens_that_there_are_not(size, why):
+    with pytest.raises(InputError, match=why):
+        setup_of("relu_as_a_statement", f"size={size}", "token=3")
+
+
+@pytest.mark.parametrize(("name", "why"), [("leaves", "SystemExit: 3"), ("lazy", "LazyConv2d")])
+def test_functions_that_give_no_network(name, why):
+    with pytest.raises(InputError, match=why):
+        custom_model(f"networks.{name}").built()

@@ -293,6 +293,31 @@ def test_buffers_that_files_lack_keep_values(tmp_path):
     assert network.fast.state_dict()["0.order"].dtype == torch.int64
 
 
+class Keeping(nn.Module):
+    """Has its weights by another name, and in two parts; the branch keeps torch.fx out."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.kept = [self.convolution.weight, self.convolution.bias[:2], self.convolution.bias[2:]]
+
+    def forward(self, x):
+        weight, first, second = self.kept
+        return nn.functional.conv2d(x, weight, torch.cat([first, second])) if x.any() else x
+
+
+def test_weights_by_other_names_are_those_of_the_file(tmp_path):
+    other = Keeping()
+    torch.save(other.state_dict(), tmp_path / "keeping.pth")
+    opened = open_model(
+        custom_model("test_weights_files.Keeping", weights=str(tmp_path / "keeping.pth"))
+    )
+    image = torch.randn(1, 3, 5, 5)
+    with torch.no_grad():
+        response = load(opened, opened.layer("output")).root(image)
+        torch.testing.assert_close(response, other(image))
+
+
 def test_own_values_count_all_buffers():
     double, triple = load_shuffled("own"), load_shuffled("own", "tripled")
     image = torch.randn(1, 3, 5, 5)

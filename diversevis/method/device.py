@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from diversevis.errors import InputError
+from diversevis.models.checks import random_images
 
 Precision = Literal["float32", "tf32"]
 Result = TypeVar("Result")
@@ -135,7 +136,7 @@ def bytes_per_image(readout: nn.Module, shape: tuple[int, int, int], device: tor
     shape  of an image: channels, rows, columns
     """
     rows = torch.zeros(1, dtype=torch.long, device=device)
-    z = torch.zeros(1, *shape, device=device)
+    z = random_images(shape[0], shape[1:], 1).to(device)  # networks may treat empty images apart
     with torch.no_grad():
         if isinstance(readout, fx.GraphModule):
             graph = _Counter(readout)

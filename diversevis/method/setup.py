@@ -21,10 +21,11 @@ from diversevis.method.device import (
     check_precision,
     choose_batch,
     pick_devices,
-    precision,
 )
+from diversevis.method.gains import natural_gains
 from diversevis.method.settings import Experiment
 from diversevis.models.architectures import OWN, TimmModel
+from diversevis.models.checks import difference, random_images
 from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.fingerprint import fingerprint
 from diversevis.models.layer import Layer
@@ -35,12 +36,10 @@ from diversevis.models.readout import read_out
 from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
 from diversevis.models.unit_fields import unit_fields
-from diversevis.models.view import View, differs, random_images, view
-from diversevis.photographs.means import mean_activations
+from diversevis.models.view import View, differs, view
 
 LOG = logging.getLogger("diversevis")
-CROP = 224  # pixels of a photograph that calibrates responses
-WINDOWS = 8  # about so many per side, where responses are computed for one position alone
+ROUGHLY = 0.01  # of responses in another layout of memory: tf32 rounds to three digits
 FEW = 4  # units whose responses are compared between the two ways
 
 
@@ -119,12 +118,15 @@ def prepare(experiment: Experiment) -> Setup:
     custom = isinstance(experiment.model, (*OWN, TimmModel))
     computation = fingerprint(network, seen) if custom else None
     module = (seen.fast or seen.plain).to(device)
-    channel_gain, feature_gain = _natural_gains(
+    channel_gain, feature_gain = natural_gains(
         experiment, network, module, seen.field, targets, device, computation
     )
     # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
     plain = device.type == "cuda" and experiment.precision == "float32"
-    layout = torch.contiguous_format if plain else torch.channels_last
+    layout = torch.contiguous_format
+    own_code = isinstance(module, PlainNetwork)
+    if not plain and (not own_code or _takes_channels_last(module, seen, colors, device)):
+        layout = torch.channels_last
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
     reads_out = experiment.objective.response == "max" and (
@@ -209,6 +211,21 @@ def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targ
     return replace(targets, vectors=targets.vectors.to(device))
 
 
+def _takes_channels_last(module: nn.Module, seen: View, colors: int, device: torch.device) -> bool:
+    """Whether the network gives the same numbers so: `y.view(len(y), -1)` fails, and there are
+    weights of three-dimensional convolutions."""
+    z = random_images(colors, seen.field.size).to(device)
+    try:
+        with torch.no_grad():
+            before = module(z)
+        module.to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            after = module(z.contiguous(memory_format=torch.channels_last))
+    except Exception:  # networks can raise anything
+        return False
+    return difference(before, after) <= ROUGHLY
+
+
 def _batch(
     experiment: Experiment, readout: nn.Module, shape: tuple[int, int, int], device: torch.device
 ) -> int:
@@ -264,74 +281,3 @@ def _all_channels(module: fx.GraphModule) -> fx.GraphModule:
     graph.placeholder("rows")
     graph.output(outputs)
     return fx.GraphModule(module, graph)
-
-
-def _natural_gains(
-    experiment: Experiment,
-    network: Network,
-    module: nn.Module,
-    field: ReceptiveField,
-    targets: Targets,
-    device: torch.device,
-    computation: str | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """1 / mean activation over photographs (after the ReLU, float32) for every channel of the
-    target layer, and of the distance layer if there is one.
-
-    The published network is scaled in this way (docs/method.md, section 4). Raises `InputError` for
-    a target that no photograph drives.
-    """
-    objective = experiment.objective
-    if objective.photographs is None:
-        return None, None
-    folder, layer = Path(objective.photographs).expanduser(), network.layer.name
-
-    crop = _crop(field)
-
-    def activations(z: Tensor) -> Sequence[Tensor]:
-        if isinstance(module, PlainNetwork):  # one position alone: many images of the field's size
-            windows = z[0].unfold(1, field.size[0], _step(crop[0], field.size[0]))
-            windows = windows.unfold(2, field.size[1], _step(crop[1], field.size[1]))
-            z = windows.flatten(1, 2).transpose(0, 1)
-        return [torch.relu(maps) for maps in module(z)]
-
-    code = f"/{computation}" if computation else ""
-    with precision("float32"):
-        means = mean_activations(
-            activations,
-            folder,
-            identity=f"{network.weights.identity}/{network.name}/{layer}/{objective.distance}{code}",
-            mean=network.weights.mean,
-            std=network.weights.std,
-            crop=crop,
-            device=device,
-        )
-    # A channel that no photograph drives has no natural scale; it is left out.
-    gains = [torch.where(mean > 0, 1 / mean, 0).to(device) for mean in means]
-    driven = (targets.vectors * gains[0]).abs().sum(1) > 0
-    for unit, is_driven in zip(targets.units, driven.tolist(), strict=True):
-        if not is_driven:
-            raise InputError(
-                f"objective.scale=natural: none of the photographs in {folder} drives unit {unit} "
-                f"of {layer}, so it has no natural scale. Use objective.scale=best, or other "
-                "photographs."
-            )
-    return gains[0], gains[-1]
-
-
-def _crop(field: ReceptiveField) -> tuple[int, int]:
-    """Rows and columns of a photograph that calibrate the responses: the whole image, or, for a
-    smaller field, a crop of at least 224 pixels that fits the stride."""
-    if field.is_whole_image:
-        return field.size
-    strides = (max(1, round(stride)) for stride in field.stride)
-    rows, columns = (
-        size + stride * max(4, -(-(CROP - size) // stride))
-        for size, stride in zip(field.size, strides, strict=True)
-    )
-    return rows, columns
-
-
-def _step(crop: int, size: int) -> int:
-    """Pixels between windows of `size` pixels, of which a few fit into `crop`."""
-    return max(1, (crop - size) // WINDOWS)

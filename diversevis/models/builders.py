@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from diversevis.errors import InputError
@@ -95,7 +96,7 @@ def call_target(target: str, arguments: Mapping[str, Any], seed: int) -> nn.Modu
     try:
         with seeded(seed):
             returned = build(**arguments)
-    except Exception as error:  # user code can raise anything
+    except (Exception, SystemExit) as error:  # user code can raise anything
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise InputError(
             f"model.target={target} failed when it was called as {target}({given}) "
@@ -165,7 +166,7 @@ def _import(target: str) -> Callable[..., Any]:
         if "" not in sys.path:  # the current folder, last: it must not hide installed packages
             sys.path.append("")
         return getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # user code can raise anything
+    except (Exception, SystemExit) as error:  # user code can raise anything
         raise InputError(
             f"model.target={target} cannot be imported ({type(error).__name__}: {error}). "
             "It is the import path of a function, such as mypackage.networks.build, that "
@@ -194,6 +195,11 @@ def _network(returned: Any, target: str) -> nn.Module:
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:
+    if any(is_lazy(tensor) for tensor in _tensors(network)):
+        raise InputError(
+            f"{_name(network)} has modules whose weights have no values before its first pass "
+            "(nn.LazyConv2d): run it once on an image before you give it away."
+        )
     elsewhere = any(tensor.device.type not in ("cpu", "meta") for tensor in _tensors(network))
     return network.cpu() if elsewhere else network
 

@@ -6,8 +6,9 @@ import hashlib
 
 import torch
 
+from diversevis.models.checks import random_images
 from diversevis.models.load import Network
-from diversevis.models.view import View, random_images
+from diversevis.models.view import View
 
 
 def fingerprint(network: Network, view: View) -> str:

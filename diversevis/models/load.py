@@ -129,10 +129,21 @@ def _assign(root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         path, _, leaf = name.rpartition(".")
         module = root.get_submodule(path)
-        if leaf in module._parameters:
+        known = getattr(module, leaf, None)
+        if known is None or known is tensor:  # a constant of the graph; the network's own
+            continue
+        if _fits(known, tensor):
+            known.data.copy_(tensor)  # modules may hold it by other names, or parts of it
+        elif leaf in module._parameters:
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
         else:
             module._buffers[leaf] = tensor
+
+
+def _fits(known: Tensor, tensor: Tensor) -> bool:
+    """Whether `known` has room for the values of `tensor` (not one number, seen everywhere)."""
+    same = known.shape == tensor.shape and known.dtype == tensor.dtype
+    return same and known.is_contiguous() and not known.is_meta
 
 
 def _on_the_way(opened: OpenNetwork, feature: Layer, layer: Layer) -> Layer:

@@ -199,9 +199,16 @@ class OpenNetwork:
     def _known_fields(self) -> dict[str, ReceptiveField | None]:
         return {}
 
+    @cached_property
+    def _has_hooks(self) -> bool:
+        """Whether hooks of a person may change what modules see or return; no graph shows it."""
+        return isinstance(self.model, OWN) and any(
+            module._forward_hooks or module._forward_pre_hooks for module in self.root.modules()
+        )
+
     def _walk(self, layer: Layer) -> ReceptiveField | None:
         """The field by the graph; None where that does not tell."""
-        if self.traced is None or layer.node is None:
+        if self.traced is None or layer.node is None or self._has_hooks:
             return None
         try:
             return receptive_field(self.traced.root, self.traced.graph, layer.node)
@@ -233,7 +240,13 @@ class OpenNetwork:
         generator = torch.Generator().manual_seed(0)
         first: ForwardFailed | None = None
         for size in sizes:
-            z = torch.randn(LISTENED, self.colors, *size, generator=generator)
+            try:
+                z = torch.randn(LISTENED, self.colors, *size, generator=generator)
+            except RuntimeError as error:
+                raise InputError(
+                    f"Images of {size[0]} x {size[1]} pixels do not fit into memory: give a "
+                    "smaller size."
+                ) from error
             network = self._with_values
             if isinstance(self.model, PUBLISHED) and _is_slow(network, size):
                 # Shapes alone, without computing; but it takes a second to load torch's compiler.

@@ -98,7 +98,12 @@ class PlainNetwork(nn.Module):
         for index, layer in enumerate(layers):
             if index not in found:
                 raise NotReached(f"layer {layer.name} is not reached for images of this size")
-        return [as_maps(found[index], layer.kind) for index, layer in enumerate(layers)]
+            if len(found[index]) != len(z):
+                shape = list(found[index].shape)
+                raise NotReached(f"layer {layer.name} returns {shape} for {len(z)} images")
+        # Under autocast responses are less precise than the images.
+        maps = [as_maps(found[index], layer.kind) for index, layer in enumerate(layers)]
+        return [values.to(z.dtype) for values in maps]
 
     def to_the_end(self, z: Tensor) -> None:
         """A complete forward pass, as a user of the network makes it."""
@@ -210,6 +215,11 @@ def unit_of(
         raise InputError(
             f"position=[{position[0]},{position[1]}]: layer {layer.name} is {kind}, not a map. "
             "Leave position out."
+        )
+    if token is not None and layer.kind != "tokens":
+        kind = "a single vector" if layer.kind == "vector" else "a map (position=[row,column])"
+        raise InputError(
+            f"token={token}: layer {layer.name} is {kind}, not tokens. Leave token out."
         )
     if layer.kind == "vector":
         return 0, 0

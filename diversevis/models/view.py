@@ -15,11 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from diversevis.errors import InputError
-from diversevis.models.architectures import EnergyModel, TorchvisionModel
+from diversevis.models.checks import (
+    TOLERANCE,
+    amid_noise,
+    check_function,
+    difference,
+    random_images,
+    runs,
+    sees_exactly,
+)
 from diversevis.models.layer import Layer, Reading
 from diversevis.models.load import Network
 from diversevis.models.network import OpenNetwork
@@ -32,18 +39,12 @@ from diversevis.models.plain import (
     unit_of,
     units_inside,
 )
-from diversevis.models.probe import STRONG, Probe, marker_for, native_convolutions
+from diversevis.models.probe import Probe, marker_for, native_convolutions
 from diversevis.models.receptive_field import ReceptiveField, unpad
 
-TOLERANCE = 1e-4  # largest difference between two ways, relative to a channel's responses
-SPREAD = 0.5  # standard deviation of random network inputs, about that of images
-REPEATS = 4  # passes that must agree with the first: a coin decides on a flip, say
-OTHERS = 5.0  # of images that share a batch: batch statistics show themselves
 LARGE = 64  # networks may treat images with smaller sides differently
 LARGEST = 1024
 STEP = 32  # some networks take sides that are multiples of 32 only
-FLOOR = 0.05
-KNOWN = EnergyModel, TorchvisionModel  # networks whose code is known to remember nothing
 EVERYTHING = slice(None), slice(None)
 
 
@@ -115,12 +116,13 @@ def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> Pla
     compared = False
     for place in _places(opened, field):
         plain = _placed(opened, network, place, field)
-        if not _runs(plain, z):
+        if not runs(plain, z):
             continue
         if smaller is None:
-            answers = _check_function(opened, plain, z)
-        elif _difference(answers, _amid_noise(plain, z)) <= TOLERANCE:
-            return smaller if _holds(smaller, z) else None
+            answers = check_function(opened, plain, z)
+        elif difference(answers, amid_noise(plain, z)) <= TOLERANCE:
+            beside = _same_beside(opened, network, plain.place, field, z)
+            return smaller if beside and sees_exactly(smaller, z) else None
         else:  # it treats small images differently
             compared, answers = True, plain(z)
         smaller = plain
@@ -129,9 +131,9 @@ def _proved(opened: OpenNetwork, network: Network, field: ReceptiveField) -> Pla
     neighbour = _neighbour(field, smaller.place)  # the network takes images of one size
     if neighbour is None:
         return None
-    elsewhere = _amid_noise(_placed(opened, network, neighbour, field), z)
-    same = _difference(answers, elsewhere) <= TOLERANCE
-    return smaller if same and _holds(smaller, z) else None
+    elsewhere = amid_noise(_placed(opened, network, neighbour, field), z)
+    same = difference(answers, elsewhere) <= TOLERANCE
+    return smaller if same and sees_exactly(smaller, z) else None
 
 
 def _places(opened: OpenNetwork, field: ReceptiveField) -> Iterator[Place]:
@@ -162,6 +164,34 @@ def _neighbour(field: ReceptiveField, place: Place) -> Place | None:
     return Place(place.canvas, smallest.corner, smallest.unit)
 
 
+def _same_beside(
+    opened: OpenNetwork, network: Network, place: Place, field: ReceptiveField, z: Tensor
+) -> bool:
+    """Whether the next units below and beside answer in the same way: not so behind a constant
+    that alternates, as the checkerboards of coupling layers."""
+    here = _placed(opened, network, place, field)(z)[0]
+    for down, right in ((1, 0), (0, 1)):
+        assert place.unit is not None  # noqa: S101  (a place of a field has a unit)
+        row, column = (
+            unit + by * period
+            for unit, by, period in zip(place.unit, (down, right), field.period, strict=True)
+        )
+        top, left = (
+            first + by * step
+            for first, by, step in zip(place.corner, (down, right), field.step, strict=True)
+        )
+        fits = all(
+            first + side <= length
+            for first, side, length in zip((top, left), field.size, place.canvas, strict=True)
+        )
+        if fits:
+            moved = Place(place.canvas, (top, left), (row, column))
+            there = _placed(opened, network, moved, field)(z)[0]
+            if difference([here], [there]) > TOLERANCE:
+                return False
+    return True
+
+
 def _placed(
     opened: OpenNetwork, network: Network, place: Place, field: ReceptiveField
 ) -> PlainNetwork:
@@ -174,96 +204,6 @@ def _placed(
         else:
             features.append((layer, units_inside(of_feature, place, field.size)))
     return PlainNetwork(network.root, network.adapt, network.layer, place, features)
-
-
-def _runs(plain: PlainNetwork, z: Tensor) -> bool:
-    try:
-        plain(z)
-    except Exception:  # networks can raise anything for a size that they do not take
-        return False
-    return True
-
-
-def _check_function(
-    opened: OpenNetwork, plain: PlainNetwork, z: Float[Tensor, "image color h w"]
-) -> Sequence[Tensor]:
-    """The answers to `z`. Raises `InputError` where a response is no number, or no
-    function of its image alone."""
-    layer, first = plain.layer.name, plain(z)
-    if not isinstance(opened.model, KNOWN):
-        with contextlib.suppress(Exception):  # what follows the layer may not take small images
-            plain.to_the_end(z)
-    if not all(bool(torch.isfinite(values).all()) for values in first):
-        raise InputError(
-            f"layer={layer} gives NaN or infinite responses to noise: the network or its weights "
-            "are damaged, or model.mean, model.std and model.scale are not those that it expects."
-        )
-    repeats = 1 if isinstance(opened.model, KNOWN) else REPEATS
-    if any(_difference(first, plain(z)) > TOLERANCE for _ in range(repeats)):
-        # The rest of the pass may leave the network as the next pass expects it.
-        plain.stop = False
-        if not _runs(plain, z) or _difference(plain(z), plain(z)) > TOLERANCE:
-            raise InputError(
-                f"layer={layer}: two passes over the same images give different responses. "
-                "Something in the network is drawn at random or remembered, though it is in eval "
-                "mode: F.dropout without training=self.training, augmentation, or state. Switch it "
-                "off in the network."
-            )
-        first = plain(z)
-    crowd = plain(torch.cat([z[:1], OTHERS * z[1:]]))
-    if _difference([values[:1] for values in first], [values[:1] for values in crowd]) > TOLERANCE:
-        raise InputError(
-            f"layer={layer}: an image's response depends on the other images in its batch, as "
-            "with batch norm that uses the statistics of the batch (track_running_stats=False). "
-            "Give that layer fixed statistics."
-        )
-    return first
-
-
-def _holds(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> bool:
-    """Whether the unit sees each outermost row and column of its field, and nothing outside."""
-    (height, width), (top, left) = plain.place.canvas, plain.place.corner
-    bottom, right = top + z.shape[2] - 1, left + z.shape[3] - 1
-    outside = torch.ones(height, width, dtype=torch.bool)
-    outside[top : bottom + 1, left : right + 1] = False
-    marks = [outside]
-    for row, column in ((top, None), (bottom, None), (None, left), (None, right)):
-        marks.append(torch.zeros_like(outside))
-        if row is not None:
-            marks[-1][row, left : right + 1] = True
-        if column is not None:
-            marks[-1][top : bottom + 1, column] = True
-    canvas = plain.canvas_of(z[:1])
-    other = torch.full_like(canvas, torch.nan)
-    if marker_for(plain.root) == "noise":
-        other = STRONG * _noise(tuple(canvas.shape), seed=1)
-    marked = torch.where(torch.stack(marks)[:, None], other, canvas)
-    with native_convolutions():
-        base, *seen = plain.on_canvas(torch.cat([canvas, marked]))[0].flatten(1)
-    same_outside = _difference([base[None]], [seen[0][None]]) <= TOLERANCE
-    return same_outside and all(bool((edge != base).any()) for edge in seen[1:])
-
-
-def _amid_noise(plain: PlainNetwork, z: Float[Tensor, "image color h w"]) -> Sequence[Tensor]:
-    """The answers with noise around the images."""
-    (height, width), (top, left) = plain.place.canvas, plain.place.corner
-    canvas = _noise((len(z), z.shape[1], height, width), seed=1)
-    canvas[:, :, top : top + z.shape[2], left : left + z.shape[3]] = z
-    return plain.on_canvas(canvas)
-
-
-def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest difference relative to the channel's largest value (of channels that hardly answer:
-    to a part of the layer's largest); infinite for other shapes."""
-    largest = 0.0
-    for x, y in zip(a, b, strict=True):
-        if x.shape != y.shape:
-            return math.inf
-        size = torch.maximum(x.abs(), y.abs()).transpose(0, 1).flatten(1).amax(1)
-        size = size.clamp(min=FLOOR * size.max().item() + torch.finfo(size.dtype).tiny)
-        difference = (x - y).abs().transpose(0, 1).flatten(1).amax(1) / size
-        largest = max(largest, difference.nan_to_num(math.inf).max().item())
-    return largest
 
 
 def _faster(
@@ -289,11 +229,11 @@ def differs(fast: nn.Module, plain: nn.Module, *inputs: Tensor) -> str | None:
     """In words, how the answers of the fast way differ from those of the plain way, if they do."""
     with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints its errors
         try:
-            difference = _difference(plain(*inputs), fast(*inputs))
+            largest = difference(plain(*inputs), fast(*inputs))
         except Exception as error:  # a graph that was read wrongly can raise anything
             return f"its graph without padding fails ({type(error).__name__}: {error})"
-    if difference > TOLERANCE:
-        return f"its graph without padding gives other responses (by {difference:.2g} of them)"
+    if largest > TOLERANCE:
+        return f"its graph without padding gives other responses (by {largest:.2g} of them)"
     return None
 
 
@@ -314,15 +254,6 @@ def _whole_image(opened: OpenNetwork, network: Network, reading: Reading, size: 
         ) from error
     unit = unit_of(network.layer, (shape[0], shape[1]), size, reading.position, reading.token)
     plain.place = whole._replace(unit=unit)
-    _check_function(opened, plain, z)
+    check_function(opened, plain, z)
     field = ReceptiveField(size=size, stride=(0, 0), offset=(0, 0))
     return View(field=field, plain=plain, fast=None, why_slow=None)
-
-
-def random_images(colors: int, size: Pair, count: int = 2) -> Float[Tensor, "image color h w"]:
-    """Network inputs z of noise, always the same."""
-    return _noise((count, colors, *size), seed=0)
-
-
-def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
-    return SPREAD * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
