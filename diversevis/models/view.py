@@ -322,7 +322,12 @@ def differs(fast: nn.Module, plain: nn.Module, *inputs: Tensor) -> str | None:
 
 def _whole_image(network: Network, reading: Reading, size: Pair) -> View:
     """The image is the network's input. Raises `InputError` where the network does not take it."""
-    z = random_images(network.colors, size)
+    try:
+        z = random_images(network.colors, size)
+    except RuntimeError as error:
+        raise InputError(
+            f"Images of {size[0]} x {size[1]} pixels do not fit into memory: give a smaller size."
+        ) from error
     whole = Place(size, (0, 0), (0, 0))
     features = [(layer, EVERYTHING) for layer in network.features]
     plain = PlainNetwork(network.root, network.adapt, network.layer, whole, features)
