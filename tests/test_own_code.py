@@ -85,3 +85,15 @@ def test_unseeded_builder_is_the_same_throughout(write, current_folder, capsys):
     assert main(words) == 0
     assert "all units are already finished" in capsys.readouterr().err
     assert len(set(hashes(current_folder))) == 4
+
+
+def test_measures_of_changed_code_are_refused(write, current_folder, capsys):
+    write(CODE)
+    assert main([*WORDS, "unit=0", "analysis=[]"]) == 0
+    folder = capsys.readouterr().out.split()[-1]
+    assert main(["analyze", folder, "analysis=[diversity]"]) == 0
+    write(CODE.replace("torch.relu", "torch.tanh"))
+    before = (current_folder / folder / "metrics.json").read_bytes()
+    assert main(["analyze", folder, "analysis=[diversity]"]) == 2
+    assert "its code has changed" in capsys.readouterr().err
+    assert (current_folder / folder / "metrics.json").read_bytes() == before

@@ -22,7 +22,8 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
 
     experiment  of the run, with the measures, their settings and the device of today
 
-    Raises `InputError` where the weights have changed since the run, or another process holds it.
+    Raises `InputError` where the network or its weights have changed since the run, or another
+    process holds it.
     """
     names = possible(chosen(experiment.analysis), experiment.natural)
     keep_pages()
@@ -33,6 +34,12 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
             f"{folder.path}: its images were made with other weights "
             f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
             "the same weights."
+        )
+    computed = record.get("computation")
+    if computed is not None and computed != setup.computation:
+        raise InputError(
+            f"{folder.path}: its images were made with a network that gave other responses than "
+            f"{setup.network.name} does now: its code has changed, or a library. Run it anew."
         )
     claim = _take_claim(folder)
     complete = is_optimized(folder)
