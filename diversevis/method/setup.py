@@ -39,6 +39,8 @@ from diversevis.models.unit_fields import unit_fields
 from diversevis.models.view import View, differs, view
 
 LOG = logging.getLogger("diversevis")
+# In torch's messages about gradients that it cannot compute.
+NO_GRADIENT = "require grad", "grad_fn", "inplace operation", "have been used in the graph"
 ROUGHLY = 0.01  # of responses in another layout of memory: tf32 rounds to three digits
 FEW = 4  # units whose responses are compared between the two ways
 
@@ -267,6 +269,8 @@ def _check_gradient(readout: nn.Module, z: Float[Tensor, "1 color h w"], layer: 
             torch.autograd.grad(readout(z.requires_grad_(True), rows)[0].sum(), z)
     except RuntimeError as error:
         words = " ".join(str(error).split())[:300]
+        if not any(text in words for text in NO_GRADIENT):
+            raise InputError(f"layer={layer} fails in a pass with gradients: {words}.") from error
         raise InputError(
             f"layer={layer} cannot be optimized: it has no gradient with respect to the image "
             f"({words}). Take torch.no_grad, .detach() and operations in place that overwrite what "
