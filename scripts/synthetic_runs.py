@@ -12,17 +12,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file, save, save_file
+
 LAYERS = ("vgg19/conv1_2", "vgg19/conv1_10", "vgg19/conv3_1", "resnet50/layer1.0")
 DIVERSITIES = (0, 0.1, 0.25, 0.5)
 DELTAS = ("0.25", "0.5", "1", "2", "4")
 SLOT = "<number>"  # marks a number to be drawn in a template
-NO_TENSORS = (2).to_bytes(8, "little") + b"{}"  # a valid, empty safetensors file
+N, SIZE, NORM = 6, 14, 775.9  # images per unit, side in pixels, Euclidean norm
 
 
 def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[Path]:
@@ -39,17 +43,25 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
         path = root / model / layer / f"0-{units - 1}" / f"v{k // len(LAYERS) + 1:03d}"
         path.mkdir(parents=True)
         generator = random.Random(k)  # noqa: S311
-        rows = [_fill(template, [u, k + u / 1000], generator) for u in range(units)]
+        responses = [k + u / 1000 for u in range(units)]
+        rows = [_fill(template, [u, *[responses[u]] * 3], generator) for u in range(units)]
         metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
         (path / "metrics.json").write_text(metrics)
         record = json.dumps(record_of(model, layer, k, range(units)), indent=2)
         (path / "run.json").write_text(record)
-        (path / "images.safetensors").write_bytes(NO_TENSORS)
+        (path / "images.safetensors").write_bytes(_images(responses))
         if (k + 1) % every == 0 and len(broken) < damaged:
             damages = list(DAMAGES.values())
             damages[len(broken) % len(damages)](path)
             broken.append(path)
     return broken
+
+
+def _images(responses: Sequence[float]) -> bytes:
+    """A file of grey images of the right norm, with the same response to all images of a unit."""
+    pixels = np.full((len(responses), N, 3, SIZE, SIZE), NORM / math.sqrt(3 * SIZE**2), np.float32)
+    values = np.repeat(np.array(responses, np.float32)[:, None], N, axis=1)
+    return save({"images": pixels, "responses": values, "units": np.arange(len(responses))})
 
 
 def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
@@ -64,15 +76,16 @@ def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[s
         "response": "relu",
         "direction": None,
         "units": list(units),
-        "n": 6,
+        "n": N,
         "seed": seed,
-        "norm": 775.9,
+        "norm": NORM,
         "distance": "pixels",
         "diversity": config["objective"]["diversity"],
         "fraction": None,
         "front": None,
-        "receptive_field": {"size": [14, 14], "stride": [2, 2], "offset": [-6, -6]},
-        "weights": {"source": f"/weights/{model}.safetensors", "sha256": "0" * 64},
+        "receptive_field": {"size": [SIZE, SIZE], "stride": [2, 2], "offset": [-6, -6]},
+        "weights": {"source": f"/weights/{model}.safetensors", "sha256": "0" * 64,
+                    "mean": [0.485, 0.456, 0.406]},
         "versions": {"python": "3.11.7", "torch": "2.9.0", "diversevis": "0.1.0"},
         "device": "cuda",
         "device_name": "NVIDIA H100",
@@ -182,6 +195,11 @@ def _is_a_folder(path: Path) -> None:
     (path / "run.json").mkdir()
 
 
+def _doubled(path: Path) -> None:
+    arrays = load_file(path / "images.safetensors")
+    save_file(arrays | {"images": 2 * arrays["images"]}, path / "images.safetensors")
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "run.json is cut": _cut("run.json"),
     "run.json is empty": _written("run.json", b""),
@@ -195,6 +213,9 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "metrics.json has a word for a number": _changed(
         "metrics.json", lambda metrics: metrics["units"][-1]["gain"].update(response="oops")
     ),
+    "images.safetensors is cut": _cut("images.safetensors"),
+    "images.safetensors is missing": lambda path: (path / "images.safetensors").unlink(),
+    "images.safetensors has doubled pixels": _doubled,
 }  # fmt: skip
 
 

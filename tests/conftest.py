@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -40,6 +41,7 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save
 
 from diversevis.config.bind import bind
 from diversevis.models.architectures import CustomModel, EnergyModel, TorchvisionModel
@@ -216,3 +218,36 @@ def small_disk(current_folder):
     yield make
     if place.is_mount():
         subprocess.run(["umount", str(place)], check=True)
+
+
+def complete_run(path, record, rows=None, measures=None):
+    """Write the files of a run whose record may say a part only: the rest is added, such that all
+    fit together. What the record has stays as it is, even if it is wrong."""
+    defaults = {"config_hash": "h", "config": {}, "n": 6, "norm": 32.0 * math.sqrt(3 * 4),
+                "receptive_field": {"size": [2, 2], "stride": [1, 1]},
+                "weights": {"mean": [0.5, 0.5, 0.5]}, "units": [0]}  # fmt: skip
+    path.mkdir(parents=True, exist_ok=True)
+    record = defaults | record
+    try:
+        images = _images(record, rows)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
+        images = _images(defaults, None)
+    if record["n"] is not None:
+        (path / "images.safetensors").write_bytes(images)
+    rows = [{"unit": unit} for unit in record["units"]] if rows is None else rows
+    metrics = {"measures": {} if measures is None else measures, "units": rows}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "run.json").write_text(json.dumps(record))
+    return path
+
+
+def _images(record, rows):
+    rows = [{"unit": unit} for unit in record["units"]] if rows is None else rows
+    shape = (len(rows), record["n"] or 1, len(record["weights"]["mean"]))
+    size = record["receptive_field"]["size"]
+    told = [row.get("response_mean", 1.0) for row in rows]
+    told = torch.tensor([math.nan if value is None else value for value in told])
+    pixels = record["norm"] / math.sqrt(shape[2] * math.prod(size))
+    return save({"images": torch.full((*shape, *size), pixels),
+                 "responses": told[:, None].repeat(1, shape[1]),
+                 "units": torch.tensor([row["unit"] for row in rows])})  # fmt: skip

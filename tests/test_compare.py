@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import complete_run
 from matplotlib.text import Text
 
 from diversevis.cli.compare import compare_command
@@ -68,15 +69,14 @@ def make_run(root, model="vgg19", layer="conv2_2", size=(14, 14), count=12, shif
     units = units or [unit_metrics(number, generator, shift) for number in range(count)]
     path = root / model / layer / f"0-{count - 1}" / f"v{version:03d}"
     path.mkdir(parents=True)
+    numbers = [u.get("unit") for u in units if isinstance(u, dict)]
     content = {
         "status": "finished", "model": model, "layer": layer, "direction": None, "n": 6,
-        "units": list(range(count)), "norm": contrast * math.sqrt(3 * size[0] * size[1]),
-        "diversity": 0.1, "distance": "pixels", "fraction": None, "front": None, "receptive_field": {"size": list(size)},
+        "units": numbers, "norm": contrast * math.sqrt(3 * size[0] * size[1]),
+        "diversity": 0.1, "distance": "pixels", "fraction": None, "front": None, "receptive_field": {"size": list(size), "stride": [1, 1]},
         "weights": {"mean": [0.485, 0.456, 0.406]},
     }  # fmt: skip
-    RunFolder(path).write_record(content | record)
-    (path / "metrics.json").write_text(json.dumps({"measures": measures, "units": units}))
-    return path
+    return complete_run(path, content | record, units, measures)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_latest_usable_version_is_taken(tmp_path):
     (make_run(tmp_path, version=14) / "run.json").write_bytes(b"\xff\x00")
     runs, notes = find_runs(tmp_path)
     assert [run.path.name for run in runs] == ["v010"]
-    said = ["v014 is corrupt", "v013 is corrupt", "v012 has no measures", "v011 is interrupted"]
+    said = ["v014 is damaged", "v013 is damaged", "v012 has no measures", "v011 is interrupted"]
     assert all(words in note for words, note in zip(said, notes, strict=True)), notes
 
 
@@ -305,14 +305,14 @@ def test_contrast_is_of_all_channels(tmp_path):
      {"receptive_field": {"size": [14]}}, {"receptive_field": {"size": [0, 14]}},
      {"weights": {"mean": []}}],
 )  # fmt: skip
-def test_record_without_numbers_is_corrupt(tmp_path, changes):
-    with pytest.raises(InputError, match=r"v001 is corrupt .*left out"):
+def test_record_without_numbers_is_damaged(tmp_path, changes):
+    with pytest.raises(InputError, match=r"v001 is damaged .*left out"):
         read_run(make_run(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("units", [[3], [[]], [{"stop": "annealed"}]])
-def test_malformed_units_are_corrupt(tmp_path, units):
-    with pytest.raises(InputError, match=r"v001 is corrupt"):
+def test_malformed_units_are_damaged(tmp_path, units):
+    with pytest.raises(InputError, match=r"v001 is damaged"):
         read_run(make_run(tmp_path, units=units))
 
 
@@ -320,7 +320,7 @@ def test_malformed_units_are_corrupt(tmp_path, units):
 def test_malformed_metrics_are_refused(tmp_path, content):
     path = make_run(tmp_path)
     (path / "metrics.json").write_text(content)
-    with pytest.raises(InputError, match=r"corrupt|has no measures"):
+    with pytest.raises(InputError, match=r"damaged|has no measures"):
         read_run(path)
 
 

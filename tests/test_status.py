@@ -7,6 +7,7 @@ import time
 from datetime import datetime, timezone
 
 import pytest
+from conftest import complete_run
 
 from diversevis.cli.status import last_words, plain, progress, status_command
 from diversevis.errors import InputError
@@ -32,9 +33,10 @@ def run(root, where="m/l/0/v001", *, status="finished", hash="h", changed=None, 
     model, layer = folder.parts[-4:-2]
     record = {"status": status, "config_hash": hash, "model": model, "layer": layer,
               "units": [0], "n": 6, "job": None, "sweep": None}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(record | more))
-    (folder / "metrics.json").write_text("{}\n")
-    (folder / "images.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    if status == "finished":
+        complete_run(folder, record | more)
+    else:
+        (folder / "run.json").write_text(json.dumps(record | more))
     if changed is not None:
         os.utime(folder / "run.json", (changed, changed))
     return folder
@@ -214,10 +216,10 @@ def test_runs_differ_by_settings_and_folder(tmp_path):
     run(tmp_path, "m/l/0/v001", hash="a", status="failed")
     run(tmp_path, "m/l/0/v002", hash="b")
     run(tmp_path, "m/l/1/v001", hash="a")
-    run(tmp_path, "m/l/1/v002", hash=None)  # of an early version, that says no hash
+    run(tmp_path, "m/l/1/v002", hash=None)  # whose work is not known
     run(tmp_path, "m/l/1/v003", hash=None)
     assert sorted((one.hash or "-", one.state) for one in states(tmp_path)) == [
-        ("-", "finished"), ("-", "finished"), ("a", "failed"), ("a", "finished"), ("b", "finished"),
+        ("-", "damaged"), ("-", "damaged"), ("a", "failed"), ("a", "finished"), ("b", "finished"),
     ]  # fmt: skip
 
 

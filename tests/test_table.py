@@ -5,6 +5,7 @@ import csv
 import errno
 import importlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import QUICK
+from conftest import QUICK, complete_run
 from pandas.testing import assert_frame_equal
 
 import diversevis
@@ -40,11 +41,13 @@ def make_runs(root, runs=4, units=2, damaged=0):
 
 def make_run(path, units=(0,), *, metrics=None, measures=None, **record):
     """A small finished run; what is given takes the place of what it would say, None of nothing."""
-    path.mkdir(parents=True, exist_ok=True)
     content = {"status": "finished", "model": "vgg19", "layer": "conv1_1", "config_hash": "a",
-               "units": list(units), "n": 6, "config": {"n": 6, "seed": 0}} | record  # fmt: skip
-    content = {key: value for key, value in content.items() if value is not None or key == "n"}
+               "units": list(units), "n": 6, "config": {"n": 6, "seed": 0}}  # fmt: skip
     rows = [{"unit": unit} for unit in units] if metrics is None else metrics
+    told = rows if len(rows) == len(units) else [{"unit": unit} for unit in units]
+    complete_run(path, content, told)
+    content = json.loads((path / "run.json").read_text()) | record
+    content = {key: value for key, value in content.items() if value is not None or key == "n"}
     (path / "metrics.json").write_text(json.dumps({"measures": measures or {}, "units": rows}))
     (path / "run.json").write_text(json.dumps(content))
     return path
@@ -58,13 +61,13 @@ def left_out(root):
 
 
 def test_units_are_rows_and_damages_are_named(tmp_path):
-    broken = make_runs(tmp_path, runs=300, units=3, damaged=10)
-    assert len(synthetic.DAMAGES) == len(broken) == 10
+    broken = make_runs(tmp_path, runs=300, units=3, damaged=13)
+    assert len(synthetic.DAMAGES) == len(broken) == 13
     table = collect(tmp_path)
-    assert len(table) == 3 * (300 - 10)
+    assert len(table) == 3 * (300 - 13)
     found = dict(table.attrs["left_out"])
     assert set(found) == {str(path.relative_to(tmp_path)) for path in broken}
-    assert len(set(found.values())) == 10
+    assert len(set(found.values())) == 13
     assert not table.duplicated(["folder", "unit"]).any()
     assert (table.response_mean == table.seed + table.unit / 1000).all()  # as they were written
     assert (table.folder == table.model + "/" + table.layer + "/0-2/v"
@@ -250,7 +253,7 @@ def test_unfinished_runs_are_counted(tmp_path, capsys):
         claim.remove()
     said = capsys.readouterr()
     assert said.out.splitlines()[:2] == [
-        "1 unit of 1 run, 9 columns (vgg19: 1 layer)",
+        "1 unit of 1 run, 14 columns (vgg19: 1 layer)",
         "left out: 1 running, 1 interrupted, 1 failed, 1 lost",
     ]
     assert not said.err
@@ -288,7 +291,8 @@ def test_unfinished_sweep_gives_an_empty_table(tmp_path):
 
 
 RUN = {"status": "finished", "model": "m", "layer": "l", "config_hash": "a", "units": [0], "n": 6,
-       "config": {}}  # fmt: skip
+       "config": {}, "norm": 32.0 * math.sqrt(12), "weights": {"mean": [0.5, 0.5, 0.5]},
+       "receptive_field": {"size": [2, 2], "stride": [1, 1]}}  # fmt: skip
 METRICS = {"measures": {}, "units": [{"unit": 0}]}
 NUMBER = '{"measures": {}, "units": [{"unit": 0, "response_mean": %s}]}'
 
@@ -322,7 +326,12 @@ NUMBER = '{"measures": {}, "units": [{"unit": 0, "response_mean": %s}]}'
         (RUN | {"config": {"a": "x" * 70_000}}, "a has 70000 characters"),
         (RUN | {"config": dict.fromkeys(map(str, range(6000)), 1)}, "run.json has more than 5000"),
         (RUN | {"seconds": "three"}, 'run.json: seconds is "three"'),
-        (RUN | {"norm": [1, 2]}, 'run.json: norm is "[1, 2]"'),
+        (RUN | {"norm": [1, 2]}, "run.json: norm is [1, 2]"),
+        (RUN | {"norm": -1.0}, "run.json: norm is -1.0"),
+        (RUN | {"norm": 64.0}, "image 0 of unit 0 has norm 110.851; run.json says norm 64"),
+        (RUN | {"n": 0}, "run.json: n is 0"),
+        (RUN | {"n": 4}, "images has shape [1, 6, 3, 2, 2]; run.json says [1, 4, 3, 2, 2]"),
+        (RUN | {"weights": {}}, "run.json: weights.mean is null"),
         (RUN | {"receptive_field": {"size": [3]}}, "run.json: receptive_field is "),
         (RUN | {"receptive_field": {"size": [3, 2**63], "stride": [1, 1]}}, "receptive_field is "),
         ('{"status": "finished", "seed": NaN}', "NaN is no number"),
@@ -395,7 +404,7 @@ def test_special_and_huge_files_are_not_read(tmp_path, monkeypatch):
     assert left_out(tmp_path) == {
         "folder": "metrics.json cannot be read (Is a directory)",
         "pipe": "metrics.json is no file",
-        "large": "metrics.json is larger than 0 MiB",
+        "large": "metrics.json has 1000001 bytes, more than any run writes",
         "link": "metrics.json is no file",
     }
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.runs.files import Damaged, read_json, read_record
+from diversevis.runs import check, files
+from diversevis.runs.files import Damaged
 from diversevis.runs.find import find_folders_below
 from diversevis.runs.versions import version_of
 
 # Entries of run.json in which two runs must agree to be compared
 SAME = "n", "diversity", "distance", "fraction", "front"
+NEEDED = "norm", "receptive_field", "weights"  # they tell size and contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +76,16 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
 def read_run(path: Path) -> Run:
     """The run in a folder; raises `InputError` where it is unfinished, damaged or not analyzed."""
     try:
-        record, _ = read_record(path)
+        record, changed = files.read_record(path)
         if record["status"] != "finished":
             raise InputError(f"{path} is {record['status']}, not finished: left out.")
-        metrics = read_json(path, "metrics.json")
-        if not metrics["measures"]:
-            raise InputError(
-                f"{path} has no measures: run `diversevis analyze {path}` first, then compare."
-            )
-        run = Run(path=path, record=record, measures=metrics["measures"], units=metrics["units"])
-        run.summary()
-        if not all(0 < value < math.inf for value in (run.size, run.contrast)):
-            raise ValueError("receptive field or norm is not above 0")
-        _ = [record[key] for key in SAME], [unit.items() for unit in run.units]
+        results = check.check(check.read_rest(path, record, changed, thorough=True))
+        if missing := [key for key in NEEDED if record.get(key) is None]:
+            raise Damaged(f"run.json lacks {missing[0]}")
     except Damaged as reason:
-        raise InputError(f"{path} is corrupt ({reason}): left out.") from reason
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is corrupt ({what}): left out.") from error
-    return run
+        raise InputError(f"{path} is damaged ({reason}): left out.") from reason
+    if not results.measures:
+        raise InputError(
+            f"{path} has no measures: run `diversevis analyze {path}` first, then compare."
+        )
+    return Run(path=path, record=record, measures=results.measures, units=results.rows)

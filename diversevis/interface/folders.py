@@ -14,7 +14,7 @@ from torch import Tensor
 from diversevis.config.arguments import named_folder, split_hydra_overrides, with_home
 from diversevis.errors import InputError
 from diversevis.interface.visualized import Visualized
-from diversevis.runs import files
+from diversevis.runs import check
 from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
 
@@ -64,43 +64,22 @@ def load(folder: str | os.PathLike[str]) -> Visualized:
     """The result in a run folder: diversevis.load."""
     path = named_folder(os.fspath(folder))
     try:
-        record, _ = files.read_record(path)
-        if record["n"] is None:
+        results = check.read_results(path, thorough=True)
+        if results.record["n"] is None:
             raise InputError(f"{path} has measures without images: `diversevis.collect` reads it.")
-        return _read(path, record)
-    except Damaged as error:
+        tensors = RunFolder(path).read_images()
+        return Visualized(
+            units=tuple(results.units), images=tensors["images"], responses=tensors["responses"],
+            metrics=results.rows,
+            settings={name: entry.get("settings", {}) for name, entry in results.measures.items()},
+            arrays={name: _arrays(RunFolder(path), name) for name in results.measures},
+            record=results.record, path=path,
+        )  # fmt: skip
+    except (Damaged, SafetensorError) as error:
         raise InputError(
             f"{path} is not the folder of a run that can be loaded: {error}. It must be a folder "
             "such as outputs/vgg19/conv2_1/12/v001."
         ) from error
-
-
-def _read(path: Path, record: dict[str, Any]) -> Visualized:
-    """Raises `Damaged` where the files do not hold what they must, or contradict one another."""
-    if flaw := files.flaw_of(path):
-        raise Damaged(f"{flaw} (the run is {record['status']})")
-    content, folder = files.read_json(path, "metrics.json"), RunFolder(path)
-    metrics, settings = content.get("units"), content.get("measures")
-    if not isinstance(metrics, list) or not isinstance(settings, dict):
-        raise Damaged("metrics.json lacks units or measures")
-    try:
-        tensors = folder.read_images()
-        units = tuple(tensors["units"].tolist())
-        if units != tuple(unit["unit"] for unit in metrics):
-            raise Damaged("images.safetensors and metrics.json are of different units")
-        visualized = Visualized(
-            units=units, images=tensors["images"], responses=tensors["responses"], metrics=metrics,
-            settings={name: entry["settings"] for name, entry in settings.items()},
-            arrays={name: _arrays(folder, name) for name in settings},
-            record=record, path=path,
-        )  # fmt: skip
-        expected = (len(units), record["n"], len(visualized.mean), *visualized.field.size)
-        shapes = (*visualized.images.shape,), (*visualized.responses.shape,)
-        if shapes != (expected, expected[:2]) or visualized.norm <= 0:
-            raise Damaged("images.safetensors has other shapes than run.json says")
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
-        raise Damaged(f"its files do not fit together ({type(error).__name__}: {error})") from error
-    return visualized
 
 
 def _arrays(folder: RunFolder, name: str) -> dict[str, Tensor]:

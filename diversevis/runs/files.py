@@ -6,7 +6,9 @@ A folder may be half copied, cut off by a full disk, edited by hand, or still be
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,8 @@ from types import NoneType
 from typing import Any, BinaryIO
 
 LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
+RECORD = 16 * 2**20  # bytes of run.json; with the fields of 4096 model neurons it has 1 MiB
+DEEPEST = 30  # levels of a config; settings have 4, arguments of a network's function some more
 LONGEST = 2**16  # characters of a name or a setting
 STATUSES = "running", "finished", "interrupted", "failed"
 KINDS: dict[str, Any] = {  # what every record says
@@ -22,11 +26,11 @@ KINDS: dict[str, Any] = {  # what every record says
 }  # fmt: skip
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
     """Why a folder or a file in it cannot be used, in one line."""
 
 
-class Missing(Damaged):
+class Missing(Damaged, FileNotFoundError):
     """There is no such file."""
 
 
@@ -53,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
     """The content of run.json, and when it was last written (seconds since the epoch); raises
     `Damaged` as `read_json` does, and where it lacks what every record has."""
-    content, changed = read_file(folder, "run.json")
+    content, changed = read_file(folder, "run.json", RECORD)
     record = parse_json(content, "run.json")
     check_kinds(record, KINDS)
     if record["status"] not in STATUSES:
@@ -73,31 +77,22 @@ def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
             raise Damaged(f"run.json: {name} is {shown(value)}")
 
 
-def read_json(folder: Path | str, file: str) -> dict[str, Any]:
+def read_json(folder: Path | str, file: str, largest: int = LARGEST) -> dict[str, Any]:
     """The object in a JSON file; raises `Damaged` as `read_file` and `parse_json` do."""
-    return parse_json(read_file(folder, file)[0], file)
+    return parse_json(read_file(folder, file, largest)[0], file)
 
 
-def read_file(folder: Path | str, file: str) -> tuple[bytes, float]:
+def read_file(folder: Path | str, file: str, largest: int = LARGEST) -> tuple[bytes, float]:
     """The bytes of a file, and when it was last written (seconds since the epoch).
 
-    Raises `Damaged` where it cannot be read, is no regular file, larger than `LARGEST`, empty, or
-    changes meanwhile; `Missing` where it is not there.
+    Raises `Damaged` where it cannot be read, is no regular file, larger than `largest` bytes,
+    empty, or changes meanwhile; `Missing` where it is not there.
     """
-    try:
-        with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
-            facts = os.fstat(stream.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise Damaged(f"{file} is no file")
-            if facts.st_size > LARGEST:
-                raise Damaged(f"{file} is larger than {LARGEST >> 20} MiB")
-            content = stream.read(facts.st_size + 1)
-    except FileNotFoundError as error:
-        raise Missing(f"{file} is not there") from error
-    except OSError as error:
-        raise Damaged(f"{file} cannot be read ({error.strerror})") from error
-    except MemoryError as error:
-        raise Damaged(f"{file} is too large for the memory") from error
+    with opened(folder, file) as stream:
+        facts = os.fstat(stream.fileno())
+        if facts.st_size > largest:
+            raise Damaged(f"{file} has {facts.st_size} bytes, more than any run writes")
+        content = stream.read(facts.st_size + 1)
     if len(content) != facts.st_size:
         raise Damaged(f"{file} changed while it was read")
     if not content:
@@ -105,10 +100,29 @@ def read_file(folder: Path | str, file: str) -> tuple[bytes, float]:
     return content, facts.st_mtime
 
 
+@contextlib.contextmanager
+def opened(folder: Path | str, file: str) -> Iterator[BinaryIO]:
+    """The file, for reading; raises `Damaged` where it cannot be read or is no regular file,
+    `Missing` where it is not there."""
+    try:
+        with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise Damaged(f"{file} is no file")
+            yield stream
+    except Damaged:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Missing(f"{file} is not there") from error
+    except OSError as error:
+        raise Damaged(f"{file} cannot be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise Damaged(f"{file} is too large for the memory") from error
+
+
 def parse_json(content: bytes, file: str) -> dict[str, Any]:
     """The object in a JSON file; raises `Damaged` where there is none."""
     try:
-        value = DECODER.decode(content.decode())
+        value = DECODER.decode(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise Damaged(f"{file} is not UTF-8 text") from error
     except ValueError as error:  # no JSON, or an integer of thousands of digits
@@ -120,45 +134,36 @@ def parse_json(content: bytes, file: str) -> dict[str, Any]:
     return value
 
 
-def flaw_of(folder: Path) -> str | None:
-    """Why metrics.json or images.safetensors of a run with images cannot be used; None if they can.
-
-    Cheap, for tens of thousands of folders: it detects a file that is cut off or empty, not a
-    changed number.
-    """
-    for name, flaw in (("metrics.json", _json_flaw), ("images.safetensors", _tensors_flaw)):
-        try:
-            with (folder / name).open("rb") as file:
-                reason = flaw(file, os.fstat(file.fileno()).st_size)
-        except FileNotFoundError:
-            reason = "is not there"
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
-        if reason is not None:
-            return f"{name} {reason}"
-    return None
+def check_depth(config: dict[str, Any], file: str) -> None:
+    """Raises `Damaged` for a config that is nested deeper than any that was composed."""
+    depth, level = 0, list(config.values())
+    while level := [value for value in level if type(value) in (dict, list)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise Damaged(f"{file}: config is nested deeper than {DEEPEST} levels")
+        inner = (value.values() if type(value) is dict else value for value in level)
+        level = list(itertools.chain.from_iterable(inner))
 
 
-def _json_flaw(file: BinaryIO, size: int) -> str | None:
-    if size == 0:
-        return "is empty"
-    first = file.read(1)
-    file.seek(max(0, size - 2))
-    return None if first == b"{" and file.read().rstrip() == b"}" else "is cut off"
+def scalar(file: str, name: str, value: Any) -> float | int | str | bool:
+    """A number, text or truth value of JSON as a table can hold it; raises `Damaged` for one that
+    is too large."""
+    kind = type(value)
+    if kind is str:
+        if len(value) > LONGEST:
+            raise Damaged(f"{file}: {name[:99]} has {len(value)} characters")
+        return legible(value)
+    if kind is bool or (kind is int and -(2**63) <= value < 2**63):
+        return value
+    with contextlib.suppress(OverflowError):
+        if math.isfinite(value):
+            return float(value)
+    raise Damaged(f"{file}: {name[:99]} is too large a number")
 
 
-def _tensors_flaw(file: BinaryIO, size: int) -> str | None:
-    """The file is 8 bytes with the header's length, the header (JSON), and the tensors' bytes."""
-    length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= size - 8:
-        return "is cut off"
-    try:
-        header = json.loads(file.read(length))
-        # the entry __metadata__ has no tensor
-        ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return "is damaged"
-    return None if size == 8 + length + max(ends, default=0) else "is cut off"
+def legible(text: str) -> str:
+    """The text with lone surrogates escaped: file names and JSON may hold them, tables may not."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_whole(value: Any) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from diversevis.errors import InputError
-from diversevis.runs.files import Damaged, Missing, flaw_of, read_record
+from diversevis.runs import check, files
+from diversevis.runs.files import Damaged, Missing
 from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
@@ -80,14 +81,17 @@ def newest(runs: Iterable[Run]) -> list[Run]:
 def read_run(folder: Path) -> Run | None:
     """The run in `folder`; None where there is no record: it has just been deleted."""
     try:
-        record, changed = read_record(folder)
+        record, changed = files.read_record(folder)
     except Missing:
         return None
     except Damaged as reason:
         return Run(folder=folder, record=None, reason=str(reason), changed=0.0)
     reason = None
     if record["status"] == "finished":
-        reason = flaw_of(folder) if record["n"] is not None else None
+        try:
+            check.check(check.read_rest(folder, record, changed))
+        except Damaged as flaw:
+            reason = str(flaw)
         record = {name: value for name, value in record.items() if not isinstance(value, dict)}
     return Run(folder=folder, record=record, reason=reason, changed=changed)
 

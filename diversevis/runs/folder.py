@@ -36,7 +36,7 @@ from torch import Tensor
 
 from diversevis.errors import FolderLost
 from diversevis.runs import tensor_file
-from diversevis.runs.files import replacing
+from diversevis.runs.files import read_json, replacing
 from diversevis.runs.tensor_file import Content
 
 Tensors = Mapping[str, Tensor]
@@ -55,6 +55,8 @@ class RunFolder:
         self._write("run.json", _json(record))
 
     def read_record(self) -> dict[str, Any]:
+        """Raises `Damaged` (a ValueError) where it cannot be read, `Missing` where it is not there;
+        so do all that read JSON here."""
         return self._read_json("run.json")
 
     def update_record(self, **changes: Any) -> None:
@@ -228,7 +230,7 @@ class RunFolder:
         self._write("metrics.json", _json({**content, "units": units}))
 
     def _read_json(self, file: str) -> dict[str, Any]:
-        return json.loads((self.path / file).read_text())
+        return read_json(self.path, file)
 
     def _write_tensors(self, file: str, arrays: Tensors) -> None:
         self._write(file, save({name: array.contiguous() for name, array in arrays.items()}))

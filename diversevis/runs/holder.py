@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.runs import process
+from diversevis.runs.files import Damaged, read_json
 
 # Seconds without a sign of life after which a process on another machine counts as dead: more than
 # the 60 s for which NFS may show an old file.
 SILENCE = 90.0
+LARGEST_CLAIM = 2**20  # bytes
 NAME = re.compile(r"\.claim-(\d{4,})")
 
 
@@ -80,10 +81,10 @@ def holder_of(folder: Path) -> Holder | None:
     numbers = [int(match[1]) for name in names if (match := NAME.fullmatch(name))]
     if not numbers:
         return None
-    content: Any = {}
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((folder / claim_name(max(numbers))).read_text())
-    return Holder(max(numbers), content if isinstance(content, dict) else {})
+    content: dict[str, Any] = {}
+    with contextlib.suppress(Damaged):
+        content = read_json(folder, claim_name(max(numbers)), LARGEST_CLAIM)
+    return Holder(max(numbers), content)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 from diversevis.method.setup import Setup
 from diversevis.photographs.files import folder_digest
 from diversevis.runs import signals
-from diversevis.runs.files import Damaged, flaw_of, read_json
+from diversevis.runs.check import flaw_of
+from diversevis.runs.files import RECORD, Damaged, read_json
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.provenance import rerun_line, sha256_of
@@ -231,5 +232,5 @@ def _make(
 def _record(folder: RunFolder) -> dict[str, Any]:
     """The content of run.json; empty where it cannot be read."""
     with contextlib.suppress(Damaged):
-        return read_json(folder.path, "run.json")
+        return read_json(folder.path, "run.json", RECORD)
     return {}

@@ -12,13 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diversevis.config.log import note
 from diversevis.errors import InputError
-from diversevis.runs.files import replacing
+from diversevis.runs.files import (
+    Damaged,
+    Missing,
+    check_depth,
+    is_whole,
+    read_json,
+    replacing,
+    shown,
+)
 from diversevis.runs.versions import SWEEPS
 
 SHORT = 16  # characters of a hash in a file's name
@@ -104,30 +113,52 @@ class Sweep:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Return the sweep; raises OSError or ValueError if its record is missing or damaged."""
-    content = json.loads((folder / "sweep.json").read_text())
+    """Return the sweep; raises Damaged if its record is missing, damaged or nested too deeply."""
+    content = read_json(folder, "sweep.json")
     try:
-        return Sweep(
-            folder=folder,
-            command=content["command"],
-            launcher=tuple(content["launcher"]),
-            start=content["start"],
-            jobs=tuple(map(tuple, content["jobs"])),
-            works=tuple(
-                Planned(**{**work, "units": tuple(work["units"]), "where": tuple(work["where"])})
-                for work in content["works"]
-            ),
+        works = tuple(
+            Planned(**{**work, "units": tuple(work["units"]), "where": tuple(work["where"])})
+            for work in content["works"]
         )
+        jobs = tuple(map(tuple, content["jobs"]))
+        texts = (content["command"], content["start"], *content["launcher"])
+        _check_types(works, jobs, texts)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: no record of a sweep ({error!r})") from error
+        raise Damaged(f"sweep.json is no record of a sweep ({error!r})") from error
+    command, start, *launcher = texts
+    return Sweep(
+        folder=folder, command=command, launcher=tuple(launcher), start=start, jobs=jobs,
+        works=works,
+    )  # fmt: skip
+
+
+def _check_types(works: Sequence[Planned], jobs: Sequence[Sequence[Any]], texts: Any) -> None:
+    """Raises TypeError for values of other types, and Damaged for configs nested too deeply."""
+    for work in works:
+        check_depth(work.config, "sweep.json")
+        names = (work.hash, work.model, work.layer, *work.where)
+        if len(work.where) != 3 or not all(map(is_whole, work.units)) or not work.units:
+            raise TypeError(f"{shown(work.where)}, {shown(work.units)}")
+        texts = (*texts, *names)
+        if not isinstance(work.config, dict):
+            raise TypeError(shown(work.config))
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(shown([text for text in texts if not isinstance(text, str)][0]))
+    if not all(is_whole(index) for job in jobs for index in job):
+        raise TypeError(shown(jobs))
 
 
 def sweeps(root: Path) -> Iterator[Sweep]:
-    """Yield the sweeps recorded in root/multirun, oldest first; damaged ones are left out."""
+    """Yield the sweeps recorded in root/multirun, oldest first; damaged ones are named on stderr.
+    """
     with contextlib.suppress(OSError):
         for folder in sorted((root / SWEEPS).iterdir()):
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 yield read_sweep(folder)
+            except Missing:  # it is just being made, or is no sweep's
+                continue
+            except Damaged as reason:
+                note(f"{folder}: {reason}. What this sweep planned is not known.")
 
 
 def share_jobs(works: Iterable[tuple[Planned, int]]) -> list[list[Planned]]:
@@ -155,6 +186,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _read_text(path: Path, key: str) -> str | None:
     """The entry `key` of a JSON file; None if there is no such file or it is damaged."""
     try:
-        return str(json.loads(path.read_text())[key])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(path.parent, path.name)[key])
+    except (Damaged, KeyError):
         return None

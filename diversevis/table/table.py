@@ -10,9 +10,11 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from diversevis.errors import InputError
-from diversevis.runs.files import Damaged
+from diversevis.runs.check import Columns
+from diversevis.runs.facts import Value
+from diversevis.runs.files import Damaged, legible
 from diversevis.runs.find import Folder, find_folders_below, in_threads
-from diversevis.table.read import Columns, Run, Value, legible, parse_run, read_files
+from diversevis.table.read import Run, parse_run, read_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +50,7 @@ def collect_runs(root: Path) -> tuple[pa.Table, list[tuple[str, str]]]:
         try:
             if isinstance(files, Damaged):
                 raise files
-            run, settings, numbers = parse_run(folder, *files)
+            run, settings, numbers = parse_run(folder, files)
         except Damaged as reason:
             left_out.append((folder, str(reason)))
             continue
@@ -157,7 +159,8 @@ class ColumnBuilder:
         """Add rows, with a value for each of them in every column that is named."""
         for name, values in columns.items():
             column = self._columns.setdefault(name, [])
-            column += [None] * (self._rows - len(column))
+            if len(column) < self._rows:
+                column += [None] * (self._rows - len(column))
             column += values
         self._rows += rows
         if self._rows >= ROWS_AS_OBJECTS:
