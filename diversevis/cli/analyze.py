@@ -13,7 +13,9 @@ from diversevis.config.compose import completed, compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
-from diversevis.runs.files import flaw_of
+from diversevis.runs import files
+from diversevis.runs.check import check, read_rest
+from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
 
 # Settings that may differ from those of the run; the images were made with all others.
@@ -60,25 +62,23 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
 
 
 def _config_of(path: Path) -> Mapping[str, Any]:
-    """The config of the run at `path`; raises InputError if its images are not complete."""
-    folder = RunFolder(path)
+    """The config of the run at `path`; raises InputError if its files do not fit together."""
     try:
-        record = folder.read_record()
-        status, config = record["status"], record["config"]
-        if status == "finished" and record["n"] is not None and (flaw := flaw_of(path)):
-            raise InputError(f"{path}: {flaw}. The command that made it repairs it.")
-        folder.read_metrics()
-    except (OSError, ValueError, KeyError) as error:
+        record, changed = files.read_record(path)
+        if record["status"] == "running":
+            raise InputError(f"{path}: this run is running, not finished. Run it again first.")
+        # Metrics are written once all images are made: what failed then was a measure or a picture.
+        check(read_rest(path, record, changed, thorough=True))
+    except Damaged as reason:
         raise InputError(
-            f"{path} is not the folder of a finished run ({error}). Name run folders, such as "
-            f"{EXAMPLES}"
-        ) from error
-    if config["model"].get("kind") == "memory":
+            f"{path} cannot be measured: {reason}. Name folders of finished runs, such as "
+            f"{EXAMPLES} `diversevis retry` repeats what is damaged."
+        ) from reason
+    config = record["config"]
+    model = config.get("model")
+    if isinstance(model, dict) and model.get("kind") == "memory":
         raise InputError(
             f"{path}: its network was a module in a Python program, which no command can open. "
             "Measure there: diversevis.visualize(..., analysis=[...])."
         )
-    # Metrics are written once all images are made: what failed then was a measure or a picture.
-    if status not in ("finished", "interrupted", "failed"):
-        raise InputError(f"{path}: this run is {status}, not finished. Run it again first.")
     return completed(config)

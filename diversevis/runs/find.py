@@ -86,14 +86,17 @@ def read_run(folder: Path) -> Run | None:
         return None
     except Damaged as reason:
         return Run(folder=folder, record=None, reason=str(reason), changed=0.0)
-    reason = None
-    if record["status"] == "finished":
-        try:
-            check.check(check.read_rest(folder, record, changed))
-        except Damaged as flaw:
-            reason = str(flaw)
-        record = {name: value for name, value in record.items() if not isinstance(value, dict)}
-    return Run(folder=folder, record=record, reason=reason, changed=changed)
+    if record["status"] != "finished":
+        return Run(folder=folder, record=record, reason=None, changed=changed)
+    flaw = None
+    try:
+        check.check(check.read_rest(folder, record, changed))
+    except Damaged as reason:
+        flaw = str(reason)
+    short = {name: value for name, value in record.items() if not isinstance(value, dict)}
+    # Damaged measures without images: no `diversevis run` repeats them.
+    known = None if flaw and record["n"] is None else short
+    return Run(folder=folder, record=known, reason=flaw, changed=changed)
 
 
 def find_folders_below(root: Path) -> tuple[list[Folder], list[tuple[Folder, str]]]:

@@ -61,7 +61,7 @@ class State:
 def states(root: Path, *, queued: Queued = squeue_ids) -> list[State]:
     """Return the states of all runs at or below `root`, and of all work that its sweeps planned."""
     plans = _Plans(map(read_launched, sweeps(root)), queued)
-    all_states = _states(find_runs([root]), plans, plans.works.values())
+    all_states = _states(root, find_runs([root]), plans, plans.works.values())
     return sorted(
         all_states, key=lambda s: (natural(s.model), natural(s.layer), s.units, str(s.folder or ""))
     )
@@ -77,7 +77,7 @@ def state_of_works(
     launched = [replace(read_launched(sweep), alive=False)] if sweep else []
     plans = _Plans(launched, queued)
     folders = dict.fromkeys(work_folder(root, work.where) for work in works)
-    by_hash = {state.hash: state for state in _states(find_runs(folders), plans, works)}
+    by_hash = {state.hash: state for state in _states(root, find_runs(folders), plans, works)}
     return [by_hash[work.hash] for work in works]
 
 
@@ -122,16 +122,32 @@ class _Plans:
         return None
 
 
-def _states(runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]) -> list[State]:
+def _states(
+    root: Path, runs: Sequence[Run], plans: _Plans, works: Iterable[Planned]
+) -> list[State]:
     """The states of the runs, and of those `works` that have none."""
     known = {run.hash for run in runs if plans.is_asked_for(run)}
     pairs = [(run, _of_run(run, plans)) for run in newest(runs) if run.hash in known]
     plans.busy = {state.hash for _, state in pairs if state.state == "running" and state.hash}
     unknown = {work.hash: work for work in works if work.hash not in known}
-    return [
-        *(_by_sweeps(state, run.changed, plans) for run, state in pairs),
-        *(_of_plan(work, plans) for work in unknown.values()),
-    ]
+    present = [_by_sweeps(state, run.changed, plans) for run, state in pairs]
+    planned = [_of_plan(work, plans) for work in unknown.values()]
+    return _joined(root, present, planned)
+
+
+def _joined(root: Path, present: Sequence[State], planned: Sequence[State]) -> list[State]:
+    """All states, a damaged folder that does not say what it was being what was planned for it."""
+    states = list(present)
+    left = {work_folder(root, state.planned.where).resolve(): state
+            for state in planned if state.planned and state.state != WAITING}  # fmt: skip
+    for index in sorted(range(len(states)), key=lambda i: str(states[i].folder), reverse=True):
+        state = states[index]
+        if state.hash is None and state.folder is not None:
+            work = left.pop(state.folder.parent.resolve(), None)
+            if work is not None:
+                states[index] = replace(work, state=DAMAGED, folder=state.folder, error=state.error)
+    taken = {state.hash for state in states}
+    return [*states, *(state for state in planned if state.hash not in taken)]
 
 
 def _of_run(run: Run, plans: _Plans) -> State:

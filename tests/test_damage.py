@@ -1,0 +1,169 @@
+"""Damaged run folders: named with the reason by all who read them, beside runs that are whole."""
+
+import csv
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import COMMAND, QUICK
+from damage import BRACKETS, DAMAGES, SAME
+
+from diversevis.cli.main import main
+from diversevis.runs.check import read_results
+from diversevis.sweep.status import states
+
+UNITS = "0-1", "2-3", "4-5"  # the runs of the sweep; the first is damaged
+SWEEP = ["-m", "model=energy", "layer=complex", "unit=0-5", "units_per_job=2", "n=3",
+         "images=tensor", "analysis=[phase,diversity]", "measure.phase.orientations=4", *QUICK]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """The root of a finished sweep of three runs, and that of a fourth to compare with."""
+    above = tmp_path_factory.mktemp("sweep")
+    assert main(["run", *SWEEP, f"root={above / 'a'}"]) == 0
+    assert main(["run", *SWEEP, "seed=1", f"root={above / 'b'}"]) == 0
+    return above
+
+
+@pytest.fixture
+def copied(sweep, tmp_path, monkeypatch):
+    """A copy that may be damaged, and the folder in it of the run that is."""
+    shutil.copytree(sweep / "a", tmp_path / "a")
+    plan = next((tmp_path / "a").rglob("sweep.json"))
+    plan.write_text(plan.read_text().replace(str(sweep), str(tmp_path)))
+    shutil.copytree(sweep / "b", tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "a/energy/complex/0-1/v001"
+
+
+def states_of(root):
+    return sorted((state.units, state.state) for state in states(root))
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_named_by_all(copied, capsys, kind):
+    damage, words = DAMAGES[kind]
+    damage(copied)
+    root = Path("a")
+    began = time.monotonic()
+    assert main(["status", "a"]) == 0
+    said = capsys.readouterr().out
+    assert words in said
+    assert [line.split()[2:] for line in said.splitlines()[1:2]] == [["4/6", "3", "2", "1"]]
+
+    assert main(["collect", "a", "out=table"]) == 0
+    table = pd.read_parquet("table/table.parquet")
+    assert sorted(table.unit) == [2, 3, 4, 5]
+    with Path("table/left_out.csv").open() as file:
+        ((folder, reason),) = list(csv.reader(file))[1:]
+    assert folder == "energy/complex/0-1/v001"
+    assert words in reason
+
+    before = {path: path.stat().st_mtime_ns for path in copied.iterdir()}
+    assert main(["analyze", str(copied), "analysis=phase"]) == 2
+    assert words in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in copied.iterdir()} == before
+
+    assert main(["compare", "a", "b", "out=compared", "resamples=100"]) == 0
+    assert words in capsys.readouterr().err
+    comparison = json.loads(Path("compared/v001/comparison.json").read_text())
+    assert len(comparison["pairs"]) == 2
+    assert main(["compare", str(copied), "b", "out=compared"]) == 2
+    assert words in capsys.readouterr().err
+    assert [name for _, name in states_of(root)].count("damaged") == 1
+    assert {((2, 3), "finished"), ((4, 5), "finished")} < {*states_of(root)}
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_retry_repeats_what_is_damaged(sweep, copied, capsys, kind):
+    DAMAGES[kind][0](copied)
+    assert main(["retry", "a"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    finished = [state for state in states(Path("a")) if state.state == "finished"]
+    assert sorted(state.units for state in finished) == [(0, 1), (2, 3), (4, 5)]
+    for units in UNITS:
+        whole = read_results(sweep / f"a/energy/complex/{units}/v001")
+        folder = next(s.folder for s in finished if s.units == tuple(whole.units))
+        assert [row["phase"] for row in read_results(folder).rows] == [
+            row["phase"] for row in whole.rows
+        ]
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_rewritten_file_is_whole(copied, capsys, kind):
+    before = read_results(copied, thorough=True)
+    SAME[kind](copied)
+    after = read_results(copied, thorough=True)
+    assert (after.record, after.rows, after.measures) == (
+        before.record,
+        before.rows,
+        before.measures,
+    )
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+    assert main(["analyze", str(copied), "analysis=diversity"]) == 0
+
+
+def test_file_of_brackets_stops_nothing_else(copied, capsys):
+    """In all the places where JSON is read: each is refused in less than a second."""
+    for name in ("metrics.json", "run.json", ".claim-0001"):
+        (copied / name).write_bytes(BRACKETS)
+    other = copied.parents[1] / "2-3/v001"
+    record = json.loads((other / "run.json").read_text()) | {"status": "interrupted"}
+    (other / "run.json").write_text(json.dumps(record))
+    (other / "checkpoint").mkdir()
+    (other / "checkpoint/images-done-00000-aa.safetensors").write_bytes(
+        len(BRACKETS).to_bytes(8, "little") + BRACKETS
+    )
+    bomb = Path("a/multirun/bomb")
+    bomb.mkdir()
+    (bomb / "sweep.json").write_bytes(BRACKETS)
+    began = time.monotonic()
+    assert states_of(Path("a"))[0] == ((0, 1), "damaged")
+    assert time.monotonic() - began < 1
+    assert "multirun/bomb: sweep.json is nested too deeply" in capsys.readouterr().err
+    assert main(["retry", "a"]) == 0
+    finished = [units for units, state in states_of(Path("a")) if state == "finished"]
+    assert finished == [(0, 1), (2, 3), (4, 5)]
+
+
+def test_folder_counts_once_in_status(copied, capsys):
+    """A damaged run that does not say what it was is what the sweep planned there."""
+    (copied / "run.json").write_text("{")
+    (state,) = (state for state in states(Path("a")) if state.state == "damaged")
+    assert (state.units, state.folder.resolve()) == ((0, 1), copied)
+    assert state.planned is not None
+    shutil.rmtree("a/multirun")
+    assert [state.hash for state in states(Path("a")) if state.state == "damaged"] == [None]
+
+
+def test_pixels_beyond_the_sample_are_checked(copied, monkeypatch):
+    """`analyze` reads all images; `status` some of them, if they are large."""
+    from diversevis.runs import tensors
+
+    monkeypatch.setattr(tensors, "SAMPLE", 100)
+    DAMAGES["a pixel is NaN"][0](copied)  # in the second unit
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+    assert main(["analyze", str(copied)]) == 2
+    DAMAGES["pixels are doubled"][0](copied)
+    assert [state for _, state in states_of(Path("a"))] == ["damaged", "finished", "finished"]
+
+
+def test_damaged_arrays_of_measures_are_named(copied, capsys):
+    path = copied / "analysis/phase.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["analyze", str(copied), "analysis=diversity"]) == 2
+    assert "analysis/phase.safetensors is cut off" in capsys.readouterr().err
+
+
+def test_program_refuses_a_bomb_at_once(copied):
+    (copied / "run.json").write_bytes(BRACKETS)
+    done = subprocess.run([*COMMAND, "status", "a"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "nested too deeply" in done.stdout
