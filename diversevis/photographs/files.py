@@ -29,9 +29,8 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
 THREADS = min(8, os.cpu_count() or 1)  # that decode: Pillow releases Python's lock meanwhile
 WAITING = 2  # decoded photographs per thread that may wait in memory for their use
-GAP = 2.0  # decode at up to this many times the wanted size, then resample (as Pillow's thumbnails)
 LONGEST = 50  # times as long as wide: a longer strip, scaled up, would fill memory
-LARGE = 2**25  # pixels; larger photographs are decoded one after the other, not to fill memory
+LARGE = 2**24  # pixels; larger photographs are decoded one after the other, not to fill memory
 
 TURNS = {  # EXIF orientation -> the operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -131,16 +130,16 @@ def upright(image: Image.Image, *, side: int, ground: tuple[int, int, int]) -> I
 
     ground  RGB colour behind transparent pixels
 
-    A large JPEG is decoded at a fraction of its size.
+    Whatever its format: a JPEG decoded at a fraction of its size would be faster, and its pixels
+    others than those of the same photograph as PNG.
     """
-    image.draft(None, (round(GAP * side), round(GAP * side)))
     picture = decoded(image)
     if picture.mode == "RGBA":
         behind = Image.new("RGBA", picture.size, (*ground, 255))
         picture = Image.alpha_composite(behind, picture).convert("RGB")
     scale = side / min(picture.size)
     width, height = (max(side, round(scale * edge)) for edge in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=GAP)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def decoded(image: Image.Image) -> Image.Image:
