@@ -5,11 +5,12 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from diversevis.errors import InputError
 from diversevis.experiment.measure import possible
@@ -128,7 +129,9 @@ def write(folder, kind):
     elif kind == "jp2-16":
         Image.fromarray(deep).save(folder / "a.jp2", irreversible=False)
     elif kind == "alpha":
-        Image.fromarray(np.dstack([PIXELS, np.full((300, 400), 255, np.uint8)])).save(folder / "a.png")
+        Image.fromarray(np.dstack([PIXELS, np.full((300, 400), 255, np.uint8)])).save(
+            folder / "a.png"
+        )
     else:
         colour.save(folder / f"a.{kind}", **({"lossless": True} if kind == "webp" else {}))
     return folder
@@ -174,9 +177,28 @@ def picture(path):
     return np.asarray(read(path, decoded))
 
 
-def test_deep_colour_is_scaled_to_eight_bits(tmp_path):
-    """RGB and RGBA PNGs of 16 bits, and an RGB TIFF, written without Pillow's help."""
-    from imageio.v3 import imwrite  # noqa: F401  (it needs further packages for 16 bits)
+def png_of(values):
+    """A PNG of 16 bits [rows, columns, color], written by hand: RGB, RGBA, or grey with alpha."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, channels = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_colour_becomes_eight_bits(tmp_path, channels):
+    values = np.dstack([PIXELS, PIXELS[::-1, :, :1]])
+    values = values[..., [0, 3]] if channels == 2 else values[..., :channels]
+    (tmp_path / "a.png").write_bytes(png_of(values.astype(np.uint16) * 257))
+    expected = values[..., [0, 0, 0, 1]] if channels == 2 else values
+    assert np.array_equal(picture(tmp_path / "a.png"), expected)
 
 
 def test_sixteen_bit_transparency_is_seen(tmp_path):
@@ -209,3 +231,263 @@ def test_pictures_are_turned_once(tmp_path, orientation, suffix):
     with Image.open(tmp_path / f"a.{suffix}") as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     assert np.array_equal(picture(tmp_path / f"a.{suffix}"), expected)
+
+
+def cmyk_profile():
+    """A profile whose every colour is L*a*b* (60, 0, 0): its table has the same entry throughout."""
+    table = bytes([153, 128, 128]) * 2**4
+    curves = bytes(range(256))
+    unit = 65536 * np.eye(3, dtype=int)
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *unit.flat)
+    lut += 4 * curves + table + 3 * curves
+    head = struct.pack(">4s4s4s4s", b"\x02\x10\0\0", b"prtr", b"CMYK", b"Lab ")
+    head = bytes(4) + head + bytes(12) + b"acsp" + bytes(28)
+    head += struct.pack(">iii", 63190, 65536, 54061) + bytes(48)
+    tags = struct.pack(">I4sII", 1, b"A2B0", 144, len(lut))
+    return struct.pack(">I", 144 + len(lut)) + (head + tags)[:140] + lut
+
+
+def test_cmyk_follows_its_profile(tmp_path):
+    """The L* of every pixel is 60, which is 145 in sRGB; a damaged profile counts as none."""
+    cmyk = Image.fromarray(PIXELS).convert("CMYK")
+    cmyk.save(tmp_path / "a.jpg", icc_profile=cmyk_profile())
+    assert np.abs(picture(tmp_path / "a.jpg").astype(int) - 145).max() <= 1
+    cmyk.save(tmp_path / "b.jpg", icc_profile=b"damaged")
+    cmyk.save(tmp_path / "c.jpg")
+    assert np.array_equal(picture(tmp_path / "b.jpg"), picture(tmp_path / "c.jpg"))
+    assert picture(tmp_path / "c.jpg").std() > 20
+
+
+def test_animated_files_show_their_first_frame(tmp_path, said):
+    frames = [Image.fromarray(like_a_photograph((20, 30), seed)) for seed in range(3)]
+    settings = {"save_all": True, "append_images": frames[1:]}
+    for name in ("a.png", "a.webp", "a.tif"):
+        frames[0].save(
+            tmp_path / name, **settings, **({"lossless": True} if "webp" in name else {})
+        )
+    for name in ("a.png", "a.webp", "a.tif"):
+        assert np.array_equal(picture(tmp_path / name), np.asarray(frames[0]))
+    cut = [frame.convert("P") for frame in frames]
+    cut[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=cut[1:], transparency=7, disposal=2
+    )
+    pages = [frames[0], frames[1].resize((9, 7))]
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:])
+    assert len(survey(tmp_path, "natural").photographs) == 5
+    (words,) = said
+    assert "(5): a.gif, a.png, a.tif, a.webp, b.tif" in words
+
+
+def save(path, seed=0, **settings):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(like_a_photograph((60, 80), seed)).save(path, **settings)
+    return path
+
+
+def digest(folder):
+    return survey(folder, "natural").digest
+
+
+def test_replaced_photograph_is_another_work(tmp_path, new_process):
+    """Of the same name, size and time."""
+    path = tmp_path / "a.bmp"
+    save(path, 0)
+    before, means, facts = digest(tmp_path), calibration(tmp_path), path.stat()
+    save(path, 1)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert path.stat().st_size == facts.st_size
+    assert digest(tmp_path) != before
+    assert not torch.equal(calibration(tmp_path), means)
+
+
+def exemplars(folder):
+    settings = Exemplars(top=2, crops=9, side=40, least_contrast=1.0, refine=1)
+    cut = Scissors(
+        folder=folder, side=40, mean=(0.5,) * 3, size=(8, 9), norm=500.0, least_contrast=1.0
+    )
+    weights = torch.randn(3, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+
+    def respond(x):
+        return torch.stack([(image * weights).sum((1, 2, 3)) for image in x])
+
+    return settings(respond, cut, seed=0, batch=64, units=3)
+
+
+def test_names_and_formats_change_nothing(tmp_path, new_process):
+    """Renamed, moved, touched, saved again without loss: the same work, to the bit."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed in range(4):
+        save(first / f"{seed}.png", seed)
+        save(second / f"deep/{9 - seed}.{('tif', 'bmp', 'webp', 'png')[seed]}", seed,
+             **({"lossless": True} if seed == 2 else {}))  # fmt: skip
+    os.utime(second / "deep/9.tif", (0, 0))
+    assert digest(first) == digest(second)
+    best, others = exemplars(first), exemplars(second)
+    assert torch.equal(best.images, others.images)
+    assert torch.equal(best.responses, others.responses)
+    means = calibration(first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "read", lambda name: None)
+        assert torch.equal(calibration(second), means)
+
+
+def test_linked_files_count_once(tmp_path, said):
+    """Links to folders and files are followed; those that lead back, or nowhere, end."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "photographs"
+    save(elsewhere / "deep/0.png", 0)
+    save(elsewhere / "1.png", 1)
+    save(folder / "2.png", 2)
+    save(folder / ".hidden/3.png", 3)
+    save(folder / ".hidden.png", 4)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "again").symlink_to(elsewhere / "deep")
+    (folder / "again.png").symlink_to(elsewhere / "1.png")
+    (elsewhere / "parent").symlink_to(elsewhere)
+    (folder / "dead.png").symlink_to(tmp_path / "nothing")
+    (folder / "self.png").symlink_to(folder / "self.png")
+    held = [photograph.file for photograph in survey(folder, "natural").photographs]
+    assert sorted(held) == ["2.png", "again.png", "again/0.png"]
+    (words,) = said
+    assert "(2): dead.png (a link to nothing), self.png (Too many levels" in words
+
+
+def test_other_files_are_named(tmp_path, said):
+    """Nothing hangs, and no file breaks the line."""
+    save(tmp_path / "photo.jpg/a.png")
+    save(tmp_path / "b\n.png", 1)
+    save(tmp_path / os.fsdecode(b"c\xff.png"), 2)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "notes\n.txt").write_text("x")
+    (tmp_path / "portrait.heic").write_text("x")
+    (tmp_path / "program.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "empty.jpg").touch()
+    assert len(survey(tmp_path, "natural").photographs) == 3
+    (words,) = said
+    assert "(3): empty.jpg (no image, or a damaged one), pipe.png (no regular file), progr" in words
+    assert r"left out, of other kinds (2): notes\n.txt, portrait.heic" in words
+    assert "\n" not in words
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_forbidden_files_are_named(tmp_path, said):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png").chmod(0)
+    save(tmp_path / "closed/c.png").parent.chmod(0)
+    assert len(survey(tmp_path, "natural").photographs) == 1
+    (tmp_path / "closed").chmod(0o700)
+    (words,) = said
+    assert "(2): b.png (Permission denied), closed (Permission denied)" in words
+
+
+def test_huge_photographs_give_a_plain_sentence(tmp_path):
+    """Above Pillow's limit for errors it is left out, above that for warnings read: no other text
+    is printed."""
+    save(tmp_path / "read.png")
+    Image.new("RGB", (200, 200)).save(tmp_path / "huge.png")
+    code = (
+        "from PIL import Image; Image.MAX_IMAGE_PIXELS = 4000\n"
+        "from pathlib import Path\n"
+        "from diversevis.photographs.survey import survey\n"
+        f"held = survey(Path({str(tmp_path)!r}), 'natural')\n"
+        "print([photograph.file for photograph in held.photographs], held.words)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    words = "left out, unreadable (1): huge.png (more than 8000 pixels)"
+    assert process.stdout == f"['read.png'] {words}\n"
+    assert process.stderr == f"{tmp_path}: {words}\n"
+
+
+def test_second_start_decodes_nothing(tmp_path, new_process, cache_folder, monkeypatch):
+    for seed in range(3):
+        save(tmp_path / f"{seed}.png", seed)
+    decodings = []
+    seen = surveys._see_image
+    monkeypatch.setattr(surveys, "_see_image", lambda image: decodings.append(1) or seen(image))
+    first = survey(tmp_path, "natural")
+    assert survey(tmp_path, "objective.photographs") is first
+    new_process()
+    (tmp_path / "2.png").rename(tmp_path / "renamed.png")
+    assert digest(tmp_path) == first.digest
+    assert len(decodings) == 3
+    (file,) = cache_folder.glob("pixels-*")
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1], whole.replace(b'"', b"'"), b"\0" * len(whole)):
+        file.write_bytes(damaged)
+        new_process()
+        assert digest(tmp_path) == first.digest
+        assert file.read_bytes() == whole
+    assert len(decodings) == 3 * 5
+
+
+def test_damaged_means_are_computed_again(tmp_path, new_process, cache_folder):
+    save(tmp_path / "a.png")
+    means = calibration(tmp_path)
+    (file,) = cache_folder.glob("means-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4] + bytes(4))
+    assert torch.equal(calibration(tmp_path), means)
+    assert file.read_bytes() == whole
+
+
+def test_without_home_there_is_no_cache(tmp_path, said, monkeypatch):
+    save(tmp_path / "photographs/a.png")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless():
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    means = calibration(tmp_path / "photographs")
+    assert torch.equal(calibration(tmp_path / "photographs"), means)
+    (words,) = said
+    assert "there is no home folder" in words
+
+
+def test_cache_that_cannot_be_written_is_told(tmp_path, said, monkeypatch):
+    save(tmp_path / "photographs/a.png")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    calibration(tmp_path / "photographs")
+    (words,) = said
+    assert "cannot be written (Not a directory)" in words
+
+
+def test_vanished_photograph_ends_the_reading(tmp_path, new_process, monkeypatch):
+    save(tmp_path / "a.png")
+    held = survey(tmp_path, "natural")
+    monkeypatch.setattr("diversevis.photographs.means.survey", lambda folder, setting: held)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match="a.png could be read at the start, and cannot now"):
+        calibration(tmp_path)
+
+
+def test_natural_without_its_measure_is_told(tmp_path, said):
+    assert possible(["phase"], str(tmp_path)) == ["phase"]
+    assert possible(["phase"], str(tmp_path)) == ["phase"]
+    (words,) = said
+    assert words.startswith(f"natural={tmp_path} is not used")
+
+
+def test_unreadable_folder_is_refused_early(tmp_path, said):
+    (tmp_path / "a.png").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"none of its files could be read.*a.png \(no image"):
+        possible(["natural"], str(tmp_path))
+
+
+def test_large_photographs_are_decoded_alone(tmp_path, new_process, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 60 * 80 - 1)
+    monkeypatch.setattr(files, "THREADS", 4)
+    at_once, most, seen = [], [], surveys._see_image
+
+    def watched(image):
+        at_once.append(1)
+        most.append(len(at_once))
+        result = seen(image)
+        at_once.pop()
+        return result
+
+    monkeypatch.setattr(surveys, "_see_image", watched)
+    for seed in range(12):
+        save(tmp_path / f"{seed}.png", seed)
+    survey(tmp_path, "natural")
+    assert most == [1] * 12

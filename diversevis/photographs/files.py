@@ -73,7 +73,7 @@ def read(path: Path, make: Callable[[Image.Image], Made]) -> Made:
         raise Unreadable("no image, or a damaged one") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise Unreadable(f"more than {limit // 10**6} million pixels") from None
+        raise Unreadable(f"more than {limit} pixels") from None
     except Exception as error:  # decoders raise a dozen kinds on damaged files
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise Unreadable(reason or type(error).__name__) from error
@@ -163,7 +163,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_integers(image)
     if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
-        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged profile: as without a profile
+        # With a damaged profile: as without.
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
             return _from_profile(image, profile)
     if image.mode == "La":  # which Pillow converts to this mode alone
         image = image.convert("LA")
