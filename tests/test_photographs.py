@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from test_visualize import setup_of
 
 from diversevis.errors import InputError
 from diversevis.experiment.measure import possible
@@ -21,6 +22,7 @@ from diversevis.photographs.crops import Scissors
 from diversevis.photographs.files import Unreadable, decoded, read
 from diversevis.photographs.means import mean_activations
 from diversevis.photographs.survey import survey
+from diversevis.runs.identity import science
 
 LOG = logging.getLogger("diversevis")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -162,10 +164,9 @@ def test_calibration_depends_on_no_file_format(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["tif", "cmyk", "exif-jpg", "png-16"])
 def test_real_calibration_depends_on_no_format(tmp_path, kind, real_weights):
     """conv1_2 of VGG-19; every channel."""
-    from test_visualize import setup_of
 
     def of(folder):
-        vgg = ["model=vgg19", "layer=conv1_2", "unit=0", f"model.weights={real_weights}"]
+        vgg = ["model=vgg19", "layer=conv1_2", "unit=0"]
         setup = setup_of(*vgg, "objective.scale=natural", f"objective.photographs={folder}")
         return (1 / setup.channel_gain).tolist()
 
@@ -298,6 +299,21 @@ def test_replaced_photograph_is_another_work(tmp_path, new_process):
     assert path.stat().st_size == facts.st_size
     assert digest(tmp_path) != before
     assert not torch.equal(calibration(tmp_path), means)
+
+
+def test_replaced_photograph_changes_the_run(tmp_path, new_process):
+    """The hash of the work by which a finished run is recognised; renamed, it is the same work."""
+
+    def photographs_in_science():
+        natural = ["objective.scale=natural", f"objective.photographs={tmp_path}"]
+        return science(setup_of("model=energy", "layer=simple", "unit=8", *natural))["photographs"]
+
+    save(tmp_path / "a.png", 0)
+    first = photographs_in_science()
+    (tmp_path / "a.png").rename(tmp_path / "b.png")
+    assert photographs_in_science() == first
+    save(tmp_path / "b.png", 1)
+    assert photographs_in_science() != first
 
 
 def exemplars(folder):
