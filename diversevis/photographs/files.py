@@ -168,7 +168,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             return _from_profile(image, profile)
     if image.mode == "La":  # which Pillow converts to this mode alone
         image = image.convert("LA")
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # a copy less of a large photograph
 
 
 def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:

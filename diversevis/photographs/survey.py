@@ -102,10 +102,12 @@ def _survey(folder: Path, given: str, listing: Listing) -> Survey:
     contents, reasons = _of_all(folder, listing.files, _content_digest)
     seen, undecodable = _see(folder, contents)
     words = _words({**listing.unreadable, **reasons, **undecodable}, listing.others, seen)
-    if not listing.files:
-        raise InputError(f"{given} holds no image ({', '.join(SUFFIXES)}). {words}".strip())
     if not seen:
-        raise InputError(f"{given}: none of its files could be read. {words}")
+        what = "none of its files could be read" if listing.files else "holds no image"
+        raise InputError(
+            f"{given}: {what}{f' ({words})' if words else ''}. Give a folder with photographs "
+            f"({', '.join(SUFFIXES)})."
+        )
     photographs = sorted((photograph.digest, name) for name, photograph in seen.items())
     digest = hashlib.sha256("/".join(digest for digest, _ in photographs).encode()).hexdigest()
     return Survey(tuple(Photograph(*pair) for pair in photographs), digest, words)
