@@ -31,7 +31,8 @@ from torch.nn import functional
 
 from diversevis.measures.phase import fourier
 from diversevis.measures.stimuli import phases, soft_mask
-from diversevis.photographs.files import photographs, read, upright
+from diversevis.photographs.files import read, upright
+from diversevis.photographs.survey import survey
 from diversevis.runs.folder import RunFolder
 
 SIZE = 36, 64  # rows and columns of an image
@@ -197,7 +198,8 @@ def crops(folder: Path, count: int, generator: torch.Generator) -> Tensor:
 
     Raises `InputError` where the folder holds none.
     """
-    files = photographs(folder, "--photographs")
+    held = survey(folder, "--photographs").photographs
+    files = [folder / photograph.file for photograph in held]
     ground = (round(255 * MEAN),) * 3
 
     def as_rgb(image: Image.Image) -> Image.Image:

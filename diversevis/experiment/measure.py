@@ -20,7 +20,9 @@ from diversevis.measures.catalogue import measure
 from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import none_if_out_of_memory, precision
 from diversevis.method.setup import Setup
-from diversevis.photographs.files import folder_digest
+from diversevis.photographs.cache import warn_once
+from diversevis.photographs.files import printable
+from diversevis.photographs.survey import survey
 from diversevis.pictures import draw
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
@@ -36,13 +38,19 @@ RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "
 def possible(names: Sequence[str], folder: str | None) -> list[str]:
     """The measures of `names` without natural exemplars where there is no folder of photographs.
 
-    Raises `InputError` where the folder holds no photographs.
+    Raises `InputError` where the folder holds no photographs that can be read.
     """
-    if "natural" in names and folder is None:
+    if "natural" not in names:
+        if folder is not None:
+            warn_once(
+                f"natural={printable(folder)} is not used: natural exemplars are not asked for. "
+                "analysis=[natural] measures them, and so does analysis=all"
+            )
+        return list(names)
+    if folder is None:
         LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
         return [name for name in names if name != "natural"]
-    if "natural" in names and folder is not None:
-        folder_digest(Path(folder).expanduser(), "natural")
+    survey(Path(folder).expanduser(), "natural")
     return list(names)
 
 

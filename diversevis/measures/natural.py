@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from diversevis.errors import InputError
 from diversevis.measures.checks import check_least, ratio_or_none, varies
 from diversevis.measures.subject import Measured, Numbers, Progress, Subject
 from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
-from diversevis.photographs.files import folder_digest, photographs, read_ahead
+from diversevis.photographs.files import read_ahead
+from diversevis.photographs.survey import Photograph, survey
+
+LOG = logging.getLogger("diversevis")
 
 Position = tuple[str, int, int]  # file, row, column
 Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
@@ -85,7 +89,7 @@ class Exemplars:
         units: int,
         progress: Report = lambda done, total: None,
     ) -> BestCrops:
-        """Best crops of every unit. A photograph's crops depend on its name and the seed alone.
+        """Best crops of every unit. A photograph's crops depend on its pixels and the seed alone.
 
         respond   takes images on the CPU; responses that are not finite never win
         scissors  made with `side` and `least_contrast` of these settings
@@ -94,14 +98,13 @@ class Exemplars:
         progress  called after every photograph with how many are done and of how many; refining
                   adds one photograph per exemplar to the total
 
-        Unreadable files are named in a warning and left out. Raises `InputError` where all are,
-        and where no crop has the contrast.
+        The photographs come in the order of their pixels' digests: file names change nothing.
+        Raises `InputError` where none can be read, and where no crop has the contrast.
         """
-        folder = scissors.folder
-        files = [p.relative_to(folder).as_posix() for p in photographs(folder, "natural")]
+        photographs = survey(scissors.folder, "natural").photographs
         best: list[list[Exemplar]] = [[] for _ in range(units)]
-        cut = _CutAndCount(scissors, progress, len(files))
-        drawn = read_ahead(files, lambda file: self._draw(scissors, seed, file))
+        cut = _CutAndCount(scissors, progress, len(photographs))
+        drawn = read_ahead(photographs, lambda photograph: self._draw(scissors, seed, photograph))
         for photograph in responses(respond, cut(drawn), batch):
             _update_best(best, photograph, self.top)
         cut.refuse_none()
@@ -124,12 +127,12 @@ class Exemplars:
         positions = tuple(tuple((e.file, e.row, e.column) for e in row) for row in best)
         return BestCrops(images=images, responses=answers_to_best, positions=positions, **count)
 
-    def _draw(self, scissors: Scissors, seed: int, file: str) -> Sheet:
+    def _draw(self, scissors: Scissors, seed: int, photograph: Photograph) -> Sheet:
         """A photograph and random positions in it, all different."""
-        pixels = scissors.photograph(file)
+        pixels = scissors.photograph(photograph.file)
         rows, columns = scissors.positions(pixels)
-        name = f"{seed}/{file}".encode("utf-8", "surrogateescape")
-        generator = np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest(), "big"))
+        start = hashlib.sha256(f"{seed}/{photograph.digest}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(start, "big"))
         drawn = generator.choice(rows * columns, min(self.crops, rows * columns), replace=False)
         return Sheet(pixels, np.stack(np.divmod(drawn, columns), axis=1))
 
@@ -150,21 +153,18 @@ class _CutAndCount:
         self.scissors, self.progress, self.total = scissors, progress, total
         self.done = self.photographs = self.crops = 0
 
-    def __call__(self, sheets: Iterable[tuple[Key, Sheet | None]]) -> Iterator[tuple[Key, Crops]]:
+    def __call__(self, sheets: Iterable[tuple[Key, Sheet]]) -> Iterator[tuple[Key, Crops]]:
         for key, sheet in sheets:
-            if sheet is not None:
-                crops = self.scissors(sheet)
-                self.photographs += 1
-                self.crops += len(crops.x)
-                yield key, crops
+            crops = self.scissors(sheet)
+            self.photographs += 1
+            self.crops += len(crops.x)
+            yield key, crops
             self.done += 1
             self.progress(self.done, self.total)
 
     def refuse_none(self) -> None:
-        """Raises `InputError` where no photograph could be read, or no crop had the contrast."""
+        """Raises `InputError` where no crop had the contrast."""
         scissors = self.scissors
-        if not self.photographs:
-            raise InputError(f"natural={scissors.folder}: none of its files could be read.")
         if not self.crops:
             height, width = scissors.size
             raise InputError(
@@ -185,15 +185,15 @@ def _descending(exemplar: Exemplar) -> float:
     return -exemplar.response
 
 
-def _update_best(best: list[list[Exemplar]], photograph: Answered[str], top: int) -> None:
+def _update_best(best: list[list[Exemplar]], photograph: Answered[Photograph], top: int) -> None:
     """Add a photograph's best crop for every unit to its `top`, if it is good enough.
 
     Of equal responses the earlier photograph stays: the result does not depend on chance.
     """
-    file, crops, answers = photograph
+    shown, crops, answers = photograph
     least = np.array([row[-1].response if len(row) == top else -np.inf for row in best])
     for unit in np.flatnonzero(answers.max(0) > least).tolist():
-        insort(best[unit], _best_crop(file, crops, answers[:, unit]), key=_descending)
+        insort(best[unit], _best_crop(shown.file, crops, answers[:, unit]), key=_descending)
         del best[unit][top:]
 
 
@@ -219,7 +219,10 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     silent = ~(torch.tensor(subject.alive) & varies(respond.lowest, respond.highest))
     best.images[silent], best.responses[silent] = torch.nan, torch.nan
     numbers = [_unit(subject, best, row) for row in range(len(subject.rows))]
-    made_with = dataclasses.asdict(settings) | {"photographs": folder_digest(folder, "natural")}
+    held = survey(folder, "natural")
+    if held.words:
+        LOG.info("%s: %s", folder, held.words)  # for the run's log: it was said before the run
+    made_with = dataclasses.asdict(settings) | {"photographs": held.digest}
     return Measured(numbers, {"images": best.images, "responses": best.responses}, made_with)
 
 

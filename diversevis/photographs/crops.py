@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from diversevis.photographs.files import check_channels, pixels_of, read, upright
+from diversevis.photographs.files import check_channels, shown
 
 # Images [image, c, h, w] (grey levels around the network's mean) -> responses [image, unit].
 Respond = Callable[[Tensor], Tensor]
@@ -71,12 +70,8 @@ class Scissors:
         return len(self.mean), *self.size
 
     def photograph(self, file: str) -> UInt8[np.ndarray, "rows columns color"]:
-        """Upright, scaled, the network's mean behind transparent pixels, grey (`pixels_of`) where
-        the network takes a single channel; raises `Unreadable`."""
-        ground = [min(255, max(0, round(255 * value))) for value in self.mean]
-        red, green, blue = ground if len(ground) == 3 else ground * 3
-        as_rgb = partial(upright, side=max(self.side, *self.size), ground=(red, green, blue))
-        return pixels_of(read(self.folder / file, as_rgb), len(self.mean))
+        """Upright and scaled, grey where the network takes a single channel (`shown`)."""
+        return shown(self.folder / file, side=max(self.side, *self.size), mean=self.mean)
 
     def positions(self, pixels: UInt8[np.ndarray, "rows columns color"]) -> tuple[int, int]:
         """Number of rows and of columns in which a crop can begin."""

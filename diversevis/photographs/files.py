@@ -1,30 +1,36 @@
-"""A folder of photographs: its files, a file as RGB or grey, many files read ahead of their use."""
+"""A photograph's file as an upright picture of 8 bits, and many files read ahead of their use."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import io
 import itertools
 import logging
+import math
 import os
+import threading
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from diversevis.errors import InputError
 
-LOG = logging.getLogger("diversevis")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp",
+            ".pgm", ".ppm", ".pnm", ".jp2")  # fmt: skip
+# Pillow's names. Whatever a file is called, no other format is tried: some start programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000")
 THREADS = min(8, os.cpu_count() or 1)  # that decode: Pillow releases Python's lock meanwhile
 WAITING = 2  # decoded photographs per thread that may wait in memory for their use
-GAP = 2.0  # decode at up to this many times the wanted size, then resample (as Pillow's thumbnails)
 LONGEST = 50  # times as long as wide: a longer strip, scaled up, would fill memory
+LARGE = 2**24  # pixels; larger photographs are decoded one after the other, not to fill memory
 
 TURNS = {  # EXIF orientation -> the operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,49 +42,68 @@ TURNS = {  # EXIF orientation -> the operation that makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 
+# A photograph is read, or it is left out with the reason: what Pillow says besides is for its
+# developers. (Not within a `with` block, which would change the filters of other threads.)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+_large = threading.Lock()
+
 Job = TypeVar("Job")
 Made = TypeVar("Made")
 
 
 class Unreadable(Exception):
-    """A file holds no readable picture; the message names the file and the reason."""
+    """A file holds no readable picture; the message is the reason."""
 
 
-def photographs(folder: Path, setting: str) -> list[Path]:
-    """All image files below `folder`, sorted; raises `InputError` where there are none.
-
-    setting  in which the user gave the folder: named in the error
-    """
-    if not folder.is_dir():
-        raise InputError(
-            f"{setting}={folder} is not a folder. Give one that holds photographs "
-            "(JPEG, PNG, ..., also in folders below it)."
-        )
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise InputError(f"{setting}={folder} holds no image ({', '.join(SUFFIXES)}).")
-    return files
-
-
-def folder_digest(folder: Path, setting: str = "objective.photographs") -> str:
-    """Digest of the names and sizes of the photographs below `folder`; its path does not matter.
-
-    Raises `InputError` where there are none.
-    """
-    digest = hashlib.sha256()
-    for path in photographs(folder, setting):
-        facts = f"{path.relative_to(folder)}:{path.stat().st_size}/"
-        digest.update(facts.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def read(path: Path, as_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture in a file, as `as_rgb` makes it of the opened image; raises `Unreadable`."""
+def read(path: Path, make: Callable[[Image.Image], Made]) -> Made:
+    """What `make` makes of the opened image; raises `Unreadable`."""
     try:
-        with Image.open(path) as image:
-            return as_rgb(image)
+        with Image.open(path, formats=FORMATS) as image:
+            # Before it is decoded.
+            if max(image.size) > LONGEST * min(image.size):
+                raise Unreadable("a strip of {} x {} pixels".format(*image.size))
+            large = math.prod(image.size) > LARGE
+            with _large if large else contextlib.nullcontext():
+                return make(image)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable("no image, or a damaged one") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Unreadable(f"more than {limit} pixels") from None
     except Exception as error:  # decoders raise a dozen kinds on damaged files
-        raise Unreadable(f"{path} ({error})") from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise Unreadable(reason or type(error).__name__) from error
+
+
+def shown(
+    path: Path, *, side: int, mean: Sequence[float]
+) -> UInt8[np.ndarray, "rows columns color"]:
+    """The photograph as networks see it: upright, its shorter side `side` pixels.
+
+    mean  of the network's input, in [0, 1], 3 numbers for RGB or 1 for grey (`pixels_of`): it
+          stands behind transparent pixels
+
+    Raises `InputError`: only photographs that could be read are shown.
+    """
+    ground = [min(255, max(0, round(255 * value))) for value in mean]
+    red, green, blue = ground if len(ground) == 3 else ground * 3
+    as_rgb = partial(upright, side=side, ground=(red, green, blue))
+    try:
+        return pixels_of(read(path, as_rgb), len(mean))
+    except Unreadable as error:
+        raise InputError(
+            f"{printable(path)} could be read at the start, and cannot now ({error}). Begin again "
+            "with a folder that nobody changes meanwhile."
+        ) from error
+
+
+def printable(path: Path | str) -> str:
+    """The path in a line of text: line breaks and bytes that are no text are written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
 def check_channels(channels: int, setting: str, instead: str) -> None:
@@ -105,38 +130,80 @@ def upright(image: Image.Image, *, side: int, ground: tuple[int, int, int]) -> I
 
     ground  RGB colour behind transparent pixels
 
-    A large JPEG is decoded at a fraction of its size. Raises `ValueError` for a strip that is more
-    than `LONGEST` times as long as wide.
+    Whatever its format: a JPEG decoded at a fraction of its size would be faster, and its pixels
+    others than those of the same photograph as PNG.
     """
-    if max(image.size) > LONGEST * min(image.size):
-        raise ValueError("a strip of {} x {} pixels".format(*image.size))
-    image.draft(None, (round(GAP * side), round(GAP * side)))
-    image.load()
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    picture = _rgb(image, ground)
+    picture = decoded(image)
+    if picture.mode == "RGBA":
+        behind = Image.new("RGBA", picture.size, (*ground, 255))
+        picture = Image.alpha_composite(behind, picture).convert("RGB")
     scale = side / min(picture.size)
     width, height = (max(side, round(scale * edge)) for edge in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=GAP)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """An opened image, turned upright: RGBA if any pixel is transparent, else RGB.
+
+    Of several frames or pages the first. Raises `ValueError` where it is unknown which number is
+    white.
+    """
+    image.load()
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))  # TIFF: turned by `load`
+    picture = _eight_bits(image)
+    if picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255):
+        picture = picture.convert("RGB")
     return picture if turn is None else picture.transpose(turn)
 
 
-def _rgb(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(grey.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    behind = Image.new("RGBA", image.size, (*ground, 255))
-    return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where there is transparency data."""
+    if image.mode == "F":
+        raise ValueError("fractional numbers: which of them is white is unknown")
+    if image.mode.startswith("I"):
+        return _from_integers(image)
+    if image.mode == "CMYK" and (profile := image.info.get("icc_profile")):
+        # With a damaged profile: as without.
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            return _from_profile(image, profile)
+    if image.mode == "La":  # which Pillow converts to this mode alone
+        image = image.convert("LA")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # a copy less of a large photograph
 
 
-def read_ahead(
-    jobs: Iterable[Job], make: Callable[[Job], Made]
-) -> Iterator[tuple[Job, Made | None]]:
+def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    target = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    assert converted is not None  # noqa: S101  (it is None only if converted in place)
+    return converted
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits, which Pillow would clip at 255."""
+    bits, falling = 16, False
+    if tags := getattr(image, "tag_v2", None):
+        bits, falling = tags.get(258, (1,))[0], tags.get(262) == 0  # white is zero
+        if bits > 16 or tags.get(339, (1,))[0] != 1:
+            raise ValueError(
+                f"integers of {bits} bits, or signed: which of them is white is unknown"
+            )
+    white = 2**bits - 1
+    levels = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+    values = np.asarray(image)
+    grey = levels[::-1] if falling else levels
+    picture = Image.fromarray(grey.take(values, mode="clip"))
+    if (clear := image.info.get("transparency")) is None:
+        return picture.convert("RGB")
+    picture.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return picture.convert("RGBA")
+
+
+def read_ahead(jobs: Iterable[Job], make: Callable[[Job], Made]) -> Iterator[tuple[Job, Made]]:
     """Every job with the result of `make`, in order; `make` runs ahead of the caller in threads.
 
-    The result is None, with a warning, where `make` raises `Unreadable`. At most
-    `WAITING * THREADS` results wait in memory.
+    At most `WAITING * THREADS` results wait in memory. Raises what `make` raises.
     """
     left = iter(jobs)
     waiting: deque[tuple[Job, Future[Made]]] = deque()
@@ -148,11 +215,6 @@ def read_ahead(
             if not waiting:
                 return
             job, future = waiting.popleft()
-            result = None
-            try:
-                result = future.result()
-            except Unreadable as error:
-                LOG.warning("left out unreadable %s", error)
-            yield job, result
+            yield job, future.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,27 +7,18 @@ The paper's VGG-19 has every channel scaled to mean activation 1 (after ReLU) ov
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from diversevis.errors import InputError
-from diversevis.photographs.files import (
-    LOG,
-    check_channels,
-    photographs,
-    pixels_of,
-    read,
-    read_ahead,
-)
+from diversevis.photographs import cache
+from diversevis.photographs.files import check_channels, read_ahead, shown
+from diversevis.photographs.survey import survey
 
 SHORTER_SIDE = 256  # pixels, as ImageNet networks are usually shown photographs
 
@@ -50,76 +41,36 @@ def mean_activations(
                   luma is shown (`pixels_of`)
     crop          rows and columns of a photograph that are shown
 
-    Unreadable files are named in a warning and left out; raises `InputError` if all are, and for a
-    network with another number of channels.
+    The result follows the pixels of the photographs, not the names of their files. Raises
+    `InputError` if none can be read, and for a network with another number of channels.
     """
     channels, setting = len(mean), "objective.photographs"
     check_channels(channels, f"{setting}={folder}", "use objective.scale=best")
-    files = photographs(folder, setting)
-    cache = _cache_file(f"{identity}/{mean}/{std}/{crop}", files)
-    if (cached := _read_cache(cache)) is not None:
-        return cached
+    held = survey(folder, setting)
+    facts = f"{identity}/{mean}/{std}/{crop}/{held.digest}"
+    file = f"means-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.safetensors"
+    if (stored := cache.read(file)) is not None:
+        cached = load(stored)
+        return [cached[str(layer)] for layer in range(len(cached))]
     totals: list[Tensor] | None = None
-    count = 0
     center, scale = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
-    for _, pixels in read_ahead(files, lambda path: _read(path, crop, channels)):
-        if pixels is None:
-            continue
+    paths = [folder / photograph.file for photograph in held.photographs]
+    for _, pixels in read_ahead(paths, lambda path: _read(path, crop, mean)):
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device) / 255
         with torch.no_grad():
             maps = activations((x - center) / scale)
         means = [layer_maps.double().mean((0, 2, 3)) for layer_maps in maps]
         totals = means if totals is None else [a + b for a, b in zip(totals, means, strict=True)]
-        count += 1
-    if totals is None:
-        raise InputError(f"objective.photographs={folder}: none of its files could be read.")
-    result = [(total / count).float().cpu() for total in totals]
-    _write_cache(cache, result)
+    assert totals is not None  # noqa: S101  (there are photographs)
+    result = [(total / len(paths)).float().cpu() for total in totals]
+    cache.write(file, save({str(layer): values for layer, values in enumerate(result)}))
     return result
 
 
 def _read(
-    path: Path, crop: tuple[int, int], channels: int
+    path: Path, crop: tuple[int, int], mean: Sequence[float]
 ) -> Float[np.ndarray, "rows columns color"]:
     """Centre crop of a photograph whose shorter side is 256 pixels, or the crop's if larger."""
-    picture = read(path, lambda image: image.convert("RGB"))
-    side = max(SHORTER_SIDE, *crop)
-    scale = side / min(picture.size)
-    width, height = (max(side, round(scale * edge)) for edge in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - crop[1]) // 2, (height - crop[0]) // 2
-    box = (left, top, left + crop[1], top + crop[0])
-    return pixels_of(picture.crop(box), channels).astype(np.float32)
-
-
-def _cache_file(identity: str, files: Sequence[Path]) -> Path:
-    """The cache file for these weights, layers and photographs as they are now."""
-    digest = hashlib.sha256(identity.encode())
-    for path in files:
-        facts = path.stat()
-        digest.update(f"/{path.name}:{facts.st_size}:{facts.st_mtime_ns}".encode())
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diversevis" / f"natural-{digest.hexdigest()[:24]}.safetensors"
-
-
-def _read_cache(path: Path) -> list[Tensor] | None:
-    """None where there is no cache file, or a damaged one, which is deleted."""
-    if not path.is_file():
-        return None
-    try:
-        stored = load_file(path)
-    except SafetensorError:
-        path.unlink()
-        return None
-    return [stored[str(layer)] for layer in range(len(stored))]
-
-
-def _write_cache(path: Path, means: Sequence[Tensor]) -> None:
-    """By renaming: other processes may read or write the same cache at the same time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(save({str(layer): values for layer, values in enumerate(means)}))
-        temporary.replace(path)
-    except OSError as error:
-        LOG.warning("the means over photographs are not cached for the next run: %s", error)
+    pixels = shown(path, side=max(SHORTER_SIDE, *crop), mean=mean)
+    top, left = ((edge - wanted) // 2 for edge, wanted in zip(pixels.shape[:2], crop, strict=True))
+    return pixels[top : top + crop[0], left : left + crop[1]].astype(np.float32)

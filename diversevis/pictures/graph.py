@@ -6,8 +6,10 @@ too long for graphs that every unit has.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,14 +27,27 @@ FOR_COLOR_BAR = 110  # the right margin beside a heat map, pixels
 LABEL_GAP = 0.085  # of a graph's height: the smallest distance of labels at its right edge
 
 
+@contextlib.contextmanager
+def _first_import_quiet() -> Iterator[None]:
+    """Without a home folder matplotlib keeps its fonts in a temporary one: no matter for a user."""
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def canvas(
     width: int, height: int, *, left: int = LEFT, right: int = RIGHT, bottom: int = BOTTOM,
     top: int = TOP, **subplots: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A figure of this size with axes within these margins (pixels), without the upper and right
     side of their boxes; `subplots` as for `Figure.subplots`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with _first_import_quiet():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from diversevis.method.setup import Setup
-from diversevis.photographs.files import folder_digest
+from diversevis.photographs.survey import survey
 from diversevis.runs import signals
 from diversevis.runs.check import flaw_of
 from diversevis.runs.files import RECORD, Damaged, read_json
@@ -152,7 +152,9 @@ def science(setup: Setup) -> dict[str, Any]:
     objective = {**vars(experiment.objective)}
     del objective["direction"]
     photographs = objective.pop("photographs")
-    natural_images = folder_digest(Path(photographs).expanduser()) if photographs else None
+    natural_images = None
+    if photographs:
+        natural_images = survey(Path(photographs).expanduser(), "objective.photographs").digest
     reading = experiment.reading if setup.field.is_whole_image else None
     # Settings that most runs do not have are left out of their hashes.
     rare = {"image": reading, "computation": setup.computation, "input": network.convention}

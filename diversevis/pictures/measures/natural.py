@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diversevis.photographs.files import printable
 from diversevis.pictures import page
 from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
@@ -47,10 +48,14 @@ def _crops(view: View) -> page.Block:
     responses = [number(value) for value in view.array("responses")[real.numpy()].tolist()]
     width = max(page.tile_side(len(responses)), NAME_WIDTH)
     exemplars = (view.numbers.get("exemplars") or [])[: len(responses)]
-    files = [PurePath(exemplar["file"]).name for exemplar in exemplars]
-    names = [page.shortened(file, page.CAPTION, width) for file in files]
+    names = [_caption_name(exemplar["file"], width) for exemplar in exemplars]
     captions = ["\n".join(lines) for lines in zip_longest(responses, names, fillvalue="")]
     return page.tiles(view.pixels(images[real]), captions, "natural")
+
+
+def _caption_name(file: str, width: int) -> str:
+    """The file's name without its folder, as text of at most this width in pixels."""
+    return page.shortened(printable(PurePath(file).name), page.CAPTION, width)
 
 
 def _count(view: View, name: str) -> str:
