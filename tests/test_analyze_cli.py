@@ -94,7 +94,7 @@ def finished_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["nowhere"], "nowhere is not the folder of a finished run"),
+    (["nowhere"], "nowhere cannot be measured: run.json is not there"),
     (["RUN", "n=3"], "n=3: what a run is made of is fixed"),
     (["RUN", "analysis=fase"], "analysis=fase is no measure"),
     (["RUN", "natural=nowhere"], "natural=nowhere is not a folder"),

@@ -496,18 +496,18 @@ def test_damaged_folders_are_refused(saved, tmp_path):
     refused("run.json", b"", "run.json is empty")
     refused("run.json", json.dumps(record | {"status": "odd"}).encode(), "status is")
     refused("run.json", json.dumps(record | {"n": None}).encode(), "measures without images")
-    refused("run.json", json.dumps(record | {"n": 4}).encode(), "other shapes than run.json")
+    refused("run.json", json.dumps(record | {"n": 4}).encode(), "images has shape .* run.json says")
     for name in ("norm", "weights", "receptive_field"):
         for wrong in (None, "x", {}):
             content = json.dumps(record | {name: wrong}).encode()
-            refused("run.json", content, "do not fit together")
+            refused("run.json", content, "norm is null")
     images, metrics = (files[saved / name] for name in ("images.safetensors", "metrics.json"))
     refused("images.safetensors", images[:-1], "images.safetensors is cut off")
     refused("images.safetensors", b"x" * 99, "images.safetensors is")
     refused("metrics.json", metrics[:-9], "metrics.json is cut off")
     refused("metrics.json", b'{"units": 3}\n', "lacks units or measures")
     refused("metrics.json", metrics.replace(b'"unit": 5', b'"unit": 6'), "different units")
-    refused("metrics.json", b'{"units": [3], "measures": {}}\n', "do not fit together")
+    refused("metrics.json", b'{"units": [3], "measures": {}}\n', "norm is null")
     (saved / "images.safetensors").unlink()
     with pytest.raises(InputError, match="images.safetensors is not there"):
         diversevis.load(saved)

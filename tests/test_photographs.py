@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from diversevis.photographs.crops import Scissors
 from diversevis.photographs.files import Unreadable, decoded, read
 from diversevis.photographs.means import mean_activations
 from diversevis.photographs.survey import survey
-from diversevis.runs.identity import science
+from diversevis.runs.identity import measure_settings_hash, science
 
 LOG = logging.getLogger("diversevis")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -314,6 +315,19 @@ def test_replaced_photograph_changes_the_run(tmp_path, new_process):
     assert photographs_in_science() == first
     save(tmp_path / "b.png", 1)
     assert photographs_in_science() != first
+
+
+def test_replaced_photograph_is_measured_again(tmp_path, new_process):
+    """A folder that was moved is not."""
+    config = {"measure": {}, "natural": str(tmp_path / "a")}
+    save(tmp_path / "a/1.png", 0)
+    before = measure_settings_hash(config, ["phase", "natural"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    moved = config | {"natural": str(tmp_path / "b")}
+    assert measure_settings_hash(moved, ["natural"]) == before
+    save(tmp_path / "b/1.png", 1)
+    assert measure_settings_hash(moved, ["natural"]) != before
+    assert measure_settings_hash(moved, ["phase"]) == measure_settings_hash(config, ["phase"])
 
 
 def exemplars(folder):

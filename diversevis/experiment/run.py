@@ -98,7 +98,8 @@ def _work(
     work = Work(
         root=Path(experiment.root).expanduser(), where=setup.where,
         hash=provenance.sha256_of(identity.science(setup)),
-        measures=measures, measure_settings_hash=identity.measure_settings_hash(settled.content),
+        measures=measures,
+        measure_settings_hash=identity.measure_settings_hash(settled.content, measures),
         seeds=experiment.seeds, again=experiment.again,
         origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from diversevis.config.arguments import named_folder, split_hydra_overrides, with_home
 from diversevis.errors import InputError
 from diversevis.interface.visualized import Visualized
-from diversevis.runs import check
+from diversevis.runs import check, files
 from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
 
@@ -63,23 +63,29 @@ def _checked_words(words: Sequence[Any]) -> list[str]:
 def load(folder: str | os.PathLike[str]) -> Visualized:
     """The result in a run folder: diversevis.load."""
     path = named_folder(os.fspath(folder))
+    status = ""
     try:
-        results = check.read_results(path, thorough=True)
-        if results.record["n"] is None:
+        record, changed = files.read_record(path)
+        status = f" (the run is {record['status']})"
+        if record["n"] is None:
             raise InputError(f"{path} has measures without images: `diversevis.collect` reads it.")
-        tensors = RunFolder(path).read_images()
-        return Visualized(
-            units=tuple(results.units), images=tensors["images"], responses=tensors["responses"],
-            metrics=results.rows,
-            settings={name: entry.get("settings", {}) for name, entry in results.measures.items()},
-            arrays={name: _arrays(RunFolder(path), name) for name in results.measures},
-            record=results.record, path=path,
-        )  # fmt: skip
+        return _loaded(path, check.check(check.read_rest(path, record, changed, thorough=True)))
     except (Damaged, SafetensorError) as error:
         raise InputError(
-            f"{path} is not the folder of a run that can be loaded: {error}. It must be a folder "
-            "such as outputs/vgg19/conv2_1/12/v001."
+            f"{path} is not the folder of a run that can be loaded: {error}{status}. It must be a "
+            "folder such as outputs/vgg19/conv2_1/12/v001."
         ) from error
+
+
+def _loaded(path: Path, results: check.Results) -> Visualized:
+    tensors = RunFolder(path).read_images()
+    return Visualized(
+        units=tuple(results.units), images=tensors["images"], responses=tensors["responses"],
+        metrics=results.rows,
+        settings={name: entry.get("settings", {}) for name, entry in results.measures.items()},
+        arrays={name: _arrays(RunFolder(path), name) for name in results.measures},
+        record=results.record, path=path,
+    )  # fmt: skip
 
 
 def _arrays(folder: RunFolder, name: str) -> dict[str, Tensor]:

@@ -15,19 +15,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import numpy as np
-
-from diversevis.runs import files, tensors
+from diversevis.runs import files
 from diversevis.runs.facts import Object, Row, Value, settings_and_facts
 from diversevis.runs.files import Damaged, check_kinds, is_whole, shown
-from diversevis.runs.tensors import Images
 
 Columns = dict[str, list[Value | None]]
 
 MOST = 5000  # numbers of a unit; all measures with their spread have 250
 PER_UNIT = 2**18  # bytes of metrics.json; all measures with their spread have 2**14
-TOLERANCE = 1e-3  # relative, of a norm or a response, for other ways to round
-TINY = float(np.finfo(np.float32).tiny)
 
 # All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
 KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
@@ -42,13 +37,13 @@ class Files:
 
     changed  when run.json was last written, seconds since the epoch
     metrics  bytes of metrics.json
-    images   None for measures without images
+    images   `tensors.Images`; None for measures without images
     """
 
     record: dict[str, Any]
     changed: float
     metrics: bytes
-    images: Images | None
+    images: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +96,11 @@ def read_rest(
     metrics, _ = files.read_file(folder, "metrics.json", largest)
     images = None
     if record["n"] is not None:
+        from diversevis.runs import tensors  # numpy, which `status` without a run need not wait for
+
         images = tensors.read_images(folder, thorough=thorough)
-    if thorough:
-        tensors.check_arrays(folder)
+        if thorough:
+            tensors.check_arrays(folder)
     return Files(record=record, changed=changed, metrics=metrics, images=images)
 
 
@@ -118,13 +115,12 @@ def check(content: Files) -> Results:
         raise Damaged("metrics.json is nested too deeply or too large for the memory") from error
     units = [row["unit"] for row in rows]
     _check_units(units, record)
-    results = Results(
+    if content.images is not None:
+        content.images.check(record, rows, columns.get("response_mean"))
+    return Results(
         record=record, facts=facts, measures=metrics["measures"], units=units, rows=rows,
         columns=columns,
     )  # fmt: skip
-    if content.images is not None:
-        _check_images(content.images, results)
-    return results
 
 
 # -- run.json -------------------------------------------------------------------------------------
@@ -223,61 +219,3 @@ def _check_types(name: str, values: Sequence[Any], types: set[type]) -> None:
     if not set(map(type, values)) <= types:
         odd = next(value for value in values if type(value) not in types)
         raise Damaged(f"metrics.json: {name[:99]} is {shown(odd)}")
-
-
-# -- images.safetensors ---------------------------------------------------------------------------
-
-
-def _check_images(images: Images, results: Results) -> None:
-    """Raises `Damaged` where images, responses or units are not what the other files say."""
-    record, rows = results.record, results.rows
-    expected = [len(rows), record["n"], len(record["weights"]["mean"])]
-    expected += record["receptive_field"]["size"]
-    for name, got, wanted in zip(
-        ("images", "responses", "units"), images.shapes, (expected, expected[:2], expected[:1]),
-        strict=True,
-    ):  # fmt: skip
-        if got != wanted:
-            raise _contradiction(name, f"has shape {got}", f"run.json says {wanted}")
-    if images.units != results.units:
-        raise Damaged("images.safetensors and metrics.json are of different units")
-    # Without a number: the images of a dead unit are noise, those of a diverged unit may be NaN.
-    told = np.array(results.columns.get("response_mean", [None] * len(rows)), float)
-    computed, diverged = images.responses.mean(1), np.zeros(len(rows), bool)
-    same = np.abs(computed - told) <= TOLERANCE * np.abs(images.responses).max(1) + TINY
-    if not same.all():
-        dead = np.array([row.get("stop") == "dead" or "response_mean" not in row for row in rows])
-        diverged = np.isnan(told) & ~dead
-        same |= np.isnan(told) & (dead | ~np.isfinite(computed))
-        _check_responses(images, rows, computed, same)
-    _check_norms(images, float(record["norm"]), record["n"], diverged)
-
-
-def _check_responses(
-    images: Images, rows: Sequence[Object], computed: np.ndarray, same: np.ndarray
-) -> None:
-    if not same.all():
-        row = int(np.argmin(same))
-        what = f"the responses of unit {images.units[row]}"
-        says = f"metrics.json says {shown(rows[row].get('response_mean'))}"
-        raise _contradiction(what, f"have a mean of {computed[row]:.6g}", says)
-
-
-def _check_norms(images: Images, norm: float, n: int, diverged: np.ndarray) -> None:
-    """Raises `Damaged` where an image that was read has another norm than run.json says."""
-    right = np.abs(images.norms - norm) <= TOLERANCE * norm
-    if right.all():
-        return
-    wrong = ~right & ~diverged[images.read // n]
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        row, index = divmod(int(images.read[first]), n)
-        has = f"norm {images.norms[first]:.6g}"
-        if not np.isfinite(images.norms[first]):
-            has = "pixels that are not finite numbers"
-        what = f"image {index} of unit {images.units[row]}"
-        raise _contradiction(what, f"has {has}", f"run.json says norm {norm:.6g}")
-
-
-def _contradiction(what: str, has: str, says: str) -> Damaged:
-    return Damaged(f"images.safetensors: {what} {has}; {says}")

@@ -197,9 +197,12 @@ def is_optimized(folder: RunFolder) -> bool:
     return bool(_record(folder).get("optimized")) and flaw_of(folder.path) is None
 
 
-def measure_settings_hash(config: Mapping[str, Any]) -> str:
-    """Hash of the settings that decide how measures are taken."""
-    return sha256_of({name: config.get(name) for name in ("measure", "natural")})
+def measure_settings_hash(config: Mapping[str, Any], measures: Sequence[str]) -> str:
+    """Hash of what decides how these measures are taken: settings, and pixels of photographs."""
+    photographs = None
+    if "natural" in measures:
+        photographs = survey(Path(config["natural"]).expanduser(), "natural").digest
+    return sha256_of({"measure": config.get("measure"), "natural": photographs})
 
 
 def new_analysis(setup: Setup, record: Mapping[str, Any]) -> tuple[RunFolder, Claim]:

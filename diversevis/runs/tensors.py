@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from diversevis.runs.files import Damaged, is_whole, opened, parse_json
+from diversevis.runs.facts import Object
+from diversevis.runs.files import Damaged, is_whole, opened, parse_json, shown
 
+TOLERANCE = 1e-3  # relative, of a norm or a response, for other ways to round
+TINY = float(np.finfo(np.float32).tiny)
 SAMPLE = 2**18  # bytes of images that are read unless all are wanted; a whole run of some units
 BLOCK = 2**26  # bytes read together
 LONGEST_HEADER = 2**20  # bytes
@@ -53,6 +56,60 @@ class Images:
     responses: Float[np.ndarray, "unit image"]
     read: Int[np.ndarray, " read"]
     norms: Float[np.ndarray, " read"]
+
+    def check(
+        self, record: Object, rows: Sequence[Object], told: Sequence[float | None] | None
+    ) -> None:
+        """Raises `Damaged` where images, responses or units are not what the other files say.
+
+        rows  of metrics.json; told: the mean responses in them, None where there are none
+        """
+        n, size = record["n"], record["receptive_field"]["size"]
+        images = [len(rows), n, len(record["weights"]["mean"]), *size]
+        expected = images, images[:2], images[:1]
+        for (name, _), shape, wanted in zip(NEEDED, self.shapes, expected, strict=True):
+            if shape != wanted:
+                raise _contradiction(name, f"has shape {shape}", f"run.json says {wanted}")
+        if self.units != [row["unit"] for row in rows]:
+            raise Damaged(f"{NAME} and metrics.json are of different units")
+        means = np.array(told or [None] * len(rows), float)
+        self._check_norms(float(record["norm"]), n, self._check_responses(rows, means))
+
+    def _check_responses(
+        self, rows: Sequence[Object], told: Float[np.ndarray, " unit"]
+    ) -> Bool[np.ndarray, " unit"]:
+        """Whether a unit has diverged: then its images need not be numbers."""
+        computed = self.responses.mean(1)
+        same = np.abs(computed - told) <= TOLERANCE * np.abs(self.responses).max(1) + TINY
+        if same.all():
+            return ~same
+        # The images of a dead unit are noise: no response to them is told.
+        dead = np.array([row.get("stop") == "dead" or "response_mean" not in row for row in rows])
+        same |= np.isnan(told) & (dead | ~np.isfinite(computed))
+        if not same.all():
+            row = int(np.argmin(same))
+            what = f"the responses of unit {self.units[row]}"
+            says = f"metrics.json says {shown(rows[row]['response_mean'])}"
+            raise _contradiction(what, f"have a mean of {computed[row]:.6g}", says)
+        return np.isnan(told) & ~dead
+
+    def _check_norms(self, norm: float, n: int, diverged: Bool[np.ndarray, " unit"]) -> None:
+        right = np.abs(self.norms - norm) <= TOLERANCE * norm
+        if right.all():
+            return
+        wrong = ~right & ~diverged[self.read // n]
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            row, index = divmod(int(self.read[first]), n)
+            has = f"norm {self.norms[first]:.6g}"
+            if not np.isfinite(self.norms[first]):
+                has = "pixels that are not finite numbers"
+            what = f"image {index} of unit {self.units[row]}"
+            raise _contradiction(what, f"has {has}", f"run.json says norm {norm:.6g}")
+
+
+def _contradiction(what: str, has: str, says: str) -> Damaged:
+    return Damaged(f"{NAME}: {what} {has}; {says}")
 
 
 def read_images(folder: Path | str, *, thorough: bool) -> Images:

@@ -137,14 +137,15 @@ def _left(
 
 
 def _work(planned: Planned, experiment: Experiment) -> Work:
+    measures = possible(chosen(experiment.analysis), experiment.natural)
     return Work(
         root=Path(planned.config["root"]),
         where=planned.where,
         hash=planned.hash,
-        measures=possible(chosen(experiment.analysis), experiment.natural),
+        measures=measures,
         seeds=experiment.seeds,
         again=experiment.again,
-        measure_settings_hash=measure_settings_hash(planned.config),
+        measure_settings_hash=measure_settings_hash(planned.config, measures),
         origin=None,
         restarted=False,
     )
