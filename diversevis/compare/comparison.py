@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _percentiles(row: Mapping[str, Any], runs: Mapping[str, Run]) -> dict[str, A
             name = f"unit {unit} of {side.upper()}" if len(few) > 1 else side.upper()
             noun = "other units" if len(others) < len(many) else "units"
             words.append(f"{name} is {among.words(noun)} of {other.upper()}")
-            units.append({"unit": unit, **among._asdict()})
+            units.append({"unit": unit, **asdict(among)})
         return {"of": side, "in": other, "units": units, "words": "; ".join(words)}
     return None
 

@@ -18,7 +18,7 @@ class Index:
     """A number of every unit that is compared.
 
     `key` is a dotted key in a unit's entry of metrics.json, of at most three names. A last `*`
-    stands for every name there, which replaces `{}` in the title and the meaning.
+    stands for every name there, which replaces `{}` in the title.
     """
 
     key: str
@@ -70,7 +70,8 @@ INDICES = (
     Index("deformation.stability_strict", "deformation, R (matched noise)", "R", words=NOISE,
           meaning="the same, with noise that has the spatial frequencies of the deformation"),
     Index("deformation.kept.*", "deformation of {} px", "share of response kept",
-          meaning="mean response to images deformed by about {} px / to the images as they are"),
+          meaning="mean response to the images, deformed by that much / to the images as they are; "
+                  "-: too large for the receptive field"),
     Index("diversity.index", "diversity index", "index (0 simple, 1 complex)",
           meaning="how different the images are: 0 as for a simple cell (linear unit), 1 as for an "
                   "ideal complex cell"),
@@ -106,8 +107,8 @@ def indices_of(a: Run, b: Run) -> list[Index]:
         names = dict.fromkeys(name for p in parents if isinstance(p, Mapping) for name in p)
         wanted = sorted(names, key=float) if last == "*" else [last] if last in names else []
         for name in wanted:
-            title, meaning = (text.format(name) for text in (index.title, index.meaning))
-            indices.append(replace(index, key=f"{first}.{name}", title=title, meaning=meaning))
+            title = index.title.format(name)
+            indices.append(replace(index, key=f"{first}.{name}", title=title))
     return indices
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 FEWEST = 3  # values of a sample; with fewer there is no interval, no rank test and no percentile
 
 
-class Rank(NamedTuple):
+@dataclass(frozen=True)
+class Rank:
     """Of a number among others.
 
     percentile  percentage of the others that are lower; equal numbers count half. 0 to 100, or
