@@ -16,6 +16,8 @@ Report = Mapping[str, Any]  # of a unit, or of an index of it
 
 def answers(report: Report) -> dict[str, str]:
     """A sentence for every invariance that was measured: phase, deformation, shift, together."""
+    if report["state"] == "dead":
+        return {}
     indices = {index["index"]: index for index in report["indices"]}
     said = {
         "phase": _phase(indices.get("phase.f1f0"), report["grating"]),

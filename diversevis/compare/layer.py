@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,12 +90,11 @@ def _runs_beside(run: Run) -> tuple[list[Run], Counter[str]]:
         for version in _listed(work, left_out):
             if version_of(version) is None or version == path:
                 continue
-            with contextlib.suppress(Missing):  # a run that is just being made, or deleted
-                other, reason = _comparable(run, version)
-                if other is None:
-                    left_out[reason] += 1
-                else:
-                    runs.append(other)
+            other, reason = _comparable(run, version)
+            if other is not None:
+                runs.append(other)
+            elif reason is not None:
+                left_out[reason] += 1
     return runs, left_out
 
 
@@ -109,21 +107,27 @@ def _listed(folder: Path, left_out: Counter[str]) -> list[Path]:
         return []
 
 
-def _comparable(run: Run, path: Path) -> tuple[Run | None, str]:
-    """The run at `path`, or why its units cannot be compared with those of `run`."""
+def _comparable(run: Run, path: Path) -> tuple[Run | None, str | None]:
+    """The run at `path`, or why its units cannot be compared with those of `run`; no reason where
+    there is no run."""
     try:
         record, _ = read_record(path)
+    except Missing:
+        return None, None
+    except Damaged:
+        return None, "damaged"
+    try:
         if record["status"] != "finished":
             return None, "not finished"
         if not read_json(path, "metrics.json").get("measures"):
             return None, "without measures"
         other = read_run(path)
-    except Missing:
-        raise
     except (Damaged, InputError):
+        return None, "damaged"
+    if not all(type(entry["unit"]) is int for entry in other.units):
         return None, "damaged"
     if difference := another_layer(run, other):
         return None, f"with another {difference}"
     if made := differently_made(run, other):
         return None, f"made with another {', '.join(name for name, _, _ in made)}"
-    return other, ""
+    return other, None

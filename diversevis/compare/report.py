@@ -42,13 +42,16 @@ def open_run(path: Path) -> Run:
                 raise
             metrics = {"measures": {}, "units": []}
         if record["status"] == "finished" and metrics.get("measures"):
-            return read_run(path)
-        measures = {**metrics["measures"]}
-        run = Run(path=path, record=record, measures=measures, units=metrics["units"])
-        measured_indices(run)  # raises where units hold something else than numbers by name
-        numbers = [unit["unit"] for unit in run.units]
-        if not all(type(number) is int for number in numbers) or not 0 < run.contrast < math.inf:
-            raise ValueError("units or norm are not numbers")
+            run = read_run(path)
+        else:
+            measures, units = dict(metrics["measures"]), list(metrics["units"])
+            _ = [unit.items() for unit in units]
+            run = Run(path=path, record=record, measures=measures, units=units)
+        if not all(type(unit["unit"]) is int for unit in run.units):
+            raise ValueError("a unit is not a number")
+        if not 0 < run.contrast < math.inf:
+            raise ValueError("norm is not above 0")
+        measured_indices(run)  # raises where a measure holds something else than numbers by name
     except Damaged as reason:
         raise InputError(f"{path} is damaged: {reason}.") from reason
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
