@@ -174,7 +174,7 @@ def test_layer_is_gathered_from_all_runs(tmp_path, capsys):
     ratios(tmp_path / "elsewhere", 0.0, 0.0, 0.0)
     report = as_json(capsys, path)
     assert index_of(report, "phase.f1f0")["rank"] == {"percentile": 50, "count": 4, "equal": 0}
-    others = {"units": 4, "runs": 2, "left_out": {"of units that count already": 1}}
+    others = {"units": 4, "runs": 2, "left_out": {"with no further unit": 1}}
     assert report["others"] == others
 
 
@@ -240,7 +240,7 @@ def test_answers_follow_standard_thresholds(tmp_path, changes, said):
     run = open_run(make_run(tmp_path, units=[unit]))
     sentences = unit_report(run, run.units[0])["answers"]
     (name,) = changes
-    key = {"diversity": "all in all"}.get(name, name)
+    key = {"diversity": "overall"}.get(name, name)
     assert said in sentences[key]
 
 
@@ -273,6 +273,20 @@ def test_unmeasured_run_names_the_command(tmp_path, capsys):
     out = shown(capsys, path)
     assert f"To measure: diversevis analyze {path}" in out
     assert "90 % of the best response" in out
+
+
+def test_lacking_measures_name_their_command(tmp_path, capsys):
+    path = make_run(tmp_path, units=[made(0), made(1)], measures=PHASE)
+    for words in ([path], [path, "unit=1"]):
+        said = f"diversevis analyze {path} 'analysis=[deformation,shift,diversity]'"
+        assert said in shown(capsys, *words)
+
+
+def test_directions_are_named_by_their_file(tmp_path, capsys):
+    path = make_run(tmp_path, units=[made(3)], direction="/data/readout.npy")
+    out = shown(capsys, path)
+    assert out.startswith("vgg19 conv2_2 direction 3 of /data/readout.npy: 6 images")
+    assert "Is direction 3 invariant?" in out
 
 
 def test_unfinished_run_says_its_state(tmp_path, capsys):

@@ -156,9 +156,9 @@ Prints what a run says about its units: a table of all units with their medians,
 its response, the distances of its images, every index that was measured with its meaning, the
 paths of its pictures, and its rank among the other units of its layer ("lower than 91 % of 255
 units"). These are the units of all finished runs beside RUN (root/model/layer/*/v*) that were made
-and measured with the same settings; each counts once, with its newest run, and the unit itself is
-not counted. Words such as "complex-like" are the field's, and only where a threshold is standard:
-F1/F0 (Skottun et al. 1991) and R (Petrini et al. 2021), both at 1.
+and measured with the same settings. A unit in several runs counts once, with its newest run; the
+unit itself is not counted. Words such as "complex-like" are the field's, and are given only where a
+threshold is standard: F1/F0 (Skottun et al. 1991) and R (Petrini et al. 2021), both at 1.
 
 Examples:
   diversevis show outputs/vgg19/conv3_1/0-255/v001

@@ -25,6 +25,12 @@ from diversevis.units import units_list
 WIDTH = 100  # characters of a line
 LISTED = 12  # ranges of units that an error names
 EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
+ANSWERING = (
+    "phase",
+    "deformation",
+    "shift",
+    "diversity",
+)  # measures that say to what it is invariant
 Report = Mapping[str, Any]
 
 
@@ -115,7 +121,9 @@ def _explained(name: str, meaning: str) -> Iterator[str]:
 
 
 def _of_unit(run: Run, report: Report) -> Iterator[str]:
-    yield f"{report['model']} {report['layer']} unit {report['unit']}{_made(report)}"
+    name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
+    of = f" of {report['direction']}" if report["direction"] else ""
+    yield f"{report['model']} {report['layer']} {name}{of}{_made(report)}"
     yield str(run.path)
     yield from _state(run)
     yield ""
@@ -132,7 +140,7 @@ def _of_unit(run: Run, report: Report) -> Iterator[str]:
     if report["pictures"]:
         yield from ("", "Pictures", *(f"  {path}" for path in report["pictures"]))
     if report["answers"]:
-        yield from ("", f"Is unit {report['unit']} invariant?")
+        yield from ("", f"Is {name} invariant?")
         width = max(map(len, report["answers"])) + 4
         for name, sentence in report["answers"].items():
             yield from textwrap.wrap(
@@ -159,9 +167,9 @@ def _images(report: Report) -> Iterator[str]:
     if grating and grating["frequency"] is not None:
         share = "" if grating["of_best"] is None else f", {percent(grating['of_best'])} of the best"
         yield (
-            f"grating    the best has {number(grating['frequency'])} cycles/px, its wave vector at "
-            f"{number(grating['orientation'])}°, {grating['color']} "
-            f"(response {number(grating['response'], 4)}{share})"
+            f"grating    best at {number(grating['frequency'])} cycles/px, "
+            f"{number(grating['orientation'])}° (wave vector), {grating['color']}: "
+            f"response {number(grating['response'], 4)}{share}"
         )
 
 
@@ -235,12 +243,16 @@ def _state(run: Run) -> Iterator[str]:
 
 def _unmeasured(run: Run, report: Report) -> Iterator[str]:
     """What was not measured, and the command that measures it."""
+    reasons = report["not_measured"]
+    lacking = [name for name in ANSWERING if name not in (*report["measures"], *reasons)]
     command = f"diversevis analyze {_quoted(run)}"
     if not report["measures"]:
         yield ""
         yield f"No measures were taken: how invariant it is cannot be said. To measure: {command}"
-    reasons = report["not_measured"]
-    for name, reason in reasons.items() if isinstance(reasons, Mapping) else ():
+    elif lacking and report["n"] is not None:
+        yield f"Not measured: {', '.join(lacking)}. To measure:"
+        yield f"  {command} 'analysis=[{','.join(lacking)}]'"
+    for name, reason in reasons.items():
         yield f"{name}: not measured. {reason}"
 
 

@@ -15,7 +15,7 @@ Report = Mapping[str, Any]  # of a unit, or of an index of it
 
 
 def answers(report: Report) -> dict[str, str]:
-    """A sentence for every invariance that was measured: phase, deformation, shift, together."""
+    """A sentence for every invariance that was measured: phase, deformation, shift, overall."""
     if report["state"] == "dead":
         return {}
     indices = {index["index"]: index for index in report["indices"]}
@@ -27,7 +27,7 @@ def answers(report: Report) -> dict[str, str]:
             "all crops of a texture drive it, on average to {} of the best response under the same "
             "mask (1: shifts do not matter)",
         ),
-        "all in all": _graded(
+        "overall": _graded(
             indices.get("diversity.index"),
             "the images are {} of the way from those of a simple cell (0) to those of an ideal "
             "complex cell (1)",

@@ -33,13 +33,13 @@ class Layer:
     left_out: Mapping[str, int]
 
     def rank(self, value: float, index: Index) -> Rank:
-        """Of the number of a unit among those of all others that have one."""
+        """Of a unit's number among the numbers of the other units."""
         others = (value_of(unit, index) for unit in self.units[index.measure])
         return rank(value, [other for other in others if not isinstance(other, str)])
 
 
 def layer_of(run: Run, unit: int) -> Layer:
-    """All units that `unit` of `run` can be compared with, each from the newest run that has it.
+    """All units that `unit` of `run` can be compared with, from the newest run that has them.
 
     Looks only where `diversevis run` puts runs of the same layer: a run folder that was copied
     elsewhere has no layer, and no foreign folder is searched.
@@ -52,7 +52,7 @@ def layer_of(run: Run, unit: int) -> Layer:
         reason = _add(units, run, other, unit)
         runs += _count(units) > before
         if reason or (_count(units) == before and other is not run):
-            left_out[reason or "of units that count already"] += 1
+            left_out[reason or "with no further unit"] += 1
     listed = {measure: [*known.values()] for measure, known in units.items()}
     return Layer(units=listed, runs=runs, left_out=dict(left_out))
 
