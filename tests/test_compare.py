@@ -1,4 +1,5 @@
 import csv
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from diversevis.cli.compare import compare_command
 from diversevis.compare import files
 from diversevis.compare.comparison import check_pair, compare, compare_pair, pair_runs
 from diversevis.compare.indices import Index, indices_of, values_of
+from diversevis.compare.ranks import rank
 from diversevis.compare.runs import find_runs, read_run
 from diversevis.compare.statistics import (
     bootstrap,
@@ -581,3 +583,86 @@ def test_out_folder_that_cannot_be_made(current_folder):
         InputError, match=r"out=file: no folder can be made there .*out=/some/where"
     ):
         compare_command(["a", "b", "out=file", "resamples=100"])
+
+
+# -- few units against a layer --------------------------------------------------------------------
+
+
+def phase_units(*ratios, first=0):
+    return [
+        {"unit": number, "stop": "annealed", "phase": {"f1f0": ratio, "weak": False}}
+        for number, ratio in enumerate(ratios, first)
+    ]
+
+
+def compared(tmp_path, few, many, **changes):
+    measures = {"phase": {"settings": {}}}
+    a = read_run(make_run(tmp_path / "a", units=few, measures=measures))
+    b = read_run(make_run(tmp_path / "b", units=many, measures=measures, **changes))
+    return compare_pair(a, b, resamples=100, seed=0)
+
+
+def test_unit_against_layer_has_percentile(tmp_path):
+    """Of 0, 0.5, 0.5, 1 and 1.5, 0.5 has one below and two equal: (1 + 2 / 2) / 5 = 40 %."""
+    few, many = phase_units(0.5, first=9), phase_units(0.0, 0.5, 0.5, 1.0, 1.5)
+    pair = compared(tmp_path, few, many)
+    value, share = pair["indices"]
+    said = "A is lower than 60 % of 5 units of B"
+    assert value["percentiles"] == {
+        "of": "a", "in": "b", "words": said,
+        "units": [{"unit": 9, "percentile": 40.0, "count": 5, "equal": 2}],
+    }  # fmt: skip
+    assert share["percentiles"] is None
+    assert said in files.table(pair)
+    assert "p: Mann" not in files.table(pair)
+    row = next(csv.DictReader(io.StringIO(files._csv([pair]))))
+    assert (row["percentile_of"], row["percentiles"], row["p"]) == ("a", "40", "")
+
+
+def test_layer_against_two_units(tmp_path):
+    few, many = phase_units(-1.0, 2.0, first=9), phase_units(*np.linspace(0, 1, 8))
+    index = compared(tmp_path, many, few)["indices"][0]
+    said = (
+        "unit 9 of B is lower than all 8 units of A; unit 10 of B is higher than all 8 units of A"
+    )
+    assert files.verdict(index) == said
+
+
+def test_unit_is_not_compared_with_itself(tmp_path):
+    few, many = phase_units(0.5), phase_units(0.5, 1.0, 1.5, 2.0)
+    said = compared(tmp_path, few, many)["indices"][0]["percentiles"]["words"]
+    assert said == "A is lower than all 3 other units of B"
+    said = compared(tmp_path / "x", few, many, layer="other")["indices"][0]["percentiles"]["words"]
+    assert said == "A is lower than 88 % of 4 units of B"
+
+
+def test_few_units_on_both_sides(tmp_path):
+    pair = compared(tmp_path, phase_units(0.5), phase_units(1.0, 1.5, first=5))
+    assert pair["indices"][0]["percentiles"] is None
+    said = "too few units to say: A has 1 and B has 2 of the 3 values needed"
+    assert said in files.table(pair)
+    assert files.pair_figure(pair).startswith(b"\x89PNG")
+
+
+def test_figure_marks_the_unit(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(files.graph, "drawn", lambda figure: figures.append(figure) or WHITE)
+    files.pair_figure(compared(tmp_path, phase_units(0.5, first=9), phase_units(0.0, 1.0, 1.5)))
+    (line,) = [line for line in figures[0].axes[0].lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [0.5, 0.5]
+
+
+def test_larger_samples_have_no_percentiles(tmp_path):
+    pair = compared(tmp_path, phase_units(0.5, 1.0, 1.5), phase_units(0.0, 1.0, 1.5))
+    assert [index["percentiles"] for index in pair["indices"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("value", "others", "words"),
+    [(1, [1, 1, 1], "equal to all 3 units"), (1, [0, 1, 2], "in the middle of 3 units"),
+     (-1, [0, 1, 2], "lower than all 3 units"), (1.5, [0, 1, 2], "higher than 67 % of 3 units"),
+     (0.5, range(1000), "lower than 99 % of 1000 units"), (1, [2], "among too few to say (1 unit)"),
+     (1, [], "among too few to say (0 units)")],
+)  # fmt: skip
+def test_ranks_in_words(value, others, words):
+    assert rank(float(value), [*map(float, others)]).words("units") == words

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diversevis.cli.summary import say_findings
 from diversevis.config.arguments import is_folder, split_flags
 from diversevis.config.bind import bind
 from diversevis.config.compose import completed, compose_config, plain, settled
@@ -39,7 +40,9 @@ def analyze_command(arguments: Sequence[str]) -> None:
     from diversevis.experiment.analyze import analyze_units
 
     typed = shlex.join(["diversevis", "analyze", *arguments])
-    print(analyze_units(bind(Experiment, config, ""), command=typed, config=settled(config)))
+    made = analyze_units(bind(Experiment, config, ""), command=typed, config=settled(config))
+    say_findings(made)
+    print(made)
 
 
 def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
@@ -58,6 +61,8 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
 
     for (run, _), experiment in zip(runs, experiments, strict=True):
         analyze_run(RunFolder(run), experiment)
+        if len(runs) == 1:
+            say_findings(run)
         print(run, flush=True)
 
 

@@ -13,6 +13,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "layers": ("model=...", "list a network's layers: units, receptive field, stride"),
     "weights": ("model=...", "fetch and check a network's weights ahead of time"),
     "analyze": ("FOLDER...", "measure the invariances of finished runs"),
+    "show": ("RUN", "what a run says: is a unit invariant? its rank in its layer"),
     "compare": ("A B", "compare the invariances of two sets of analyzed runs"),
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
     "retry": ("[ROOT]", "repeat what failed, never began or died"),
@@ -135,7 +136,8 @@ diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]
 Compares the invariances of two sets of analyzed units, index by index, and prints a table per pair
 of runs, then the folder of all tables and figures. A and B are run folders, or folders above
 several runs: then the latest finished version of each model, layer and units is taken, and runs are
-paired by receptive-field size. Runs of different contrast, n, diversity weight, distance or
+paired by receptive-field size. Where a side has one or two units, their percentiles among the units
+of the other side are given. Runs of different contrast, n, diversity weight, distance or
 fraction, or measured with different settings, are refused.
 
 Examples:
@@ -146,6 +148,27 @@ Settings:
   out          where the versions go (outputs/compare/<A>_vs_<B>)
   resamples    of the bootstrap (10000)
   seed         of the bootstrap (0)
+""",
+    "show": """\
+diversevis show RUN [unit=UNIT] [--json]
+
+Prints what a run says about its units: a table of all units with their medians, or a unit in full:
+its response, the distances of its images, every index that was measured with its meaning, the
+paths of its pictures, and its rank among the other units of its layer ("lower than 91 % of 255
+units"). These are the units of all finished runs beside RUN (root/model/layer/*/v*) that were made
+and measured with the same settings. A unit in several runs counts once, with its newest run; the
+unit itself is not counted. Words such as "complex-like" are the field's, and are given only where a
+threshold is standard: F1/F0 (Skottun et al. 1991) and R (Petrini et al. 2021), both at 1.
+
+Examples:
+  diversevis show outputs/vgg19/conv3_1/0-255/v001
+  diversevis show outputs/vgg19/conv3_1/0-255/v001 unit=21
+  diversevis show outputs/vgg19/conv3_1/21/v001 --json
+
+Settings:
+  RUN          a run folder, as `diversevis run` and `diversevis analyze` print it
+  unit         the number of a unit of the run
+  --json       the same as a JSON object (docs/measures.md has its keys)
 """,
     "status": """\
 diversevis status [ROOT] [--failed]

@@ -48,6 +48,7 @@ def _one_run(
     show_warnings()
     given = {word.partition("=")[0].lstrip("+") for word in overrides}
     experiment = experiment_with(config, given)
+    from diversevis.cli.summary import say_findings
     from diversevis.experiment.run import run
 
     keep_pages()
@@ -56,6 +57,7 @@ def _one_run(
     if done.how == "found":
         again = "again=true recomputes it as a new version"
         note(f"skipped: already finished in {done.path}; {again}.")
+    say_findings(done.path)
     print(done.path, flush=True)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diversevis.compare.indices import indices_of, values_of
-from diversevis.compare.runs import SAME, Run, find_runs
+from diversevis.compare.ranks import FEWEST, rank
+from diversevis.compare.runs import Run, find_runs
+from diversevis.compare.same import another_layer, differences, differently_made
 from diversevis.compare.statistics import LEVEL, describe, difference, holm
 from diversevis.errors import InputError
 from diversevis.runs import provenance
 
 FARTHEST = 1.5  # largest factor between receptive fields where there are runs to choose from
-CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
 
 
 def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -83,10 +85,7 @@ def pair_runs(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 def check_pair(a: Run, b: Run) -> None:
     """Raises `InputError` for runs that were made or measured with different settings."""
-    made = [(key, a.record[key], b.record[key]) for key in SAME if a.record[key] != b.record[key]]
-    if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
-        made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
-    if made:
+    if made := differently_made(a, b):
         raise _different(a, b, made, "Repeat a run with the settings of the other: "
                          "contrast=, n=, objective.diversity=, objective.distance=, "
                          "objective.fraction=, objective.front=.")  # fmt: skip
@@ -97,7 +96,7 @@ def check_pair(a: Run, b: Run) -> None:
             "measure in common. Run `diversevis analyze FOLDER` on one for the other's measures."
         )
     measures_a, measures_b = ({name: run.measures[name] for name in common} for run in (a, b))
-    measured = list(_differences(measures_a, measures_b, "measures"))
+    measured = list(differences(measures_a, measures_b, "measures"))
     if measured:
         raise _different(a, b, measured, "Run `diversevis analyze FOLDER` on one of them again "
                          "with the settings of the other.")  # fmt: skip
@@ -106,15 +105,6 @@ def check_pair(a: Run, b: Run) -> None:
 def _different(a: Run, b: Run, rows: Sequence[tuple[str, Any, Any]], advice: str) -> InputError:
     listed = "; ".join(f"{key} is {in_a} in A and {in_b} in B" for key, in_a, in_b in rows)
     return InputError(f"{a.path} (A) and {b.path} (B) cannot be compared: {listed}. {advice}")
-
-
-def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys at which two nested settings differ, with both values."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for name in dict.fromkeys([*a, *b]):
-            yield from _differences(a.get(name), b.get(name), f"{key}.{name}")
-    elif a != b:
-        yield key, a, b
 
 
 def compare_pair(a: Run, b: Run, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -132,10 +122,38 @@ def compare_pair(a: Run, b: Run, *, resamples: int, seed: int) -> dict[str, Any]
             row[side] = {**describe(sample), "left_out": left_out, "values": listed}
             samples.append(sample)
         row |= difference(*samples, resamples=resamples, seed=seed, shares=shares)
+        row["percentiles"] = None if shares else _percentiles(row, {"a": a, "b": b})
         rows.append(row)
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return {"a": a.summary(), "b": b.summary(), "indices": rows}
+
+
+def _percentiles(row: Mapping[str, Any], runs: Mapping[str, Run]) -> dict[str, Any] | None:
+    """Of one or two units among the units of the other side, where that has enough; else None.
+
+    A unit that the other side holds too is not counted there.
+    """
+    for side, other in (("a", "b"), ("b", "a")):
+        if not 0 < row[side]["count"] < FEWEST <= row[other]["count"]:
+            continue
+        few, many = (_by_unit(runs[key], row[key]["values"]) for key in (side, other))
+        is_shared = not another_layer(runs["a"], runs["b"])
+        units, words = [], []
+        for unit, value in few.items():
+            others = [of for name, of in many.items() if not (is_shared and name == unit)]
+            among = rank(value, others)
+            name = f"unit {unit} of {side.upper()}" if len(few) > 1 else side.upper()
+            noun = "other units" if len(others) < len(many) else "units"
+            words.append(f"{name} is {among.words(noun)} of {other.upper()}")
+            units.append({"unit": unit, **asdict(among)})
+        return {"of": side, "in": other, "units": units, "words": "; ".join(words)}
+    return None
+
+
+def _by_unit(run: Run, values: Sequence[float | None]) -> dict[int, float]:
+    pairs = zip(run.units, values, strict=True)
+    return {unit["unit"]: value for unit, value in pairs if value is not None}
 
 
 def _notes(

@@ -51,14 +51,17 @@ def table(pair: Mapping[str, Any]) -> str:
         statistic = index["statistic"]
         sides = [f"{number(index[side][statistic])} ({index[side]['count']})" for side in "ab"]
         if index["reason"] is not None:
-            rows.append((index["title"], *sides, index["reason"], "", "", "", ""))
+            rows.append((index["title"], *sides, verdict(index), "", "", "", ""))
             continue
         p_values = [number(index[key], 2) for key in ("p", "p_holm")]
         delta = f"{index['cliffs_delta']:+.2f}"
         rows.append((index["title"], *sides, interval(index), delta, index["effect"], *p_values))
+    foot = "A and B: medians; of shares, the share. p: Mann-Whitney, two-sided."
+    if all(index["reason"] for index in pair["indices"]):
+        rows[0] = (*rows[0][:3], "", "", "", "", "")
+        foot = foot.partition(" p:")[0]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    foot = "A and B: medians; of shares, the share. p: Mann-Whitney, two-sided."
     return "\n".join([*head, *(line.rstrip() for line in lines), foot])
 
 
@@ -86,7 +89,11 @@ def _row(pair: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
         row |= {f"{side}_{name}": value for name, value in columns.items()}
     for key, end in product(("difference_median", "difference_mean"), ("value", "low", "high")):
         row[f"{key}_{end}"] = index[key][end] if index[key] else None
-    return row | {key: index[key] for key in ("cliffs_delta", "effect", "p", "p_holm", "reason")}
+    row |= {key: index[key] for key in ("cliffs_delta", "effect", "p", "p_holm", "reason")}
+    ranks = index["percentiles"] or {"of": None, "units": []}
+    row["percentile_of"] = ranks["of"]
+    row["percentiles"] = ";".join(f"{unit['percentile']:.4g}" for unit in ranks["units"])
+    return row
 
 
 # -- figures --------------------------------------------------------------------------------------
@@ -98,12 +105,14 @@ def pair_figure(pair: Mapping[str, Any]) -> bytes:
     for index in pair["indices"]:
         if index["a"]["count"] or index["b"]["count"]:
             figure, axis = _canvas(index["unit"])
+            if index["percentiles"]:
+                _mark_units(axis, index)
             (_draw_shares if index["statistic"] == "mean" else _draw_values)(axis, index)
-            counts = [f"{name}\n{index[side]['count']} units" for side, name, _ in SIDES]
+            counts = [f"{name}\n{_units(index[side]['count'])}" for side, name, _ in SIDES]
             axis.set_xticks([0, 1], counts)
             axis.set_xlim(-0.6, 1.6)
-            caption = index["reason"]
-            if caption is None:
+            caption = verdict(index)
+            if index["reason"] is None:
                 p, p_holm = number(index["p"], 2), number(index["p_holm"], 2)
                 caption = f"A - B {interval(index)}\np {p}, Holm {p_holm}"
             cells.append(_cell(index["title"], figure, caption))
@@ -185,6 +194,15 @@ def _draw_values(axis: Any, index: Mapping[str, Any]) -> None:
     _leave_out_the_farthest(axis, index)
 
 
+def _mark_units(axis: Any, index: Mapping[str, Any]) -> None:
+    """A line at the number of every unit that is compared with all units of the other side."""
+    colors = {side: color for side, _, color in SIDES}
+    side = index["percentiles"]["of"]
+    for value in index[side]["values"]:
+        if value is not None:
+            axis.axhline(value, color=colors[side], lw=1, ls="--", zorder=1)
+
+
 def _leave_out_the_farthest(axis: Any, index: Mapping[str, Any]) -> None:
     """Count values so far off that the others would be pressed into a line."""
     sides = index["a"], index["b"]
@@ -238,6 +256,16 @@ def describe_side(side: Mapping[str, Any]) -> str:
 def field_size(side: Mapping[str, Any]) -> float:
     """Side of the receptive field, pixels: the geometric mean of height and width."""
     return math.sqrt(math.prod(side["receptive_field"]))
+
+
+def _units(count: int) -> str:
+    return f"{count} unit" + ("" if count == 1 else "s")
+
+
+def verdict(index: Mapping[str, Any]) -> str:
+    """How few units compare: their percentiles, or that they are too few."""
+    ranks = index["percentiles"]
+    return ranks["words"] if ranks else f"too few units to say: {index['reason']}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Index:
     unit: str  # of the number, for axes
     below: float | None = None  # compare the share of units below this, instead of the number
     unless: str | None = None  # key of a flag: units for which it is true are left out
+    meaning: str = field(default="", compare=False)  # in a line, for a person
+    words: tuple[str, str] | None = None  # the field's words for numbers below 1, and above 1
 
     @property
     def measure(self) -> str:
@@ -35,28 +37,63 @@ class Index:
     def name(self) -> str:
         return self.key if self.below is None else f"{self.key}<{self.below:g}"
 
+    def word(self, value: float) -> str | None:
+        """The field's word for a number; None where there is no standard threshold."""
+        if self.words is None or value == 1:
+            return None
+        return self.words[0] if value < 1 else self.words[1]
+
 
 WEAK, OF_BEST, OF_MASKED = "phase.weak", "share of best response", "share of best, masked"
+CELLS = "complex-like", "simple-like"  # F1/F0: Skottun et al. 1991
+NOISE = "less than noise", "more than noise"  # R: Petrini et al. 2021
 INDICES = (
-    Index("phase.f1f0", "F1/F0, best grating", "F1/F0", unless=WEAK),
+    Index("phase.f1f0", "F1/F0, best grating", "F1/F0", unless=WEAK, words=CELLS,
+          meaning="0: the phase of the grating does not matter, as in a complex cell; "
+                  "above 1: simple cell"),
     Index("phase.f1f0", "units with F1/F0 below 1", "share of units", below=1.0, unless=WEAK),
-    Index("phase.fitted.f1f0", "F1/F0, fitted grating", "F1/F0", unless="phase.fitted.weak"),
-    Index("shift.mean", "shift, mean of crops", OF_BEST),
-    Index("shift.min", "shift, worst crop", OF_BEST),
-    Index("shift.mean_masked", "shift, mean, masked", OF_MASKED),
-    Index("shift.learned.mean_masked", "shift, mean, learned mask", OF_MASKED),
-    Index("deformation.stability", "deformation, R (white noise)", "R"),
-    Index("deformation.stability_strict", "deformation, R (matched noise)", "R"),
-    Index("deformation.kept.*", "deformation of {} px", "share of response kept"),
-    Index("diversity.index", "diversity index", "index (0 simple, 1 complex)"),
-    Index("dimension.participation", "participation ratio", "dimensions"),
-    Index("dimension.path_min", "lowest response on paths", "share of lower end"),
-    Index("dimension.groups", "groups of images", "groups"),
-    Index("gain.distance_min", "gain, smallest distance", "RMS grey levels"),
-    Index("gain.distance_mean", "gain, mean distance", "RMS grey levels"),
-    Index("gain.response", "response, batch / alone", "ratio"),
-    Index("natural.of_synthetic", "best natural / synthetic", "ratio"),
-)
+    Index("phase.fitted.f1f0", "F1/F0, fitted grating", "F1/F0", unless="phase.fitted.weak",
+          words=CELLS, meaning="the same for the grating that is most like the unit's best image"),
+    Index("shift.mean", "shift, mean of crops", OF_BEST,
+          meaning="mean response to all crops of a texture, seen through a soft mask / best "
+                  "response without mask; below 1"),
+    Index("shift.min", "shift, worst crop", OF_BEST,
+          meaning="the same for the crop with the lowest response"),
+    Index("shift.mean_masked", "shift, mean, masked", OF_MASKED,
+          meaning="mean response to all crops of a texture / best response under the same mask; "
+                  "1: shifts do not matter"),
+    Index("shift.learned.mean_masked", "shift, mean, learned mask", OF_MASKED,
+          meaning="the same under a mask that was learned for the unit"),
+    Index("deformation.stability", "deformation, R (white noise)", "R", words=NOISE,
+          meaning="change of the response by a smooth deformation / by white noise of the same "
+                  "size; 0: no change"),
+    Index("deformation.stability_strict", "deformation, R (matched noise)", "R", words=NOISE,
+          meaning="the same, with noise that has the spatial frequencies of the deformation"),
+    Index("deformation.kept.*", "deformation of {} px", "share of response kept",
+          meaning="mean response to the images, deformed by that much / to the images as they are; "
+                  "-: too large for the receptive field"),
+    Index("diversity.index", "diversity index", "index (0 simple, 1 complex)",
+          meaning="how different the images are: 0 as for a simple cell (linear unit), 1 as for an "
+                  "ideal complex cell"),
+    Index("dimension.participation", "participation ratio", "dimensions",
+          meaning="dimensions that the images fill; 1: all alike, 2: a plane, as the phases of a "
+                  "grating"),
+    Index("dimension.path_min", "lowest response on paths", "share of lower end",
+          meaning="lowest response between two images, blended into one another / at the worse of "
+                  "the two"),
+    Index("dimension.groups", "groups of images", "groups",
+          meaning="1: all images are connected by paths on which the response hardly drops"),
+    Index("gain.distance_min", "gain, smallest distance", "RMS grey levels",
+          meaning="smallest distance of the images minus that of images made alone; above 0: the "
+                  "batch shows more"),
+    Index("gain.distance_mean", "gain, mean distance", "RMS grey levels",
+          meaning="the same for the mean distance"),
+    Index("gain.response", "response, batch / alone", "ratio",
+          meaning="mean response to the images / to images made alone; 1: diversity costs no "
+                  "response"),
+    Index("natural.of_synthetic", "best natural / synthetic", "ratio",
+          meaning="response to the best crop of a photograph / mean response to the images"),
+)  # fmt: skip
 
 
 def indices_of(a: Run, b: Run) -> list[Index]:
@@ -66,7 +103,7 @@ def indices_of(a: Run, b: Run) -> list[Index]:
         if index.measure not in a.measures or index.measure not in b.measures:
             continue
         first, _, last = index.key.rpartition(".")
-        parents = [_look_up(unit, first) for unit in (*a.units, *b.units)]
+        parents = [look_up(unit, first) for unit in (*a.units, *b.units)]
         names = dict.fromkeys(name for p in parents if isinstance(p, Mapping) for name in p)
         wanted = sorted(names, key=float) if last == "*" else [last] if last in names else []
         for name in wanted:
@@ -80,19 +117,32 @@ def values_of(run: Run, index: Index) -> tuple[Float[np.ndarray, " unit"], dict[
     values = np.full(len(run.units), np.nan)
     left_out = {"dead": 0, "weak": 0, "null": 0}
     for row, unit in enumerate(run.units):
-        value = _look_up(unit, index.key)
-        if unit.get("stop") == "dead":
-            left_out["dead"] += 1
-        elif type(value) not in (int, float) or not math.isfinite(value):
-            left_out["null"] += 1
-        elif index.unless and _look_up(unit, index.unless):
-            left_out["weak"] += 1
+        value = value_of(unit, index)
+        if isinstance(value, str):
+            left_out[value] += 1
         else:
             values[row] = value if index.below is None else float(value < index.below)
     return values, left_out
 
 
-def _look_up(unit: Mapping[str, Any], key: str) -> Any:
+def value_of(unit: Mapping[str, Any], index: Index) -> float | str:
+    """The index of a unit, or why it does not count: `dead`, `weak` or `null` (no number)."""
+    if unit.get("stop") == "dead":
+        return "dead"
+    value = number_at(unit, index.key)
+    if value is None:
+        return "null"
+    return "weak" if index.unless and look_up(unit, index.unless) else value
+
+
+def number_at(unit: Mapping[str, Any], key: str) -> float | None:
+    """The finite number at a dotted key; None where there is none."""
+    value = look_up(unit, key)
+    is_finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return float(value) if is_finite else None
+
+
+def look_up(unit: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key of at most three names; the last may contain a dot (`kept.0.5`)."""
     value: Any = unit
     for name in key.split(".", 2):

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import mannwhitneyu
 
+from diversevis.compare.ranks import FEWEST
+
 Sample = Float[np.ndarray, "_"]  # values of any number
 
-FEWEST = 3  # values of a sample; with fewer there is no interval and no rank test
 LEVEL = 0.95  # of the intervals
 BLOCK = 4_000_000  # numbers drawn together: 32 MB
 # Upper limits of |Cliff's delta| and their names (Romano et al. 2006)

@@ -1,0 +1,260 @@
+"""`diversevis show`: what a run says about its units, or about a unit and its layer."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from diversevis.cli.status import aligned, plain
+from diversevis.cli.summary import full_table
+from diversevis.compare.answers import number, percent, rank_of
+from diversevis.compare.layer import Unit
+from diversevis.compare.report import measured_indices, open_run, table_report, unit_report
+from diversevis.compare.runs import Run
+from diversevis.config.arguments import folders_and_settings
+from diversevis.errors import InputError
+from diversevis.runs.versions import versions_in
+from diversevis.units import units_list
+
+WIDTH = 100  # characters of a line
+LISTED = 12  # ranges of units that an error names
+EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
+ANSWERING = (
+    "phase",
+    "deformation",
+    "shift",
+    "diversity",
+)  # measures that say to what it is invariant
+Report = Mapping[str, Any]
+
+
+def show_command(arguments: Sequence[str]) -> None:
+    """`diversevis show RUN [unit=21] [--json]`: print a table of a run's units, or a unit.
+
+    Raises `InputError` for unknown arguments, units, and for what is no run folder.
+    """
+    as_json = "--json" in arguments
+    words = [word for word in arguments if word != "--json"]
+    folders, settings = folders_and_settings(words, {"unit": ""})
+    if len(folders) != 1:
+        raise InputError(
+            f"show needs one run folder, and was given {len(folders)}. {EXAMPLE} To compare runs: "
+            "`diversevis compare A B`."
+        )
+    run = _open(folders[0])
+    unit = _unit(run, settings["unit"])
+    report = table_report(run) if unit is None else unit_report(run, unit)
+    if as_json:
+        print(json.dumps(report, indent=2, allow_nan=False))
+        return
+    for line in _of_run(run, report) if unit is None else _of_unit(run, report):
+        print(plain(line))
+
+
+def _open(folder: Path) -> Run:
+    if not (folder / "run.json").is_file():
+        problem = "holds no run.json" if folder.is_dir() else "is not a folder"
+        versions = versions_in(folder)
+        name = f" It holds versions: `diversevis show {versions[0][1]}`." if versions else ""
+        raise InputError(
+            f"{folder} {problem}: name a run folder, which `diversevis run` printed as its last "
+            f"line.{name} {EXAMPLE}"
+        )
+    return open_run(folder)
+
+
+def _unit(run: Run, text: str) -> Unit | None:
+    """The entry of the unit asked for, or of the only unit; None for all units of a run."""
+    units = {unit["unit"]: unit for unit in run.units}
+    if not text:
+        return next(iter(units.values())) if len(units) == 1 else None
+    ranges = units_list(sorted(units))
+    listed = ", ".join(ranges[:LISTED]) + (", ..." if ranges[LISTED:] else "")
+    has = f"{run.path} has the units {listed}" if units else f"{run.path} has no unit yet"
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise InputError(f"unit={text} is not the number of a unit. {has}.")
+    if int(text) not in units:
+        raise InputError(f"unit={text}: there is no such unit. {has}.")
+    return units[int(text)]
+
+
+# -- all units of a run ---------------------------------------------------------------------------
+
+
+def _of_run(run: Run, report: Report) -> Iterator[str]:
+    count = len(report["units"])
+    yield f"{report['model']} {report['layer']}, {count} units{_made(report)}"
+    yield str(run.path)
+    yield from _state(run)
+    if not count:
+        return
+    yield ""
+    yield from full_table(report)
+    yield ""
+    if report["n"] is not None:
+        noise = f"{2**0.5 * report['contrast']:.0f}"
+        yield from _explained("response", "mean response / best response to a single image")
+        what = "smallest distance of two images, RMS grey levels; images of noise"
+        yield from _explained("distance", f"{what}: {noise}")
+    by_key = {index.key: index for index in measured_indices(run)}
+    for key in report["indices"]:
+        yield from _explained(key.partition(".")[0], by_key[key].meaning)
+    yield from _unmeasured(run, report)
+    yield f"A unit in full, and its rank in its layer: diversevis show {_quoted(run)} unit=" + str(
+        report["units"][0]["unit"]
+    )
+
+
+def _explained(name: str, meaning: str) -> Iterator[str]:
+    yield from textwrap.wrap(
+        meaning, WIDTH, initial_indent=f"{name:13}", subsequent_indent=" " * 13
+    )
+
+
+# -- a unit in full -------------------------------------------------------------------------------
+
+
+def _of_unit(run: Run, report: Report) -> Iterator[str]:
+    name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
+    of = f" of {report['direction']}" if report["direction"] else ""
+    yield f"{report['model']} {report['layer']} {name}{of}{_made(report)}"
+    yield str(run.path)
+    yield from _state(run)
+    yield ""
+    if report["state"] == "dead":
+        yield "Dead: its response has no gradient in any of the noise drawn. Nothing can be said."
+        return
+    yield from _images(report)
+    if report["indices"]:
+        yield ""
+        yield from _indices(report)
+        yield ""
+        yield from _layer(report)
+    yield from _unmeasured(run, report)
+    if report["pictures"]:
+        yield from ("", "Pictures", *(f"  {path}" for path in report["pictures"]))
+    if report["answers"]:
+        yield from ("", f"Is {name} invariant?")
+        width = max(map(len, report["answers"])) + 4
+        for name, sentence in report["answers"].items():
+            yield from textwrap.wrap(
+                sentence, WIDTH, initial_indent=f"  {name:{width - 2}}",
+                subsequent_indent=" " * width, break_on_hyphens=False,
+            )  # fmt: skip
+
+
+def _images(report: Report) -> Iterator[str]:
+    """Response, distances, and the best grating."""
+    response, distance, grating = report["response"], report["distance"], report["grating"]
+    if report["state"] == "diverged":
+        yield "Diverged: its optimization did not settle; the numbers below mean little."
+    if report["n"] is not None:
+        means = f"mean {number(response['mean'], 4)}, best {number(response['best'], 4)}"
+        if response["of_best"] is not None:
+            share = f"{percent(response['of_best'])} of the best response to a single image"
+            means = f"{share} ({means})"
+        yield f"response   {means}"
+    if distance["min"] is not None:
+        what = f"smallest {number(distance['min'])}, mean {number(distance['mean'])}"
+        noise = f"images of noise are {distance['of_noise']:.0f} apart"
+        yield f"distance   {what} RMS grey levels ({noise})"
+    if grating and grating["frequency"] is not None:
+        share = "" if grating["of_best"] is None else f", {percent(grating['of_best'])} of the best"
+        yield (
+            f"grating    best at {number(grating['frequency'])} cycles/px, "
+            f"{number(grating['orientation'])}° (wave vector), {grating['color']}: "
+            f"response {number(grating['response'], 4)}{share}"
+        )
+
+
+def _indices(report: Report) -> Iterator[str]:
+    """A line for every index, and its meaning below the last index that has this meaning."""
+    indices = report["indices"]
+    rows = [("index", "value", "", f"among the other units of {report['layer']}")]
+    for index in indices:
+        rows.append((index["title"], _value(index), _word(index), rank_of(index, "units") or "-"))
+    head, *lines = aligned(rows, right=())
+    yield head
+    for line, (index, following) in zip(lines, pairwise([*indices, None]), strict=True):
+        yield line
+        if following is None or following["meaning"] != index["meaning"]:
+            yield from textwrap.wrap(
+                index["meaning"], WIDTH, initial_indent="    ", subsequent_indent="    "
+            )
+        if index["seeds"]:
+            mean, deviation, count = (index["seeds"][key] for key in ("mean", "deviation", "count"))
+            spread = f"mean {number(mean)}, standard deviation {number(deviation, 2)}"
+            yield f"    over {number(count)} seeds: {spread}"
+    if any(index["error"] is not None for index in indices):
+        yield "±: standard error over random deformations"
+
+
+def _value(index: Report) -> str:
+    error = "" if index["error"] is None else f" ± {number(index['error'], 2)}"
+    return number(index["value"]) + error
+
+
+def _word(index: Report) -> str:
+    return "weak: says little" if index["weak"] else index["word"] or ""
+
+
+def _layer(report: Report) -> Iterator[str]:
+    """Which other units were compared, and which runs were left out."""
+    others, layer = report["others"], report["layer"]
+    if others["units"]:
+        runs = f"{others['runs']} run" + ("" if others["runs"] == 1 else "s")
+        line = f"Compared with {others['units']} other units of {layer}, from {runs}."
+        if any(index["rank"] and not index["rank"]["count"] for index in report["indices"]):
+            line += " -: measured in no other unit."
+        yield line
+    else:
+        yield f"No other unit of {layer} was measured beside this run: there are no ranks."
+    if others["left_out"]:
+        reasons = (f"{count} {reason}" for reason, count in others["left_out"].items())
+        yield from textwrap.wrap(f"Runs of the layer left out: {'; '.join(reasons)}.", WIDTH)
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+
+def _made(report: Report) -> str:
+    """How the images were made: `: 6 images of 24 x 24 px, RMS contrast 32`."""
+    height, width = report["receptive_field"]
+    field = f"{height} x {width} px"
+    if report["n"] is None:
+        return f": measured without images; receptive field {field}"
+    return f": {report['n']} images of {field}, RMS contrast {report['contrast']:.3g} grey levels"
+
+
+def _state(run: Run) -> Iterator[str]:
+    """Where the run is not finished: what that means for the numbers."""
+    status = run.record["status"]
+    if status == "finished":
+        return
+    has = "the numbers are of what is done so far" if run.units else "it has no numbers yet"
+    yield f"This run is {status}, not finished: {has}. `diversevis status` says more."
+
+
+def _unmeasured(run: Run, report: Report) -> Iterator[str]:
+    """What was not measured, and the command that measures it."""
+    reasons = report["not_measured"]
+    lacking = [name for name in ANSWERING if name not in (*report["measures"], *reasons)]
+    command = f"diversevis analyze {_quoted(run)}"
+    if not report["measures"]:
+        yield ""
+        yield f"No measures were taken: how invariant it is cannot be said. To measure: {command}"
+    elif lacking and report["n"] is not None:
+        yield f"Not measured: {', '.join(lacking)}. To measure:"
+        yield f"  {command} 'analysis=[{','.join(lacking)}]'"
+    for name, reason in reasons.items():
+        yield f"{name}: not measured. {reason}"
+
+
+def _quoted(run: Run) -> str:
+    return shlex.quote(str(run.path))

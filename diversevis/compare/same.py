@@ -1,0 +1,39 @@
+"""Which runs may be compared: where two runs were made or measured with different settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diversevis.compare.runs import SAME, Run
+
+CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
+
+Difference = tuple[str, Any, Any]  # name of a setting, with its value in A and in B
+
+
+def another_layer(a: Run, b: Run) -> str | None:
+    """What tells that the units of two runs belong to different layers; None for the same layer."""
+    for key in ("model", "layer", "direction", "computation"):
+        if a.record.get(key) != b.record.get(key):
+            return key
+    sums = [run.record["weights"].get("sha256") for run in (a, b)]
+    return "weights" if sums[0] != sums[1] else None
+
+
+def differently_made(a: Run, b: Run) -> list[Difference]:
+    """Settings of the images in which two runs differ; none: their units may be compared."""
+    made = [(key, a.record[key], b.record[key]) for key in SAME if a.record[key] != b.record[key]]
+    if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
+        made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
+    return made
+
+
+def differences(a: Any, b: Any, key: str) -> Iterator[Difference]:
+    """Dotted keys at which two nested settings differ, with both values."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in dict.fromkeys([*a, *b]):
+            yield from differences(a.get(name), b.get(name), f"{key}.{name}")
+    elif a != b:
+        yield key, a, b
