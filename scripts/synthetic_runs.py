@@ -84,8 +84,11 @@ def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[s
         "fraction": None,
         "front": None,
         "receptive_field": {"size": [SIZE, SIZE], "stride": [2, 2], "offset": [-6, -6]},
-        "weights": {"source": f"/weights/{model}.safetensors", "sha256": "0" * 64,
-                    "mean": [0.485, 0.456, 0.406]},
+        "weights": {
+            "source": f"/weights/{model}.safetensors",
+            "sha256": "0" * 64,
+            "mean": [0.485, 0.456, 0.406],
+        },
         "versions": {"python": "3.11.7", "torch": "2.9.0", "diversevis": "0.1.0"},
         "device": "cuda",
         "device_name": "NVIDIA H100",

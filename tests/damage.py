@@ -148,8 +148,13 @@ def rewritten(name, **options):
 def _reordered(path):
     """The same tensors in another order, with a note, in float64."""
     tensors = load_file(path / "images.safetensors")
-    wide = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
-    (path / "images.safetensors").write_bytes(save(dict(reversed(wide.items())), {"by": "another tool"}))
+    wide = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+    (path / "images.safetensors").write_bytes(
+        save(dict(reversed(wide.items())), {"by": "another tool"})
+    )
 
 
 SAME = {

@@ -26,7 +26,6 @@ from diversevis.compare.statistics import (
     rank_test,
 )
 from diversevis.errors import InputError
-from diversevis.runs.folder import RunFolder
 
 WHITE = np.full((9, 9, 3), 255, np.uint8)  # stands for a figure's pixels
 DELTAS = ("0.25", "0.5", "1", "2", "4")

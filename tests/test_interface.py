@@ -500,14 +500,14 @@ def test_damaged_folders_are_refused(saved, tmp_path):
     for name in ("norm", "weights", "receptive_field"):
         for wrong in (None, "x", {}):
             content = json.dumps(record | {name: wrong}).encode()
-            refused("run.json", content, "norm is null")
+            refused("run.json", content, f"run.json: {name}")
     images, metrics = (files[saved / name] for name in ("images.safetensors", "metrics.json"))
     refused("images.safetensors", images[:-1], "images.safetensors is cut off")
     refused("images.safetensors", b"x" * 99, "images.safetensors is")
-    refused("metrics.json", metrics[:-9], "metrics.json is cut off")
-    refused("metrics.json", b'{"units": 3}\n', "lacks units or measures")
+    refused("metrics.json", metrics[:-9], "metrics.json is not JSON")
+    refused("metrics.json", b'{"units": 3}\n', "units is no list of objects")
     refused("metrics.json", metrics.replace(b'"unit": 5', b'"unit": 6'), "different units")
-    refused("metrics.json", b'{"units": [3], "measures": {}}\n', "norm is null")
+    refused("metrics.json", b'{"units": [3], "measures": {}}\n', "units is no list of objects")
     (saved / "images.safetensors").unlink()
     with pytest.raises(InputError, match="images.safetensors is not there"):
         diversevis.load(saved)

@@ -15,22 +15,18 @@ from diversevis.cli.status import aligned, plain
 from diversevis.cli.summary import full_table
 from diversevis.compare.answers import number, percent, rank_of
 from diversevis.compare.layer import Unit
-from diversevis.compare.report import measured_indices, open_run, table_report, unit_report
-from diversevis.compare.runs import Run
+from diversevis.compare.report import measured_indices, table_report, unit_report
+from diversevis.compare.runs import Run, open_run
 from diversevis.config.arguments import folders_and_settings
 from diversevis.errors import InputError
+from diversevis.runs.files import Damaged
 from diversevis.runs.versions import versions_in
 from diversevis.units import units_list
 
 WIDTH = 100  # characters of a line
 LISTED = 12  # ranges of units that an error names
 EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
-ANSWERING = (
-    "phase",
-    "deformation",
-    "shift",
-    "diversity",
-)  # measures that say to what it is invariant
+ANSWERING = "phase", "deformation", "shift", "diversity"  # measures that say how invariant it is
 Report = Mapping[str, Any]
 
 
@@ -66,7 +62,10 @@ def _open(folder: Path) -> Run:
             f"{folder} {problem}: name a run folder, which `diversevis run` printed as its last "
             f"line.{name} {EXAMPLE}"
         )
-    return open_run(folder)
+    try:
+        return open_run(folder)
+    except Damaged as reason:
+        raise InputError(f"{folder} is damaged: {reason}.") from reason
 
 
 def _unit(run: Run, text: str) -> Unit | None:

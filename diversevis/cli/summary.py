@@ -10,9 +10,10 @@ from typing import Any
 
 from diversevis.cli.status import aligned, plain
 from diversevis.compare.answers import percent
-from diversevis.compare.report import open_run, table_report
+from diversevis.compare.report import table_report
+from diversevis.compare.runs import open_run
 from diversevis.config.log import note
-from diversevis.errors import InputError
+from diversevis.runs.files import Damaged
 
 LINES = 12  # of the table after a run, with its head and its last line
 INDICES = 4  # of that table: the most telling of those measured; it fits 80 characters
@@ -30,7 +31,7 @@ def say_findings(folder: Path) -> None:
     """Print on stderr what a run says about its units, in at most `LINES` lines."""
     try:
         report = table_report(open_run(folder))
-    except InputError as error:  # the run itself is as it was: its folder is still printed
+    except Damaged as error:  # the run itself is as it was: its folder is still printed
         note(f"no table of its units: {error}")
         return
     for line in short_table(report):

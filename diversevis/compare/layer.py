@@ -10,10 +10,9 @@ from typing import Any
 
 from diversevis.compare.indices import Index, value_of
 from diversevis.compare.ranks import Rank, rank
-from diversevis.compare.runs import Run, read_run
+from diversevis.compare.runs import Run, open_run
 from diversevis.compare.same import another_layer, differences, differently_made
-from diversevis.errors import InputError
-from diversevis.runs.files import Damaged, Missing, read_json, read_record
+from diversevis.runs.files import Damaged
 from diversevis.runs.versions import version_of
 
 Unit = Mapping[str, Any]  # an entry of metrics.json
@@ -111,21 +110,13 @@ def _comparable(run: Run, path: Path) -> tuple[Run | None, str | None]:
     """The run at `path`, or why its units cannot be compared with those of `run`; no reason where
     there is no run."""
     try:
-        record, _ = read_record(path)
-    except Missing:
-        return None, None
+        other = open_run(path, thorough=False)
     except Damaged:
-        return None, "damaged"
-    try:
-        if record["status"] != "finished":
-            return None, "not finished"
-        if not read_json(path, "metrics.json").get("measures"):
-            return None, "without measures"
-        other = read_run(path)
-    except (Damaged, InputError):
-        return None, "damaged"
-    if not all(type(entry["unit"]) is int for entry in other.units):
-        return None, "damaged"
+        return (None, "damaged") if (path / "run.json").exists() else (None, None)
+    if other.record["status"] != "finished":
+        return None, "not finished"
+    if not other.measures:
+        return None, "without measures"
     if difference := another_layer(run, other):
         return None, f"with another {difference}"
     if made := differently_made(run, other):

@@ -15,9 +15,7 @@ from typing import Any
 from diversevis.compare.answers import answers
 from diversevis.compare.indices import Index, indices_of, look_up, number_at, value_of
 from diversevis.compare.layer import Layer, Unit, layer_of
-from diversevis.compare.runs import Run, read_run
-from diversevis.errors import InputError
-from diversevis.runs.files import Damaged, Missing, read_json, read_record
+from diversevis.compare.runs import Run
 
 # The index that stands for its measure in a table, the most telling measures first.
 MAIN = {
@@ -26,38 +24,6 @@ MAIN = {
     "dimension": "dimension.participation", "natural": "natural.of_synthetic",
 }  # fmt: skip
 STATES = "dead", "diverged"  # how an optimization may end without images to be trusted
-
-
-def open_run(path: Path) -> Run:
-    """The run in a folder, whether finished and measured or not; without metrics.json, no units.
-
-    Raises `InputError` where there is no run, or a damaged one.
-    """
-    try:
-        record, _ = read_record(path)
-        try:
-            metrics = read_json(path, "metrics.json")
-        except Missing:
-            if record["status"] == "finished":
-                raise
-            metrics = {"measures": {}, "units": []}
-        if record["status"] == "finished" and metrics.get("measures"):
-            run = read_run(path)
-        else:
-            measures, units = dict(metrics["measures"]), list(metrics["units"])
-            _ = [unit.items() for unit in units]
-            run = Run(path=path, record=record, measures=measures, units=units)
-        if not all(type(unit["unit"]) is int for unit in run.units):
-            raise ValueError("a unit is not a number")
-        if not 0 < run.contrast < math.inf:
-            raise ValueError("norm is not above 0")
-        measured_indices(run)  # raises where a measure holds something else than numbers by name
-    except Damaged as reason:
-        raise InputError(f"{path} is damaged: {reason}.") from reason
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged: {what}.") from error
-    return run
 
 
 def main_indices(run: Run) -> list[Index]:

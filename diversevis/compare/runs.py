@@ -10,18 +10,17 @@ from typing import Any
 
 from diversevis.errors import InputError
 from diversevis.runs import check, files
-from diversevis.runs.files import Damaged
+from diversevis.runs.files import Damaged, Missing
 from diversevis.runs.find import find_folders_below
 from diversevis.runs.versions import version_of
 
 # Entries of run.json in which two runs must agree to be compared
 SAME = "n", "diversity", "distance", "fraction", "front"
-NEEDED = "norm", "receptive_field", "weights"  # they tell size and contrast
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished, analyzed run: its run.json, and `measures` and `units` of its metrics.json."""
+    """A run: its run.json, and `measures` and `units` of its metrics.json."""
 
     path: Path
     record: Mapping[str, Any]
@@ -76,16 +75,31 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
 def read_run(path: Path) -> Run:
     """The run in a folder; raises `InputError` where it is unfinished, damaged or not analyzed."""
     try:
-        record, changed = files.read_record(path)
-        if record["status"] != "finished":
-            raise InputError(f"{path} is {record['status']}, not finished: left out.")
-        results = check.check(check.read_rest(path, record, changed, thorough=True))
-        if missing := [key for key in NEEDED if record.get(key) is None]:
-            raise Damaged(f"run.json lacks {missing[0]}")
+        run = open_run(path)
     except Damaged as reason:
         raise InputError(f"{path} is damaged ({reason}): left out.") from reason
-    if not results.measures:
+    if (status := run.record["status"]) != "finished":
+        raise InputError(f"{path} is {status}, not finished: left out.")
+    if not run.measures:
         raise InputError(
             f"{path} has no measures: run `diversevis analyze {path}` first, then compare."
         )
-    return Run(path=path, record=record, measures=results.measures, units=results.rows)
+    return run
+
+
+def open_run(path: Path, *, thorough: bool = True) -> Run:
+    """The run in a folder, finished and measured or not; without metrics.json, it has no units.
+
+    thorough  as in `check.read_results`
+
+    Raises `Damaged`.
+    """
+    record, changed = files.read_record(path)
+    measures, units = dict[str, Any](), list[dict[str, Any]]()
+    try:
+        results = check.check(check.read_rest(path, record, changed, thorough=thorough))
+        measures, units = results.measures, results.rows
+    except Missing:
+        if record["status"] == "finished":
+            raise
+    return Run(path=path, record=record, measures=measures, units=units)

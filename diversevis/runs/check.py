@@ -132,11 +132,9 @@ def check_record(record: Object) -> None:
     files.check_depth(record["config"], "run.json")
     if len(set(record["units"])) < len(record["units"]):
         raise Damaged("run.json has a unit twice")
-    if record["n"] is None:
-        return
     check_kinds(record, {"norm": (int, float), "receptive_field": dict, "weights": dict})
     n, norm = record["n"], record["norm"]
-    if not is_whole(n) or n == 0:
+    if n is not None and not (is_whole(n) and n > 0):  # None: measures without images
         raise Damaged(f"run.json: n is {shown(n)}")
     if not (type(norm) in NUMBER and 0 < norm < math.inf):
         raise Damaged(f"run.json: norm is {shown(norm)}")
@@ -157,9 +155,7 @@ def _check_units(units: Sequence[int], record: Object) -> None:
     if extra := set(units) - set(planned):
         raise Damaged(f"run.json lacks unit {min(extra)}: the two files name different units")
     if complete and (missing := set(planned) - set(units)):
-        raise Damaged(
-            f"metrics.json lacks unit {min(missing)}: the two files name different units"
-        )
+        raise Damaged(f"metrics.json lacks unit {min(missing)}: the two files name different units")
 
 
 # -- metrics.json ---------------------------------------------------------------------------------

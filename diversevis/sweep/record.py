@@ -143,14 +143,13 @@ def _check_types(works: Sequence[Planned], jobs: Sequence[Sequence[Any]], texts:
         if not isinstance(work.config, dict):
             raise TypeError(shown(work.config))
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(shown([text for text in texts if not isinstance(text, str)][0]))
+        raise TypeError(shown(next(text for text in texts if not isinstance(text, str))))
     if not all(is_whole(index) for job in jobs for index in job):
         raise TypeError(shown(jobs))
 
 
 def sweeps(root: Path) -> Iterator[Sweep]:
-    """Yield the sweeps recorded in root/multirun, oldest first; damaged ones are named on stderr.
-    """
+    """Yield the sweeps in root/multirun, oldest first; damaged ones are named on stderr."""
     with contextlib.suppress(OSError):
         for folder in sorted((root / SWEEPS).iterdir()):
             try:

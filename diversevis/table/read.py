@@ -15,6 +15,7 @@ from diversevis.runs.holder import sign_of
 from diversevis.runs.states import LOST
 from diversevis.runs.versions import version_of
 
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What joins a finished run to the rows of its units."""
