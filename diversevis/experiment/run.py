@@ -66,9 +66,9 @@ def run(
     far, `Stopped` after a checkpoint if the system asked this process to end, and `FolderLost` if
     the folder was deleted or taken over by another process.
     """
-    check_film(experiment.record)
     measures = measure.possible(chosen(experiment.analysis), experiment.natural)
     setup = prepare(experiment)
+    check_film(experiment.record, experiment.n, setup.field.size)
     settled = config(identity.absolute_paths(setup))
     work = _work(setup, settled, measures, sweep, expected)
     record = make_record(setup, command, settled.content)

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures import graph, page
+from diversevis.pictures.grid import MOST_IN_ROW, SMALLEST, Grid, grid_of
 from diversevis.runs.folder import RunFolder
 
 FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
 LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
 ROWS = 6  # the number of weights whose images are shown
+SHEET = 3840  # pixels: the largest height and width of a sheet's images
+CAPTIONED = page.GAP + 23  # pixels between the rows of images with captions
 
 
 def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
@@ -38,12 +41,19 @@ def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
 def sheet(
     pixels: page.Pixels, responses: list[float], record: dict[str, Any], metrics: dict[str, Any]
 ) -> page.Block:
-    """The picture a person looks at first; its images are never reduced, whatever their size."""
-    zoom = max(1, round(page.TILE / max(pixels.shape[1:3])))
+    """The picture a person looks at first; its images are reduced only where all of them, in
+    their size, are more than `SHEET` pixels high and wide."""
+    n, size = len(pixels), pixels.shape[1:3]
+    grid = grid_of(n, size, page.TILE, (SHEET, SHEET), (CAPTIONED, page.GAP))
+    if grid is None:
+        grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
+    shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
     captions = [f"{response:.4g}" for response in responses]
-    images = page.gallery(list(page.enlarge(pixels, zoom)), captions)
-    title = page.title_of(record, [metrics["unit"]])
-    return page.compose(title, _sheet_lines(record, metrics), [images])
+    images = page.gallery(list(shown), captions, columns=grid.columns)
+    lines = _sheet_lines(record, metrics)
+    if grid.reduction > 1:
+        lines.append(f"(shown at 1/{grid.reduction} size; images/ has them in full)")
+    return page.compose(page.title_of(record, [metrics["unit"]]), lines, [images])
 
 
 def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
