@@ -13,6 +13,7 @@ from importlib import import_module
 
 from diversevis import __version__
 from diversevis.cli.help import COMMANDS, HELP, help_text
+from diversevis.cli.interrupt import work_begins
 from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
@@ -63,6 +64,7 @@ def _run(words: Sequence[str]) -> int:
         print(help_text(name), end="")
         return 0
     command = import_module(f"diversevis.cli.{name}")
+    work_begins()
     getattr(command, f"{name}_command")(words[1:])
     return 0
 
