@@ -142,9 +142,12 @@ def test_films_of_many_images_wrap(tmp_path, kind, n, size):
     write_film(RunFolder(tmp_path), 3, kind, [recorded(images)] * 2)
     film = iio.imread(tmp_path / f"optimization_unit0003.{kind}")
     height, width = film.shape[1:3]
-    assert height <= 1080 and width <= 1920 and width > height
+    assert height <= 1080
+    assert width <= 1920
+    assert width > height
     dark, light = film[-1].min(), np.sort(film[-1][film[-1] < 225])[-40:].mean()
-    assert dark < 12 and abs(light - 200) < 12  # the first and the last image are shown
+    assert dark < 12
+    assert abs(light - 200) < 12
 
 
 def test_frames_are_remembered_as_shown():
