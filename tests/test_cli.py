@@ -179,10 +179,7 @@ def test_sweep_skips_finished_units(current_folder, capsys):
         for name in ("2-3/v001", "6-7/v001", "0-3/v001", "4-7/v001")
     }
     assert set(out.splitlines()) == made | {"outputs/energy/complex/0-1,4-5/v001"}
-    assert (
-        "skipped: 4 of these units are already finished in outputs/energy/complex/0-1,4-5/v001"
-        in err
-    )
+    assert "skipped: 4 units, already finished in outputs/energy/complex/0-1,4-5/v001" in err
     assert "4 runs, all finished" in err
     alone = load_file("outputs/energy/complex/0-1,4-5/v001/images.safetensors")
     assert run("unit=0-1", "root=other", "images=tensor") == 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diversevis.pictures import graph, page
+from diversevis.units import counted
 
 SIDES = (("a", "A", graph.BLUE), ("b", "B", graph.ORANGE))  # key, name and colour
 COLUMNS = 5  # graphs side by side
@@ -99,7 +100,7 @@ def pair_figure(pair: Mapping[str, Any]) -> bytes:
         if index["a"]["count"] or index["b"]["count"]:
             figure, axis = _canvas(index["unit"])
             (_draw_shares if index["statistic"] == "mean" else _draw_values)(axis, index)
-            counts = [f"{name}\n{index[side]['count']} units" for side, name, _ in SIDES]
+            counts = [f"{name}\n{counted(index[side]['count'], 'unit')}" for side, name, _ in SIDES]
             axis.set_xticks([0, 1], counts)
             axis.set_xlim(-0.6, 1.6)
             caption = index["reason"]
@@ -141,7 +142,7 @@ def overview_figure(result: Mapping[str, Any]) -> bytes:
         (f"B ({models[1]}, {result['b']}) higher: the interval lies below 0", graph.ORANGE),
         ("the interval holds 0", graph.FAINT),
     ]
-    return _page(f"{len(pairs)} pairs of runs", entries, cells)
+    return _page(f"{counted(len(pairs), 'pair')} of runs", entries, cells)
 
 
 def _page(title: str, entries: Sequence[tuple[str, str]], cells: Sequence[page.Block]) -> bytes:

@@ -18,6 +18,7 @@ from diversevis.measures.checks import check_least, ratio_or_none, varies
 from diversevis.measures.subject import Measured, Numbers, Progress, Subject
 from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
 from diversevis.photographs.files import folder_digest, photographs, read_ahead
+from diversevis.units import counted
 
 Position = tuple[str, int, int]  # file, row, column
 Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
@@ -170,7 +171,8 @@ class _CutAndCount:
             raise InputError(
                 f"natural={scissors.folder}: no crop of {height} x {width} pixels has an RMS "
                 f"contrast of least_contrast={scissors.least_contrast:g} grey levels or more, in "
-                f"{self.photographs} photographs. Give others, or a lower least_contrast."
+                f"{counted(self.photographs, 'photograph')}. Give others, or a lower "
+                "least_contrast."
             )
 
 

@@ -13,6 +13,7 @@ from diversevis.method.images import display
 from diversevis.pictures import graph, page
 from diversevis.pictures.grid import MOST_IN_ROW, SMALLEST, Grid, grid_of
 from diversevis.runs.folder import RunFolder
+from diversevis.units import counted
 
 FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
 LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
@@ -148,7 +149,8 @@ def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> p
     weights = [row["diversity"] for row in rows]
     at_knee = rows[weights.index(knee)]
     line = (
-        f"Front of response against diversity over {len(rows)} weights. Knee at weight {knee:g}: "
+        f"Front of response against diversity over {counted(len(rows), 'weight')}. "
+        f"Knee at weight {knee:g}: "
         f"mean response {at_knee['response_mean']:.4g}, "
         f"smallest distance {at_knee['distance_min']:.3g}"
     )

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from diversevis.pictures.grid import columns_of
+from diversevis.units import counted
 
 Block = UInt8[np.ndarray, "_ _ 3"]  # height, width; every block may have another size
 Pixels = UInt8[np.ndarray, "image _ _ 3"]
@@ -43,7 +44,7 @@ def compose(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> Block:
 def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
     """`vgg19  conv3_1  unit 21` or `vgg19  conv3_1  64 units`, of a run's record and units."""
     noun = f"{record['direction']}, direction" if record["direction"] else "unit"
-    count = f"{noun} {units[0]}" if len(units) == 1 else f"{len(units)} {noun}s"
+    count = f"{noun} {units[0]}" if len(units) == 1 else counted(len(units), noun)
     return f"{record['model']}  {record['layer']}  {count}"
 
 

@@ -26,6 +26,7 @@ from diversevis.sweep.jobs import Jobs, shown
 from diversevis.sweep.queue import SUBMITIT, ask_slurm, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep
 from diversevis.sweep.status import state_of_works
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -146,7 +147,8 @@ def _remove(sweep: Sweep) -> None:
 
 def _print_plan(sweep: Sweep) -> None:
     units = sum(len(work.units) for work in sweep.works)
-    note(f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs")
+    runs, jobs = counted(len(sweep.works), "run"), counted(len(sweep.jobs), "job")
+    note(f"{counted(units, 'unit')} in {runs}, {jobs}")
     for number, job in enumerate(sweep.jobs[:SHOWN]):
         names = ", ".join("/".join(sweep.works[index].where) for index in job)
         print(f"  job {number}: {names}", file=sys.stderr)
@@ -164,11 +166,11 @@ def _print_end(sweep: Sweep) -> None:
                 print(shown(state.folder), flush=True)
     counts = Counter(state.state for state in states)
     if set(counts) <= {"finished"}:
-        note(f"{len(states)} runs, all finished.")
+        note(f"{counted(len(states), 'run')}, all finished.")
         return
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     root = shlex.quote(shown(sweep.root))
     raise SweepUnfinished(
-        f"{len(states)} runs: {words}. `diversevis status {root} --failed` shows why; "
+        f"{counted(len(states), 'run')}: {words}. `diversevis status {root} --failed` shows why; "
         f"`diversevis retry {root}` does the rest."
     )
