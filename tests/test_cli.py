@@ -189,13 +189,25 @@ def test_sweep_skips_finished_units(current_folder, capsys):
     assert "all units are already finished" in capsys.readouterr().err
 
 
+def test_sweep_names_work_not_overrides(current_folder, capsys, monkeypatch):
+    assert run("-m", "unit=0", "images=tensor") == 0
+    err = capsys.readouterr().err
+    assert "1 unit in 1 run, 1 job\n" in err
+    assert "1 run, all finished" in err
+    assert err.count("job 1 of 1: energy/complex/0\n") == 1
+    assert "HYDRA" not in err
+    monkeypatch.setattr("diversevis.sweep.jobs.LISTED", 0)  # too many to be named at once
+    assert run("-m", "unit=1", "images=tensor") == 0
+    assert "diversevis: job 1 of 1: energy/complex/1\n" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_small_runs_share_a_job(current_folder, capsys):
     words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex", "images=tensor"]
     assert run("-m", *words) == 0
     err = capsys.readouterr().err
     assert "12 units in 4 runs, 2 jobs" in err
-    assert "job 0: energy/simple/0-2, energy/simple/0-2" in err
+    assert "job 1 of 2: energy/simple/0-2, energy/simple/0-2" in err
     assert run("-m", *words, "units_per_job=1", "again=true") == 0
     assert "12 units in 12 runs, 12 jobs" in capsys.readouterr().err
     assert len(list(current_folder.glob("outputs/energy/*/0-2/v001"))) == 2

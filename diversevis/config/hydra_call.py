@@ -108,6 +108,7 @@ def launch_jobs(
         *launcher,
         f"hydra.sweep.dir={in_quotes(str(folder))}",
         "hydra.job.name=diversevis",
+        "hydra.hydra_logging.root.level=WARNING",  # its lines name jobs by this word, not by work
         f"+planned_job={swept}",
     ]
     _call_hydra(task, ["-m"], words)
