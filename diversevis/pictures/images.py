@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.errors import FolderLost
 from diversevis.method.images import display
 from diversevis.pictures import graph, page
 from diversevis.pictures.grid import MOST_IN_ROW, SMALLEST, Grid, grid_of
@@ -22,21 +24,39 @@ SHEET = 3840  # pixels: the largest height and width of a sheet's images
 CAPTIONED = page.GAP + 23  # pixels between the rows of images with captions
 
 
-def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
+def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> list[str]:
     """Write every image in its own size, and a sheet of every unit; then the graphs.
 
     tell  called with the numbers of units drawn and of all; may raise
+
+    Returns what failed.
     """
+    failures: list[str] = []
     record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
     batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
     for done, (entry, images, responses) in enumerate(batches):
         tell(done, len(metrics))
-        pixels = display(images, tuple(record["weights"]["mean"]))
-        for index, image in enumerate(pixels):
-            folder.write_image(entry["unit"], index, page.png(image))
-        folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
-    _draw_trace(folder)
-    _draw_fronts(folder)
+        with noted(failures, f"unit {entry['unit']}"):
+            pixels = display(images, tuple(record["weights"]["mean"]))
+            for index, image in enumerate(pixels):
+                folder.write_image(entry["unit"], index, page.png(image))
+            folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
+    with noted(failures, "trace"):
+        _draw_trace(folder)
+    with noted(failures, "front"):
+        _draw_fronts(folder)
+    return failures
+
+
+@contextlib.contextmanager
+def noted(failures: list[str], what: str) -> Iterator[None]:
+    """Note an error of the drawing in the `with` block, but not one of writing."""
+    try:
+        yield
+    except (OSError, FolderLost):
+        raise
+    except Exception as error:
+        failures.append(f"{what}: {type(error).__name__}: {error}")
 
 
 def sheet(
