@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 ONE_ROW = 8  # up to this number of images stand in one row
-MOST_IN_ROW = 32  # such that an image still has 18 pixels of a page's width
+MOST_IN_ROW = 32  # such that numbers under the images fit a screen
 SMALLEST = 12  # pixels: a longer image that would be shown smaller than this shows nothing
 
 

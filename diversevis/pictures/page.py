@@ -27,6 +27,7 @@ Pixels = UInt8[np.ndarray, "image _ _ 3"]
 INK, PAPER = "#181818", "#ffffff"
 WIDTH, NARROWEST = 1040, 640  # pixels: what a page aims at; below the second, lines break often
 TILE = 160  # an image is enlarged by the whole number that brings it nearest to this, or to less
+SMALLEST_TILE = 40
 STRETCH = 1.4  # an image larger than its tile by up to this factor is still shown pixel by pixel
 MARGIN, GAP = 24, 14
 TITLE, BODY, CAPTION = 20, 15, 14  # sizes of the font, pixels
@@ -103,8 +104,9 @@ def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "
 
 
 def tile_side(n: int) -> int:
-    """Side of an image, pixels, with which a row of `n` images fits the page's width."""
-    return min(TILE, WIDTH // columns_of(n) - GAP)
+    """Side of an image, pixels, with which a row of `n` images fits the page's width, or nearly:
+    captions are as wide as the smallest side."""
+    return max(SMALLEST_TILE, min(TILE, WIDTH // columns_of(n) - GAP))
 
 
 # -- text -----------------------------------------------------------------------------------------
