@@ -63,11 +63,11 @@ def user_files_checked() -> Iterator[None]:
         with _named(path):
             return load(source, config_path)
 
-    FileConfigSource.load_config = checked
+    setattr(FileConfigSource, "load_config", checked)  # noqa: B010  (mypy: it is a method)
     try:
         yield
     finally:
-        FileConfigSource.load_config = load
+        setattr(FileConfigSource, "load_config", load)  # noqa: B010
 
 
 def _read(path: Path, config_path: str) -> None:
