@@ -1,4 +1,4 @@
-"""Units as a user writes them (`12`, `0-63`, `[1,5,9]`, `all`) <-> unit numbers."""
+"""Units as a user writes them (`12`, `0-63`, `[1,5,9]`, `all`) <-> unit numbers; and counts."""
 
 from __future__ import annotations
 
@@ -36,12 +36,18 @@ def parse_units(
             raise InputError(f"unit={unit}: the range {part} runs backwards. {legal}")
         if last >= channels:
             raise InputError(
-                f"unit={unit}: {where} has {channels} units, so there is no unit {last}. {legal}"
+                f"unit={unit}: {where} has {counted(channels, 'unit')}, so there is no unit "
+                f"{last}. {legal}"
             )
         numbers.update(range(first, last + 1))
     if not numbers:
         raise InputError(f"unit={unit} names no unit. {legal}")
     return tuple(sorted(numbers))
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`; the noun's plural ends in s."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def units_list(units: Sequence[int]) -> list[str]:

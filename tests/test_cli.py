@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import imageio.v3 as iio
 import pytest
 import torch
 from conftest import QUICK, unchanged_log, wait_for_checkpoint
@@ -179,10 +180,7 @@ def test_sweep_skips_finished_units(current_folder, capsys):
         for name in ("2-3/v001", "6-7/v001", "0-3/v001", "4-7/v001")
     }
     assert set(out.splitlines()) == made | {"outputs/energy/complex/0-1,4-5/v001"}
-    assert (
-        "skipped: 4 of these units are already finished in outputs/energy/complex/0-1,4-5/v001"
-        in err
-    )
+    assert "skipped: 4 units, already finished in outputs/energy/complex/0-1,4-5/v001" in err
     assert "4 runs, all finished" in err
     alone = load_file("outputs/energy/complex/0-1,4-5/v001/images.safetensors")
     assert run("unit=0-1", "root=other", "images=tensor") == 0
@@ -192,13 +190,25 @@ def test_sweep_skips_finished_units(current_folder, capsys):
     assert "all units are already finished" in capsys.readouterr().err
 
 
+def test_sweep_names_work_not_overrides(current_folder, capsys, monkeypatch):
+    assert run("-m", "unit=0", "images=tensor") == 0
+    err = capsys.readouterr().err
+    assert "1 unit in 1 run, 1 job\n" in err
+    assert "1 run, all finished" in err
+    assert err.count("job 1 of 1: energy/complex/0\n") == 1
+    assert "HYDRA" not in err
+    monkeypatch.setattr("diversevis.sweep.jobs.LISTED", 0)  # too many to be named at once
+    assert run("-m", "unit=1", "images=tensor") == 0
+    assert "diversevis: job 1 of 1: energy/complex/1\n" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_small_runs_share_a_job(current_folder, capsys):
     words = ["unit=0-2", "objective.diversity=0.1,0.2", "layer=simple,complex", "images=tensor"]
     assert run("-m", *words) == 0
     err = capsys.readouterr().err
     assert "12 units in 4 runs, 2 jobs" in err
-    assert "job 0: energy/simple/0-2, energy/simple/0-2" in err
+    assert "job 1 of 2: energy/simple/0-2, energy/simple/0-2" in err
     assert run("-m", *words, "units_per_job=1", "again=true") == 0
     assert "12 units in 12 runs, 12 jobs" in capsys.readouterr().err
     assert len(list(current_folder.glob("outputs/energy/*/0-2/v001"))) == 2
@@ -400,7 +410,7 @@ def test_failed_drawing_leaves_a_run_finished(current_folder, capsys):
     capsys.readouterr()
     assert run("unit=0-1") == 0
     found = capsys.readouterr()
-    assert "no pictures drawn (ValueError" in found.err
+    assert "1 picture (images) could not be drawn: trace: ValueError" in found.err
     assert found.out == f"{record.parent.relative_to(current_folder)}\n"
     assert record.read_bytes() == before
 
@@ -659,6 +669,46 @@ def test_full_disk_leaves_no_truncated_file(small_disk, capsys):
             json.loads(path.read_text())
         assert path.name != "images.safetensors"
         assert not path.name.startswith(".run.json")
+
+
+def test_failed_picture_costs_only_itself(current_folder, capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("a picture too many")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("diversevis.pictures.images.sheet", fail)
+        broken.setattr("diversevis.pictures.measures.diversity.picture", fail)
+        assert run("unit=3-4", "analysis=diversity") == 0
+    folder = current_folder / "outputs/energy/complex/3-4/v001"
+    err = capsys.readouterr().err
+    said = "2 pictures (images) could not be drawn: unit 3: ValueError: a picture too many"
+    assert said in err
+    assert err.count("could not be drawn") == 2
+    assert json.loads((folder / "metrics.json").read_text())["units"][1]["diversity"]["index"] > 0
+    assert (folder / "trace.png").is_file()
+    assert (folder / "analysis/diversity.png").is_file()
+    assert run("unit=3-4", "analysis=diversity") == 0  # a repaired program draws them
+    assert (folder / "sheet_unit0003.png").is_file()
+    assert (folder / "analysis/diversity_unit0004.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_film_of_many_images_is_made(current_folder, kind):
+    """128 images of an mp4 ended in an encoder's traceback after the optimization."""
+    if kind == "mp4":
+        pytest.importorskip("av", reason="PyAV (the extra `video`) is not installed")
+    words = ["unit=3", "n=130", f"record={kind}", "optimizer.steps=2", "optimizer.search_steps=2"]
+    assert run(*words) == 0
+    path = current_folder / f"outputs/energy/complex/3/v001/optimization_unit0003.{kind}"
+    height, width = iio.imread(path).shape[1:3]
+    assert (height <= 1080, width <= 1920) == (True, True)
+
+
+def test_impossible_film_leaves_no_files(current_folder, capsys, monkeypatch):
+    monkeypatch.setattr("diversevis.pictures.film.HEIGHT", 20)
+    assert run("unit=3", "n=130", "record=gif") == 2
+    assert "record=gif: 130 images of" in capsys.readouterr().err
+    assert list(current_folder.iterdir()) == []
 
 
 def test_norm_and_contrast_exclude_one_another(current_folder, capsys):

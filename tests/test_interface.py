@@ -97,9 +97,7 @@ def test_images_pixels_and_sheet_agree():
     assert first.tobytes() == result.sheet(2).tobytes() != second.tobytes()
     with pytest.raises(InputError, match=r"unit=4 was not visualized. Units: 2, 3\."):
         result.sheet(4)
-    assert (
-        repr(result) == "Visualized(EnergyNetwork complex: 2 unit(s) with 4 images of 21 x 21 px)"
-    )
+    assert repr(result) == "Visualized(EnergyNetwork complex: 2 units with 4 images of 21 x 21 px)"
 
 
 def test_module_stays_as_it_was():

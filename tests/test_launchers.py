@@ -4,6 +4,7 @@ file of its own."""
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,13 @@ def check_three_runs(code, out, err):
         assert (record["status"], record["attempts"]) == ("finished", 1)
 
 
+def check_jobs_are_named(err):
+    for number in range(3):
+        assert err.count(f"job {number + 1} of 3: energy/simple/{number}") == 1
+    assert "HYDRA" not in err
+    assert "planned_job" not in err
+
+
 def read(folder):
     return json.loads(Path(folder, "run.json").read_text())
 
@@ -93,7 +101,7 @@ def test_joblib_runs_a_sweep(sweep):
     skip_without("hydra_joblib_launcher")
     told = sweep("unit=0-2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     check_three_runs(*told)
-    assert "Joblib.Parallel(n_jobs=2," in told[2]
+    check_jobs_are_named(told[2])
 
 
 def test_joblib_reports_failed_jobs(sweep):
@@ -116,9 +124,13 @@ def test_submitit_local_runs_a_sweep(sweep, current_folder):
     skip_without("hydra_submitit_launcher")
     told = sweep("unit=0-2", "hydra/launcher=local")
     check_three_runs(*told)
+    check_jobs_are_named(told[2])
+    assert re.search(r"what the jobs print is in outputs/multirun/.*/\.submitit", told[2])
     said = list(current_folder.glob("outputs/multirun/*/.submitit/*_log.out"))
     assert len(said) == 3
     assert all("Job completed successfully" in path.read_text() for path in said)
+    logs = [path.with_suffix(".err").read_text() for path in said]
+    assert sorted(re.findall(r"job (\d) of 3: energy/simple/", "".join(logs))) == ["1", "2", "3"]
 
 
 def test_ray_runs_a_sweep(sweep):
@@ -135,7 +147,7 @@ def test_ray_runs_a_sweep(sweep):
             RAY_worker_niceness="0",  # else 15: on a busy machine workers import torch for minutes
         )  # fmt: skip
         check_three_runs(*told)
-        assert "Ray Launcher is launching 3 jobs" in told[2]
+        check_jobs_are_named(told[2])
         assert any(Path(folder).iterdir())
     finally:
         shutil.rmtree(folder)

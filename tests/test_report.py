@@ -7,7 +7,13 @@ import torch
 from PIL import Image
 
 from diversevis.errors import InputError
-from diversevis.pictures.film import FRAMES_PER_SECOND, check_film, is_film_step, write_film
+from diversevis.pictures.film import (
+    FRAMES_PER_SECOND,
+    check_film,
+    is_film_step,
+    recorded,
+    write_film,
+)
 from diversevis.pictures.images import draw_images, sheet
 from diversevis.pictures.page import enlarge
 from diversevis.runs.folder import RunFolder
@@ -120,5 +126,57 @@ def test_mp4_has_even_sizes(tmp_path):
 def test_mp4_without_pyav_is_refused_early(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="record=gif"):
-        check_film("mp4")
-    check_film("gif")
+        check_film("mp4", 6, (24, 24))
+    check_film("gif", 6, (24, 24))
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+@pytest.mark.parametrize(("n", "size"), [(9, (40, 40)), (500, (24, 24)), (130, (200, 224))])
+def test_films_of_many_images_wrap(tmp_path, kind, n, size):
+    """Ended in an encoder's traceback (mp4 of 128 images) or an ImportError (gif of 500)."""
+    if kind == "mp4":
+        pytest.importorskip("av", reason="PyAV (the extra `video`) is not installed")
+    shades = np.linspace(0, 200, n).astype(np.uint8)
+    images = np.broadcast_to(shades[:, None, None, None], (n, *size, 3))
+    check_film(kind, n, size)
+    write_film(RunFolder(tmp_path), 3, kind, [recorded(images)] * 2)
+    film = iio.imread(tmp_path / f"optimization_unit0003.{kind}")
+    height, width = film.shape[1:3]
+    assert height <= 1080
+    assert width <= 1920
+    assert width > height
+    dark, light = film[-1].min(), np.sort(film[-1][film[-1] < 225])[-40:].mean()
+    assert dark < 12
+    assert abs(light - 200) < 12
+
+
+def test_frames_are_remembered_as_shown():
+    images = np.random.default_rng(0).integers(0, 256, (130, 224, 224, 3), dtype=np.uint8)
+    small = recorded(images)
+    assert small.shape == (130, 112, 112, 3)
+    assert abs(small[0, 0, 0].astype(float) - images[0, :2, :2].mean((0, 1))).max() <= 1
+    assert np.array_equal(recorded(images[:6]), images[:6])
+
+
+def test_impossible_film_is_refused_early():
+    check_film("none", 10**6, (224, 224))
+    with pytest.raises(InputError, match="smaller n, or record=none"):
+        check_film("gif", 20_000, (224, 224))
+    with pytest.raises(InputError, match="1920 x 1080"):
+        check_film("gif", 10**6, (3, 3))
+
+
+def test_failing_encoder_costs_only_the_film(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("diversevis.pictures.film._gif", lambda film: 1 / 0)
+    write_film(RunFolder(tmp_path), 3, "gif", [np.zeros((2, 5, 5, 3), np.uint8)])
+    assert "unit 3 has no film: ZeroDivisionError" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("n", "size"), [(128, (224, 224)), (500, (224, 224)), (500, (3, 3)), (2000, (8, 50))]
+)
+def test_sheets_of_many_images_are_bounded(n, size):
+    """500 images of 224 x 224 made a sheet of 7616 x 4200 pixels."""
+    picture = sheet(np.zeros((n, *size, 3), np.uint8), [1.25] * n, RECORD, METRICS)
+    assert max(picture.shape) < 4400

@@ -16,6 +16,8 @@ import reproduce_paper
 from paper import claims, deformation, differences, example, phase, runs
 from paper.page import page
 from paper.runs import Plan, Run
+from paper.verdict import TOO_FEW, rank_sums_can_decide, signed_ranks_can_decide
+from scipy.stats import mannwhitneyu, wilcoxon
 
 DELTAS = [0.25, 0.5, 1.0, 2.0]
 ABOUT = {
@@ -55,6 +57,11 @@ def unit(number, **changes):
         "diversity": {"index": one["diversity"]},
         "dimension": {"participation": one["participation"]},
     }  # fmt: skip
+
+
+def copies(one, count=20):
+    """Units with the same numbers, as many as a verdict needs."""
+    return [one | {"unit": one["unit"] + k} for k in range(count)]
 
 
 def dead(number):
@@ -158,18 +165,19 @@ def test_gain_claim_ignores_dead_units(tmp_path):
 
 
 def test_phase_shares_ignore_dead_and_weak_units(tmp_path):
-    units = [unit(0, f1f0=0.1, fitted=0.1), unit(1, f1f0=0.5), unit(2), unit(3),
-             unit(4, f1f0=0.0, weak=True), dead(5)]  # fmt: skip
-    layers = layers_of(tmp_path, conv1_1=[unit(0)], conv2_1=units)
+    many = [unit(4 * k + kind, **changes) for k in range(5) for kind, changes in
+            enumerate([{"f1f0": 0.1, "fitted": 0.1}, {"f1f0": 0.5}, {}, {}])]  # fmt: skip
+    units = [*many, unit(20, f1f0=0.0, weak=True), dead(21)]
+    layers = layers_of(tmp_path, conv1_1=copies(unit(0)), conv2_1=units)
     found = phase.phase_claim(layers, {})
     one = found["numbers"]["layers"]["vgg19 conv2_1"]
-    assert one["best"]["counted"] == 4
+    assert one["best"]["counted"] == 20
     assert one["best"]["weak"] == 1
     assert one["dead"] == 1
     assert one["best"]["below_1"] == 0.5
     assert one["best"]["near_perfect"] == 0.25
     assert one["fitted"]["below_1"] == 0.25
-    assert [top["unit"] for top in one["most_invariant"]] == [0, 1, 2, 3]
+    assert {top["unit"] for top in one["most_invariant"][:5]} == {0, 4, 8, 12, 16}
     assert found["verdict"] == "holds"
     assert found["numbers"]["depth"]["vgg19"]["growing"]
 
@@ -185,8 +193,8 @@ def test_phase_shares_ignore_dead_and_weak_units(tmp_path):
 def test_phase_verdict(tmp_path, first, early, verdict):
     layers = layers_of(
         tmp_path,
-        conv1_1=[unit(0, f1f0=first)],
-        conv2_2=[unit(0, f1f0=early, fitted=early), unit(1)],
+        conv1_1=copies(unit(0, f1f0=first)),
+        conv2_2=[*copies(unit(0, f1f0=early, fitted=early), 10), *copies(unit(10), 10)],
     )
     assert phase.phase_claim(layers, {})["verdict"] == verdict
 
@@ -240,13 +248,16 @@ def test_example_satisfies_the_rule(tmp_path):
     [(0.5, 0.4, "holds"), (0.5, 0.9, "holds in part"), (0.9, 0.9, "does not hold")],
 )
 def test_deformation_verdict(tmp_path, white, strict, verdict):
-    run = run_of(tmp_path, white=white, strict=strict)  # errors are 0.1: 0.9 + 0.2 is above 1
+    units = copies(unit(0))
+    run = run_of(
+        tmp_path, units=units, white=white, strict=strict
+    )  # errors are 0.1: 0.9 + 0.2 is above 1
     found = deformation.deformation_claim({run.name: run}, None)
     assert found["verdict"] == verdict
     one = found["numbers"]["layers"][run.name]
     assert one["delta"] == 1
-    assert one["counted"] == 6
-    assert one["accepting"]["units"] == (6 if strict < 0.8 and white < 0.8 else 0)
+    assert one["counted"] == 20
+    assert one["accepting"]["units"] == (20 if strict < 0.8 and white < 0.8 else 0)
 
 
 def test_papers_unit_is_ranked(tmp_path):
@@ -255,6 +266,35 @@ def test_papers_unit_is_ranked(tmp_path):
     one = run_of(tmp_path / "b", layer="conv3_1", units=[unit(21, kept=0.25)])
     found = deformation.deformation_claim({layer.name: layer}, one)["numbers"]["example"]
     assert found["indices"]["deformation.kept.1"] == {"value": 0.25, "lower": 0.6, "of_units": 5}
+
+
+@pytest.mark.parametrize("count", [6, 16])
+def test_samples_too_small_give_no_verdict(tmp_path, count):
+    """As `--quick` takes them: 16 units, 6 of them for the deformation test."""
+    units = copies(unit(0, f1f0=0.1, fitted=0.1), count)
+    layers = layers_of(tmp_path, conv1_1=copies(unit(0), count), conv2_1=units)
+    assert phase.phase_claim(layers, {})["verdict"] == TOO_FEW
+    assert deformation.deformation_claim(layers, None)["verdict"] == TOO_FEW
+    layers |= {name: layers["vgg19 conv2_1"] for name in ("third", "fourth")}
+    expected = TOO_FEW if count == 6 else "holds"  # 4 x 2^-6 is above 0.05, 4 x 2^-16 is not
+    assert claims.gain_claim(layers)["verdict"] == expected
+
+
+def test_ranks_need_enough_units():
+    p = wilcoxon([1, 2, 3, 4, 5], alternative="greater").pvalue
+    assert signed_ranks_can_decide(5, 1, p * 1.01)
+    assert not signed_ranks_can_decide(5, 1, p)
+    p = mannwhitneyu([1, 2, 3], [4, 5, 6, 7], method="exact").pvalue
+    assert rank_sums_can_decide(3, 4, 2, 2.02 * p)
+    assert not rank_sums_can_decide(3, 4, 2, 2 * p)
+
+
+def test_pair_of_few_units_gives_no_verdict(tmp_path):
+    runs, _ = runs_and_plans(tmp_path)
+    for name in ("vgg19 conv2_2", "resnet50 layer1.0"):
+        model, layer = name.split()
+        runs[name] = run_of(tmp_path / "few", model, layer, runs[name].units[:4], field=14)
+    assert differences.difference_claim(runs, tmp_path)[0] == TOO_FEW
 
 
 # -- claim 4, and all of it -----------------------------------------------------------------------
@@ -311,7 +351,7 @@ def test_claims_page_escapes_its_input(tmp_path):
     content = json.loads(text)
     assert [one["number"] for one in content["claims"]] == [1, 2, 3, 4]
     for one in content["claims"]:
-        assert one["verdict"] in ("holds", "holds in part", "does not hold")
+        assert one["verdict"] in ("holds", "holds in part", "does not hold", TOO_FEW)
         assert one["rule"]
         assert one["finding"]
         assert one["numbers"]

@@ -1,7 +1,7 @@
 import pytest
 
 from diversevis.errors import InputError
-from diversevis.units import parse_units, units_text
+from diversevis.units import counted, parse_units, units_text
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,11 @@ def test_malformed_units_are_named(given, words):
         parse_units(given, 16, "layer x")
     assert words in str(error.value)
     assert "0 to 15" in str(error.value)
+
+
+def test_counts_have_their_number():
+    said = [counted(0, "run"), counted(1, "run"), counted(2, "CUDA device")]
+    assert said == ["0 runs", "1 run", "2 CUDA devices"]
 
 
 def test_names_of_unit_sets():

@@ -14,6 +14,7 @@ from diversevis.errors import InputError
 from diversevis.runs.files import replacing
 from diversevis.runs.states import DAMAGED, LOST
 from diversevis.table.table import collect_runs, one_line
+from diversevis.units import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,16 +78,12 @@ def _print_summary(table: pa.Table, left_out: LeftOut, out: Path) -> None:
         print(f"diversevis: and {more} more: {out / FILES[2]} names all", file=sys.stderr)
     layers = table.group_by(["model", "layer"], use_threads=False).aggregate([])
     models = Counter(layers["model"].to_pylist()).items()
-    listed = "; ".join(f"{model}: {_count(number, 'layer')}" for model, number in models)
-    rows, columns = _count(table.num_rows, "unit"), _count(table.num_columns, "column")
-    runs = _count(len(table["folder"].unique()), "run")
+    listed = "; ".join(f"{model}: {counted(number, 'layer')}" for model, number in models)
+    rows, columns = counted(table.num_rows, "unit"), counted(table.num_columns, "column")
+    runs = counted(len(table["folder"].unique()), "run")
     print(f"{rows} of {runs}, {columns}" + (f" ({listed})" if listed else ""))
     counts = Counter(reason for _, reason in left_out if reason in LEFT_OUT)
     counts[DAMAGED] = len(damaged)
     parts = [f"{counts[name]} {name}" for name in (*LEFT_OUT, DAMAGED) if counts[name]]
     if parts:
         print(f"left out: {', '.join(parts)}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -13,6 +13,8 @@ from importlib import import_module
 
 from diversevis import __version__
 from diversevis.cli.help import COMMANDS, HELP, help_text
+from diversevis.cli.interrupt import work_begins
+from diversevis.config.user_files import forget, located
 from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
@@ -27,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
+    forget()
     try:
         return _run(words)
     except InputError as error:
-        status, message = 2, str(error)
+        status, message = 2, located(str(error), words)
     except (FolderLost, SweepUnfinished) as error:
         status, message = 1, str(error)
     except KeyboardInterrupt:
@@ -63,6 +66,7 @@ def _run(words: Sequence[str]) -> int:
         print(help_text(name), end="")
         return 0
     command = import_module(f"diversevis.cli.{name}")
+    work_begins()
     getattr(command, f"{name}_command")(words[1:])
     return 0
 

@@ -16,6 +16,7 @@ from diversevis.method.device import keep_pages
 from diversevis.runs import signals
 from diversevis.sweep.jobs import shown
 from diversevis.sweep.launch import launch
+from diversevis.units import counted
 
 SHOW_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 
@@ -70,7 +71,7 @@ def _sweep(
 
     jobs, finished = plan(configs, launcher)
     for folder, units in finished.items():
-        note(f"skipped: {units} of these units are already finished in {shown(folder)}")
+        note(f"skipped: {counted(units, 'unit')}, already finished in {shown(folder)}")
     if jobs:
         launch(jobs, launcher, typed)
     else:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diversevis.pictures import graph, page
+from diversevis.units import counted
 
 SIDES = (("a", "A", graph.BLUE), ("b", "B", graph.ORANGE))  # key, name and colour
 COLUMNS = 5  # graphs side by side
@@ -108,7 +109,7 @@ def pair_figure(pair: Mapping[str, Any]) -> bytes:
             if index["percentiles"]:
                 _mark_units(axis, index)
             (_draw_shares if index["statistic"] == "mean" else _draw_values)(axis, index)
-            counts = [f"{name}\n{_units(index[side]['count'])}" for side, name, _ in SIDES]
+            counts = [f"{name}\n{counted(index[side]['count'], 'unit')}" for side, name, _ in SIDES]
             axis.set_xticks([0, 1], counts)
             axis.set_xlim(-0.6, 1.6)
             caption = verdict(index)
@@ -150,7 +151,7 @@ def overview_figure(result: Mapping[str, Any]) -> bytes:
         (f"B ({models[1]}, {result['b']}) higher: the interval lies below 0", graph.ORANGE),
         ("the interval holds 0", graph.FAINT),
     ]
-    return _page(f"{len(pairs)} pairs of runs", entries, cells)
+    return _page(f"{counted(len(pairs), 'pair')} of runs", entries, cells)
 
 
 def _page(title: str, entries: Sequence[tuple[str, str]], cells: Sequence[page.Block]) -> bytes:
@@ -256,10 +257,6 @@ def describe_side(side: Mapping[str, Any]) -> str:
 def field_size(side: Mapping[str, Any]) -> float:
     """Side of the receptive field, pixels: the geometric mean of height and width."""
     return math.sqrt(math.prod(side["receptive_field"]))
-
-
-def _units(count: int) -> str:
-    return f"{count} unit" + ("" if count == 1 else "s")
 
 
 def verdict(index: Mapping[str, Any]) -> str:

@@ -41,13 +41,14 @@ def call_with_config(job: Job, flags: Sequence[str], overrides: Sequence[str]) -
 
     Raises InputError for overrides that do not fit, and what `job` raises.
     """
-    composed: list[tuple[dict[str, Any], dict[str, str]]] = []
+    composed: list[tuple[DictConfig, dict[str, str]]] = []
 
     def task(config: DictConfig) -> None:
-        composed.append((plain(config), _record(config, HydraConfig.get())))
+        composed.append((config, _record(config, HydraConfig.get())))
 
     _call_hydra(task, flags, overrides)
-    for config, record in composed:  # none where Hydra only shows the config
+    for composed_config, record in composed:  # none where Hydra only shows the config
+        config = plain(composed_config)  # not in `task`: of its errors Hydra prints lines too
         job(completed(config) if flags else config, record)
 
 
@@ -108,6 +109,7 @@ def launch_jobs(
         *launcher,
         f"hydra.sweep.dir={in_quotes(str(folder))}",
         "hydra.job.name=diversevis",
+        "hydra.hydra_logging.root.level=WARNING",  # its lines name jobs by this word, not by work
         f"+planned_job={swept}",
     ]
     _call_hydra(task, ["-m"], words)

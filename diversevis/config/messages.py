@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diversevis.config.conf_files import config_folder
+from diversevis.config.user_files import user_files_checked
 from diversevis.errors import InputError, suggest
 
 LISTS = "unit", "analysis", "device", "objective.front"  # settings that may be lists
@@ -26,7 +27,8 @@ EXTRAS = {"slurm": "slurm", "local": "slurm", "joblib": "joblib", "ray": "ray"} 
 def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
     """Turn Hydra's errors about the overrides into an InputError of one paragraph."""
     try:
-        yield
+        with user_files_checked():
+            yield
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
     except ValueError as error:
@@ -38,8 +40,12 @@ def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, MissingConfigException):
-        return _missing_file(error) or text
+    if isinstance(error, MissingConfigException) and (explained := _missing_file(error)):
+        return explained
+    if match := re.fullmatch(r"(.*?) full_key: (\S+)( object_type=\S+)?", text):
+        return f"{match[2]}: {match[1]}."
+    if match := re.match(r"In '([^']+)': Could not find '([^']+)'", text):
+        return f"{match[2]}, in the defaults list of {match[1]}, is no file of settings."
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], overrides) or text
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):

@@ -19,7 +19,7 @@ from diversevis.method.optimize.loop import State
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import visualize
-from diversevis.pictures.film import is_film_step
+from diversevis.pictures.film import is_film_step, recorded
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import BatchCheckpoint, Checkpoints
 from diversevis.units import units_text
@@ -120,8 +120,8 @@ class _Films:
         self, step: int, rows: Sequence[int], shown: Tensor, terms: dict[str, Tensor]
     ) -> None:
         if self.recording and is_film_step(step):
-            for row, frame in zip(rows, images.display(shown, self.mean), strict=True):
-                self.frames[row].append(frame)
+            for row, unit_images in zip(rows, shown, strict=True):
+                self.frames[row].append(self._frame(unit_images))
 
     def state(self) -> State:
         tensors = {
@@ -140,4 +140,7 @@ class _Films:
     def of(self, row: int, unit: Visualization) -> list[Frame]:
         """A unit's frames, its result last; empty if no film is recorded."""
         frames = self.frames[row]
-        return [*frames, images.display(unit.images, self.mean)] if frames else []
+        return [*frames, self._frame(unit.images)] if frames else []
+
+    def _frame(self, shown: Tensor) -> Frame:
+        return recorded(images.display(shown, self.mean))

@@ -15,6 +15,7 @@ from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
 from diversevis.pictures import draw
 from diversevis.runs.folder import RunFolder
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 
@@ -67,7 +68,7 @@ def log_result(unit: Visualization) -> None:
     level = logging.WARNING if metrics["stop"] == "diverged" else logging.INFO
     distance = metrics["distance_min"]
     closest = "" if distance is None else f", smallest distance {distance:.4g}"
-    ended = f"unit {unit.unit} {metrics['stop']} after {metrics['steps']} steps"
+    ended = f"unit {unit.unit} {metrics['stop']} after {counted(metrics['steps'], 'step')}"
     response, seconds = metrics["response_mean"], metrics["seconds"]
     LOG.log(level, f"{ended}: mean response {response:.4g}{closest}, {seconds:.1f} s")
 

@@ -30,6 +30,7 @@ from diversevis.runs.identity import Work
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.process import job_id, restarts
 from diversevis.runs.record import keep_record, make_record
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 
@@ -66,9 +67,9 @@ def run(
     far, `Stopped` after a checkpoint if the system asked this process to end, and `FolderLost` if
     the folder was deleted or taken over by another process.
     """
-    check_film(experiment.record)
     measures = measure.possible(chosen(experiment.analysis), experiment.natural)
     setup = prepare(experiment)
+    check_film(experiment.record, experiment.n, setup.field.size)
     settled = config(identity.absolute_paths(setup))
     work = _work(setup, settled, measures, sweep, expected)
     record = make_record(setup, command, settled.content)
@@ -170,7 +171,7 @@ def _results_saved(
             results.write(setup, folder, units)
             if units and setup.experiment.images == "png":
                 draw.draw(folder, draw.IMAGES, "all", lambda name, done, total: None)
-        count = f"{len(units)} of {len(setup.targets.units)} units"
+        count = f"{len(units)} of {counted(len(setup.targets.units), 'unit')}"
         LOG.warning(f"ended early: results of {count} are saved in {folder.path}")
         raise
 

@@ -15,6 +15,7 @@ from torch import Tensor, tensor
 from diversevis.errors import InputError
 from diversevis.method.images import display
 from diversevis.runs.folder import RunFolder
+from diversevis.units import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +56,7 @@ class Visualized:
 
     def __repr__(self) -> str:
         record, (rows, columns) = self.record, self.field.size
-        what = f"{len(self.units)} unit(s) with {self.images.shape[1]} images"
+        what = f"{counted(len(self.units), 'unit')} with {counted(self.images.shape[1], 'image')}"
         return f"Visualized({record['model']} {record['layer']}: {what} of {rows} x {columns} px)"
 
     @property

@@ -20,6 +20,7 @@ from diversevis.measures.subject import Measured, Numbers, Progress, Subject
 from diversevis.photographs.crops import Answered, Crops, Key, Respond, Scissors, Sheet, responses
 from diversevis.photographs.files import read_ahead
 from diversevis.photographs.survey import Photograph, survey
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 
@@ -170,7 +171,8 @@ class _CutAndCount:
             raise InputError(
                 f"natural={scissors.folder}: no crop of {height} x {width} pixels has an RMS "
                 f"contrast of least_contrast={scissors.least_contrast:g} grey levels or more, in "
-                f"{self.photographs} photographs. Give others, or a lower least_contrast."
+                f"{counted(self.photographs, 'photograph')}. Give others, or a lower "
+                "least_contrast."
             )
 
 

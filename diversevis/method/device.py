@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from diversevis.errors import InputError
 from diversevis.models.checks import random_images
+from diversevis.units import counted
 
 Precision = Literal["float32", "tf32"]
 Result = TypeVar("Result")
@@ -76,7 +77,8 @@ def pick_device(name: str) -> torch.device:
         )
     if int(number or 0) >= count:
         last = f", 0 to {count - 1}" if count > 1 else ", number 0"
-        raise InputError(f"device={name}: this machine has {count} CUDA device(s){last}.")
+        devices = counted(count, "CUDA device")
+        raise InputError(f"device={name}: this machine has {devices}{last}.")
     return torch.device(name)
 
 

@@ -5,6 +5,7 @@ The module of every measure has `picture(view)`, of a unit, and `layer_picture(l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from diversevis.pictures.images import draw_images
+from diversevis.pictures.images import draw_images, noted
 from diversevis.pictures.measures import (
     deformation,
     dimension,
@@ -25,6 +26,9 @@ from diversevis.pictures.measures import (
 from diversevis.pictures.measures.view import SHARED, Layer, View
 from diversevis.pictures.page import png
 from diversevis.runs.folder import RunFolder
+from diversevis.units import counted
+
+LOG = logging.getLogger("diversevis")
 
 Most = int | Literal["all"]
 IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
@@ -49,11 +53,12 @@ def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, in
     pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
     """
     tell = partial(pulse, f"pictures ({name})")
-    if name == IMAGES:
-        draw_images(folder, tell)
+    failures = draw_images(folder, tell) if name == IMAGES else _measure(folder, name, most, tell)
+    if failures:  # the numbers are there: only a picture is missing
+        what = counted(len(failures), "picture")
+        LOG.warning("%s: %s (%s) could not be drawn: %s", folder.path, what, name, failures[0])
     else:
-        _draw_measure(folder, name, most, tell)
-    folder.update_record(drawn=[*_drawn_besides(folder, name), name])
+        folder.update_record(drawn=[*_drawn_besides(folder, name), name])
 
 
 def mark_outdated(folder: RunFolder, name: str) -> None:
@@ -65,14 +70,18 @@ def _drawn_besides(folder: RunFolder, name: str) -> list[str]:
     return [drawn for drawn in folder.read_record().get("drawn", []) if drawn != name]
 
 
-def _draw_measure(
+def _measure(
     folder: RunFolder, name: str, most: Most, tell: Callable[[int, int], None]
-) -> None:
-    """Pictures of all units with numbers, or of `most` with extreme indices; and of the layer."""
+) -> list[str]:
+    """Pictures of all units with numbers, or of `most` with extreme indices; and of the layer.
+
+    Returns what failed.
+    """
+    failures: list[str] = []
     record, metrics = folder.read_record(), folder.read_metrics()
     rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
     if not rows:
-        return
+        return failures
     arrays = folder.read_measure(name)
     run = folder.read_images() if record["n"] is not None else None
     if most != "all":
@@ -80,11 +89,15 @@ def _draw_measure(
     for done, row in enumerate(rows):
         tell(done, len(rows))
         images, responses = (run[key][row] if run else None for key in ("images", "responses"))
-        unit_png = picture(name, record, metrics[row], arrays, row, images, responses)
-        folder.write_measure_picture(name, metrics[row]["unit"], unit_png)
-    layer_png = layer_picture(name, record, metrics, arrays)
-    if layer_png is not None:
-        folder.write_measure_picture(name, None, layer_png)
+        unit = metrics[row]["unit"]
+        with noted(failures, f"unit {unit}"):
+            unit_png = picture(name, record, metrics[row], arrays, row, images, responses)
+            folder.write_measure_picture(name, unit, unit_png)
+    with noted(failures, "the layer"):
+        layer_png = layer_picture(name, record, metrics, arrays)
+        if layer_png is not None:
+            folder.write_measure_picture(name, None, layer_png)
+    return failures
 
 
 def _extremes(

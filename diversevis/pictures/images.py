@@ -2,48 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.errors import FolderLost
 from diversevis.method.images import display
 from diversevis.pictures import graph, page
+from diversevis.pictures.grid import MOST_IN_ROW, SMALLEST, Grid, grid_of
 from diversevis.runs.folder import RunFolder
+from diversevis.units import counted
 
 FEW = 6  # up to this number of units have a curve each; more are shown as median and quartiles
 LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
 ROWS = 6  # the number of weights whose images are shown
+SHEET = 3840  # pixels: the largest height and width of a sheet's images
+CAPTIONED = page.GAP + 23  # pixels between the rows of images with captions
 
 
-def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> None:
+def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> list[str]:
     """Write every image in its own size, and a sheet of every unit; then the graphs.
 
     tell  called with the numbers of units drawn and of all; may raise
+
+    Returns what failed.
     """
+    failures: list[str] = []
     record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
     batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
     for done, (entry, images, responses) in enumerate(batches):
         tell(done, len(metrics))
-        pixels = display(images, tuple(record["weights"]["mean"]))
-        for index, image in enumerate(pixels):
-            folder.write_image(entry["unit"], index, page.png(image))
-        folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
-    _draw_trace(folder)
-    _draw_fronts(folder)
+        with noted(failures, f"unit {entry['unit']}"):
+            pixels = display(images, tuple(record["weights"]["mean"]))
+            for index, image in enumerate(pixels):
+                folder.write_image(entry["unit"], index, page.png(image))
+            folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
+    with noted(failures, "trace"):
+        _draw_trace(folder)
+    with noted(failures, "front"):
+        _draw_fronts(folder)
+    return failures
+
+
+@contextlib.contextmanager
+def noted(failures: list[str], what: str) -> Iterator[None]:
+    """Note an error of the drawing in the `with` block, but not one of writing."""
+    try:
+        yield
+    except (OSError, FolderLost):
+        raise
+    except Exception as error:
+        failures.append(f"{what}: {type(error).__name__}: {error}")
 
 
 def sheet(
     pixels: page.Pixels, responses: list[float], record: dict[str, Any], metrics: dict[str, Any]
 ) -> page.Block:
-    """The picture a person looks at first; its images are never reduced, whatever their size."""
-    zoom = max(1, round(page.TILE / max(pixels.shape[1:3])))
+    """The picture a person looks at first; its images are reduced only where all of them, in
+    their size, are more than `SHEET` pixels high and wide."""
+    n, size = len(pixels), pixels.shape[1:3]
+    grid = grid_of(n, size, page.TILE, (SHEET, SHEET), (CAPTIONED, page.GAP))
+    if grid is None:
+        grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
+    shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
     captions = [f"{response:.4g}" for response in responses]
-    images = page.gallery(list(page.enlarge(pixels, zoom)), captions)
-    title = page.title_of(record, [metrics["unit"]])
-    return page.compose(title, _sheet_lines(record, metrics), [images])
+    images = page.gallery(list(shown), captions, columns=grid.columns)
+    lines = _sheet_lines(record, metrics)
+    if grid.reduction > 1:
+        lines.append(f"(shown at 1/{grid.reduction} size; images/ has them in full)")
+    return page.compose(page.title_of(record, [metrics["unit"]]), lines, [images])
 
 
 def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
@@ -138,7 +169,8 @@ def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> p
     weights = [row["diversity"] for row in rows]
     at_knee = rows[weights.index(knee)]
     line = (
-        f"Front of response against diversity over {len(rows)} weights. Knee at weight {knee:g}: "
+        f"Front of response against diversity over {counted(len(rows), 'weight')}. "
+        f"Knee at weight {knee:g}: "
         f"mean response {at_knee['response_mean']:.4g}, "
         f"smallest distance {at_knee['distance_min']:.3g}"
     )

@@ -18,16 +18,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from diversevis.pictures.grid import columns_of
+from diversevis.units import counted
+
 Block = UInt8[np.ndarray, "_ _ 3"]  # height, width; every block may have another size
 Pixels = UInt8[np.ndarray, "image _ _ 3"]
 
 INK, PAPER = "#181818", "#ffffff"
 WIDTH, NARROWEST = 1040, 640  # pixels: what a page aims at; below the second, lines break often
 TILE = 160  # an image is enlarged by the whole number that brings it nearest to this, or to less
+SMALLEST_TILE = 40
 STRETCH = 1.4  # an image larger than its tile by up to this factor is still shown pixel by pixel
 MARGIN, GAP = 24, 14
 TITLE, BODY, CAPTION = 20, 15, 14  # sizes of the font, pixels
-ONE_ROW = 8  # up to this number of images stand in one row
 COMPRESSION = 3  # zlib level of PNG files: 2 to 3 times as fast as the usual 6, 10 % larger
 
 
@@ -42,7 +45,7 @@ def compose(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> Block:
 def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
     """`vgg19  conv3_1  unit 21` or `vgg19  conv3_1  64 units`, of a run's record and units."""
     noun = f"{record['direction']}, direction" if record["direction"] else "unit"
-    count = f"{noun} {units[0]}" if len(units) == 1 else f"{len(units)} {noun}s"
+    count = f"{noun} {units[0]}" if len(units) == 1 else counted(len(units), noun)
     return f"{record['model']}  {record['layer']}  {count}"
 
 
@@ -58,10 +61,15 @@ def tiles(
     return gallery(list(shown), captions, heading + note)
 
 
-def gallery(pictures: Sequence[Block], captions: Sequence[str], heading: str = "") -> Block:
-    """Pictures in their size, in a grid, a caption of one or more lines under each."""
+def gallery(
+    pictures: Sequence[Block], captions: Sequence[str], heading: str = "", columns: int = 0
+) -> Block:
+    """Pictures in their size, in a grid, a caption of one or more lines under each.
+
+    columns  pictures in a row; 0: about twice as many as there are rows
+    """
     cells = [captioned(*cell) for cell in zip(pictures, captions, strict=True)]
-    width, columns = max(cell.shape[1] for cell in cells), _columns(len(cells))
+    width, columns = max(cell.shape[1] for cell in cells), columns or columns_of(len(cells))
     cells = [_widened(cell, width, center=True) for cell in cells]
     rows = [beside(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return titled(heading, stacked(rows, GAP))
@@ -80,8 +88,14 @@ def fitted(pixels: Pixels, side: int) -> tuple[Pixels, str]:
     if longest <= STRETCH * side:
         return enlarge(pixels, max(1, round(side / longest))), ""
     reduction = math.ceil(longest / (STRETCH * side))
-    reduced = [np.asarray(Image.fromarray(image).reduce(reduction)) for image in pixels]
-    return np.stack(reduced), f"  (shown at 1/{reduction} size)"
+    return reduced(pixels, reduction), f"  (shown at 1/{reduction} size)"
+
+
+def reduced(pixels: Pixels, reduction: int) -> Pixels:
+    """Every `reduction` x `reduction` pixels of an image become their mean."""
+    if reduction == 1:
+        return pixels
+    return np.stack([np.asarray(Image.fromarray(image).reduce(reduction)) for image in pixels])
 
 
 def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "... 3"]:
@@ -90,13 +104,9 @@ def enlarge(image: UInt8[np.ndarray, "... 3"], zoom: int) -> UInt8[np.ndarray, "
 
 
 def tile_side(n: int) -> int:
-    """Side of an image, pixels, with which a row of `n` images fits the page's width."""
-    return min(TILE, WIDTH // _columns(n) - GAP)
-
-
-def _columns(n: int) -> int:
-    """Images in a row: about twice as many as there are rows."""
-    return n if n <= ONE_ROW else math.ceil(math.sqrt(2 * n))
+    """Side of an image, pixels, with which a row of `n` images fits the page's width, or nearly:
+    captions are as wide as the smallest side."""
+    return max(SMALLEST_TILE, min(TILE, WIDTH // columns_of(n) - GAP))
 
 
 # -- text -----------------------------------------------------------------------------------------

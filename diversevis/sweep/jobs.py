@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diversevis.config.log import show_warnings
+from diversevis.config.log import note, show_warnings
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.runs import signals
 from diversevis.sweep.record import Planned, Sweep, read_sweep
 
 LOG = logging.getLogger("diversevis")
+LISTED = 20  # jobs that a sweep names when it begins; those of a longer one name themselves too
 
 
 @dataclass(kw_only=True)
@@ -65,6 +66,8 @@ class Jobs:
             keep_pages()
             sweep, prepare = read_sweep(self.folder), Preparer()
             works = [sweep.works[index] for index in sweep.jobs[number]]
+            if len(sweep.jobs) > LISTED or "SUBMITIT_EXECUTOR" in os.environ:
+                note(named(sweep, number))  # the plan has not, or this goes into the job's own file
             outcomes = [self._do(sweep, work, prepare, wait=False) for work in works]
             pairs = zip(works, outcomes, strict=True)
             self._held += [work for work, outcome in pairs if outcome == "held"]
@@ -120,6 +123,12 @@ class Jobs:
 
         if "SUBMITIT_EXECUTOR" in os.environ and not self.is_submitter:
             atexit.register(exit_now)
+
+
+def named(sweep: Sweep, number: int) -> str:
+    """`job 5 of 41: vgg19/conv2_1/0-63`, with all works of the job; the first has the number 0."""
+    names = ", ".join("/".join(sweep.works[index].where) for index in sweep.jobs[number])
+    return f"job {number + 1} of {len(sweep.jobs)}: {names}"
 
 
 def shown(path: Path) -> str:

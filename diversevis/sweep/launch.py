@@ -22,16 +22,16 @@ from diversevis.config.log import note
 from diversevis.errors import InputError, SweepUnfinished
 from diversevis.runs.lease import Claim
 from diversevis.runs.versions import SWEEPS
-from diversevis.sweep.jobs import Jobs, shown
+from diversevis.sweep.jobs import LISTED, Jobs, named, shown
 from diversevis.sweep.queue import SUBMITIT, ask_slurm, read_launched, squeue_ids
 from diversevis.sweep.record import Planned, Sweep
 from diversevis.sweep.status import state_of_works
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 5.0
 PATIENCE = 600.0  # seconds without an answer of Slurm after which it is no longer waited for
 BATCH_SIZE = "hydra.sweeper.max_batch_size="
-SHOWN = 20  # jobs whose work is printed
 
 
 def launch(jobs: Sequence[Sequence[Planned]], launcher: Sequence[str], typed: str) -> None:
@@ -146,12 +146,14 @@ def _remove(sweep: Sweep) -> None:
 
 def _print_plan(sweep: Sweep) -> None:
     units = sum(len(work.units) for work in sweep.works)
-    note(f"{units} units in {len(sweep.works)} runs, {len(sweep.jobs)} jobs")
-    for number, job in enumerate(sweep.jobs[:SHOWN]):
-        names = ", ".join("/".join(sweep.works[index].where) for index in job)
-        print(f"  job {number}: {names}", file=sys.stderr)
-    if len(sweep.jobs) > SHOWN:
-        print(f"  and {len(sweep.jobs) - SHOWN} more", file=sys.stderr)
+    runs, jobs = counted(len(sweep.works), "run"), counted(len(sweep.jobs), "job")
+    note(f"{counted(units, 'unit')} in {runs}, {jobs}")
+    for number in range(len(sweep.jobs))[:LISTED]:
+        print(f"  {named(sweep, number)}", file=sys.stderr)
+    if len(sweep.jobs) > LISTED:
+        print(f"  and {len(sweep.jobs) - LISTED} more", file=sys.stderr)
+    if {"hydra/launcher=slurm", "hydra/launcher=local"} & {*sweep.launcher}:
+        note(f"what the jobs print is in {shown(sweep.folder / SUBMITIT)}")
 
 
 def _print_end(sweep: Sweep) -> None:
@@ -164,11 +166,11 @@ def _print_end(sweep: Sweep) -> None:
                 print(shown(state.folder), flush=True)
     counts = Counter(state.state for state in states)
     if set(counts) <= {"finished"}:
-        note(f"{len(states)} runs, all finished.")
+        note(f"{counted(len(states), 'run')}, all finished.")
         return
     words = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     root = shlex.quote(shown(sweep.root))
     raise SweepUnfinished(
-        f"{len(states)} runs: {words}. `diversevis status {root} --failed` shows why; "
+        f"{counted(len(states), 'run')}: {words}. `diversevis status {root} --failed` shows why; "
         f"`diversevis retry {root}` does the rest."
     )

@@ -20,6 +20,7 @@ from paper.differences import difference_claim
 from paper.example import example
 from paper.phase import phase_claim
 from paper.runs import EXAMPLE, Plan, Run, about, spread
+from paper.verdict import TOO_FEW, signed_ranks_can_decide
 
 Numbers = dict[str, Any]
 
@@ -44,7 +45,8 @@ GAIN_RULE = (
     f"{ONE_IMAGE} do not count: a linear unit accepts a single image, and its batch gains distance "
     "only by losing response. Holds: all layers that count support it. Holds in part: some do. "
     "Does not hold: none does. (That linear layers do not count was added after a first look at 16 "
-    "units of each layer, where all layers supported the claim.)"
+    "units of each layer, where all layers supported the claim.) Too few units to say: in a layer "
+    "the test could not reach this p, whatever the gains."
 )
 
 
@@ -94,6 +96,9 @@ def gain_claim(layers: Mapping[str, Run]) -> Numbers:
         layer["counts"] = (layer["diversity_index"]["median"] or 0) >= ONE_IMAGE
     counting = [name for name, layer in numbers.items() if layer["counts"]]
     speaking = [name for name in counting if numbers[name]["speaks_for"]]
+    decidable = all(
+        signed_ranks_can_decide(layer["counted"], len(numbers), LEVEL) for layer in numbers.values()
+    )
     finding = (
         f"{len(speaking)} of {len(counting)} layers that count support it"
         + (f" ({', '.join(speaking)}). " if 0 < len(speaking) < len(counting) else ". ")
@@ -103,7 +108,8 @@ def gain_claim(layers: Mapping[str, Run]) -> Numbers:
         "that the response stays."
     )
     return {
-        "verdict": _verdict(len(speaking), len(counting)), "rule": GAIN_RULE, "finding": finding,
+        "verdict": _verdict(len(speaking), len(counting)) if decidable else TOO_FEW,
+        "rule": GAIN_RULE, "finding": finding,
         "numbers": {"layers": numbers},
     }  # fmt: skip
 

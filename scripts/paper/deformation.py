@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from paper.runs import DRAWS, EXAMPLE, Run, about, spread
+from paper.verdict import FEW, TOO_FEW
 
 Numbers = dict[str, Any]
 
@@ -21,7 +22,6 @@ ERRORS = 2  # standard errors
 BY_CHANCE = float(student.cdf(-ERRORS, DRAWS - 1))
 DELTAS = 1.0, 0.5, 0.25  # pixels; a layer gets the first that its receptive field allows
 LISTED = 8  # units listed per layer
-FEW = 20  # with fewer units in a layer, a verdict against the claim is uncertain
 DEFORMATION_RULE = (
     f"A unit accepts deformations if R is at least {ERRORS} standard errors below 1, against white "
     "noise and against noise of the same spectrum, and the unit keeps at least "
@@ -29,7 +29,9 @@ DEFORMATION_RULE = (
     f"more such units than expected by chance (binomial test against {BY_CHANCE:.1%}, p < {LEVEL}; "
     "all units see the same deformations, so that they are not fully independent). Holds in part: "
     "a layer has, against white noise alone. Does not hold: no layer has. Layers whose receptive "
-    "field is too small for 1 px do not count; they are shown at a smaller displacement."
+    "field is too small for 1 px do not count; they are shown at a smaller displacement. Too few "
+    f"units to say: no layer with at least {FEW} measured units decides it, and another layer has "
+    "fewer."
 )
 
 
@@ -40,9 +42,12 @@ def deformation_claim(layers: Mapping[str, Run], example: Run | None) -> Numbers
     """
     numbers = {name: _deformation(run) for name, run in layers.items()}
     counting = [v for name, v in numbers.items() if name.startswith("vgg19") and v["delta"] == 1]
-    strict = [layer["layer"] for layer in counting if layer["accepting"]["p"] < LEVEL]
-    white = [layer["layer"] for layer in counting if layer["accepting_white"]["p"] < LEVEL]
+    enough = [layer for layer in counting if layer["counted"] >= FEW]
+    strict = [layer["layer"] for layer in enough if layer["accepting"]["p"] < LEVEL]
+    white = [layer["layer"] for layer in enough if layer["accepting_white"]["p"] < LEVEL]
     verdict = "holds" if strict else "holds in part" if white else "does not hold"
+    if not strict and (not counting or len(enough) < len(counting)):
+        verdict = TOO_FEW
     finding = (
         "VGG-19 layers with more accepting units than expected by chance: "
         f"{', '.join(strict) or 'none'} "
@@ -52,7 +57,7 @@ def deformation_claim(layers: Mapping[str, Run], example: Run | None) -> Numbers
     if example is not None:
         name, unit = EXAMPLE
         claim_numbers["example"] = _ranked(example, layers.get(name), unit)
-    if verdict == "does not hold":
+    if verdict in ("does not hold", TOO_FEW):
         finding += _accepting(counting)
     return {
         "verdict": verdict, "rule": DEFORMATION_RULE, "finding": finding,
@@ -61,16 +66,14 @@ def deformation_claim(layers: Mapping[str, Run], example: Run | None) -> Numbers
 
 
 def _accepting(layers: Sequence[Numbers]) -> str:
-    """A sentence with the number of accepting units per layer, and a warning if units are few."""
+    """A sentence with the number of accepting units per layer."""
     counts = ", ".join(
         f"{layer['layer']} {layer['accepting']['units']} of {layer['counted']} (R below 1: "
         f"{layer['below_1_strict']['units']}; median response kept "
         f"{100 * (layer['kept']['1']['median'] or 0):.0f} %)"
         for layer in layers
     )
-    few = any(layer["counted"] < FEW for layer in layers)
-    warning = " With so few units, a single unit can change the verdict." if few else ""
-    return f" Accepting units: {counts}.{warning}"
+    return f" Accepting units: {counts}."
 
 
 def _deformation(run: Run) -> Numbers:

@@ -10,6 +10,7 @@ from typing import Any
 from diversevis.compare.comparison import check_pair, compare_pair
 from diversevis.compare.runs import read_run
 from paper.runs import Run
+from paper.verdict import TOO_FEW, rank_sums_can_decide
 
 # Layers with the nearest receptive fields: 5 and 7, 14 and 19, 24 and 27 pixels
 PAIRS = (("vgg19 conv1_2", "resnet50 conv1"), ("vgg19 conv2_2", "resnet50 layer1.0"),
@@ -22,7 +23,8 @@ RULE = (
     f"{LEVEL}. Holds: in every pair some index differs. Holds in part: in some pairs. Does not "
     "hold: in none. The receptive fields of a pair differ a little in size. An index differs "
     "independently of size if layer1.0 (19 px) differs in the same direction from conv2_2 (14 px) "
-    "and from conv3_1 (24 px)."
+    "and from conv3_1 (24 px). Too few units to say: in a pair no index could reach this p, "
+    "whatever its values."
 )
 Numbers = dict[str, Any]
 
@@ -40,6 +42,8 @@ def difference_claim(
     verdict = (
         "holds" if 0 < some == len(summaries) else "holds in part" if some else "does not hold"
     )
+    if not all(map(_can_decide, summaries)):
+        verdict = TOO_FEW
     numbers: Numbers = {"pairs": summaries, "other_side": None, "free_of_size": []}
     if other:
         numbers["other_side"] = summary(other)
@@ -94,6 +98,15 @@ def _index(index: Numbers) -> Numbers:
         **{key: index[key] for key in ("cliffs_delta", "effect", "p", "p_holm", "reason")},
         "differs": index["p_holm"] is not None and index["p_holm"] < LEVEL,
     }
+
+
+def _can_decide(pair: Numbers) -> bool:
+    """Whether some index of the pair has enough units to differ."""
+    tested = [index for index in pair["indices"] if index["p"] is not None]
+    return any(
+        rank_sums_can_decide(index["a"]["units"], index["b"]["units"], len(tested), LEVEL)
+        for index in tested
+    )
 
 
 def same_direction(a: Numbers | None, b: Numbers) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from paper.runs import Run, about, spread
+from paper.verdict import FEW, TOO_FEW
 
 Numbers = dict[str, Any]
 
@@ -22,7 +23,8 @@ PHASE_RULE = (
     "conv1_2, conv2_1 or conv2_2 has units below it, both with the best grating and with the "
     f"grating fitted to the unit's best image, beside units above {SIMPLE:g}. Holds in part: one "
     f"of these layers has units with F1/F0 below {SIMPLE:g}. Does not hold: none has. Dead and "
-    "weak units (F0 below 1 % of the largest response) are left out; the table shows their number."
+    "weak units (F0 below 1 % of the largest response) are left out; the table shows their number. "
+    f"Too few units to say: one of these layers has fewer than {FEW} units that count."
 )
 
 
@@ -40,6 +42,9 @@ def phase_claim(layers: Mapping[str, Run], controls: Mapping[str, Run]) -> Numbe
     first = numbers.get("vgg19 conv1_1", {}).get("best", {}).get("near_perfect")
     some = [layer["layer"] for layer in early if layer["best"]["below_1"]]
     verdict = "holds" if perfect and first == 0 else "holds in part" if some else "does not hold"
+    linear = [layer for name, layer in numbers.items() if name == "vgg19 conv1_1"]
+    if any(layer["best"]["counted"] < FEW for layer in (*linear, *early)):
+        verdict = TOO_FEW
     depth = {model: _depth(numbers, model) for model in ("vgg19", "resnet50")}
     first_share = "no numbers" if first is None else f"{first:.1%}" if first else "none"
     finding = (

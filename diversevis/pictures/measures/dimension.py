@@ -12,6 +12,7 @@ from torch import Tensor
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import Layer, View, median, number, percent
+from diversevis.units import counted
 
 JOINED = 0.8  # of the smaller end's response: a path above it joins its two images
 FEW = 12  # up to this number of components have a tick each
@@ -49,7 +50,8 @@ def layer_picture(layer: Layer) -> page.Block | None:
     most = layer.arrays["spectrum"].shape[1]
     line = f"Dimension. Median participation ratio {number(median(ratio))}"
     if np.isfinite(groups).any():
-        line += f"; the images of {int((groups == 1).sum())} units hang together in one group"
+        units = counted(int((groups == 1).sum()), "unit")
+        line += f"; the images of {units} hang together in one group"
     label = f"participation ratio (1: all images are the same, {most}: as different as can be)"
     limits = 1.0, max(2.0, float(most))
     return spread_page(layer, line, {"participation": ratio}, label=label, limits=limits)

@@ -19,8 +19,8 @@ NAME_WIDTH = 70  # pixels that a file's name has at least, under however small a
 def picture(view: View) -> page.Block:
     """The best crops above, the synthetic images below."""
     lines = [
-        f"Natural exemplars. Best crop of {_count(view, 'crops')} in "
-        f"{_count(view, 'photographs')} photographs: response {view.text('response_max')}; "
+        f"Natural exemplars. Best crop of {_count(view, 'crop')} in "
+        f"{_count(view, 'photograph')}: response {view.text('response_max')}; "
         f"mean of those shown {view.text('response_mean')}"
     ]
     share = view.numbers.get("of_synthetic")
@@ -58,6 +58,9 @@ def _caption_name(file: str, width: int) -> str:
     return page.shortened(printable(PurePath(file).name), page.CAPTION, width)
 
 
-def _count(view: View, name: str) -> str:
-    count = view.numbers.get(name)
-    return NO_NUMBER if count is None else f"{count:,}".replace(",", " ")
+def _count(view: View, noun: str) -> str:
+    """`1 photograph`, `12 000 photographs`."""
+    count = view.numbers.get(f"{noun}s")
+    if count is None:
+        return f"{NO_NUMBER} {noun}s"
+    return f"{count:,} {noun}".replace(",", " ") + ("" if count == 1 else "s")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures.page import Block, Pixels, tiles, title_of
+from diversevis.units import counted
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
@@ -106,7 +107,7 @@ class Layer:
         """How many units are shown, and which have no value."""
         pairs = zip(self.units, values, strict=True)
         missing = [unit for unit, value in pairs if not math.isfinite(value)]
-        shown = f"{len(self.units) - len(missing)} of {len(self.units)} units shown"
+        shown = f"{len(self.units) - len(missing)} of {counted(len(self.units), 'unit')} shown"
         return f"{shown}; without a value: {listed(missing)}" if missing else shown
 
     def extremes(
