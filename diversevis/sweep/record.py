@@ -14,11 +14,13 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diversevis.errors import InputError
 from diversevis.runs.files import replacing
+from diversevis.runs.trust import code_of, is_signed, signature
 from diversevis.runs.versions import SWEEPS
 
 SHORT = 16  # characters of a hash in a file's name
@@ -50,6 +52,7 @@ class Sweep:
     launcher  Hydra's overrides that chose and set the launcher
     start     when it was launched, in ISO format
     jobs      indices into `works` of what each job does, in the launcher's order
+    made_by   signature of the code that the record names, as read (runs/trust.py)
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class Sweep:
     start: str
     works: tuple[Planned, ...]
     jobs: tuple[tuple[int, ...], ...]
+    made_by: str | None = None
 
     @property
     def name(self) -> str:
@@ -67,10 +71,24 @@ class Sweep:
     def root(self) -> Path:
         return self.folder.parents[1]
 
+    @cached_property
+    def is_signed(self) -> bool:
+        """Whether this account made the record here: its launcher and networks may be used."""
+        return is_signed(self.folder, self._code, self.made_by)
+
+    @property
+    def _code(self) -> dict[str, Any]:
+        """All in the record that decides which code runs."""
+        codes = [code_of(work.config.get("model")) for work in self.works]
+        distinct = {json.dumps(code, sort_keys=True, default=str) for code in codes}
+        return {"launcher": list(self.launcher), "networks": sorted(distinct)}
+
     def write(self) -> None:
         """Write sweep.json; raises InputError if that is not possible."""
         content = {name: value for name, value in asdict(self).items() if name != "folder"}
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content["made_by"] = signature(self.folder, self._code)
             _write_json(self.folder / "sweep.json", content)
         except OSError as error:
             raise InputError(
@@ -112,6 +130,7 @@ def read_sweep(folder: Path) -> Sweep:
             command=content["command"],
             launcher=tuple(content["launcher"]),
             start=content["start"],
+            made_by=content.get("made_by"),
             jobs=tuple(map(tuple, content["jobs"])),
             works=tuple(
                 Planned(**{**work, "units": tuple(work["units"]), "where": tuple(work["where"])})
