@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diversevis.compare.indices import indices_of, values_of
+from diversevis.compare.networks import check_networks
 from diversevis.compare.runs import SAME, Run, find_runs
 from diversevis.compare.statistics import LEVEL, describe, difference, holm
 from diversevis.errors import InputError
@@ -19,8 +21,12 @@ FARTHEST = 1.5  # largest factor between receptive fields where there are runs t
 CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
 
 
-def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare(
+    a: Path, b: Path, *, resamples: int, seed: int, networks: bool = True
+) -> dict[str, Any]:
     """The content of comparison.json.
+
+    networks  check that the networks still give the recorded responses, where they can be opened
 
     Raises `InputError` where nothing can be compared, or a pair may not be.
     """
@@ -39,6 +45,7 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         )
     for pair in pairs:
         check_pair(*pair)
+    unchecked = check_networks(itertools.chain.from_iterable(pairs)) if networks else []
     compared = [compare_pair(*pair, resamples=resamples, seed=seed) for pair in pairs]
     if not any(pair["indices"] for pair in compared):
         raise InputError(
@@ -52,7 +59,7 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         "seed": seed,
         "level": LEVEL,
         "versions": provenance.versions(),
-        "notes": [*notes_a, *notes_b, *_notes(runs_a, runs_b, pairs)],
+        "notes": [*notes_a, *notes_b, *_notes(runs_a, runs_b, pairs), *unchecked],
         "pairs": compared,
     }
 
