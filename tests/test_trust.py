@@ -193,6 +193,23 @@ def test_received_sweeps_are_refused(network, capsys):
     assert network("retry", "outputs") == (0, True)
 
 
+def test_damaged_plans_stop_no_others(current_folder, capsys):
+    """Two sweeps planned a run each; the record of one lost the config."""
+    assert main(["run", "-m", *FAST, "unit=0"]) == 0
+    time.sleep(1.1)  # sweeps have second and process in their names
+    assert main(["run", "-m", *FAST, "unit=3"]) == 0
+    for record in Path("outputs").rglob("run.json"):
+        edit(record, status="failed", optimized=False)
+    sweep = sorted(Path("outputs").rglob("sweep.json"))[0]
+    (work,) = json.loads(sweep.read_text())["works"]
+    edit(sweep, works=[work | {"config": {}}])
+    capsys.readouterr()
+    assert main(["retry", "outputs"]) == 1
+    assert "its record is damaged" in capsys.readouterr().err
+    records = [json.loads(path.read_text()) for path in Path("outputs").rglob("run.json")]
+    assert {tuple(r["units"]): r["status"] for r in records} == {(0,): "failed", (3,): "finished"}
+
+
 def test_received_launchers_are_refused(current_folder, capsys):
     """A launcher's settings hold commands for a shell, and names of objects that Hydra makes."""
     assert main(["run", "-m", *FAST, "unit=0"]) == 0

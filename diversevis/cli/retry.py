@@ -105,6 +105,7 @@ class Unfinished:
         else:
             assert sweep is not None  # noqa: S101  (it has planned the work)
             source, signed = sweep.folder, sweep.is_signed
+            _ = state.planned.config["model"]
         return cls(
             planned=_planned(state, its_root, record),
             root=its_root,
@@ -138,6 +139,10 @@ def _works(unfinished: Sequence[State], root: Path) -> list[Unfinished]:
             works.append(Unfinished.of(state, root))
         except InputError as error:
             note(str(error))
+        except (LookupError, TypeError, AttributeError) as error:
+            record = state.sweep.folder if state.sweep else state.folder
+            what = f"{type(error).__name__}: {error}"
+            note(f"{record}: its record is damaged ({what}). Type its command again.")
     return works
 
 

@@ -111,7 +111,7 @@ def distrust(where: str, code: Mapping[str, Any]) -> str:
 def why_unsigned() -> str:
     """Why a record may lack a valid signature of this account."""
     try:
-        _key(make=True)
+        _key(make=False)
     except OSError as error:
         return f"{WHY}; or it has no signature, since {error}"
     return WHY
