@@ -53,6 +53,15 @@ QUICK = ["optimizer.steps=12", "optimizer.search_steps=5", "objective.restarts=2
 
 
 @pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory):
+    """Commands keep this account's key there, and not in its home folder."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
 def default_sigint():
     """Ctrl-C as in a terminal, here and in what tests start: a background shell has it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

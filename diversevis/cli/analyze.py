@@ -18,6 +18,7 @@ from diversevis.runs import files
 from diversevis.runs.check import check, read_rest
 from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
+from diversevis.runs.trust import check_typed, code_of, distrust, is_trusted, typed_targets
 
 # Settings that may differ from those of the run; the images were made with all others.
 FREE = ("analysis", "measure", "natural", "device", "batch", "images")
@@ -28,12 +29,14 @@ def analyze_command(arguments: Sequence[str]) -> None:
     """Print each run's folder once it is measured; raises InputError before anything is begun."""
     folders = [word for word in arguments if is_folder(word)]
     settings = [word for word in arguments if word not in folders]
+    targets, others = typed_targets(settings)
+    settings = others if folders else settings
     if not folders and not any(word.startswith(("model=", "layer=")) for word in settings):
         raise InputError(f"analyze needs run folders, such as {EXAMPLES}")
     if not any(word.startswith("analysis=") for word in settings):
         settings.append("analysis=all")
     if folders:
-        _analyze_runs(folders, settings)
+        _analyze_runs(folders, settings, targets)
         return
     config = plain(compose_config(settings))
     show_warnings()
@@ -45,15 +48,17 @@ def analyze_command(arguments: Sequence[str]) -> None:
     print(made)
 
 
-def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
+def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequence[str]) -> None:
     for word in split_flags(settings)[1]:
         if word.split("=")[0].split(".")[0].lstrip("+") not in FREE:
             raise InputError(
                 f"{word}: what a run is made of is fixed in its folder. With folders, "
-                f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in FREE)}."
+                f"`diversevis analyze` takes {', '.join(f'{key}=...' for key in FREE)}, and "
+                "model.target=... for a custom network whose code you trust."
             )
     config = plain(compose_config(settings))
     runs = [(Path(folder), _config_of(Path(folder))) for folder in folders]
+    _check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
     experiments = [bind(Experiment, {**made, **free, "seeds": 1}, "") for _, made in runs]
     show_warnings()
@@ -64,6 +69,16 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str]) -> None:
         if len(runs) == 1:
             say_findings(run)
         print(run, flush=True)
+
+
+def _check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequence[str]) -> None:
+    """Raises `InputError` for a run whose network's code is neither typed nor this account's."""
+    codes = [code_of(config["model"]) for _, config in runs]
+    check_typed(targets, codes)
+    for (path, _), code in zip(runs, codes, strict=True):
+        made_by = RunFolder(path).read_record().get("made_by")
+        if code is not None and not is_trusted(path, code, made_by, targets):
+            raise InputError(distrust(str(path), code))
 
 
 def _config_of(path: Path) -> Mapping[str, Any]:

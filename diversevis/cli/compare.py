@@ -17,12 +17,12 @@ from diversevis.runs.versions import versions_in
 
 
 def compare_command(arguments: Sequence[str]) -> None:
-    """`diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]`: prints a table for every
-    pair of runs, then the folder with all files.
+    """`diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0] [network=skip]`: prints a
+    table for every pair of runs, then the folder with all files.
 
     Raises `InputError` for unknown arguments, and for runs that `compare` refuses.
     """
-    defaults = {"out": "", "resamples": "10000", "seed": "0"}
+    defaults = {"out": "", "resamples": "10000", "seed": "0", "network": "check"}
     folders, settings = folders_and_settings(arguments, defaults)
     if len(folders) != 2:
         raise InputError(
@@ -32,7 +32,10 @@ def compare_command(arguments: Sequence[str]) -> None:
     a, b = folders
     resamples = _whole_number("resamples", settings["resamples"], 100, 1_000_000)
     seed = _whole_number("seed", settings["seed"], 0, 2**63 - 1)
-    result = compare(a, b, resamples=resamples, seed=seed)
+    if settings["network"] not in ("check", "skip"):
+        raise InputError(f"network={settings['network']} must be check or skip.")
+    networks = settings["network"] == "check"
+    result = compare(a, b, resamples=resamples, seed=seed, networks=networks)
     for note in result["notes"]:
         print(f"diversevis: {note}", file=sys.stderr)
     default = Path("outputs", "compare", f"{_name(a)}_vs_{_name(b)}")

@@ -127,11 +127,13 @@ Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
   natural=null                  folder of photographs (JPEG, PNG, ...; any size, nested)
   device, batch, images         as in `diversevis run`
+  model.target=NAME             trust the code of a custom network that FOLDER names: needed if the
+                                folder was copied, or another account made it
   measure=standard              or published: the texture test with the published optimizer
 {measure}
 """,
     "compare": """\
-diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0]
+diversevis compare A B [out=FOLDER] [resamples=10000] [seed=0] [network=skip]
 
 Compares the invariances of two sets of analyzed units, index by index, and prints a table per pair
 of runs, then the folder of all tables and figures. A and B are run folders, or folders above
@@ -148,6 +150,7 @@ Settings:
   out          where the versions go (outputs/compare/<A>_vs_<B>)
   resamples    of the bootstrap (10000)
   seed         of the bootstrap (0)
+  network      skip: do not check that the networks still give the responses that were recorded
 """,
     "show": """\
 diversevis show RUN [unit=UNIT] [--json]
@@ -189,7 +192,7 @@ Settings:
   --failed     all that went wrong, with reasons, attempts and logs
 """,
     "retry": """\
-diversevis retry [ROOT] [hydra/launcher=...] [hydra.launcher.KEY=...]
+diversevis retry [ROOT] [hydra/launcher=...] [hydra.launcher.KEY=...] [model.target=NAME]
 
 Repeats all work that `diversevis status` shows as {unfinished}
 with the same config, from the last checkpoint if there is one, and with the same launcher.
@@ -201,6 +204,7 @@ Settings:
   ROOT                  where run folders are (outputs)
   hydra/launcher        another launcher: slurm, local, joblib, ray, or basic (here, job by job)
   hydra.launcher.KEY    its settings, such as partition, timeout_min, mem_gb
+  model.target=NAME     trust the code of a custom network that copied or foreign records name
 """,
     "collect": """\
 diversevis collect ROOT [out=FOLDER]

@@ -11,6 +11,7 @@ from diversevis.config.arguments import check_words, split_flags, split_hydra_ov
 from diversevis.config.compose import combinations, experiment_with, settled
 from diversevis.config.hydra_call import call_with_config
 from diversevis.config.log import note, show_warnings
+from diversevis.config.recorded import check_recorded
 from diversevis.errors import InputError
 from diversevis.method.device import keep_pages
 from diversevis.runs import signals
@@ -30,6 +31,7 @@ def run_command(arguments: Sequence[str]) -> None:
     flags, overrides = split_flags(arguments)
     check_words(flags, overrides)
     overrides = [with_home(word) for word in overrides]
+    check_recorded(flags, overrides)
     settings, of_hydra = split_hydra_overrides(overrides)
     if {"-m", "--multirun"} & set(flags) and not SHOW_FLAGS & set(flags):
         _sweep(flags, settings, of_hydra, typed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diversevis.compare.indices import indices_of, values_of
+from diversevis.compare.networks import check_networks
 from diversevis.compare.ranks import FEWEST, rank
 from diversevis.compare.runs import Run, find_runs
 from diversevis.compare.same import another_layer, differences, differently_made
@@ -21,8 +23,12 @@ from diversevis.runs import provenance
 FARTHEST = 1.5  # largest factor between receptive fields where there are runs to choose from
 
 
-def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
+def compare(
+    a: Path, b: Path, *, resamples: int, seed: int, networks: bool = True
+) -> dict[str, Any]:
     """The content of comparison.json.
+
+    networks  check that the networks still give the recorded responses, where they can be opened
 
     Raises `InputError` where nothing can be compared, or a pair may not be.
     """
@@ -41,6 +47,7 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         )
     for pair in pairs:
         check_pair(*pair)
+    unchecked = check_networks(itertools.chain.from_iterable(pairs)) if networks else []
     compared = [compare_pair(*pair, resamples=resamples, seed=seed) for pair in pairs]
     if not any(pair["indices"] for pair in compared):
         raise InputError(
@@ -54,7 +61,7 @@ def compare(a: Path, b: Path, *, resamples: int, seed: int) -> dict[str, Any]:
         "seed": seed,
         "level": LEVEL,
         "versions": provenance.versions(),
-        "notes": [*notes_a, *notes_b, *_notes(runs_a, runs_b, pairs)],
+        "notes": [*notes_a, *notes_b, *_notes(runs_a, runs_b, pairs), *unchecked],
         "pairs": compared,
     }
 

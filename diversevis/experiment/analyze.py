@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diversevis.errors import InputError
+from diversevis.experiment.check import check_network
 from diversevis.experiment.measure import measure_folder, possible
 from diversevis.measures.catalogue import chosen
 from diversevis.method.device import keep_pages
@@ -22,25 +23,14 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
 
     experiment  of the run, with the measures, their settings and the device of today
 
-    Raises `InputError` where the network or its weights have changed since the run, or another
-    process holds it.
+    Raises `InputError` where the network, its weights or its responses have changed since the run,
+    or another process holds it.
     """
     names = possible(chosen(experiment.analysis), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
+    check_network(setup, folder)
     record = folder.read_record()
-    if record["weights"]["sha256"] != setup.network.weights.sha256:
-        raise InputError(
-            f"{folder.path}: its images were made with other weights "
-            f"({record['weights']['source']}) than {setup.network.weights.source} holds. Give "
-            "the same weights."
-        )
-    computed = record.get("computation")
-    if computed is not None and computed != setup.computation:
-        raise InputError(
-            f"{folder.path}: its images were made with a network that gave other responses than "
-            f"{setup.network.name} does now: its code has changed, or a library. Run it anew."
-        )
     claim = _take_claim(folder)
     complete = is_optimized(folder)
     try:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from diversevis.experiment.check import check_results
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.results import Frame, UnitResult, pack, unpack
 from diversevis.method import images
@@ -78,6 +79,7 @@ def split_by_progress(
     those with a saved state first, unchanged."""
     done = checkpoints.done(rows) if checkpoints else []
     finished = [result for batch in done for result in unpack(batch)]
+    check_results(setup, finished)
     units = {result.visualization.unit for result in finished}
     left = [row for row in rows if setup.targets.units[row] not in units]
     begun = checkpoints.batches("state", left) if checkpoints else []

@@ -14,6 +14,7 @@ import torch
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
+from diversevis.experiment.check import check_network
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import chosen
@@ -79,6 +80,8 @@ def run(
         if how == "found":
             _add_pictures(experiment, folder)
         return Done(folder.path, how)
+    if how == "continued" and identity.is_optimized(folder):
+        _check_network(setup, folder, claim)
     if how == "continued" and experiment.batch == "auto":
         setup = _with_earlier_batch(setup, folder)
     with keep_record(folder, claim, record | {"batch": setup.batch}, setup.device):
@@ -89,6 +92,16 @@ def run(
         _take_measures(setup, work, folder, claim)
         _repeat_with_seeds(setup, work, folder, claim)
     return Done(folder.path, how)
+
+
+def _check_network(setup: Setup, folder: RunFolder, claim: Claim) -> None:
+    """Raises `InputError`, with the folder as it was, where the network has changed."""
+    try:
+        check_network(setup, folder)
+    except BaseException:
+        finished = folder.read_record()["status"] == "finished"
+        (claim.remove if finished else claim.release)()
+        raise
 
 
 def _work(

@@ -109,7 +109,7 @@ def prepare(experiment: Experiment) -> Setup:
     distance = experiment.objective.distance
     names = [] if distance == "pixels" else [distance]
     distance_layers = [opened.layer(name, "objective.distance", ("pixels",)) for name in names]
-    targets = _targets(experiment, layer, device)
+    targets = targets_of(experiment, layer, device)
     network = load(opened, layer, distance_layers)
     seen = view(opened, network, reading)
     of_units = _unit_fields(network, targets, seen)  # before the network moves to a device
@@ -203,7 +203,8 @@ def _unit_fields(
     return None if fields is None else [fields[unit] for unit in targets.units]
 
 
-def _targets(experiment: Experiment, layer: Layer, device: torch.device) -> Targets:
+def targets_of(experiment: Experiment, layer: Layer, device: torch.device) -> Targets:
+    """The targets of an experiment; raises `InputError` for units or directions without a match."""
     direction = experiment.objective.direction
     if direction is None:
         targets = channel_targets(experiment.unit, layer.channels, layer.name)

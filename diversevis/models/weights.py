@@ -148,8 +148,7 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
 
     Raises `InputError` if the download fails or its hash is wrong.
     """
-    url = model.published_weights().url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    url, path = _published(model)
     prefix = path.stem.rpartition("-")[2]  # torchvision's file names end in the hash's first digits
     if not path.exists():
         try:
@@ -165,6 +164,21 @@ def download(model: TorchvisionModel) -> tuple[Path, str]:
             "Delete that file and run the command again."
         )
     return path, url
+
+
+def is_at_hand(model: TorchvisionModel) -> bool:
+    """Whether its weights are on this machine, so that nothing is downloaded."""
+    if model.weights != "imagenet":
+        return True
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    local = _in_folder(Path(folder).expanduser(), model.name) if folder else None
+    return local is not None or _published(model)[1].exists()
+
+
+def _published(model: TorchvisionModel) -> tuple[str, Path]:
+    """URL of torchvision's official weights, and their file in its hub cache."""
+    url = model.published_weights().url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _why_no_download(error: OSError | RuntimeError, name: str, url: str, path: Path) -> str:

@@ -22,6 +22,7 @@ from diversevis.runs.files import RECORD, Damaged, read_json
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim, Watch
 from diversevis.runs.provenance import rerun_line, sha256_of
+from diversevis.runs.trust import signed
 from diversevis.runs.versions import create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")
@@ -222,7 +223,8 @@ def _make(
     claims: list[Claim] = []
 
     def fill(folder: Path, path: Path) -> None:
-        RunFolder(folder).write_record(dict(record) | {"rerun": rerun_line(path, command)})
+        first = signed(record, folder) | {"rerun": rerun_line(path, command)}
+        RunFolder(folder).write_record(first)
         claim = Claim.make(folder)
         assert claim is not None  # noqa: S101  (no other process knows this folder yet)
         claims.append(claim)

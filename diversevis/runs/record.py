@@ -23,6 +23,7 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import recipe, science
 from diversevis.runs.lease import Claim
 from diversevis.runs.process import job_id
+from diversevis.runs.trust import signed
 
 LOG = logging.getLogger("diversevis")
 
@@ -84,7 +85,7 @@ def keep_record(
     claim.begin()
     folder.remove_leftovers()
     try:
-        folder.write_record(_continued(record, before))
+        folder.write_record(signed(_continued(record, before), folder.path))
         with logged_to(folder.log_path):
             try:
                 LOG.info("%s", record["command"])

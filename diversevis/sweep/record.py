@@ -14,6 +14,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from diversevis.runs.files import (
     replacing,
     shown,
 )
+from diversevis.runs.trust import code_of, is_signed, signature
 from diversevis.runs.versions import SWEEPS
 
 SHORT = 16  # characters of a hash in a file's name
@@ -59,6 +61,7 @@ class Sweep:
     launcher  Hydra's overrides that chose and set the launcher
     start     when it was launched, in ISO format
     jobs      indices into `works` of what each job does, in the launcher's order
+    made_by   signature of the code that the record names, as read (runs/trust.py)
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class Sweep:
     start: str
     works: tuple[Planned, ...]
     jobs: tuple[tuple[int, ...], ...]
+    made_by: str | None = None
 
     @property
     def name(self) -> str:
@@ -76,10 +80,24 @@ class Sweep:
     def root(self) -> Path:
         return self.folder.parents[1]
 
+    @cached_property
+    def is_signed(self) -> bool:
+        """Whether this account made the record here: its launcher and networks may be used."""
+        return is_signed(self.folder, self._code, self.made_by)
+
+    @property
+    def _code(self) -> dict[str, Any]:
+        """All in the record that decides which code runs."""
+        codes = [code_of(work.config.get("model")) for work in self.works]
+        distinct = {json.dumps(code, sort_keys=True, default=str) for code in codes}
+        return {"launcher": list(self.launcher), "networks": sorted(distinct)}
+
     def write(self) -> None:
         """Write sweep.json; raises InputError if that is not possible."""
         content = {name: value for name, value in asdict(self).items() if name != "folder"}
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content["made_by"] = signature(self.folder, self._code)
             _write_json(self.folder / "sweep.json", content)
         except OSError as error:
             raise InputError(
@@ -128,20 +146,20 @@ def read_sweep(folder: Path) -> Sweep:
     command, start, *launcher = texts
     return Sweep(
         folder=folder, command=command, launcher=tuple(launcher), start=start, jobs=jobs,
-        works=works,
+        works=works, made_by=content.get("made_by"),
     )  # fmt: skip
 
 
 def _check_types(works: Sequence[Planned], jobs: Sequence[Sequence[Any]], texts: Any) -> None:
     """Raises TypeError for values of other types, and Damaged for configs nested too deeply."""
     for work in works:
+        if not isinstance(work.config, dict):
+            raise TypeError(shown(work.config))
         check_depth(work.config, "sweep.json")
         names = (work.hash, work.model, work.layer, *work.where)
         if len(work.where) != 3 or not all(map(is_whole, work.units)) or not work.units:
             raise TypeError(f"{shown(work.where)}, {shown(work.units)}")
         texts = (*texts, *names)
-        if not isinstance(work.config, dict):
-            raise TypeError(shown(work.config))
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(shown(next(text for text in texts if not isinstance(text, str))))
     if not all(is_whole(index) for job in jobs for index in job):

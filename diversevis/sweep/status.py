@@ -194,6 +194,10 @@ def _look(run: Run) -> tuple[Run, str, Sign | None]:
 
 def _by_sweeps(state: State, changed: float, plans: _Plans) -> State:
     """The state, changed where a job will continue the work, or has failed to since `changed`."""
+    if state.state == "finished" and state.hash is not None:
+        # A later sweep has asked for more of it, such as measures, and that failed.
+        told, error = plans.outcome(state.hash, float(math.floor(changed))) or ("", None)
+        return replace(state, state="failed", error=error) if told == "failed" else state
     if state.state not in UNFINISHED or state.record is None:
         return state
     job, ended_by = state.record.get("job"), state.record.get("ended_by")
