@@ -1,5 +1,6 @@
 """A run's network must still give the responses to the run's images that were recorded."""
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -56,6 +57,10 @@ def change_responses(folder, row=0, factor=2.0):
     responses = arrays["responses"].clone()
     responses[row] *= factor
     RunFolder(folder).write_images(arrays["images"].clone(), responses, arrays["units"].clone())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("response_mean", "response_min", "response_max"):
+        metrics["units"][row][name] *= factor
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def files_of(folder):
@@ -94,6 +99,10 @@ def test_images_that_do_not_fit(make, capsys):
     folder = make("unit=3")
     arrays = RunFolder(folder).read_images()
     smaller = arrays["images"][..., :20].clone()
+    record = RunFolder(folder).read_record()
+    smaller *= record["norm"] / smaller.flatten(2).norm(dim=2)[..., None, None, None]
+    field = record["receptive_field"] | {"size": [21, 20]}
+    RunFolder(folder).update_record(receptive_field=field)
     RunFolder(folder).write_images(smaller, arrays["responses"].clone(), arrays["units"].clone())
     assert main(["analyze", str(folder), "analysis=dimension", "device=cpu"]) == 2
     assert "3 x 21 x 20" in capsys.readouterr().err

@@ -73,21 +73,26 @@ def run_of(root, model="vgg19", layer="conv2_1", units=None, *, images=None, fie
            white=0.5, command="diversevis run"):  # fmt: skip
     """A run folder as `diversevis run analysis=...` leaves it."""
     units = units or [unit(i) for i in range(6)]
-    count, side = len(units), 8
+    count, norm = len(units), 32 * math.sqrt(3) * field
     generator = torch.Generator().manual_seed(0)
     if images is None:
-        images = 30 * torch.randn(count, 6, 3, side, side, generator=generator)
+        images = torch.randn(count, 6, 3, field, field, generator=generator)
+        images *= norm / images.flatten(2).norm(dim=2)[..., None, None, None]
     folder = RunFolder(Path(root) / model / layer / f"{count}" / "v001")
     folder.path.mkdir(parents=True)
     folder.write_record({
         "status": "finished", "command": command, "model": model, "layer": layer,
-        "direction": None, "n": 6, "norm": 32 * math.sqrt(3) * field, "distance": "pixels",
+        "direction": None, "n": images.shape[1], "norm": norm, "distance": "pixels",
+        "config_hash": "h", "config": {},
         "diversity": 0.1, "fraction": None, "front": None,
-        "units": [one["unit"] for one in units], "receptive_field": {"size": [field, field]},
+        "units": [one["unit"] for one in units], "receptive_field": {"size": [field, field], "stride": [1, 1]},
         "weights": {"mean": [0.485, 0.456, 0.406]}, "device": "cpu", "seconds": 1.0,
     })  # fmt: skip
     folder.write_metrics(units)
-    responses = torch.rand(count, 6, generator=generator) + 5
+    told = torch.tensor(
+        [math.nan if u["response_mean"] is None else u["response_mean"] for u in units]
+    )
+    responses = told[:, None].repeat(1, images.shape[1])
     folder.write_images(images, responses, torch.tensor([one["unit"] for one in units]))
     numbers = {name: [one[name] for one in units] for name in runs.MEASURES}
     shape = (count, len(DELTAS))
