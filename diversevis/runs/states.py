@@ -21,6 +21,6 @@ MEANINGS = {  # in the order in which they are shown
     "failed": "ended with an error, whose last line is shown",
     LOST: f"{DIED}, or its job was cancelled",
     MISSING: "planned, never begun, and no job will do it",
-    DAMAGED: "its run.json cannot be read, or a file of a finished run is incomplete",
+    DAMAGED: "its run.json cannot be read, or the files of a finished run do not fit together",
 }
 UNFINISHED = "interrupted", "failed", LOST, MISSING  # and no job will do it: for `retry`
