@@ -626,7 +626,7 @@ def test_ctrl_c_before_the_first_images(start_run):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "0 of 1 units are saved" in err
+    assert "0 of 1 unit are saved" in err
     assert json.loads(record.read_text())["status"] == "interrupted"
 
 
