@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from diversevis.compare.answers import number
 from diversevis.pictures import graph, page
 from diversevis.units import counted
 
@@ -263,10 +264,6 @@ def verdict(index: Mapping[str, Any]) -> str:
     """How few units compare: their percentiles, or that they are too few."""
     ranks = index["percentiles"]
     return ranks["words"] if ranks else f"too few units to say: {index['reason']}"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def interval(index: Mapping[str, Any]) -> str:
