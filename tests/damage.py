@@ -141,7 +141,7 @@ DAMAGES = {
     "too few images": (arrays(_few_images), "has shape"),
     "a response is infinite": (arrays(_infinite), "the responses of unit 0"),
     "run.json has versions of 500 levels": (changed("run.json", lambda r: r["versions"].update(nested(500))), "nested deeper than 30 levels"),
-    "run.json has a number of pictures": (changed("run.json", lambda r: r.update(drawn=3)), "drawn is 3"),
+    "run.json has wrong types": (changed("run.json", lambda r: r.update(norm=-1, attempts="x", seconds=[1], drawn=3, not_measured=5)), "drawn is 3"),
     "responses are changed": (arrays(_other_responses), "the responses of unit 0"),
 }  # fmt: skip
 

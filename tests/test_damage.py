@@ -116,6 +116,7 @@ LACKING = {
     "network": ("run.json", lambda r: r["config"].pop("model"), (2, 0)),
     "analysis": ("run.json", lambda r: r["config"].pop("analysis"), (0, 0)),
     "diversity": ("run.json", lambda r: r.pop("diversity"), (0, 2)),
+    "name": ("run.json", lambda r: r.update(layer="a\x1b[31m\n\udc80"), (0, 0)),
     "stop": ("metrics.json", lambda m: m["units"][0].pop("stop"), (0, 0)),
     "response": ("metrics.json", lambda m: m["units"][0].pop("response_mean"), (0, 0)),
     "best": ("metrics.json", lambda m: m["units"][0].pop("response_best"), (0, 0)),

@@ -16,13 +16,12 @@ from typing import TypeVar
 import PIL
 from PIL import Image
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 from diversevis.photographs import cache
 from diversevis.photographs.files import (
     SUFFIXES,
     Unreadable,
     decoded,
-    printable,
     read,
     read_ahead,
 )
