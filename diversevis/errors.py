@@ -11,6 +11,11 @@ class InputError(Exception):
     """A value from the user cannot be used; the message names it and says what to do instead."""
 
 
+def printable(text: object) -> str:
+    """The text in a line: line breaks and what cannot be printed are written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
     """The end of an error message: names similar to `name`, or the first `limit` choices."""
     choices = list(choices)

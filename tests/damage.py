@@ -100,6 +100,10 @@ def _other_responses(tensors):
     tensors["responses"][0] *= 1.5
 
 
+def _infinite(tensors):
+    tensors["responses"][0, 0] = torch.inf
+
+
 BRACKETS = b"[" * 200_000
 HEADER = len(BRACKETS).to_bytes(8, "little") + BRACKETS
 
@@ -135,6 +139,9 @@ DAMAGES = {
     "a pixel is NaN": (arrays(_nan), "pixels that are not finite"),
     "images of too few units": (arrays(_few_units), "has shape"),
     "too few images": (arrays(_few_images), "has shape"),
+    "a response is infinite": (arrays(_infinite), "the responses of unit 0"),
+    "run.json has versions of 500 levels": (changed("run.json", lambda r: r["versions"].update(nested(500))), "nested deeper than 30 levels"),
+    "run.json has wrong types": (changed("run.json", lambda r: r.update(norm=-1, attempts="x", seconds=[1], drawn=3, not_measured=5)), "drawn is 3"),
     "responses are changed": (arrays(_other_responses), "the responses of unit 0"),
 }  # fmt: skip
 

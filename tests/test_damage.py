@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import COMMAND, QUICK
-from damage import BRACKETS, DAMAGES, SAME
+from damage import BRACKETS, DAMAGES, SAME, arrays, changed
 
 from diversevis.cli.main import main
 from diversevis.runs.check import read_results
@@ -108,6 +108,44 @@ def test_rewritten_file_is_whole(copied, capsys, kind):
     )
     assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
     assert main(["analyze", str(copied), "analysis=diversity"]) == 0
+    assert main(["compare", str(copied), "b/energy/complex/0-1", "resamples=100"]) == 0
+
+
+LACKING = {
+    "sha256": ("run.json", lambda r: r["weights"].pop("sha256"), (2, 0)),
+    "network": ("run.json", lambda r: r["config"].pop("model"), (2, 0)),
+    "analysis": ("run.json", lambda r: r["config"].pop("analysis"), (0, 0)),
+    "diversity": ("run.json", lambda r: r.pop("diversity"), (0, 2)),
+    "name": ("run.json", lambda r: r.update(layer="a\x1b[31m\n\udc80"), (0, 0)),
+    "stop": ("metrics.json", lambda m: m["units"][0].pop("stop"), (0, 0)),
+    "response": ("metrics.json", lambda m: m["units"][0].pop("response_mean"), (0, 0)),
+    "best": ("metrics.json", lambda m: m["units"][0].pop("response_best"), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_missing_entries_end_in_no_traceback(copied, name):
+    """What the check does not ask for: `analyze` and `compare` do without it, or refuse."""
+    file, change, statuses = LACKING[name]
+    changed(file, change)(copied)
+    assert main(["show", str(copied), "unit=0"]) == 0
+    said = (
+        main(["analyze", str(copied), "analysis=diversity"]),
+        main(["compare", str(copied), "b/energy/complex/0-1", "resamples=100"]),
+    )
+    assert said == statuses
+
+
+def test_mean_beyond_float32_is_no_damage(copied):
+    """Of a unit that diverged: its responses are numbers, their mean in float32 is infinite."""
+
+    def overflow(tensors):
+        tensors["responses"][0] = 3e38
+
+    arrays(overflow)(copied)
+    told = {"response_mean": None, "stop": "diverged"}
+    changed("metrics.json", lambda metrics: metrics["units"][0].update(told))(copied)
+    assert len(read_results(copied, thorough=True).units) == 2
 
 
 def test_file_of_brackets_stops_nothing_else(copied, capsys):
@@ -151,6 +189,7 @@ def test_pixels_beyond_the_sample_are_checked(copied, monkeypatch):
     DAMAGES["a pixel is NaN"][0](copied)  # in the second unit
     assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
     assert main(["analyze", str(copied)]) == 2
+    assert main(["show", str(copied)]) == 0  # it shows no image
     DAMAGES["pixels are doubled"][0](copied)
     assert [state for _, state in states_of(Path("a"))] == ["damaged", "finished", "finished"]
 

@@ -96,7 +96,9 @@ def _config_of(path: Path) -> Mapping[str, Any]:
         ) from reason
     config = record["config"]
     model = config.get("model")
-    if isinstance(model, dict) and model.get("kind") == "memory":
+    if not isinstance(model, dict):
+        raise InputError(f"{path} cannot be measured: its run.json does not name its network.")
+    if model.get("kind") == "memory":
         raise InputError(
             f"{path}: its network was a module in a Python program, which no command can open. "
             "Measure there: diversevis.visualize(..., analysis=[...])."

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diversevis.config.arguments import folders_and_settings, named_folder
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 from diversevis.runs.files import replacing
 from diversevis.runs.states import DAMAGED, LOST
-from diversevis.table.table import collect_runs, one_line
+from diversevis.table.table import collect_runs
 from diversevis.units import counted
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _print_summary(table: pa.Table, left_out: LeftOut, out: Path) -> None:
     """Counts go to stdout, the names of damaged runs to stderr."""
     damaged = [(folder, reason) for folder, reason in left_out if reason not in LEFT_OUT]
     for folder, reason in damaged[:MOST_NAMED]:
-        print(f"diversevis: {one_line(folder)}: {reason}", file=sys.stderr)
+        print(f"diversevis: {printable(folder)}: {reason}", file=sys.stderr)
     if len(damaged) > MOST_NAMED:
         more = len(damaged) - MOST_NAMED
         print(f"diversevis: and {more} more: {out / FILES[2]} names all", file=sys.stderr)

@@ -21,7 +21,7 @@ from diversevis.config.arguments import folders_and_settings
 from diversevis.errors import InputError
 from diversevis.runs.files import Damaged
 from diversevis.runs.versions import versions_in
-from diversevis.units import units_list
+from diversevis.units import counted, units_list
 
 WIDTH = 100  # characters of a line
 LISTED = 12  # ranges of units that an error names
@@ -88,7 +88,7 @@ def _unit(run: Run, text: str) -> Unit | None:
 
 def _of_run(run: Run, report: Report) -> Iterator[str]:
     count = len(report["units"])
-    yield f"{report['model']} {report['layer']}, {count} units{_made(report)}"
+    yield f"{report['model']} {report['layer']}, {counted(count, 'unit')}{_made(report)}"
     yield str(run.path)
     yield from _state(run)
     if not count:
@@ -207,8 +207,8 @@ def _layer(report: Report) -> Iterator[str]:
     """Which other units were compared, and which runs were left out."""
     others, layer = report["others"], report["layer"]
     if others["units"]:
-        runs = f"{others['runs']} run" + ("" if others["runs"] == 1 else "s")
-        line = f"Compared with {others['units']} other units of {layer}, from {runs}."
+        units, runs = counted(others["units"], "other unit"), counted(others["runs"], "run")
+        line = f"Compared with {units} of {layer}, from {runs}."
         if any(index["rank"] and not index["rank"]["count"] for index in report["indices"]):
             line += " -: measured in no other unit."
         yield line

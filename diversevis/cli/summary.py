@@ -14,6 +14,7 @@ from diversevis.compare.report import table_report
 from diversevis.compare.runs import open_run
 from diversevis.config.log import note
 from diversevis.runs.files import Damaged
+from diversevis.units import counted
 
 LINES = 12  # of the table after a run, with its head and its last line
 INDICES = 4  # of that table: the most telling of those measured; it fits 80 characters
@@ -47,7 +48,7 @@ def short_table(report: Mapping[str, Any]) -> Iterator[str]:
     more = len(units) - room
     show = f"diversevis show {shlex.quote(report['folder'])}"
     if more > 0:
-        yield f"{more} more unit{'s' if more > 1 else ''}: {show}"
+        yield f"{counted(more, 'more unit')}: {show}"
     else:
         yield f"What this means: {show}"
 

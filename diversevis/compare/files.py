@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from diversevis.compare.answers import number
+from diversevis.errors import printable
 from diversevis.pictures import graph, page
 from diversevis.units import counted
 
@@ -28,7 +30,7 @@ def files(result: Mapping[str, Any]) -> dict[str, bytes]:
     pairs = result["pairs"]
     contents = {
         "comparison.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
-        "comparison.csv": _csv(pairs).encode(),
+        "comparison.csv": _csv(pairs).encode(errors="backslashreplace"),
     }
     for position, pair in enumerate(pairs, start=1):
         names = [f"{pair[side]['model']}-{pair[side]['layer']}" for side in "ab"]
@@ -46,7 +48,7 @@ def files(result: Mapping[str, Any]) -> dict[str, bytes]:
 def table(pair: Mapping[str, Any]) -> str:
     """One pair for a person: a line per index."""
     runs = ("A", pair["a"]), ("B", pair["b"])
-    head = [f"{name}: {describe_side(run)}  ({run['folder']})" for name, run in runs]
+    head = [f"{name}: {describe_side(run)}  ({printable(run['folder'])})" for name, run in runs]
     rows = [("index", "A (units)", "B (units)", "A - B [95 %]", "Cliff", "", "p", "p Holm")]
     for index in pair["indices"]:
         statistic = index["statistic"]
@@ -250,8 +252,10 @@ def describe_side(side: Mapping[str, Any]) -> str:
     height, width = side["receptive_field"]
     size = f"{height}" if height == width else f"{height} x {width}"
     noun = f"{side['direction']}, direction" if side["direction"] else "unit"
-    count = f"1 {noun}" if len(side["units"]) == 1 else f"{len(side['units'])} {noun}s"
-    return f"{side['model']} {side['layer']}, receptive field {size} px, {count}"
+    count = counted(len(side["units"]), noun)
+    return (
+        f"{printable(side['model'])} {printable(side['layer'])}, receptive field {size} px, {count}"
+    )
 
 
 def field_size(side: Mapping[str, Any]) -> float:
@@ -263,10 +267,6 @@ def verdict(index: Mapping[str, Any]) -> str:
     """How few units compare: their percentiles, or that they are too few."""
     ranks = index["percentiles"]
     return ranks["words"] if ranks else f"too few units to say: {index['reason']}"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def interval(index: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _comparable(run: Run, path: Path) -> tuple[Run | None, str | None]:
     """The run at `path`, or why its units cannot be compared with those of `run`; no reason where
     there is no run."""
     try:
-        other = open_run(path, thorough=False)
+        other = open_run(path)
     except Damaged:
         return (None, "damaged") if (path / "run.json").exists() else (None, None)
     if other.record["status"] != "finished":

@@ -14,9 +14,6 @@ from diversevis.runs.files import Damaged, Missing
 from diversevis.runs.find import find_folders_below
 from diversevis.runs.versions import version_of
 
-# Entries of run.json in which two runs must agree to be compared
-SAME = "n", "diversity", "distance", "fraction", "front"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -75,7 +72,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
 def read_run(path: Path) -> Run:
     """The run in a folder; raises `InputError` where it is unfinished, damaged or not analyzed."""
     try:
-        run = open_run(path)
+        run = open_run(path, thorough=True)
     except Damaged as reason:
         raise InputError(f"{path} is damaged ({reason}): left out.") from reason
     if (status := run.record["status"]) != "finished":
@@ -87,7 +84,7 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def open_run(path: Path, *, thorough: bool = True) -> Run:
+def open_run(path: Path, *, thorough: bool = False) -> Run:
     """The run in a folder, finished and measured or not; without metrics.json, it has no units.
 
     thorough  as in `check.read_results`

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diversevis.compare.runs import SAME, Run
+from diversevis.compare.runs import Run
 
+# Entries of run.json in which two runs must agree to be compared
+SAME = "n", "diversity", "distance", "fraction", "front"
 CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
 
 Difference = tuple[str, Any, Any]  # name of a setting, with its value in A and in B
@@ -24,7 +26,8 @@ def another_layer(a: Run, b: Run) -> str | None:
 
 def differently_made(a: Run, b: Run) -> list[Difference]:
     """Settings of the images in which two runs differ; none: their units may be compared."""
-    made = [(key, a.record[key], b.record[key]) for key in SAME if a.record[key] != b.record[key]]
+    values = ((key, a.record.get(key), b.record.get(key)) for key in SAME)
+    made: list[Difference] = [(key, in_a, in_b) for key, in_a, in_b in values if in_a != in_b]
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     return made

@@ -19,8 +19,8 @@ def check_network(setup: Setup, folder: RunFolder) -> None:
     """Raises `InputError` where the network of the setup is not that of the run: other weights,
     other computation, or other responses to the run's images."""
     record = folder.read_record()
-    weights, network = record["weights"], setup.network
-    same_weights = weights["sha256"] == network.weights.sha256
+    source, sha256 = (record["weights"].get(name) for name in ("source", "sha256"))
+    network = setup.network
     computed = record.get("computation")
     same_code = computed is None or computed == setup.computation
     if record["n"] is None:
@@ -29,9 +29,9 @@ def check_network(setup: Setup, folder: RunFolder) -> None:
         arrays = folder.read_images()
         units = arrays["units"].tolist()
         changed, words = _compared(setup, arrays["images"], arrays["responses"], units)
-    if not same_weights:
+    if sha256 != network.weights.sha256:
         raise InputError(
-            f"{folder.path}: its images were made with other weights ({weights['source']}) than "
+            f"{folder.path}: its images were made with other weights ({source}) than "
             f"{network.weights.source} holds; {words}. Give the same weights. Else: {ANEW}."
         )
     if not same_code:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.subject import subject_of_folder
 from diversevis.measures.catalogue import measure
@@ -21,7 +21,6 @@ from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import none_if_out_of_memory, precision
 from diversevis.method.setup import Setup
 from diversevis.photographs.cache import warn_once
-from diversevis.photographs.files import printable
 from diversevis.photographs.survey import survey
 from diversevis.pictures import draw
 from diversevis.runs import signals

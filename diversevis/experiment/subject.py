@@ -56,10 +56,10 @@ def _subject(
     best, alive = None, (True,) * len(rows)
     weights: tuple[float | None, ...] = (objective.diversity,) * len(rows)
     if metrics is not None:
-        values = [unit["response_best"] for unit in metrics]
+        values = [unit.get("response_best") for unit in metrics]
         best = torch.tensor([math.nan if value is None else value for value in values])
         alive = tuple(
-            unit["stop"] != "dead" and unit["response_mean"] is not None for unit in metrics
+            unit.get("stop") != "dead" and unit.get("response_mean") is not None for unit in metrics
         )
         if objective.front is not None:
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp",
             ".pgm", ".ppm", ".pnm", ".jp2")  # fmt: skip
@@ -99,11 +99,6 @@ def shown(
             f"{printable(path)} could be read at the start, and cannot now ({error}). Begin again "
             "with a folder that nobody changes meanwhile."
         ) from error
-
-
-def printable(path: Path | str) -> str:
-    """The path in a line of text: line breaks and bytes that are no text are written as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
 
 
 def check_channels(channels: int, setting: str, instead: str) -> None:

@@ -16,13 +16,12 @@ from typing import TypeVar
 import PIL
 from PIL import Image
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 from diversevis.photographs import cache
 from diversevis.photographs.files import (
     SUFFIXES,
     Unreadable,
     decoded,
-    printable,
     read,
     read_ahead,
 )
@@ -130,7 +129,7 @@ def _see(folder: Path, contents: Mapping[str, str]) -> tuple[dict[str, _Seen], d
         LOG.warning("%s: reading %d photographs for the first time", folder, len(missing))
     made, failed = _of_all(folder, missing, lambda path: read(path, _see_image))
     if made:
-        known |= {contents[name]: one for name, one in made.items()}
+        known |= {contents[name]: photograph for name, photograph in made.items()}
         rows = {
             content: [photograph.digest, *photograph.notes] for content, photograph in known.items()
         }

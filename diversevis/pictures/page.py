@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from diversevis.errors import printable
 from diversevis.pictures.grid import columns_of
 from diversevis.units import counted
 
@@ -129,6 +130,7 @@ def written(
     lines: Sequence[str], *, size: int = BODY, color: str = INK, center: bool = False
 ) -> Block:
     """Lines of text."""
+    lines = [printable(line) for line in lines]  # the font refuses some characters
     letters, step = font(size), round(1.35 * size)
     lengths = [letters.getlength(line) for line in lines]
     width = math.ceil(max([1, *lengths]))
@@ -142,7 +144,7 @@ def written(
 def wrapped(lines: Sequence[str], size: int, width: int) -> list[str]:
     """Lines broken at spaces so that none is wider than `width` pixels, where words allow it."""
     letters, broken = font(size), []
-    for line in lines:
+    for line in map(printable, lines):
         row = ""
         for word in line.split(" "):
             longer = f"{row} {word}" if row else word
@@ -156,7 +158,7 @@ def wrapped(lines: Sequence[str], size: int, width: int) -> list[str]:
 
 def shortened(name: str, size: int, width: int) -> str:
     """A file name of at most `width` pixels: letters in its middle, which tell least, left out."""
-    letters = font(size)
+    name, letters = printable(name), font(size)
     if letters.getlength(name) <= width:
         return name
     for length in range(len(name) - 1, 1, -1):

@@ -129,10 +129,12 @@ def check(content: Files) -> Results:
 def check_record(record: Object) -> None:
     """Raises `Damaged` where the record of a run with results lacks what these are checked by."""
     check_kinds(record, {"config_hash": str, "config": dict})
-    files.check_depth(record["config"], "run.json")
+    files.check_depth(record, "run.json")
     if len(set(record["units"])) < len(record["units"]):
         raise Damaged("run.json has a unit twice")
     check_kinds(record, {"norm": (int, float), "receptive_field": dict, "weights": dict})
+    if not isinstance(record.get("drawn", []), list):
+        raise Damaged(f"run.json: drawn is {shown(record['drawn'])}")
     n, norm = record["n"], record["norm"]
     if n is not None and not (is_whole(n) and n > 0):  # None: measures without images
         raise Damaged(f"run.json: n is {shown(n)}")
@@ -187,10 +189,10 @@ def _flatten(units: Sequence[Object], prefix: str, into: Columns) -> None:
     """
     names = list(units[0]) if units else []
     if all(list(unit) == names for unit in units):
-        listed = map(list, zip(*(unit.values() for unit in units), strict=True))
+        listed = [list(values) for values in zip(*(unit.values() for unit in units), strict=True)]
     else:
         names = list(dict.fromkeys(itertools.chain.from_iterable(units)))
-        listed = ([unit.get(name) for unit in units] for name in names)
+        listed = [[unit.get(name) for unit in units] for name in names]
     if len(names) + len(into) > MOST:
         raise Damaged(f"metrics.json has more than {MOST} numbers of a unit")
     for key, values in zip(names, listed, strict=True):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
 RECORD = 16 * 2**20  # bytes of run.json; with the fields of 4096 model neurons it has 1 MiB
-DEEPEST = 30  # levels of a config; settings have 4, arguments of a network's function some more
+DEEPEST = 30  # levels of run.json; settings have 5, arguments of a network's function some more
 LONGEST = 2**16  # characters of a name or a setting
 STATUSES = "running", "finished", "interrupted", "failed"
 KINDS: dict[str, Any] = {  # what every record says
@@ -134,13 +134,13 @@ def parse_json(content: bytes, file: str) -> dict[str, Any]:
     return value
 
 
-def check_depth(config: dict[str, Any], file: str) -> None:
-    """Raises `Damaged` for a config that is nested deeper than any that was composed."""
-    depth, level = 0, list(config.values())
+def check_depth(content: Mapping[str, Any], file: str) -> None:
+    """Raises `Damaged` where the content of a file is nested deeper than any that a run writes."""
+    depth, level = 0, list(content.values())
     while level := [value for value in level if type(value) in (dict, list)]:
         depth += 1
         if depth > DEEPEST:
-            raise Damaged(f"{file}: config is nested deeper than {DEEPEST} levels")
+            raise Damaged(f"{file} is nested deeper than {DEEPEST} levels")
         inner = (value.values() if type(value) is dict else value for value in level)
         level = list(itertools.chain.from_iterable(inner))
 

@@ -152,7 +152,9 @@ class RunFolder:
         self._write_tensors("images.safetensors", arrays)
 
     def read_images(self) -> dict[str, Tensor]:
-        return load_file(self.path / "images.safetensors")
+        """In float32, as they were written: another tool may have rewritten the file."""
+        arrays = load_file(self.path / "images.safetensors")
+        return {name: x.float() if x.is_floating_point() else x for name, x in arrays.items()}
 
     def write_front(
         self,

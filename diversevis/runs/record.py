@@ -27,8 +27,12 @@ from diversevis.runs.trust import signed
 
 LOG = logging.getLogger("diversevis")
 
-# Entries that a process that continues a run takes over from the record of the earlier one.
-KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds", "drawn"
+# Entries that a process that continues a run takes over from the record of the earlier one, with
+# their types: what is of another type is damage.
+KEPT: dict[str, Any] = {
+    "rerun": str, "origin": str, "optimized": bool, "start": str, "not_measured": dict,
+    "measuring": str, "seconds": (int, float), "drawn": list, "attempts": int,
+}  # fmt: skip
 
 
 def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +75,8 @@ def keep_record(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     before = folder.read_record()
-    began = time.perf_counter() - (before.get("seconds") or 0.0)  # earlier processes' time counts
+    before = {name: x for name, x in before.items() if isinstance(x, KEPT.get(name, object))}
+    began = time.perf_counter() - before.get("seconds", 0.0)  # earlier processes' time counts
     finished = False
 
     def end(**entries: Any) -> None:
@@ -108,7 +113,8 @@ def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str
     earlier = {name: before[name] for name in KEPT if name in before}
     if record["sweep"] is None:  # a sweep's run stays the sweep's when its command is typed by hand
         earlier["sweep"] = before.get("sweep")
-    return {**record, **earlier, "status": "running", "attempts": before.get("attempts", 0) + 1}
+    attempts = before.get("attempts", 0) + 1
+    return {**record, **earlier, "status": "running", "attempts": attempts}
 
 
 def _ended_by(error: BaseException) -> dict[str, Any]:

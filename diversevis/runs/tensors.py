@@ -20,13 +20,14 @@ from diversevis.runs.facts import Object
 from diversevis.runs.files import Damaged, is_whole, opened, parse_json, shown
 
 TOLERANCE = 1e-3  # relative, of a norm or a response, for other ways to round
-TINY = float(np.finfo(np.float32).tiny)
+TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 SAMPLE = 2**18  # bytes of images that are read unless all are wanted; a whole run of some units
 BLOCK = 2**26  # bytes read together
 LONGEST_HEADER = 2**20  # bytes
-DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
-          "I64": np.dtype("<i8"), "I32": np.dtype("<i4")}  # fmt: skip
+CODES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+DTYPES: dict[str, np.dtype] = {code: np.dtype(name) for code, name in CODES.items()}
 NAME = "images.safetensors"
+CHANGED = f"{NAME} changed while it was read"
 NEEDED = ("images", "f"), ("responses", "f"), ("units", "i")  # with the kind of their numbers
 
 
@@ -38,7 +39,7 @@ class Tensor(NamedTuple):
     begin: int
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         return math.prod(self.shape)
 
 
@@ -79,13 +80,14 @@ class Images:
         self, rows: Sequence[Object], told: Float[np.ndarray, " unit"]
     ) -> Bool[np.ndarray, " unit"]:
         """Whether a unit has diverged: then its images need not be numbers."""
-        computed = self.responses.mean(1)
-        same = np.abs(computed - told) <= TOLERANCE * np.abs(self.responses).max(1) + TINY
+        sizes, computed = np.abs(self.responses), self.responses.mean(1)
+        is_number = sizes.sum(1) <= HUGE  # else the mean, taken in float32, was none
+        same = is_number & (np.abs(computed - told) <= TOLERANCE * sizes.max(1) + TINY)
         if same.all():
             return ~same
         # The images of a dead unit are noise: no response to them is told.
         dead = np.array([row.get("stop") == "dead" or "response_mean" not in row for row in rows])
-        same |= np.isnan(told) & (dead | ~np.isfinite(computed))
+        same |= np.isnan(told) & (dead | ~is_number)
         if not same.all():
             row = int(np.argmin(same))
             what = f"the responses of unit {self.units[row]}"
@@ -118,7 +120,9 @@ def read_images(folder: Path | str, *, thorough: bool) -> Images:
         header, start, size = _header(file, NAME)
         images, responses, units = _layout(header, size - start)
         # A small file is read at once: that takes half as long as its parts.
-        rest = file.read(size - start) if size - start <= SAMPLE else None
+        rest = file.read(size - start + 1) if size - start <= SAMPLE else None
+        if rest is not None and len(rest) != size - start:
+            raise Damaged(CHANGED)
 
         def numbers(tensor: Tensor, first: int, count: int) -> np.ndarray:
             length, begin = count * tensor.dtype.itemsize, tensor.begin
@@ -127,15 +131,15 @@ def read_images(folder: Path | str, *, thorough: bool) -> Images:
                 return np.frombuffer(rest, tensor.dtype, count, begin)
             content = os.pread(file.fileno(), length, start + begin)
             if len(content) != length:
-                raise Damaged(f"{NAME} changed while it was read")
+                raise Damaged(CHANGED)
             return np.frombuffer(content, tensor.dtype)
 
         every = thorough or rest is not None
         read, norms = _norms(images, partial(numbers, images), every=every)
-        values = numbers(responses, 0, responses.count).reshape(responses.shape)
+        values = numbers(responses, 0, responses.values).reshape(responses.shape)
         return Images(
             shapes=[images.shape, responses.shape, units.shape],
-            units=numbers(units, 0, units.count).tolist(),
+            units=numbers(units, 0, units.values).tolist(),
             responses=values.astype(float), read=read, norms=norms,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from diversevis.errors import InputError
+from diversevis.errors import InputError, printable
 from diversevis.runs.check import Columns
 from diversevis.runs.facts import Value
 from diversevis.runs.files import Damaged, legible
@@ -57,7 +57,7 @@ def collect_runs(root: Path) -> tuple[pa.Table, list[tuple[str, str]]]:
         runs.append(run)
         of_runs.add(1, {name: [value] for name, value in settings.items()})
         of_units.add(len(run.units), numbers)
-    reasons = [(_name(folder, root), one_line(why)) for folder, why in left_out]
+    reasons = [(_name(folder, root), printable(why)) for folder, why in left_out]
     return _join(runs, root, of_runs, of_units), sorted(reasons, key=_natural)
 
 
@@ -70,11 +70,6 @@ def _check_libraries() -> None:
             f"collect needs pandas and pyarrow, and here is {error}. Install both with "
             "pip install 'diversevis[collect]'"
         ) from error
-
-
-def one_line(text: str) -> str:
-    """The text with unprintable characters escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _name(folder: Folder, root: Path) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.photographs.files import printable
 from diversevis.pictures import page
 from diversevis.pictures.measures.spread import spread_page
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
@@ -55,7 +54,7 @@ def _crops(view: View) -> page.Block:
 
 def _caption_name(file: str, width: int) -> str:
     """The file's name without its folder, as text of at most this width in pixels."""
-    return page.shortened(printable(PurePath(file).name), page.CAPTION, width)
+    return page.shortened(PurePath(file).name, page.CAPTION, width)
 
 
 def _count(view: View, noun: str) -> str:
