@@ -60,7 +60,7 @@ def test_analyze_keeps_the_other_measures(current_folder, capsys):
     assert after["units"][0]["diversity"]["distance_mean"] > 0
     assert (path / "images.safetensors").read_bytes() == images
     assert json.loads((path / "run.json").read_text())["status"] == "finished"
-    assert "measured diversity of 1 units" in (path / "run.log").read_text()
+    assert "measured diversity of 1 unit\n" in (path / "run.log").read_text()
 
 
 def test_analyze_without_a_run(current_folder, capsys):
@@ -80,6 +80,18 @@ def test_analyze_without_a_run(current_folder, capsys):
     assert "images of a run" in capsys.readouterr().err
     assert main(["analyze"]) == 2
     assert "analyze needs run folders" in capsys.readouterr().err
+
+
+def test_folder_nobody_typed_is_not_told(current_folder, capsys):
+    """The run had photographs for another measure than the one that is asked for now."""
+    (current_folder / "photographs").mkdir()
+    noise = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8)
+    Image.fromarray(noise.numpy()).save("photographs/noise.png")
+    path = make_run(capsys, "natural=photographs", "analysis=natural")
+    assert main(["analyze", str(path), "analysis=diversity", "device=cpu"]) == 0
+    assert "is not used" not in capsys.readouterr().err
+    assert main(["analyze", str(path), "analysis=phase", "natural=photographs", *FAST]) == 0
+    assert "natural=photographs is not used" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,6 +380,17 @@ def test_linked_files_count_once(tmp_path, said):
     assert sorted(held) == ["2.png", "again.png", "again/0.png"]
     (words,) = said
     assert "(2): dead.png (a link to nothing), self.png (Too many levels" in words
+
+
+def test_left_out_is_said_once(tmp_path, said, monkeypatch):
+    """A run names its folder as typed, and later by its full path."""
+    save(tmp_path / "photographs/a.png")
+    (tmp_path / "photographs/notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("photographs"), tmp_path / "photographs"):
+        assert len(survey(folder, "natural").photographs) == 1
+    (words,) = said
+    assert words == "photographs: left out, of other kinds (1): notes.txt"
 
 
 def test_other_files_are_named(tmp_path, said):

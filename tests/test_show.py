@@ -214,7 +214,20 @@ def test_weak_and_dead_units_do_not_count(tmp_path, capsys):
 
 
 def test_two_others_are_too_few(tmp_path, capsys):
-    assert "too few to say (2 units)" in shown(capsys, ratios(tmp_path, 0.5, 1.0, 1.0), "unit=0")
+    out = shown(capsys, ratios(tmp_path, 0.5, 1.0, 1.0), "unit=0")
+    assert "No ranks: they need 3 other units of conv" in out
+    assert "there are 2. To have more, run more of the layer, as in unit=0-31." in " ".join(
+        out.split()
+    )
+    assert "among" not in out
+    assert "%" not in out
+
+
+def test_rounding_makes_no_rank(tmp_path, capsys):
+    path = ratios(tmp_path, 5e-8, 2e-8, 3e-8, 9e-8)
+    out = shown(capsys, path, "unit=0")
+    assert "equal to all 3 units" in out
+    assert "F1/F0 0 is below 1" in out
 
 
 def test_copied_run_has_no_layer(tmp_path, capsys):
@@ -233,8 +246,9 @@ def test_copied_run_has_no_layer(tmp_path, capsys):
         ({"deformation": {"stability": 0.6, "stability_error": 0.03}}, "less than noise of the same"),
         ({"deformation": {"stability": 0.6, "stability_error": 0.03}}, "R 0.6 ± 0.03 is below 1"),
         ({"deformation": {"stability": 1.6}}, "more than noise of the same"),
-        ({"shift": {"mean_masked": 0.71}}, "to 0.71 of the best response under the same mask"),
+        ({"shift": {"mean_masked": 0.71}}, "on average 0.71 of the best response under the same mask"),
         ({"diversity": {"index": 0.93}}, "no standard threshold"),
+        ({"diversity": {"index": 0.93}}, "the images reach 90 % of the best response"),
     ],
 )  # fmt: skip
 def test_answers_follow_standard_thresholds(tmp_path, changes, said):
@@ -244,6 +258,15 @@ def test_answers_follow_standard_thresholds(tmp_path, changes, said):
     (name,) = changes
     key = {"diversity": "overall"}.get(name, name)
     assert said in sentences[key]
+
+
+def test_lines_fit_a_narrow_terminal(tmp_path, capsys):
+    phase = {"f1f0": 0.2, "weak": False, "response": 9.12345, "frequency": 0.1281, "orientation": 11.25,
+             "color": "blue-yellow"}  # fmt: skip
+    out = shown(capsys, make_run(tmp_path, units=[made(0, phase=phase)], n=1))
+    assert ": 1 image of " in out
+    lines = [line for line in out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, lines)) <= 80
 
 
 def test_every_index_has_a_meaning(tmp_path, capsys):

@@ -97,8 +97,7 @@ def test_own_runs_need_no_words(custom_run, network, capsys):
     edit(custom_run / "run.json", status="failed", optimized=False)
     assert network("retry", "outputs") == (0, True)
     for command in commands(custom_run)[2:]:
-        if "-m" not in command:  # sweeps take their primary config from conf/ alone
-            assert network(*command)[0] == 0, capsys.readouterr().err
+        assert network(*command)[0] == 0, capsys.readouterr().err
 
 
 def test_received_code_is_not_imported(custom_run, network, capsys):

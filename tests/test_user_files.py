@@ -5,6 +5,7 @@ import time
 import pytest
 
 from diversevis.cli.main import main
+from diversevis.config.compose import combinations
 
 HEAD = "# @package _global_\n"
 MULTIPLYING = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -109,3 +110,37 @@ def test_chosen_config_names_its_line(current_folder, capsys):
     (current_folder / "mine.yaml").write_text("defaults:\n  - run\n  - _self_\nn: -2\n")
     assert main(["run", "--config-dir", ".", "--config-name", "mine"]) == 2
     assert capsys.readouterr().err.endswith("(mine.yaml, line 4)\n")
+
+
+def test_sweeps_take_a_chosen_config(current_folder, capsys):
+    (current_folder / "mine.yaml").write_text("defaults:\n  - run\n  - _self_\nn: -2\n")
+    chosen = ["--config-dir", str(current_folder), "--config-name", "mine"]
+    assert [config["n"] for config in combinations(chosen, ["n=3,4"])] == [3, 4]
+    assert main(["run", "-m", *chosen, "seed=0,1"]) == 2
+    assert capsys.readouterr().err.endswith("(mine.yaml, line 4)\n")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_missing_config_is_named(sweep, current_folder, capsys):
+    assert main(["run", *sweep, "--config-dir", ".", "--config-name", "other"]) == 2
+    assert "there is no file other.yaml in conf/ or" in capsys.readouterr().err
+    assert main(["run", *sweep, "--config-dir", "nowhere", "--config-name", "other"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+def test_left_open_settings_must_be_given(run, current_folder, sweep):
+    status, err = run("n: 3\nlayer: ???\n", *sweep)
+    assert status == 2
+    assert "layer is left open (???): add layer=... to the command." in err
+    assert err.endswith("(conf/experiment/mine.yaml, line 3)\n")
+
+
+def test_left_open_settings_may_be_given(current_folder):
+    folder = current_folder / "experiment"
+    folder.mkdir()
+    (folder / "open.yaml").write_text(f"{HEAD}layer: ???\n")
+    (folder / "mine.yaml").write_text(f"{HEAD}defaults: [open]\nlayer: simple\n")
+    flags = ["--config-dir", str(current_folder)]
+    for words in (["experiment=open", "layer=simple"], ["experiment=mine"]):
+        assert [config["layer"] for config in combinations(flags, words)] == ["simple"]

@@ -60,6 +60,9 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
     runs = [(Path(folder), _config_of(Path(folder))) for folder in folders]
     _check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
+    asked = bind(Experiment, config, "").analysis
+    if not {"all", "natural"} & {*([asked] if isinstance(asked, str) else asked)}:
+        free["natural"] = config["natural"]  # not the run's: nobody has typed it here
     experiments = [bind(Experiment, {**made, **free, "seeds": 1}, "") for _, made in runs]
     show_warnings()
     from diversevis.experiment.analyze import analyze_run

@@ -13,8 +13,9 @@ from typing import Any
 
 from diversevis.cli.status import aligned, plain
 from diversevis.cli.summary import full_table
-from diversevis.compare.answers import number, percent, rank_of
+from diversevis.compare.answers import index_number, number, percent, rank_of
 from diversevis.compare.layer import Unit
+from diversevis.compare.ranks import FEWEST
 from diversevis.compare.report import measured_indices, table_report, unit_report
 from diversevis.compare.runs import Run, open_run
 from diversevis.config.arguments import folders_and_settings
@@ -23,7 +24,7 @@ from diversevis.runs.files import Damaged
 from diversevis.runs.versions import versions_in
 from diversevis.units import counted, units_list
 
-WIDTH = 100  # characters of a line
+WIDTH = 80  # characters of a line, but for paths and commands
 LISTED = 12  # ranges of units that an error names
 EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
 ANSWERING = "phase", "deformation", "shift", "diversity"  # measures that say how invariant it is
@@ -165,19 +166,22 @@ def _images(report: Report) -> Iterator[str]:
         yield f"distance   {what} RMS grey levels ({noise})"
     if grating and grating["frequency"] is not None:
         share = "" if grating["of_best"] is None else f", {percent(grating['of_best'])} of the best"
-        yield (
+        yield from textwrap.wrap(
             f"grating    best at {number(grating['frequency'])} cycles/px, "
             f"{number(grating['orientation'])}° (wave vector), {grating['color']}: "
-            f"response {number(grating['response'], 4)}{share}"
-        )
+            f"response {number(grating['response'], 4)}{share}",
+            WIDTH, subsequent_indent=" " * 11,
+        )  # fmt: skip
 
 
 def _indices(report: Report) -> Iterator[str]:
     """A line for every index, and its meaning below the last index that has this meaning."""
     indices = report["indices"]
-    rows = [("index", "value", "", f"among the other units of {report['layer']}")]
-    for index in indices:
-        rows.append((index["title"], _value(index), _word(index), rank_of(index, "units") or "-"))
+    ranks = [rank_of(index, "units") for index in indices]
+    head = f"among other units of {report['layer']}" if any(ranks) else ""
+    rows = [("index", "value", "", head)]
+    for index, rank in zip(indices, ranks, strict=True):
+        rows.append((index["title"], _value(index), _word(index), rank or ("-" if head else "")))
     head, *lines = aligned(rows, right=())
     yield head
     for line, (index, following) in zip(lines, pairwise([*indices, None]), strict=True):
@@ -188,7 +192,7 @@ def _indices(report: Report) -> Iterator[str]:
             )
         if index["seeds"]:
             mean, deviation, count = (index["seeds"][key] for key in ("mean", "deviation", "count"))
-            spread = f"mean {number(mean)}, standard deviation {number(deviation, 2)}"
+            spread = f"mean {index_number(mean)}, standard deviation {index_number(deviation, 2)}"
             yield f"    over {number(count)} seeds: {spread}"
     if any(index["error"] is not None for index in indices):
         yield "±: standard error over random deformations"
@@ -196,7 +200,7 @@ def _indices(report: Report) -> Iterator[str]:
 
 def _value(index: Report) -> str:
     error = "" if index["error"] is None else f" ± {number(index['error'], 2)}"
-    return number(index["value"]) + error
+    return index_number(index["value"]) + error
 
 
 def _word(index: Report) -> str:
@@ -206,14 +210,21 @@ def _word(index: Report) -> str:
 def _layer(report: Report) -> Iterator[str]:
     """Which other units were compared, and which runs were left out."""
     others, layer = report["others"], report["layer"]
-    if others["units"]:
+    ranked = [
+        index["rank"]["percentile"] is not None for index in report["indices"] if index["rank"]
+    ]
+    if any(ranked):
         units, runs = counted(others["units"], "other unit"), counted(others["runs"], "run")
-        line = f"Compared with {units} of {layer}, from {runs}."
-        if any(index["rank"] and not index["rank"]["count"] for index in report["indices"]):
-            line += " -: measured in no other unit."
-        yield line
+        yield f"Compared with {units} of {layer}, from {runs}."
+        if not all(ranked):
+            yield f"-: measured in fewer than {FEWEST} other units."
     else:
-        yield f"No other unit of {layer} was measured beside this run: there are no ranks."
+        yield from textwrap.wrap(
+            f"No ranks: they need {FEWEST} other units of {layer} that were measured with the same "
+            f"settings; beside this run, there {'is' if others['units'] == 1 else 'are'} "
+            f"{others['units'] or 'none'}. To have more, run more of the layer, as in unit=0-31.",
+            WIDTH,
+        )  # fmt: skip
     if others["left_out"]:
         reasons = (f"{count} {reason}" for reason, count in others["left_out"].items())
         yield from textwrap.wrap(f"Runs of the layer left out: {'; '.join(reasons)}.", WIDTH)
@@ -228,7 +239,8 @@ def _made(report: Report) -> str:
     field = f"{height} x {width} px"
     if report["n"] is None:
         return f": measured without images; receptive field {field}"
-    return f": {report['n']} images of {field}, RMS contrast {report['contrast']:.3g} grey levels"
+    images = counted(report["n"], "image")
+    return f": {images} of {field}, RMS contrast {report['contrast']:.3g} grey levels"
 
 
 def _state(run: Run) -> Iterator[str]:

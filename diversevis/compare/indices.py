@@ -49,8 +49,8 @@ CELLS = "complex-like", "simple-like"  # F1/F0: Skottun et al. 1991
 NOISE = "less than noise", "more than noise"  # R: Petrini et al. 2021
 INDICES = (
     Index("phase.f1f0", "F1/F0, best grating", "F1/F0", unless=WEAK, words=CELLS,
-          meaning="0: the phase of the grating does not matter, as in a complex cell; "
-                  "above 1: simple cell"),
+          meaning="first harmonic of the response over the phase of the grating / its mean; "
+                  "near 0: as in a complex cell, above 1: as in a simple cell"),
     Index("phase.f1f0", "units with F1/F0 below 1", "share of units", below=1.0, unless=WEAK),
     Index("phase.fitted.f1f0", "F1/F0, fitted grating", "F1/F0", unless="phase.fitted.weak",
           words=CELLS, meaning="the same for the grating that is most like the unit's best image"),

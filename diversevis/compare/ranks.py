@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 
+ROUNDING = 1e-5  # responses are float32: an F1/F0 of 1e-8 is 0, and not lower than 2e-8
 FEWEST = 3  # values of a sample; with fewer there is no interval, no rank test and no percentile
 
 
@@ -15,7 +17,7 @@ class Rank:
     percentile  percentage of the others that are lower; equal numbers count half. 0 to 100, or
                 None where there are fewer than `FEWEST` others
     count       number of others
-    equal       how many of them are equal
+    equal       how many of them are equal, within rounding
     """
 
     percentile: float | None
@@ -46,7 +48,8 @@ def rank(value: float, others: Sequence[float]) -> Rank:
     >>> rank(2.0, [1.0, 2.0, 2.0, 3.0, 4.0])  # one is lower, two are equal: (1 + 2 / 2) / 5
     Rank(percentile=40.0, count=5, equal=2)
     """
-    lower = sum(other < value for other in others)
-    equal = sum(other == value for other in others)
+    close = [isclose(other, value, rel_tol=ROUNDING, abs_tol=ROUNDING) for other in others]
+    lower = sum(other < value and not same for other, same in zip(others, close, strict=True))
+    equal = sum(close)
     share = 100 * (lower + equal / 2) / len(others) if len(others) >= FEWEST else None
     return Rank(share, len(others), equal)

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from diversevis.config.arguments import check_words, in_quotes, split_flags
+from diversevis.config.arguments import check_words, split_flags
 from diversevis.config.bind import bind, with_settings
 from diversevis.config.conf_files import config_folder
 from diversevis.config.messages import plain_errors
@@ -117,34 +117,45 @@ def combinations(flags: Sequence[str], overrides: Sequence[str]) -> list[dict[st
     parser.add_argument("-cd", "--config-dir", type=Path)
     parser.add_argument("-cn", "--config-name", default="run")
     given, _ = parser.parse_known_args(flags)
-    folder = given.config_dir and in_quotes(str(given.config_dir.resolve()))
-    search = [f"hydra.searchpath=[{folder}]"] if folder else []
     with plain_errors(overrides), initialize_config_dir(config_folder(), version_base="1.3"):
+        if given.config_dir is not None:
+            _search_in(given.config_dir)
         axes: dict[str, list[str]] = {}
         for override in parsed:
-            axes[override.get_key_element()] = _words(override, search)
+            axes[override.get_key_element()] = _words(override)
         configs = [
-            plain(compose(given.config_name, overrides=[*words, *search]))
+            compose(given.config_name, overrides=[*words])
             for words in itertools.product(*axes.values())
         ]
-    return [completed(config) for config in configs] if flags else configs
+    found = [plain(config) for config in configs]
+    return [completed(config) for config in found] if flags else found
 
 
-def _words(override: Override, search: list[str]) -> list[str]:
-    """An override for every value that this one sweeps over; for `unit`, one with all units.
+def _search_in(folder: Path) -> None:
+    """Have Hydra look for configs in `folder` too, after conf/, as its flag --config-dir does.
 
-    search  the override that names a folder of configs beside conf/
+    The setting `hydra.searchpath` is not enough: Hydra reads it in the config that --config-name
+    names. Raises InputError where there is no such folder.
     """
+    if not folder.is_dir():
+        raise InputError(f"--config-dir {folder} is not a folder.")
+    loader: Any = GlobalHydra.instance().config_loader()
+    loader.get_search_path().append("command-line", str(folder.resolve()), anchor="main")
+    loader.repository.initialize_sources(loader.get_search_path())
+
+
+def _words(override: Override) -> list[str]:
+    """An override for every value that this one sweeps over; for `unit`, one with all units."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
-    key, values = override.get_key_element(), _values(override, search)
+    key, values = override.get_key_element(), _values(override)
     if key == "unit":
         units = [unit for value in values for unit in value.strip("[]").split(",")]
         values = ["all"] if "all" in units else [f"[{','.join(units)}]"]
     return [for_hydra(f"{key}={value}") for value in values]
 
 
-def _values(override: Override, search: list[str]) -> list[str]:
+def _values(override: Override) -> list[str]:
     """The values that an override sweeps over; raises InputError where these cannot be listed."""
     if not override.is_discrete_sweep():
         raise InputError(
@@ -154,7 +165,7 @@ def _values(override: Override, search: list[str]) -> list[str]:
     swept: Any = override.value()
     if isinstance(swept, Glob):
         loader = GlobalHydra.instance().config_loader()
-        values = swept.filter(loader.get_group_options(override.key_or_group, overrides=search))
+        values = swept.filter(loader.get_group_options(override.key_or_group))
     else:
         if isinstance(swept, RangeSweep):
             _check_range(swept, override)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diversevis.config.conf_files import config_folder
-from diversevis.config.user_files import user_files_checked
+from diversevis.config.user_files import check_left_open, user_files_checked
 from diversevis.errors import InputError, suggest
 
 LISTS = "unit", "analysis", "device", "objective.front"  # settings that may be lists
@@ -29,6 +29,7 @@ def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
     try:
         with user_files_checked():
             yield
+        check_left_open(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, overrides)) from error
     except ValueError as error:
@@ -50,6 +51,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return _unknown_key(match[1], overrides) or text
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
         return _commas(match[1], match[2])
+    if match := re.match(r"Additional config directory '(.+)' not found", text):
+        return f"--config-dir {match[1]} is not a folder."
     if match := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
         return f"{match[1]} lists values: for a sweep put -m first: diversevis run -m '{match[1]}'."
     if re.search("LexerNoViableAlt|mismatched input|extraneous input", text):
@@ -64,6 +67,11 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
 def _missing_file(error: MissingConfigException) -> str | None:
     """About a config file that a group does not have, such as a launcher's."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if str(error).startswith("Cannot find primary config"):
+        return (
+            f"--config-name {name}: there is no file {name.removesuffix('.yaml')}.yaml in conf/ or "
+            "in the folder that --config-dir names."
+        )
     if group == "hydra/launcher":
         name = name.removeprefix("submitit_")
         if name not in EXTRAS:

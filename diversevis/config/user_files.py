@@ -22,12 +22,25 @@ PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 # How a message begins that is about a setting, or about a group in a defaults list.
 ABOUT = re.compile(r"(?:There is no setting |The setting )?([\w.]+)")
 
-_lines: dict[str, list[str]] = {}  # dotted setting -> FILE, line N; of the files read last
+# Of the files read last.
+_lines: dict[str, list[str]] = {}  # dotted setting -> FILE, line N
+_left_open: set[str] = set()  # settings that a file leaves to others: `layer: ???`
+_given: set[str] = set()  # settings to which a file gives a value
 
 
 def forget() -> None:
     """Forget the files read so far: another command line begins."""
-    _lines.clear()
+    for known in (_lines, _left_open, _given):
+        known.clear()
+
+
+def check_left_open(words: Sequence[str]) -> None:
+    """Raises InputError for a setting that is ??? in a file, and given neither in another file nor
+    among `words`, the command line: it would be the default, without a word."""
+    typed = _typed(words)
+    for setting in sorted(_left_open - _given - typed):
+        raise InputError(f"{setting} is left open (???): add {setting}=... to the command.")
+    _left_open.clear()  # given: what is read from now on does not know the command line
 
 
 def located(message: str, words: Sequence[str]) -> str:
@@ -37,9 +50,13 @@ def located(message: str, words: Sequence[str]) -> str:
     """
     about = ABOUT.match(message)
     name = about[1].strip(".") if about else ""
-    typed = {word.partition("=")[0].lstrip("+~") for word in words}
+    typed = _typed(words)
     lines = _lines.get(name) if name not in typed else None
     return f"{message.rstrip()} ({' and '.join(lines)})" if lines else message
+
+
+def _typed(words: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0].lstrip("+~") for word in words}
 
 
 @contextlib.contextmanager
@@ -97,8 +114,9 @@ def _read(path: Path, config_path: str) -> None:
         raise _refused(path, root, "settings are written as `name: value`")
     _weigh(root, path, {})
     _check_defaults(root, path)
-    for setting, node in _settings(root, _package(text, config_path)):
+    for setting, node, value in _settings(root, _package(text, config_path)):
         _remember(setting, f"{name}, line {node.start_mark.line + 1}")
+        (_left_open if value == "???" else _given).add(setting)
 
 
 def _decoded(path: Path) -> str:
@@ -196,17 +214,17 @@ def _check_defaults(root: Any, path: Path) -> None:
                 raise _refused(path, item, reason)
 
 
-def _settings(root: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names, and the nodes of their keys; of a defaults list the groups."""
+def _settings(root: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names, the nodes of their keys, and their values; of a defaults list the groups."""
     for key, value in root.value:
         name = f"{prefix}{key.value}"
         if key.value == "defaults":
             for item in value.value:
                 for group, _ in item.value if isinstance(item.value, list) else ():
                     last = str(group.value).split()[-1]
-                    yield last.partition("@")[0].strip("/").replace("/", "."), group
+                    yield last.partition("@")[0].strip("/").replace("/", "."), group, None
             continue
-        yield name, key
+        yield name, key, value.value
         if isinstance(value.value, list) and value.value and isinstance(value.value[0], tuple):
             yield from _settings(value, f"{name}.")
 

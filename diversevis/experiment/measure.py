@@ -26,6 +26,7 @@ from diversevis.pictures import draw
 from diversevis.runs import signals
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 
@@ -43,7 +44,7 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
         if folder is not None:
             warn_once(
                 f"natural={printable(folder)} is not used: natural exemplars are not asked for. "
-                "analysis=[natural] measures them, and so does analysis=all"
+                "analysis=natural measures them, and so does analysis=all"
             )
         return list(names)
     if folder is None:
@@ -87,7 +88,7 @@ def measure_folder(
         if setup.experiment.images == "png":
             draw.draw(folder, name, setup.experiment.measure.pictures, pulse)
         count = sum(numbers is not None for numbers in measured.numbers)
-        LOG.info("measured %s of %d units", name, count)
+        LOG.info("measured %s of %s", name, counted(count, "unit"))
     return impossible
 
 

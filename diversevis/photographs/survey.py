@@ -92,8 +92,8 @@ def survey(folder: Path, setting: str) -> Survey:
     if known is None or state != listing.state:
         known = _survey(folder, given, listing)
         _surveys[key] = listing.state, known
-    if known.words:
-        cache.warn_once(f"{printable(folder)}: {known.words}")
+        if known.words:  # not again for the same folder, written as a full path
+            cache.warn_once(f"{printable(folder)}: {known.words}")
     return known
 
 
