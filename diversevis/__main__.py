@@ -1,5 +1,6 @@
 """`python -m diversevis` is the `diversevis` command. It listens to Ctrl-C before all imports."""
 
+import io
 import sys
 
 from diversevis.cli.interrupt import leave_at_once
@@ -8,6 +9,9 @@ from diversevis.cli.interrupt import leave_at_once
 def entry() -> int:
     """Run the command line of this process; return the exit status."""
     leave_at_once()
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not have all letters of our words
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from diversevis.cli.main import main
 
     try:

@@ -82,7 +82,7 @@ def row(here: Path, name: str, words: str) -> str:
 def command(here: Path, *words: str) -> str:
     """What a command prints on both streams."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "diversevis", *words], cwd=here, env=environment, text=True,
         capture_output=True, timeout=300,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """`diversevis show`, and the table after a run."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -394,3 +395,13 @@ def test_large_layer_is_shown_soon(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert time.monotonic() - began < 4
     assert "Compared with 99 other units of conv2_2, from 99 runs." in done.stdout
+
+
+def test_terminal_without_our_letters(tmp_path):
+    path = make_run(tmp_path, units=[made(0), made(1)])
+    done = subprocess.run(
+        [*COMMAND, "show", str(path), "unit=1"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert r"\xb0 (wave vector)" in done.stdout
