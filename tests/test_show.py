@@ -398,10 +398,12 @@ def test_large_layer_is_shown_soon(tmp_path):
 
 
 def test_terminal_without_our_letters(tmp_path):
-    path = make_run(tmp_path, units=[made(0), made(1)])
+    path = make_run(
+        tmp_path, units=[made(0, deformation={"stability": 0.5, "stability_error": 0.1})]
+    )
     done = subprocess.run(
-        [*COMMAND, "show", str(path), "unit=1"], capture_output=True, text=True, timeout=60,
+        [*COMMAND, "show", str(path), "unit=0"], capture_output=True, text=True, timeout=60,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert r"\xb0 (wave vector)" in done.stdout
+    assert r"0.5 \xb1 0.1" in done.stdout
