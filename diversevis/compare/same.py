@@ -24,7 +24,8 @@ def another_layer(a: Run, b: Run) -> str | None:
 
 def differently_made(a: Run, b: Run) -> list[Difference]:
     """Settings of the images in which two runs differ; none: their units may be compared."""
-    made = [(key, a.record[key], b.record[key]) for key in SAME if a.record[key] != b.record[key]]
+    sides = [(key, a.record.get(key), b.record.get(key)) for key in SAME]
+    made = [(key, in_a, in_b) for key, in_a, in_b in sides if in_a != in_b]
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     return made

@@ -37,7 +37,7 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
         with logged_to(folder.log_path):
             measure_folder(setup, folder, claim, names)
         # Natural exemplars may be missing: there may have been no photographs.
-        wanted = {*chosen(record["config"]["analysis"])} - {"natural"}
+        wanted = {*chosen(record["config"].get("analysis", []))} - {"natural"}
         complete = complete and wanted <= {*folder.read_measures()}
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing

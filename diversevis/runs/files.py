@@ -18,11 +18,20 @@ from typing import Any, BinaryIO
 
 LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
 RECORD = 16 * 2**20  # bytes of run.json; with the fields of 4096 model neurons it has 1 MiB
-DEEPEST = 30  # levels of a config; settings have 4, arguments of a network's function some more
-LONGEST = 2**16  # characters of a name or a setting
+DEEPEST = 30  # levels of JSON; settings have 4, arguments of a network's function some more
+LONGEST = 2**16  # characters of a setting
+LONGEST_NAME = 500  # characters of a model's or a layer's name
 STATUSES = "running", "finished", "interrupted", "failed"
 KINDS: dict[str, Any] = {  # what every record says
     "status": str, "model": str, "layer": str, "units": list, "n": (int, NoneType),
+}  # fmt: skip
+OPTIONAL: dict[str, Any] = {  # what records of other versions may lack
+    "optimized": bool, "drawn": list, "not_measured": dict, "measuring": (str, NoneType),
+    "attempts": int, "seconds": (int, float, NoneType), "start": str,
+    "sweep": (str, NoneType), "origin": (str, NoneType), "rerun": (str, NoneType),
+    "direction": (str, NoneType), "distance": (str, NoneType),
+    "diversity": (int, float, NoneType), "fraction": (int, float, NoneType),
+    "front": (list, NoneType),
 }  # fmt: skip
 
 
@@ -45,7 +54,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        try:
+            beside.replace(path)
+        except IsADirectoryError:
+            path.rmdir()  # raises where the folder holds something
+            beside.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:  # a full disk: no path is given
             error.filename = str(path)
@@ -59,7 +72,12 @@ def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
     `Damaged` as `read_json` does, and where it lacks what every record has."""
     content, changed = read_file(folder, "run.json", RECORD)
     record = parse_json(content, "run.json")
+    check_depth(record, "run.json")
     check_kinds(record, KINDS)
+    check_kinds(record, {name: kind for name, kind in OPTIONAL.items() if name in record})
+    for name in ("model", "layer"):
+        if len(record[name]) > LONGEST_NAME:
+            raise Damaged(f"run.json: {name} is {shown(record[name])}")
     if record["status"] not in STATUSES:
         raise Damaged(f"run.json: status is {shown(record['status'])}")
     if not record["units"] or not all(map(is_whole, record["units"])):
@@ -73,8 +91,13 @@ def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
         if name not in record:
             raise Damaged(f"run.json lacks {name}")
         value = record[name]
-        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
+        if not _is_of(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
             raise Damaged(f"run.json: {name} is {shown(value)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether it is of one of these types; a truth value is no number."""
+    return isinstance(value, kind) and (type(value) is not bool or kind is bool)
 
 
 def read_json(folder: Path | str, file: str, largest: int = LARGEST) -> dict[str, Any]:
@@ -134,13 +157,13 @@ def parse_json(content: bytes, file: str) -> dict[str, Any]:
     return value
 
 
-def check_depth(config: dict[str, Any], file: str) -> None:
-    """Raises `Damaged` for a config that is nested deeper than any that was composed."""
-    depth, level = 0, list(config.values())
+def check_depth(content: Mapping[str, Any], file: str) -> None:
+    """Raises `Damaged` for JSON that is nested deeper than any that was written."""
+    depth, level = 0, list(content.values())
     while level := [value for value in level if type(value) in (dict, list)]:
         depth += 1
         if depth > DEEPEST:
-            raise Damaged(f"{file}: config is nested deeper than {DEEPEST} levels")
+            raise Damaged(f"{file} is nested deeper than {DEEPEST} levels")
         inner = (value.values() if type(value) is dict else value for value in level)
         level = list(itertools.chain.from_iterable(inner))
 

@@ -152,7 +152,10 @@ class RunFolder:
         self._write_tensors("images.safetensors", arrays)
 
     def read_images(self) -> dict[str, Tensor]:
-        return load_file(self.path / "images.safetensors")
+        """Images and responses in float32, even where another tool has written float64."""
+        arrays = load_file(self.path / "images.safetensors")
+        return {name: array.float() if array.is_floating_point() else array
+                for name, array in arrays.items()}  # fmt: skip
 
     def write_front(
         self,

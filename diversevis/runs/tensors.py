@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,15 +18,20 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diversevis.runs.facts import Object
-from diversevis.runs.files import Damaged, is_whole, opened, parse_json, shown
+from diversevis.runs.files import Damaged, Missing, is_whole, opened, parse_json, shown
 
 TOLERANCE = 1e-3  # relative, of a norm or a response, for other ways to round
 TINY = float(np.finfo(np.float32).tiny)
 SAMPLE = 2**18  # bytes of images that are read unless all are wanted; a whole run of some units
 BLOCK = 2**26  # bytes read together
 LONGEST_HEADER = 2**20  # bytes
-DTYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
-          "I64": np.dtype("<i8"), "I32": np.dtype("<i4")}  # fmt: skip
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
+}  # fmt: skip
+MOST_AXES = 16  # of a tensor
+BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2,
+         "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}  # fmt: skip
 NAME = "images.safetensors"
 NEEDED = ("images", "f"), ("responses", "f"), ("units", "i")  # with the kind of their numbers
 
@@ -38,7 +44,7 @@ class Tensor(NamedTuple):
     begin: int
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return math.prod(self.shape)
 
 
@@ -84,7 +90,7 @@ class Images:
         if same.all():
             return ~same
         # The images of a dead unit are noise: no response to them is told.
-        dead = np.array([row.get("stop") == "dead" or "response_mean" not in row for row in rows])
+        dead = np.array([row["stop"] == "dead" for row in rows])
         same |= np.isnan(told) & (dead | ~np.isfinite(computed))
         if not same.all():
             row = int(np.argmin(same))
@@ -132,25 +138,27 @@ def read_images(folder: Path | str, *, thorough: bool) -> Images:
 
         every = thorough or rest is not None
         read, norms = _norms(images, partial(numbers, images), every=every)
-        values = numbers(responses, 0, responses.count).reshape(responses.shape)
+        values = numbers(responses, 0, responses.size).reshape(responses.shape)
         return Images(
             shapes=[images.shape, responses.shape, units.shape],
-            units=numbers(units, 0, units.count).tolist(),
+            units=numbers(units, 0, units.size).tolist(),
             responses=values.astype(float), read=read, norms=norms,
         )  # fmt: skip
 
 
-def check_arrays(folder: Path | str) -> None:
-    """Raises `Damaged` where a file in analysis/ is cut off or of another kind."""
-    below = Path(folder, "analysis")
-    try:
-        names = [path.name for path in below.iterdir() if path.suffix == ".safetensors"]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in sorted(name for name in names if name[0] != "."):
-        with opened(folder, f"analysis/{name}") as file:
-            header, start, size = _header(file, f"analysis/{name}")
-            _entries(header, f"analysis/{name}", size - start)
+def check_arrays(folder: Path | str, measures: Iterable[str]) -> None:
+    """Raises `Damaged` where the arrays of one of these measures, if it has any, are cut off."""
+    for measure in measures:
+        name = f"analysis/{measure}.safetensors"
+        try:
+            with opened(folder, name) as file:
+                header, start, size = _header(file, name)
+                _entries(header, name, size - start)
+        except Missing:
+            continue
+        except Damaged as reason:
+            anew = f"diversevis analyze {shlex.quote(str(folder))} analysis={measure}"
+            raise Damaged(f"{reason}; `{anew}` makes it anew") from reason
 
 
 def _norms(
@@ -184,17 +192,31 @@ def _header(file: BinaryIO, name: str) -> tuple[bytes, int, int]:
 
 
 def _entries(header: bytes, name: str, size: int) -> dict[str, Any]:
-    """The tensors' entries; raises `Damaged` where they do not end with the file's `size` bytes."""
+    """The tensors' entries; raises `Damaged` where they do not fill the file's `size` bytes."""
     entries = parse_json(header, name)
-    entries.pop("__metadata__", None)
+    notes = entries.pop("__metadata__", {})
     try:
-        last = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        whole = last == size
-    except (KeyError, TypeError, IndexError) as error:
+        if not all(isinstance(note, str) for note in notes.values()):
+            raise TypeError
+        spans = sorted((*entry["data_offsets"], _bytes(entry)) for entry in entries.values())
+        ends = [0, *(end for _, end, _ in spans)]
+        fits = all(begin + length == end for begin, end, length in spans)
+        whole = fits and ends[:-1] == [begin for begin, _, _ in spans]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{name} is damaged") from error
-    if not whole:
+    if ends[-1] != size:
         raise Damaged(f"{name} is cut off")
+    if not whole:
+        raise Damaged(f"{name} is damaged")
     return entries
+
+
+def _bytes(entry: Any) -> int:
+    """Of a tensor; raises `TypeError` or `KeyError` where its entry does not say."""
+    shape = entry["shape"]
+    if len(shape) > MOST_AXES or not all(map(is_whole, [*shape, *entry["data_offsets"]])):
+        raise TypeError
+    return math.prod(shape) * BYTES[entry["dtype"]]
 
 
 @lru_cache(maxsize=256)  # the runs of a sweep have the same header
@@ -208,14 +230,10 @@ def _layout(header: bytes, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _tensor(entry: Any, key: str, kind: str) -> Tensor:
-    if not isinstance(entry, dict):
+    if entry is None:
         raise Damaged(f"{NAME} lacks {key}")
-    code, shape, ends = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
-    dtype = DTYPES.get(code) if isinstance(code, str) else None
+    code, shape, begin = entry["dtype"], entry["shape"], entry["data_offsets"][0]
+    dtype = DTYPES.get(code)
     if dtype is None or dtype.kind != kind:
-        raise Damaged(f"{NAME}: {key} is of type {str(code)[:20]}")
-    if not isinstance(shape, list) or not all(map(is_whole, [*shape, *ends])):
-        raise Damaged(f"{NAME} is damaged")
-    if len(ends) != 2 or ends[1] - ends[0] != dtype.itemsize * math.prod(shape):
-        raise Damaged(f"{NAME} is damaged")
-    return Tensor(dtype, shape, ends[0])
+        raise Damaged(f"{NAME}: {key} is of type {code[:20]}")
+    return Tensor(dtype, shape, begin)
