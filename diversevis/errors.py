@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
+
+# Errors and file names may hold terminal commands: of a program's output, or a damaged file.
+ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, the cursor
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]).*?(?:\x07|\x1b\\|\x9c|$)"  # titles, links, commands
+    r"|\x1b[ -/]*.?",
+    re.DOTALL,
+)
 
 
 class InputError(Exception):
@@ -23,6 +32,17 @@ def suggest(name: str, choices: Iterable[str], *, limit: int = 12) -> str:
     if near:
         return "Did you mean " + " or ".join(near) + "?"
     return "Choose from: " + ", ".join(choices[:limit]) + (", ..." if choices[limit:] else ".")
+
+
+def plain(text: str) -> str:
+    """The text on a line, without what changes a terminal's colours, title or direction."""
+    text = ESCAPES.sub("", text).replace("\t", " ").replace("\n", " ")
+    return "".join(character for character in text if character.isprintable())
+
+
+def plain_lines(text: str) -> str:
+    """The text on its lines, as `plain` gives them."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 class FolderLost(Exception):

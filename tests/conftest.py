@@ -244,10 +244,18 @@ def complete_run(path, record, rows=None, measures=None):
     if record["n"] is not None:
         (path / "images.safetensors").write_bytes(images)
     rows = [{"unit": unit} for unit in record["units"]] if rows is None else rows
+    if record["n"] is not None:
+        rows = with_images(rows)
     metrics = {"measures": {} if measures is None else measures, "units": rows}
     (path / "metrics.json").write_text(json.dumps(metrics))
     (path / "run.json").write_text(json.dumps(record))
     return path
+
+
+def with_images(rows):
+    """The entries of units with what those of all units with images have."""
+    told = {"response_mean": 1.0, "response_best": 1.0, "stop": "annealed"}
+    return [told | row if isinstance(row, dict) else row for row in rows]
 
 
 def _images(record, rows):

@@ -96,6 +96,64 @@ def _few_images(tensors):
         tensors[name] = tensors[name][:, :2]
 
 
+def _no_images(tensors):
+    tensors["images"] = tensors["images"][..., :0]
+
+
+def _in_eight_bits(tensors):
+    tensors["images"] = tensors["images"].to(torch.int8)
+
+
+def header(change):
+    """Change the header of images.safetensors and leave the tensors' bytes."""
+
+    def damage(path):
+        content = (path / "images.safetensors").read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        entries = json.loads(content[8:end])
+        change(entries)
+        text = json.dumps(entries).encode()
+        (path / "images.safetensors").write_bytes(
+            len(text).to_bytes(8, "little") + text + content[end:]
+        )
+
+    return damage
+
+
+def further(dtype, shape, begin, end):
+    """A further tensor in the header."""
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return header(lambda entries: entries.update(further=entry))
+
+
+def folder(name):
+    def damage(path):
+        (path / name).unlink()
+        (path / name).mkdir()
+
+    return damage
+
+
+def link(name, target):
+    def damage(path):
+        (path / name).unlink()
+        (path / name).symlink_to(target)
+
+    return damage
+
+
+def measures(change):
+    return changed("metrics.json", lambda content: change(content["measures"]))
+
+
+def record(**entries):
+    return changed("run.json", lambda content: content.update(entries))
+
+
+def of_every_unit(change):
+    return changed("metrics.json", lambda content: [change(unit) for unit in content["units"]])
+
+
 def _other_responses(tensors):
     tensors["responses"][0] *= 1.5
 
@@ -120,6 +178,21 @@ DAMAGES = {
     "run.json says a norm of -1": (changed("run.json", lambda r: r.update(norm=-1)), "norm is -1"),
     "run.json says another n": (changed("run.json", lambda r: r.update(n=5)), "has shape"),
     "run.json has a config of 500 levels": (changed("run.json", lambda r: r["config"].update(nested(500))), "nested deeper than 30 levels"),
+    "run.json is a link to itself": (link("run.json", "run.json"), "cannot be read"),
+    "run.json is a link to /dev/zero": (link("run.json", "/dev/zero"), "run.json is no file"),
+    "run.json has facts of 500 levels": (record(versions=nested(500)), "nested deeper than 30 levels"),
+    "run.json has a list of pictures that is none": (record(drawn=7), "drawn is 7"),
+    "run.json has a word for a count": (record(attempts="x"), 'attempts is "x"'),
+    "run.json has a model's name of 60,000 letters": (record(model="x" * 60_000), "model is "),
+    "run.json contradicts its config": (record(fraction=0.5), "fraction is 0.5, and null in its config"),
+    "run.json says that there are no images": (record(n=None), "there are no images"),
+    "metrics.json is a folder": (folder("metrics.json"), "Is a directory"),
+    "metrics.json is of 900 levels": (of_every_unit(lambda u: u.update(a=nested(900))), "nested deeper than 30 levels"),
+    "metrics.json has lists of 400 levels": (of_every_unit(lambda u: u.update(a=json.loads("[" * 400 + "]" * 400))), "nested deeper than 30 levels"),
+    "metrics.json has settings of 500 levels": (measures(lambda m: m["phase"].update(settings=nested(500))), "nested deeper than 30 levels"),
+    "metrics.json has settings that are none": (measures(lambda m: m["phase"].update(settings=7)), 'measures has "phase"'),
+    "metrics.json has a measure elsewhere": (measures(lambda m: m.update({"../images": {}})), 'measures has "../images"'),
+    "metrics.json has no responses": (of_every_unit(lambda u: u.pop("response_mean")), "lacks response_mean"),
     "metrics.json is missing": (removed("metrics.json"), "metrics.json is not there"),
     "metrics.json is cut off": (cut("metrics.json"), "metrics.json is not JSON"),
     "metrics.json has 200,000 brackets": (written("metrics.json", b'{"units": ' + BRACKETS + b"}"), "nested too deeply"),
@@ -135,6 +208,14 @@ DAMAGES = {
     "images.safetensors is a pipe": (pipe("images.safetensors"), "images.safetensors is no file"),
     "images.safetensors has a header of brackets": (written("images.safetensors", HEADER), "nested too deeply"),
     "images.safetensors holds nothing": (written("images.safetensors", b"\2\0\0\0\0\0\0\0{}"), "lacks images"),
+    "images.safetensors is a folder": (folder("images.safetensors"), "Is a directory"),
+    "images.safetensors has tensors that overlap": (further("F32", [1], 0, 4), "images.safetensors is damaged"),
+    "images.safetensors begins before its begin": (further("F32", [1], -4, 0), "images.safetensors is damaged"),
+    "images.safetensors has an unknown type": (further("X9", [0], 0, 0), "images.safetensors is damaged"),
+    "images.safetensors has 40,000 axes": (further("U8", [2**62] * 40_000, 0, 0), "images.safetensors is damaged"),
+    "images.safetensors has a number as a note": (header(lambda h: h.update(__metadata__={"a": 5})), "images.safetensors is damaged"),
+    "images have no pixels": (arrays(_no_images), "has shape"),
+    "images are in eight bits": (arrays(_in_eight_bits), "is of type I8"),
     "pixels are doubled": (arrays(_scaled), "run.json says norm"),
     "a pixel is NaN": (arrays(_nan), "pixels that are not finite"),
     "images of too few units": (arrays(_few_units), "has shape"),

@@ -1,7 +1,9 @@
 """Damaged run folders: named with the reason by all who read them, beside runs that are whole."""
 
+import contextlib
 import csv
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -9,10 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import COMMAND, QUICK
-from damage import BRACKETS, DAMAGES, SAME, arrays, changed
+from damage import BRACKETS, DAMAGES, SAME, arrays, changed, record
 
+from diversevis import load
 from diversevis.cli.main import main
+from diversevis.errors import InputError
 from diversevis.runs.check import read_results
 from diversevis.sweep.status import states
 
@@ -64,10 +69,10 @@ def test_damage_is_named_by_all(copied, capsys, kind):
     assert folder == "energy/complex/0-1/v001"
     assert words in reason
 
-    before = {path: path.stat().st_mtime_ns for path in copied.iterdir()}
+    before = {path: path.lstat().st_mtime_ns for path in copied.iterdir()}
     assert main(["analyze", str(copied), "analysis=phase"]) == 2
     assert words in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in copied.iterdir()} == before
+    assert {path: path.lstat().st_mtime_ns for path in copied.iterdir()} == before
 
     assert main(["compare", "a", "b", "out=compared", "resamples=100"]) == 0
     assert words in capsys.readouterr().err
@@ -117,9 +122,9 @@ LACKING = {
     "analysis": ("run.json", lambda r: r["config"].pop("analysis"), (0, 0)),
     "diversity": ("run.json", lambda r: r.pop("diversity"), (0, 2)),
     "name": ("run.json", lambda r: r.update(layer="a\x1b[31m\n\udc80"), (0, 0)),
-    "stop": ("metrics.json", lambda m: m["units"][0].pop("stop"), (0, 0)),
-    "response": ("metrics.json", lambda m: m["units"][0].pop("response_mean"), (0, 0)),
-    "best": ("metrics.json", lambda m: m["units"][0].pop("response_best"), (0, 0)),
+    "stop": ("metrics.json", lambda m: m["units"][0].pop("stop"), (2, 2)),
+    "response": ("metrics.json", lambda m: m["units"][0].pop("response_mean"), (2, 2)),
+    "best": ("metrics.json", lambda m: m["units"][0].pop("response_best"), (2, 2)),
 }
 
 
@@ -128,7 +133,8 @@ def test_missing_entries_end_in_no_traceback(copied, name):
     """What the check does not ask for: `analyze` and `compare` do without it, or refuse."""
     file, change, statuses = LACKING[name]
     changed(file, change)(copied)
-    assert main(["show", str(copied), "unit=0"]) == 0
+    damaged = statuses == (2, 2)  # the check asks for it
+    assert main(["show", str(copied), "unit=0"]) == (2 if damaged else 0)
     said = (
         main(["analyze", str(copied), "analysis=diversity"]),
         main(["compare", str(copied), "b/energy/complex/0-1", "resamples=100"]),
@@ -206,3 +212,75 @@ def test_program_refuses_a_bomb_at_once(copied):
     done = subprocess.run([*COMMAND, "status", "a"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "nested too deeply" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["vgg\x1b[31m\x1b]0;title\x07\x9b5m", "a\0b", "\ud800"])
+def test_names_change_no_terminal(copied, capsys, name):
+    """What stands in a file is printed without terminal commands, and breaks no table."""
+    record(model=name, layer=name, direction=name)(copied)
+    for words in (["status", "a"], ["collect", "a", "out=table"], ["show", str(copied)],
+                  ["compare", "a", "b", "out=compared", "resamples=100"]):  # fmt: skip
+        assert main(words) == 0
+    record(distance=name)(copied)
+    assert main(["compare", "a", "b", "out=compared", "resamples=100"]) == 0
+    said = "".join(capsys.readouterr())
+    assert all(character.isprintable() or character == "\n" for character in said)
+
+
+def test_wider_images_are_compared(copied, capsys):
+    SAME["images.safetensors by another tool"](copied)
+    assert main(["compare", "a", "b", "out=compared", "resamples=100"]) == 0
+    assert load(copied).images.dtype == torch.float32
+
+
+def test_damaged_measures_are_taken_anew(copied, capsys):
+    path = copied / "analysis/phase.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="analysis=phase"):
+        load(copied)
+    assert main(["show", str(copied)]) == 0  # it needs the numbers only
+    assert main(["analyze", str(copied), "analysis=phase", "measure.phase.orientations=4"]) == 0
+    assert load(copied).units == (0, 1)
+
+
+def test_arrays_of_other_units_are_refused(copied):
+    shutil.copy(copied.parents[1] / "2-3/v001/analysis/phase.safetensors", copied / "analysis")
+    with pytest.raises(InputError, match="is of other units"):
+        load(copied)
+
+
+@pytest.mark.parametrize("target", ["link", "pipe", "folder"])
+def test_log_is_written_to_no_other_file(copied, capsys, target):
+    """Else a folder from somebody else could append to any file of this user."""
+    log, other = copied / "run.log", Path("other")
+    log.unlink()
+    other.write_text("mine\n")
+    {"link": lambda: log.symlink_to(other.absolute()), "pipe": lambda: os.mkfifo(log),
+     "folder": log.mkdir}[target]()  # fmt: skip
+    assert main(["analyze", str(copied), "analysis=diversity"]) == 0
+    assert "no log is written" in capsys.readouterr().err
+    assert other.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_text("x"), lambda path: path.symlink_to(path.name),
+])  # fmt: skip
+def test_analysis_that_is_no_folder(copied, capsys, damage):
+    shutil.rmtree(copied / "analysis")
+    damage(copied / "analysis")
+    assert main(["show", str(copied), "unit=0"]) == 0
+    with contextlib.suppress(InputError):
+        assert load(copied).units == (0, 1)
+    assert main(["analyze", str(copied), "analysis=phase"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [
+    lambda config: config.pop("model"), lambda config: config.update(model="x"),
+    lambda config: config.update(analysis=7), lambda config: config.update(objective=[]),
+])  # fmt: skip
+def test_config_of_other_kinds_is_refused(copied, capsys, change):
+    """`analyze` builds the network from it; numbers are read without it."""
+    changed("run.json", lambda content: change(content["config"]))(copied)
+    assert main(["analyze", str(copied), "analysis=diversity"]) == 2
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 import pytest
 from conftest import complete_run
 
-from diversevis.cli.status import last_words, plain, progress, status_command
-from diversevis.errors import InputError
+from diversevis.cli.status import last_words, progress, status_command
+from diversevis.errors import InputError, plain
 from diversevis.runs import find as runs_module
 from diversevis.runs.lease import Claim
 from diversevis.sweep import queue as launched_module

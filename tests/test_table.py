@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import QUICK, complete_run
+from conftest import QUICK, complete_run, with_images
 from pandas.testing import assert_frame_equal
 
 import diversevis
@@ -48,6 +48,8 @@ def make_run(path, units=(0,), *, metrics=None, measures=None, **record):
     complete_run(path, content, told)
     content = json.loads((path / "run.json").read_text()) | record
     content = {key: value for key, value in content.items() if value is not None or key == "n"}
+    if content["n"] is not None:
+        rows = with_images(rows)
     (path / "metrics.json").write_text(json.dumps({"measures": measures or {}, "units": rows}))
     (path / "run.json").write_text(json.dumps(content))
     return path
@@ -253,7 +255,7 @@ def test_unfinished_runs_are_counted(tmp_path, capsys):
         claim.remove()
     said = capsys.readouterr()
     assert said.out.splitlines()[:2] == [
-        "1 unit of 1 run, 14 columns (vgg19: 1 layer)",
+        "1 unit of 1 run, 17 columns (vgg19: 1 layer)",
         "left out: 1 running, 1 interrupted, 1 failed, 1 lost",
     ]
     assert not said.err
@@ -682,7 +684,7 @@ def test_fronts_are_not_collected(tmp_path):
     front = [{"diversity": 0.0, "response_mean": 1.0}, {"diversity": 0.5, "response_mean": 0.5}]
     metrics = [{"unit": 0, "response_mean": 0.5, "knee": 0.5, "front": front}]
     make_run(tmp_path / "v001", metrics=metrics)
-    assert list(collect(tmp_path))[-2:] == ["knee", "response_mean"]
+    assert list(collect(tmp_path))[-4:] == ["knee", "response_best", "response_mean", "stop"]
 
 
 def test_run_ending_meanwhile_is_not_lost(tmp_path, monkeypatch):

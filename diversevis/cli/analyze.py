@@ -13,11 +13,13 @@ from diversevis.config.bind import bind
 from diversevis.config.compose import completed, compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
+from diversevis.measures.catalogue import chosen
 from diversevis.method.settings import Experiment
 from diversevis.runs import files
 from diversevis.runs.check import check, read_rest
 from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
+from diversevis.runs.tensors import check_arrays
 from diversevis.runs.trust import check_typed, code_of, distrust, is_trusted, typed_targets
 
 # Settings that may differ from those of the run; the images were made with all others.
@@ -57,7 +59,8 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
                 "model.target=... for a custom network whose code you trust."
             )
     config = plain(compose_config(settings))
-    runs = [(Path(folder), _config_of(Path(folder))) for folder in folders]
+    anew = chosen(config["analysis"])
+    runs = [(Path(folder), _config_of(Path(folder), anew)) for folder in folders]
     _check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
     asked = bind(Experiment, config, "").analysis
@@ -84,26 +87,30 @@ def _check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequenc
             raise InputError(distrust(str(path), code))
 
 
-def _config_of(path: Path) -> Mapping[str, Any]:
-    """The config of the run at `path`; raises InputError if its files do not fit together."""
+def _config_of(path: Path, anew: Sequence[str]) -> Mapping[str, Any]:
+    """The config of the run at `path`; raises InputError if its files do not fit together.
+
+    anew  the measures to be taken, whose arrays may be damaged
+    """
     try:
         record, changed = files.read_record(path)
         if record["status"] == "running":
             raise InputError(f"{path}: this run is running, not finished. Run it again first.")
         # Metrics are written once all images are made: what failed then was a measure or a picture.
-        check(read_rest(path, record, changed, thorough=True))
+        measured = check(read_rest(path, record, changed, thorough=True)).measures
+        check_arrays(path, [name for name in measured if name not in anew])
+        if not isinstance(model := record["config"].get("model"), dict):
+            raise Damaged(f"run.json: config.model is {files.shown(model)}")
     except Damaged as reason:
         raise InputError(
             f"{path} cannot be measured: {reason}. Name folders of finished runs, such as "
             f"{EXAMPLES} `diversevis retry` repeats what is damaged."
         ) from reason
-    config = record["config"]
-    model = config.get("model")
-    if not isinstance(model, dict):
-        raise InputError(f"{path} cannot be measured: its run.json does not name its network.")
     if model.get("kind") == "memory":
         raise InputError(
             f"{path}: its network was a module in a Python program, which no command can open. "
             "Measure there: diversevis.visualize(..., analysis=[...])."
         )
-    return completed(config)
+    config = completed(record["config"])
+    bind(Experiment, config, "")  # of what it says, nothing may be of another kind
+    return config

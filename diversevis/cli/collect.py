@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diversevis.config.arguments import folders_and_settings, named_folder
-from diversevis.errors import InputError, printable
+from diversevis.errors import InputError, plain, printable
 from diversevis.runs.files import replacing
 from diversevis.runs.states import DAMAGED, LOST
 from diversevis.table.table import collect_runs
@@ -81,7 +81,7 @@ def _print_summary(table: pa.Table, left_out: LeftOut, out: Path) -> None:
     listed = "; ".join(f"{model}: {counted(number, 'layer')}" for model, number in models)
     rows, columns = counted(table.num_rows, "unit"), counted(table.num_columns, "column")
     runs = counted(len(table["folder"].unique()), "run")
-    print(f"{rows} of {runs}, {columns}" + (f" ({listed})" if listed else ""))
+    print(plain(f"{rows} of {runs}, {columns}" + (f" ({listed})" if listed else "")))
     counts = Counter(reason for _, reason in left_out if reason in LEFT_OUT)
     counts[DAMAGED] = len(damaged)
     parts = [f"{counts[name]} {name}" for name in (*LEFT_OUT, DAMAGED) if counts[name]]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from diversevis.compare import files
 from diversevis.compare.comparison import compare
 from diversevis.config.arguments import folders_and_settings, named_folder
-from diversevis.errors import InputError
+from diversevis.config.log import note
+from diversevis.errors import InputError, plain_lines
 from diversevis.runs.files import replacing
 from diversevis.runs.versions import versions_in
 
@@ -36,15 +36,15 @@ def compare_command(arguments: Sequence[str]) -> None:
         raise InputError(f"network={settings['network']} must be check or skip.")
     networks = settings["network"] == "check"
     result = compare(a, b, resamples=resamples, seed=seed, networks=networks)
-    for note in result["notes"]:
-        print(f"diversevis: {note}", file=sys.stderr)
+    for text in result["notes"]:
+        note(text)
     default = Path("outputs", "compare", f"{_name(a)}_vs_{_name(b)}")
     out = _next_version(named_folder(settings["out"]) if settings["out"] else default)
     for name, content in files.files(result).items():
         with replacing(out / name) as beside:
             beside.write_bytes(content)
     for pair in result["pairs"]:
-        print(files.table(pair), end="\n\n")
+        print(plain_lines(files.table(pair)), end="\n\n")
     print(out)
 
 

@@ -15,9 +15,18 @@ from diversevis import __version__
 from diversevis.cli.help import COMMANDS, HELP, help_text
 from diversevis.cli.interrupt import work_begins
 from diversevis.config.user_files import forget, located
-from diversevis.errors import FolderLost, InputError, Stopped, SweepUnfinished, suggest
+from diversevis.errors import (
+    FolderLost,
+    InputError,
+    Stopped,
+    SweepUnfinished,
+    plain_lines,
+    suggest,
+)
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
+NOT_USABLE = (errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+              errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ENXIO)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,15 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except PermissionError as error:
-        reason = f"{error.filename} may not be read or written here ({error.strerror})"
-        status, message = 2, f"{reason}. Choose another path, or change its permissions."
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno in NO_SPACE:
+            reason = f"{error.filename or 'a file'}: {error.strerror}. The run failed"
+            status, message = 1, f"{reason}; make room or choose another folder with root=FOLDER."
+        elif error.errno in NOT_USABLE:
+            reason = f"{error.filename} cannot be read or written here ({error.strerror})"
+            status, message = 2, f"{reason}. Choose another path, or change what is there."
+        else:
             raise
-        reason = f"{error.filename or 'a file'}: {error.strerror}. The run failed"
-        status, message = 1, f"{reason}; make room or choose another folder with root=FOLDER."
-    print(f"diversevis: {message}", file=sys.stderr)
+    print(f"diversevis: {plain_lines(message)}", file=sys.stderr)
     return status
 
 

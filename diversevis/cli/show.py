@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from diversevis.cli.status import aligned, plain
+from diversevis.cli.status import aligned
 from diversevis.cli.summary import full_table
 from diversevis.compare.answers import index_number, number, percent, rank_of
 from diversevis.compare.layer import Unit
@@ -19,7 +19,7 @@ from diversevis.compare.ranks import FEWEST
 from diversevis.compare.report import measured_indices, table_report, unit_report
 from diversevis.compare.runs import Run, open_run
 from diversevis.config.arguments import folders_and_settings
-from diversevis.errors import InputError
+from diversevis.errors import InputError, plain
 from diversevis.runs.files import Damaged
 from diversevis.runs.versions import versions_in
 from diversevis.units import counted, units_list

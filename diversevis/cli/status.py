@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diversevis.config.arguments import is_folder, named_folder
-from diversevis.errors import InputError
+from diversevis.errors import InputError, plain
 from diversevis.runs.holder import Sign
 from diversevis.runs.states import DAMAGED, DIED, LOST, MEANINGS, MISSING, NEVER_BEGUN, UNFINISHED
 from diversevis.sweep.status import State, states
@@ -25,13 +25,6 @@ NAMED = 20  # runs of a state that are listed; --failed lists all
 LONGEST = 200  # characters of an error
 WRONG = "failed", LOST, MISSING, DAMAGED
 SPANS = ("day", 86400), ("h", 3600), ("min", 60), ("s", 1)
-# Errors and file names may hold terminal commands: of a program's output, or a damaged file.
-ESCAPES = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, the cursor
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]).*?(?:\x07|\x1b\\|\x9c|$)"  # titles, links, commands
-    r"|\x1b[ -/]*.?",
-    re.DOTALL,
-)
 
 
 def status_command(arguments: Sequence[str]) -> None:
@@ -219,9 +212,3 @@ def _ago(seconds: float) -> str:
 def _join(words: Sequence[str]) -> str:
     """`a, b or c`."""
     return " or ".join(", ".join(words).rsplit(", ", 1))
-
-
-def plain(text: str) -> str:
-    """Return the text on a line, without what changes a terminal's colours, title or direction."""
-    text = ESCAPES.sub("", text).replace("\t", " ").replace("\n", " ")
-    return "".join(character for character in text if character.isprintable())

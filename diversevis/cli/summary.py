@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diversevis.cli.status import aligned, plain
+from diversevis.cli.status import aligned
 from diversevis.compare.answers import percent
 from diversevis.compare.report import table_report
 from diversevis.compare.runs import open_run
 from diversevis.config.log import note
+from diversevis.errors import plain
 from diversevis.runs.files import Damaged
 from diversevis.units import counted
 

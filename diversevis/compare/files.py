@@ -16,6 +16,7 @@ import numpy as np
 from diversevis.compare.answers import number
 from diversevis.errors import printable
 from diversevis.pictures import graph, page
+from diversevis.runs.files import legible
 from diversevis.units import counted
 
 SIDES = (("a", "A", graph.BLUE), ("b", "B", graph.ORANGE))  # key, name and colour
@@ -30,7 +31,7 @@ def files(result: Mapping[str, Any]) -> dict[str, bytes]:
     pairs = result["pairs"]
     contents = {
         "comparison.json": (json.dumps(result, indent=2, allow_nan=False) + "\n").encode(),
-        "comparison.csv": _csv(pairs).encode(errors="backslashreplace"),
+        "comparison.csv": legible(_csv(pairs)).encode(),
     }
     for position, pair in enumerate(pairs, start=1):
         names = [f"{pair[side]['model']}-{pair[side]['layer']}" for side in "ab"]

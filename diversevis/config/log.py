@@ -7,9 +7,11 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from diversevis.errors import plain_lines
+
 
 def note(text: str) -> None:
-    print(f"diversevis: {text}", file=sys.stderr)
+    print(f"diversevis: {plain_lines(text)}", file=sys.stderr)
 
 
 class _Notes(logging.Handler):

@@ -17,6 +17,7 @@ from diversevis.interface.visualized import Visualized
 from diversevis.runs import check, files
 from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
+from diversevis.runs.tensors import check_arrays
 
 SWEEPS = {"-m", "--multirun"}
 
@@ -78,19 +79,23 @@ def load(folder: str | os.PathLike[str]) -> Visualized:
 
 
 def _loaded(path: Path, results: check.Results) -> Visualized:
+    check_arrays(path, results.measures)
     tensors = RunFolder(path).read_images()
     return Visualized(
         units=tuple(results.units), images=tensors["images"], responses=tensors["responses"],
         metrics=results.rows,
         settings={name: entry.get("settings", {}) for name, entry in results.measures.items()},
-        arrays={name: _arrays(RunFolder(path), name) for name in results.measures},
+        arrays={name: _arrays(path, name, results.units) for name in results.measures},
         record=results.record, path=path,
     )  # fmt: skip
 
 
-def _arrays(folder: RunFolder, name: str) -> dict[str, Tensor]:
+def _arrays(path: Path, name: str, units: list[int]) -> dict[str, Tensor]:
     """The arrays of a measure; some have none."""
     try:
-        return folder.read_measure(name)
+        arrays = RunFolder(path).read_measure(name)
     except FileNotFoundError:
         return {}
+    if "units" in arrays and arrays["units"].tolist() != units:
+        raise Damaged(f"analysis/{name}.safetensors is of other units than metrics.json")
+    return arrays

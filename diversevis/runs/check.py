@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ PER_UNIT = 2**18  # bytes of metrics.json; all measures with their spread have 2
 # All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
 KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
 NUMBER: set[type] = {int, float}
+OF_IMAGES = "response_mean", "response_best", "stop"  # of every unit with images
+OBJECTIVE = "distance", "diversity", "fraction", "front"
 OTHERS: set[type] = {dict, list, NoneType}  # may stand for a number
+NAME = re.compile(r"[a-z0-9_]{1,50}")  # of a measure; its files in analysis/ are called so
 SCALARS = ("response_", "distance_")  # numbers of a unit that begin so hold no object and no list
 
 
@@ -76,7 +80,7 @@ def flaw_of(folder: Path | str) -> str | None:
 def read_results(folder: Path | str, *, thorough: bool = False) -> Results:
     """The results of a run; raises `Damaged` where its files do not hold what they must.
 
-    thorough  all images are read, not only a sample; and the arrays of all measures are looked for
+    thorough  all images are read, not only a sample
     """
     return check(read_files(folder, thorough=thorough))
 
@@ -99,8 +103,6 @@ def read_rest(
         from diversevis.runs import tensors  # numpy, which `status` without a run need not wait for
 
         images = tensors.read_images(folder, thorough=thorough)
-        if thorough:
-            tensors.check_arrays(folder)
     return Files(record=record, changed=changed, metrics=metrics, images=images)
 
 
@@ -109,6 +111,8 @@ def check(content: Files) -> Results:
     record = content.record
     facts = settings_and_facts(record)
     metrics = files.parse_json(content.metrics, "metrics.json")
+    facts_of_all = {name: value for name, value in metrics.items() if name != "units"}
+    files.check_depth(facts_of_all, "metrics.json")
     try:
         rows, columns = _rows_and_columns(metrics)
     except (RecursionError, MemoryError) as error:
@@ -116,7 +120,12 @@ def check(content: Files) -> Results:
     units = [row["unit"] for row in rows]
     _check_units(units, record)
     if content.images is not None:
+        lacking = [name for name in OF_IMAGES if any(name not in row for row in rows)]
+        if lacking:
+            raise Damaged(f"metrics.json lacks {lacking[0]} of a unit")
         content.images.check(record, rows, columns.get("response_mean"))
+    elif "response_mean" in columns:
+        raise Damaged("run.json says that there are no images, metrics.json has responses to some")
     return Results(
         record=record, facts=facts, measures=metrics["measures"], units=units, rows=rows,
         columns=columns,
@@ -129,13 +138,13 @@ def check(content: Files) -> Results:
 def check_record(record: Object) -> None:
     """Raises `Damaged` where the record of a run with results lacks what these are checked by."""
     check_kinds(record, {"config_hash": str, "config": dict})
-    files.check_depth(record, "run.json")
     if len(set(record["units"])) < len(record["units"]):
         raise Damaged("run.json has a unit twice")
     check_kinds(record, {"norm": (int, float), "receptive_field": dict, "weights": dict})
     if not isinstance(record.get("drawn", []), list):
         raise Damaged(f"run.json: drawn is {shown(record['drawn'])}")
     n, norm = record["n"], record["norm"]
+    _check_objective(record)
     if n is not None and not (is_whole(n) and n > 0):  # None: measures without images
         raise Damaged(f"run.json: n is {shown(n)}")
     if not (type(norm) in NUMBER and 0 < norm < math.inf):
@@ -145,6 +154,18 @@ def check_record(record: Object) -> None:
         raise Damaged(f"run.json: receptive_field is {shown(record['receptive_field'])}")
     if not (isinstance(mean, list) and mean and {*map(type, mean)} <= NUMBER):
         raise Damaged(f"run.json: weights.mean is {shown(mean)}")
+
+
+def _check_objective(record: Object) -> None:
+    """Raises `Damaged` where the record's facts about the objective are not those of its config."""
+    objective = record["config"].get("objective")
+    if record["n"] is None or not isinstance(objective, dict):
+        return
+    for name in OBJECTIVE:
+        said, wanted = (content.get(name) for content in (record, objective))
+        traced = name == "diversity" and objective.get("front") is not None  # at many weights
+        if name in record and name in objective and not traced and said != wanted:
+            raise Damaged(f"run.json: {name} is {shown(said)}, and {shown(wanted)} in its config")
 
 
 def _check_units(units: Sequence[int], record: Object) -> None:
@@ -172,6 +193,9 @@ def _rows_and_columns(metrics: Object) -> tuple[list[dict[str, Any]], Columns]:
         isinstance(entry, dict) for entry in measures.values()
     ):
         raise Damaged(f"metrics.json: measures is {shown(measures)}")
+    for name, entry in measures.items():
+        if not NAME.fullmatch(name) or not isinstance(entry.get("settings", {}), dict):
+            raise Damaged(f"metrics.json: measures has {shown(name)}: {shown(entry)}")
     if not all(is_whole(row.get("unit")) for row in rows):
         raise Damaged("metrics.json has a unit without its number")
     for name in measures:
@@ -182,7 +206,7 @@ def _rows_and_columns(metrics: Object) -> tuple[list[dict[str, Any]], Columns]:
     return rows, columns
 
 
-def _flatten(units: Sequence[Object], prefix: str, into: Columns) -> None:
+def _flatten(units: Sequence[Object], prefix: str, into: Columns, level: int = 1) -> None:
     """Add columns by dotted names with a value for every unit; null and lists become None.
 
     Name by name and not unit by unit: most of the time goes here, and so most of it is spent in C.
@@ -203,9 +227,14 @@ def _flatten(units: Sequence[Object], prefix: str, into: Columns) -> None:
             continue
         holds_scalars = not prefix and key.startswith(SCALARS)
         _check_types(name, values, scalars | ({NoneType} if holds_scalars else OTHERS))
+        if list in types:
+            lists = {str(i): value for i, value in enumerate(values) if type(value) is list}
+            files.check_depth(lists, "metrics.json")
         if dict in types:
+            if level == files.DEEPEST:
+                raise Damaged(f"metrics.json is nested deeper than {level} levels")
             inner = [value if type(value) is dict else {} for value in values]
-            _flatten(inner, name + ".", into)
+            _flatten(inner, name + ".", into, level + 1)
         if types & scalars:
             into[name] = [
                 files.scalar("metrics.json", name, value) if type(value) in scalars else None

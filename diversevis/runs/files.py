@@ -6,7 +6,7 @@ A folder may be half copied, cut off by a full disk, edited by hand, or still be
 from __future__ import annotations
 
 import contextlib
-import itertools
+import errno
 import json
 import math
 import os
@@ -14,15 +14,25 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO
+from typing import Any
 
 LARGEST = 256 * 2**20  # bytes; a layer of 4096 units with all measures and seeds has 50 MiB
 RECORD = 16 * 2**20  # bytes of run.json; with the fields of 4096 model neurons it has 1 MiB
-DEEPEST = 30  # levels of run.json; settings have 5, arguments of a network's function some more
-LONGEST = 2**16  # characters of a name or a setting
+CONTAINERS = dict, list
+DEEPEST = 30  # levels of JSON; settings have 4, arguments of a network's function some more
+LONGEST = 2**16  # characters of a setting
+LONGEST_NAME = 500  # characters of a model's or a layer's name
 STATUSES = "running", "finished", "interrupted", "failed"
 KINDS: dict[str, Any] = {  # what every record says
     "status": str, "model": str, "layer": str, "units": list, "n": (int, NoneType),
+}  # fmt: skip
+OPTIONAL: dict[str, Any] = {  # what records of other versions may lack
+    "optimized": bool, "drawn": list, "not_measured": dict, "measuring": (str, NoneType),
+    "attempts": int, "seconds": (int, float, NoneType), "start": str,
+    "sweep": (str, NoneType), "origin": (str, NoneType), "rerun": (str, NoneType),
+    "direction": (str, NoneType), "distance": (str, NoneType),
+    "diversity": (int, float, NoneType), "fraction": (int, float, NoneType),
+    "front": (list, NoneType),
 }  # fmt: skip
 
 
@@ -45,7 +55,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        try:
+            beside.replace(path)
+        except IsADirectoryError:
+            path.rmdir()  # raises where the folder holds something
+            beside.replace(path)
     except OSError as error:
         if error.errno is not None and error.filename is None:  # a full disk: no path is given
             error.filename = str(path)
@@ -59,7 +73,12 @@ def read_record(folder: Path | str) -> tuple[dict[str, Any], float]:
     `Damaged` as `read_json` does, and where it lacks what every record has."""
     content, changed = read_file(folder, "run.json", RECORD)
     record = parse_json(content, "run.json")
+    check_depth(record, "run.json")
     check_kinds(record, KINDS)
+    check_kinds(record, {name: kind for name, kind in OPTIONAL.items() if name in record})
+    for name in ("model", "layer"):
+        if len(record[name]) > LONGEST_NAME:
+            raise Damaged(f"run.json: {name} is {shown(record[name])}")
     if record["status"] not in STATUSES:
         raise Damaged(f"run.json: status is {shown(record['status'])}")
     if not record["units"] or not all(map(is_whole, record["units"])):
@@ -73,8 +92,13 @@ def check_kinds(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
         if name not in record:
             raise Damaged(f"run.json lacks {name}")
         value = record[name]
-        if not isinstance(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
+        if not _is_of(value, kind) or (kind is str and not 0 < len(value) <= LONGEST):
             raise Damaged(f"run.json: {name} is {shown(value)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether it is of one of these types; a truth value is no number."""
+    return isinstance(value, kind) and (type(value) is not bool or kind is bool)
 
 
 def read_json(folder: Path | str, file: str, largest: int = LARGEST) -> dict[str, Any]:
@@ -88,11 +112,10 @@ def read_file(folder: Path | str, file: str, largest: int = LARGEST) -> tuple[by
     Raises `Damaged` where it cannot be read, is no regular file, larger than `largest` bytes,
     empty, or changes meanwhile; `Missing` where it is not there.
     """
-    with opened(folder, file) as stream:
-        facts = os.fstat(stream.fileno())
+    with opened(folder, file) as (descriptor, facts):
         if facts.st_size > largest:
             raise Damaged(f"{file} has {facts.st_size} bytes, more than any run writes")
-        content = stream.read(facts.st_size + 1)
+        content = os.read(descriptor, facts.st_size + 1)
     if len(content) != facts.st_size:
         raise Damaged(f"{file} changed while it was read")
     if not content:
@@ -101,14 +124,23 @@ def read_file(folder: Path | str, file: str, largest: int = LARGEST) -> tuple[by
 
 
 @contextlib.contextmanager
-def opened(folder: Path | str, file: str) -> Iterator[BinaryIO]:
-    """The file, for reading; raises `Damaged` where it cannot be read or is no regular file,
-    `Missing` where it is not there."""
+def opened(folder: Path | str, file: str) -> Iterator[tuple[int, os.stat_result]]:
+    """The file's descriptor, for reading, and its facts; raises `Damaged` where it cannot be read
+    or is no regular file, `Missing` where it is not there.
+
+    By the system's functions: Python's file objects make three times as many calls, at every one of
+    which threads wait for each other.
+    """
+    descriptor = None
     try:
-        with open(f"{folder}/{file}", "rb", opener=_without_waiting) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise Damaged(f"{file} is no file")
-            yield stream
+        # Opened as usual, a pipe would wait for its writer.
+        descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        facts = os.fstat(descriptor)
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(facts.st_mode):
+            raise Damaged(f"{file} is no file")
+        yield descriptor, facts
     except Damaged:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -117,6 +149,9 @@ def opened(folder: Path | str, file: str) -> Iterator[BinaryIO]:
         raise Damaged(f"{file} cannot be read ({error.strerror})") from error
     except MemoryError as error:
         raise Damaged(f"{file} is too large for the memory") from error
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def parse_json(content: bytes, file: str) -> dict[str, Any]:
@@ -135,14 +170,14 @@ def parse_json(content: bytes, file: str) -> dict[str, Any]:
 
 
 def check_depth(content: Mapping[str, Any], file: str) -> None:
-    """Raises `Damaged` where the content of a file is nested deeper than any that a run writes."""
-    depth, level = 0, list(content.values())
-    while level := [value for value in level if type(value) in (dict, list)]:
-        depth += 1
-        if depth > DEEPEST:
-            raise Damaged(f"{file} is nested deeper than {DEEPEST} levels")
+    """Raises `Damaged` for JSON that is nested deeper than any that was written."""
+    level = [value for value in content.values() if type(value) in CONTAINERS]
+    for _ in range(DEEPEST):
+        if not level:
+            return
         inner = (value.values() if type(value) is dict else value for value in level)
-        level = list(itertools.chain.from_iterable(inner))
+        level = [value for values in inner for value in values if type(value) in CONTAINERS]
+    raise Damaged(f"{file} is nested deeper than {DEEPEST} levels")
 
 
 def scalar(file: str, name: str, value: Any) -> float | int | str | bool:
@@ -175,10 +210,6 @@ def shown(value: Any) -> str:
     """A value of JSON, shortened, for messages."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe would wait for its writer
 
 
 def _no_number(token: str) -> float:

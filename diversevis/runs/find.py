@@ -6,6 +6,8 @@ a folder is listed once, a file is opened once, and several threads wait at the 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,12 +64,26 @@ def find_runs(starts: Iterable[Path]) -> list[Run]:
     """
     folders, closed = find_folders(starts)
     paths = [Path(folder.name) for folder in folders]
-    runs = [run for run in in_threads(read_run, paths) if run is not None]
+    with no_garbage_collection():
+        runs = [run for run in in_threads(read_run, paths) if run is not None]
     return [run for run in runs if run.record is None or run.record["n"] is not None] + [
         Run(folder=Path(folder.name), record=None, reason=reason, changed=0.0)
         for folder, reason in closed
         if os.path.lexists(folder.path)
     ]
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python looks for no cycles of references within the `with` block: JSON has none, and to look
+    through the many objects that its parsing makes takes an eighth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def newest(runs: Iterable[Run]) -> list[Run]:

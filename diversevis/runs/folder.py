@@ -152,9 +152,10 @@ class RunFolder:
         self._write_tensors("images.safetensors", arrays)
 
     def read_images(self) -> dict[str, Tensor]:
-        """In float32, as they were written: another tool may have rewritten the file."""
+        """Images and responses in float32, even where another tool has written float64."""
         arrays = load_file(self.path / "images.safetensors")
-        return {name: x.float() if x.is_floating_point() else x for name, x in arrays.items()}
+        return {name: array.float() if array.is_floating_point() else array
+                for name, array in arrays.items()}  # fmt: skip
 
     def write_front(
         self,

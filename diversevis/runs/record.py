@@ -19,6 +19,7 @@ from diversevis.errors import FolderLost, Stopped
 from diversevis.method.device import pick_devices
 from diversevis.method.setup import Setup
 from diversevis.runs import provenance
+from diversevis.runs.files import Damaged, Missing, read_record
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import recipe, science
 from diversevis.runs.lease import Claim
@@ -27,12 +28,8 @@ from diversevis.runs.trust import signed
 
 LOG = logging.getLogger("diversevis")
 
-# Entries that a process that continues a run takes over from the record of the earlier one, with
-# their types: what is of another type is damage.
-KEPT: dict[str, Any] = {
-    "rerun": str, "origin": str, "optimized": bool, "start": str, "not_measured": dict,
-    "measuring": str, "seconds": (int, float), "drawn": list, "attempts": int,
-}  # fmt: skip
+# Entries that a process that continues a run takes over from the record of the earlier one.
+KEPT = "rerun", "origin", "optimized", "start", "not_measured", "measuring", "seconds", "drawn"
 
 
 def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,9 +71,8 @@ def keep_record(
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    before = folder.read_record()
-    before = {name: x for name, x in before.items() if isinstance(x, KEPT.get(name, object))}
-    began = time.perf_counter() - before.get("seconds", 0.0)  # earlier processes' time counts
+    before = _before(folder)
+    began = time.perf_counter() - (before.get("seconds") or 0.0)  # earlier processes' time counts
     finished = False
 
     def end(**entries: Any) -> None:
@@ -106,6 +102,16 @@ def keep_record(
     finally:
         with contextlib.suppress(OSError):
             (claim.remove if finished else claim.release)()
+
+
+def _before(folder: RunFolder) -> Mapping[str, Any]:
+    """The record of the earlier process; of a damaged record nothing is believed."""
+    try:
+        return read_record(folder.path)[0]
+    except Missing:
+        raise
+    except Damaged:
+        return {"rerun": provenance.rerun_line(folder.path, "run")}
 
 
 def _continued(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +145,14 @@ def _failing_marked(folder: RunFolder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Append log messages of this program and of its libraries to the file as well."""
+    """Append log messages of this program and of its libraries to the file as well.
+
+    A link is not followed: in a folder from somebody else, it might lead to any file of this user.
+    """
+    usual = path.is_file() and not path.is_symlink()
+    if os.path.lexists(path) and not usual:
+        LOG.warning("%s is no file: no log is written there", path)
+        path = Path(os.devnull)
     handler = logging.FileHandler(path, delay=True)
     # A full disk ends the run with the error of the run's own files, not of its log.
     handler.handleError = lambda record: None  # type: ignore[method-assign]

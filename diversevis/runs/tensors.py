@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import shlex
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from diversevis.runs.facts import Object
-from diversevis.runs.files import Damaged, is_whole, opened, parse_json, shown
+from diversevis.runs.files import Damaged, Missing, is_whole, opened, parse_json, shown
 
 TOLERANCE = 1e-3  # relative, of a norm or a response, for other ways to round
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -26,9 +28,15 @@ BLOCK = 2**26  # bytes read together
 LONGEST_HEADER = 2**20  # bytes
 CODES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 DTYPES: dict[str, np.dtype] = {code: np.dtype(name) for code, name in CODES.items()}
+MOST_AXES = 16  # of a tensor
+BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "I16": 2, "U16": 2, "F16": 2,
+         "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}  # fmt: skip
 NAME = "images.safetensors"
 CHANGED = f"{NAME} changed while it was read"
 NEEDED = ("images", "f"), ("responses", "f"), ("units", "i")  # with the kind of their numbers
+
+
+_of_thread = threading.local()  # with the buffer that files are read into
 
 
 class Tensor(NamedTuple):
@@ -39,7 +47,7 @@ class Tensor(NamedTuple):
     begin: int
 
     @property
-    def values(self) -> int:
+    def size(self) -> int:
         return math.prod(self.shape)
 
 
@@ -80,13 +88,16 @@ class Images:
         self, rows: Sequence[Object], told: Float[np.ndarray, " unit"]
     ) -> Bool[np.ndarray, " unit"]:
         """Whether a unit has diverged: then its images need not be numbers."""
-        sizes, computed = np.abs(self.responses), self.responses.mean(1)
+        sizes = np.abs(self.responses)
+        computed = np.add.reduce(self.responses, 1) / self.responses.shape[1]
+        with np.errstate(invalid="ignore"):  # infinite responses: NaN, which is not below TINY
+            error = np.abs(computed - told) - TOLERANCE * np.maximum.reduce(sizes, 1)
+        if error.max() <= TINY:  # as mostly; not so where a number is NaN or infinite
+            return np.zeros(len(rows), bool)
         is_number = sizes.sum(1) <= HUGE  # else the mean, taken in float32, was none
-        same = is_number & (np.abs(computed - told) <= TOLERANCE * sizes.max(1) + TINY)
-        if same.all():
-            return ~same
+        same = is_number & (error <= TINY)
         # The images of a dead unit are noise: no response to them is told.
-        dead = np.array([row.get("stop") == "dead" or "response_mean" not in row for row in rows])
+        dead = np.array([row["stop"] == "dead" for row in rows])
         same |= np.isnan(told) & (dead | ~is_number)
         if not same.all():
             row = int(np.argmin(same))
@@ -116,45 +127,54 @@ def _contradiction(what: str, has: str, says: str) -> Damaged:
 
 def read_images(folder: Path | str, *, thorough: bool) -> Images:
     """Raises `Damaged` where the file is cut off, or has no images, responses or units."""
-    with opened(folder, NAME) as file:
-        header, start, size = _header(file, NAME)
-        images, responses, units = _layout(header, size - start)
-        # A small file is read at once: that takes half as long as its parts.
-        rest = file.read(size - start + 1) if size - start <= SAMPLE else None
-        if rest is not None and len(rest) != size - start:
+    with opened(folder, NAME) as (descriptor, facts):
+        small = facts.st_size <= SAMPLE
+        buffer = memoryview(_of_thread.__dict__.setdefault("buffer", bytearray(SAMPLE + 1)))
+        # A small file is read at once, which takes half as long as its parts, and into the same
+        # memory as the file before: new memory takes longer than all the rest.
+        if small and os.readv(descriptor, [buffer[: facts.st_size + 1]]) != facts.st_size:
             raise Damaged(CHANGED)
 
-        def numbers(tensor: Tensor, first: int, count: int) -> np.ndarray:
-            length, begin = count * tensor.dtype.itemsize, tensor.begin
-            begin += first * tensor.dtype.itemsize
-            if rest is not None:
-                return np.frombuffer(rest, tensor.dtype, count, begin)
-            content = os.pread(file.fileno(), length, start + begin)
-            if len(content) != length:
+        def content(begin: int, length: int) -> bytes | memoryview:
+            if small:
+                return buffer[begin : begin + length]
+            part = os.pread(descriptor, length, begin)
+            if len(part) != length:
                 raise Damaged(CHANGED)
-            return np.frombuffer(content, tensor.dtype)
+            return part
 
-        every = thorough or rest is not None
+        header, start = _header(content, facts.st_size, NAME)
+        images, responses, units = _layout(header, facts.st_size - start)
+
+        def numbers(tensor: Tensor, first: int, count: int) -> np.ndarray:
+            width = tensor.dtype.itemsize
+            part = content(start + tensor.begin + first * width, count * width)
+            return np.frombuffer(part, tensor.dtype)
+
+        every = thorough or small
         read, norms = _norms(images, partial(numbers, images), every=every)
-        values = numbers(responses, 0, responses.values).reshape(responses.shape)
+        values = numbers(responses, 0, responses.size).reshape(responses.shape)
         return Images(
             shapes=[images.shape, responses.shape, units.shape],
-            units=numbers(units, 0, units.values).tolist(),
+            units=numbers(units, 0, units.size).tolist(),
             responses=values.astype(float), read=read, norms=norms,
         )  # fmt: skip
 
 
-def check_arrays(folder: Path | str) -> None:
-    """Raises `Damaged` where a file in analysis/ is cut off or of another kind."""
-    below = Path(folder, "analysis")
-    try:
-        names = [path.name for path in below.iterdir() if path.suffix == ".safetensors"]
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in sorted(name for name in names if name[0] != "."):
-        with opened(folder, f"analysis/{name}") as file:
-            header, start, size = _header(file, f"analysis/{name}")
-            _entries(header, f"analysis/{name}", size - start)
+def check_arrays(folder: Path | str, measures: Iterable[str]) -> None:
+    """Raises `Damaged` where the arrays of one of these measures, if it has any, are cut off."""
+    for measure in measures:
+        name = f"analysis/{measure}.safetensors"
+        try:
+            with opened(folder, name) as (descriptor, facts):
+                read = partial(_at, descriptor)
+                header, start = _header(read, facts.st_size, name)
+                _entries(header, name, facts.st_size - start)
+        except Missing:
+            continue
+        except Damaged as reason:
+            anew = f"diversevis analyze {shlex.quote(str(folder))} analysis={measure}"
+            raise Damaged(f"{reason}; `{anew}` makes it anew") from reason
 
 
 def _norms(
@@ -175,30 +195,54 @@ def _norms(
     return read, np.sqrt(norms)
 
 
-def _header(file: BinaryIO, name: str) -> tuple[bytes, int, int]:
-    """The header, where the tensors' bytes start, and the file's size; raises `Damaged` for a file
-    that is cut off."""
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
+def _at(descriptor: int, begin: int, length: int) -> bytes:
+    return os.pread(descriptor, length, begin)
+
+
+def _header(
+    content: Callable[[int, int], bytes | memoryview], size: int, name: str
+) -> tuple[bytes, int]:
+    """The header, and where the tensors' bytes start; raises `Damaged` for a file of `size` bytes
+    that is cut off.
+
+    content  bytes of the file, from a position on
+    """
+    if size < 8:
+        raise Damaged(f"{name} is cut off")
+    length = int.from_bytes(content(0, 8), "little")
     if not 2 <= length <= size - 8:
         raise Damaged(f"{name} is cut off")
     if length > LONGEST_HEADER:
         raise Damaged(f"{name} has a header of {length} bytes")
-    return file.read(length), 8 + length, size
+    return bytes(content(8, length)), 8 + length
 
 
 def _entries(header: bytes, name: str, size: int) -> dict[str, Any]:
-    """The tensors' entries; raises `Damaged` where they do not end with the file's `size` bytes."""
+    """The tensors' entries; raises `Damaged` where they do not fill the file's `size` bytes."""
     entries = parse_json(header, name)
-    entries.pop("__metadata__", None)
+    notes = entries.pop("__metadata__", {})
     try:
-        last = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        whole = last == size
-    except (KeyError, TypeError, IndexError) as error:
+        if not all(isinstance(note, str) for note in notes.values()):
+            raise TypeError
+        spans = sorted((*entry["data_offsets"], _bytes(entry)) for entry in entries.values())
+        ends = [0, *(end for _, end, _ in spans)]
+        fits = all(begin + length == end for begin, end, length in spans)
+        whole = fits and ends[:-1] == [begin for begin, _, _ in spans]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{name} is damaged") from error
-    if not whole:
+    if ends[-1] != size:
         raise Damaged(f"{name} is cut off")
+    if not whole:
+        raise Damaged(f"{name} is damaged")
     return entries
+
+
+def _bytes(entry: Any) -> int:
+    """Of a tensor; raises `TypeError` or `KeyError` where its entry does not say."""
+    shape = entry["shape"]
+    if len(shape) > MOST_AXES or not all(map(is_whole, [*shape, *entry["data_offsets"]])):
+        raise TypeError
+    return math.prod(shape) * BYTES[entry["dtype"]]
 
 
 @lru_cache(maxsize=256)  # the runs of a sweep have the same header
@@ -212,14 +256,10 @@ def _layout(header: bytes, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _tensor(entry: Any, key: str, kind: str) -> Tensor:
-    if not isinstance(entry, dict):
+    if entry is None:
         raise Damaged(f"{NAME} lacks {key}")
-    code, shape, ends = entry.get("dtype"), entry.get("shape"), entry["data_offsets"]
-    dtype = DTYPES.get(code) if isinstance(code, str) else None
+    code, shape, begin = entry["dtype"], entry["shape"], entry["data_offsets"][0]
+    dtype = DTYPES.get(code)
     if dtype is None or dtype.kind != kind:
-        raise Damaged(f"{NAME}: {key} is of type {str(code)[:20]}")
-    if not isinstance(shape, list) or not all(map(is_whole, [*shape, *ends])):
-        raise Damaged(f"{NAME} is damaged")
-    if len(ends) != 2 or ends[1] - ends[0] != dtype.itemsize * math.prod(shape):
-        raise Damaged(f"{NAME} is damaged")
-    return Tensor(dtype, shape, ends[0])
+        raise Damaged(f"{NAME}: {key} is of type {code[:20]}")
+    return Tensor(dtype, shape, begin)
