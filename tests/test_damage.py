@@ -285,3 +285,33 @@ def test_unusable_checkpoints_are_left_out(copied, capsys, damage):
     assert main(["retry", "a"]) == 0
     assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
     assert not (copied / "checkpoint").exists()
+
+
+def claim(number, **content):
+    """An old claim, as of a process on another machine that has died."""
+
+    def damage(path):
+        file = path / f".claim-{number}"
+        file.write_text(json.dumps(content))
+        os.utime(file, (0, 0))
+
+    return damage
+
+
+@pytest.mark.parametrize("damage", [
+    claim("9999999999", released=True), claim("9" * 200, released=True), claim("١٢٣٤"),
+    claim("0001", released=True, time=10**400, progress=[1]),
+])  # fmt: skip
+def test_odd_claims_hold_no_folder(copied, capsys, damage):
+    record(status="interrupted", optimized=False)(copied)
+    damage(copied)
+    assert main(["retry", "a"]) == 0
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+
+
+@pytest.mark.parametrize("future", [1e11, 1e308, 10**400])
+def test_signs_from_the_future_are_none(copied, future):
+    """`status` would say for ever that such a run is running."""
+    record(status="interrupted", optimized=False)(copied)
+    claim("0001", time=future, host="elsewhere")(copied)
+    assert [state for _, state in states_of(Path("a"))][0] == "interrupted"
