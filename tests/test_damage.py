@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ import pytest
 import torch
 from conftest import COMMAND, QUICK
 from damage import BRACKETS, DAMAGES, SAME, arrays, changed, record
+from safetensors.torch import save
 
-from diversevis import load
+from diversevis import __version__, load
 from diversevis.cli.main import main
 from diversevis.errors import InputError
 from diversevis.runs.check import read_results
@@ -284,3 +286,72 @@ def test_config_of_other_kinds_is_refused(copied, capsys, change):
     changed("run.json", lambda content: change(content["config"]))(copied)
     assert main(["analyze", str(copied), "analysis=diversity"]) == 2
     assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+
+
+def checkpoint(facts, *, rows=(0, 1), kind="done"):
+    """A checkpoint of the run's work with these facts, beside what every checkpoint has."""
+
+    def damage(path):
+        common = {"work": json.loads((path / "run.json").read_text())["config_hash"],
+                  "program": __version__, "rows": list(rows)}  # fmt: skip
+        content = json.dumps(common | facts) if isinstance(facts, dict) else facts
+        digest = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:12]
+        (path / "checkpoint").mkdir()
+        (path / f"checkpoint/images-{kind}-00000-{digest}.safetensors").write_bytes(
+            save({"a": torch.zeros(3)}, {"facts": content, "strides": "{}"})
+        )
+
+    return damage
+
+
+def in_checkpoints(make):
+    def damage(path):
+        (path / "checkpoint").mkdir()
+        make(path / "checkpoint/images-done-00000-aa.safetensors")
+
+    return damage
+
+
+@pytest.mark.parametrize("damage", [
+    checkpoint("[" * 200_000), checkpoint("[]"), checkpoint({"results": 5}),
+    checkpoint({"results": {"units": [{}]}}), checkpoint({"rows": 5}), checkpoint({"rows": []}),
+    checkpoint({}, kind="state"), in_checkpoints(Path.mkdir), in_checkpoints(os.mkfifo),
+    in_checkpoints(lambda path: path.symlink_to("/dev/zero")), record(batch=0),
+    record(batch=1e308), record(batch=-5), record(device="\ud800"),
+])  # fmt: skip
+def test_unusable_checkpoints_are_left_out(copied, capsys, damage):
+    record(status="interrupted", optimized=False)(copied)
+    damage(copied)
+    assert main(["retry", "a"]) == 0
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+    assert not (copied / "checkpoint").exists()
+
+
+def claim(number, **content):
+    """An old claim, as of a process on another machine that has died."""
+
+    def damage(path):
+        file = path / f".claim-{number}"
+        file.write_text(json.dumps(content))
+        os.utime(file, (0, 0))
+
+    return damage
+
+
+@pytest.mark.parametrize("damage", [
+    claim("9999999999", released=True), claim("9" * 200, released=True), claim("١٢٣٤"),
+    claim("0001", released=True, time=10**400, progress=[1]),
+])  # fmt: skip
+def test_odd_claims_hold_no_folder(copied, capsys, damage):
+    record(status="interrupted", optimized=False)(copied)
+    damage(copied)
+    assert main(["retry", "a"]) == 0
+    assert [state for _, state in states_of(Path("a"))] == ["finished"] * 3
+
+
+@pytest.mark.parametrize("future", [1e11, 1e308, 10**400])
+def test_signs_from_the_future_are_none(copied, future):
+    """`status` would say for ever that such a run is running."""
+    record(status="interrupted", optimized=False)(copied)
+    claim("0001", time=future, host="elsewhere")(copied)
+    assert [state for _, state in states_of(Path("a"))][0] == "interrupted"

@@ -77,8 +77,7 @@ def split_by_progress(
 ) -> tuple[list[UnitResult], list[Sequence[int]]]:
     """Results that earlier processes saved of the units at `rows`, and the other rows in batches:
     those with a saved state first, unchanged."""
-    done = checkpoints.done(rows) if checkpoints else []
-    finished = [result for batch in done for result in unpack(batch)]
+    finished = _unpacked(checkpoints.done(rows)) if checkpoints else []
     check_results(setup, finished)
     units = {result.visualization.unit for result in finished}
     left = [row for row in rows if setup.targets.units[row] not in units]
@@ -88,6 +87,17 @@ def split_by_progress(
     # are those of a run without interruption.
     cut = [[row for row in batch if row in fresh] for batch in setup.batches(rows, devices)]
     return finished, [*begun, *(batch for batch in cut if batch)]
+
+
+def _unpacked(done: Sequence[State]) -> list[UnitResult]:
+    """The saved results; a batch that does not hold what it must is computed again."""
+    finished: list[UnitResult] = []
+    for batch in done:
+        try:
+            finished += unpack(batch)
+        except (LookupError, TypeError, AttributeError) as error:
+            LOG.warning("saved results cannot be read (%r): these units start again", error)
+    return finished
 
 
 def _visualize_batch(

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
@@ -26,6 +24,7 @@ from diversevis.pictures import draw
 from diversevis.pictures.film import check_film, write_film
 from diversevis.runs import identity, provenance, signals
 from diversevis.runs.checkpoints import Checkpoints
+from diversevis.runs.files import is_whole
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.identity import Work
 from diversevis.runs.lease import Claim, Watch
@@ -131,10 +130,11 @@ def _with_earlier_batch(setup: Setup, folder: RunFolder) -> Setup:
 
     It decides how units are batched, and with it how sums are rounded and which checkpoints fit.
     """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged record
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):  # a damaged record
         record = folder.read_record()
-        if torch.device(record["device"]).type == setup.device.type and not record["optimized"]:
-            return replace(setup, batch=int(record["batch"]))
+        kind, batch = record["device"].partition(":")[0], record["batch"]
+        if kind == setup.device.type and not record["optimized"] and is_whole(batch) and batch:
+            return replace(setup, batch=batch)
     return setup
 
 

@@ -19,10 +19,13 @@ from torch import Tensor
 from diversevis import __version__
 from diversevis.method.optimize.loop import LoopCheckpoint, State
 from diversevis.runs import signals
+from diversevis.runs.files import is_whole
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim
 
 LOG = logging.getLogger("diversevis")
+NEEDED = {"done": {"rows", "results"},
+          "state": {"rows", "seconds", "phase", "loop", "companion"}}  # fmt: skip
 SHARE = 0.05  # of the time may go into writing states, whatever interval was asked for
 
 
@@ -91,7 +94,9 @@ class Checkpoints:
             if not name.startswith(f"{self.part}-{kind}-"):
                 continue
             _, facts = self.folder.read_checkpoint(name, None) or ({}, {})
-            if (facts.get("work"), facts.get("program")) != (self.work, __version__):
+            is_ours = (facts.get("work"), facts.get("program")) == (self.work, __version__)
+            complete = NEEDED[kind] <= facts.keys() and _are_rows(facts["rows"])
+            if not is_ours or not complete or name != self._name(kind, facts["rows"]):
                 LOG.warning("checkpoint %s is damaged or of another program: deleted", name)
                 self.folder.remove_checkpoint(name)
             elif wanted.issuperset(facts["rows"]):
@@ -102,6 +107,10 @@ class Checkpoints:
     def _name(self, kind: str, rows: Sequence[int]) -> str:
         digest = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:12]
         return f"{self.part}-{kind}-{rows[0]:05d}-{digest}"
+
+
+def _are_rows(rows: Any) -> bool:
+    return isinstance(rows, list) and bool(rows) and all(map(is_whole, rows))
 
 
 class BatchCheckpoint:

@@ -18,6 +18,7 @@ outputs/<model>/<layer>/<units>/v001/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -208,11 +209,22 @@ class RunFolder:
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, in alphabetical order."""
-        paths = (self.path / "checkpoint").glob("*.safetensors")
-        return sorted(path.stem for path in paths if path.name[0] != ".")
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names += [path.name for path in (self.path / "checkpoint").iterdir()]
+        ending = ".safetensors"
+        return sorted(
+            name.removesuffix(ending)
+            for name in names
+            if name.endswith(ending) and not name.startswith(".")
+        )
 
     def remove_checkpoint(self, name: str) -> None:
-        (self.path / _checkpoint(name)).unlink(missing_ok=True)
+        path = self.path / _checkpoint(name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def remove_checkpoints(self) -> None:
         """Delete all, once the results they led to are written."""

@@ -20,7 +20,8 @@ from diversevis.runs.files import Damaged, read_json
 # the 60 s for which NFS may show an old file.
 SILENCE = 90.0
 LARGEST_CLAIM = 2**20  # bytes
-NAME = re.compile(r"\.claim-(\d{4,})")
+LATEST = 1e12  # seconds since the epoch
+NAME = re.compile(r"\.claim-([0-9]{4,})")
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Holder:
     @property
     def time(self) -> float | None:
         """When it last gave a sign of life, seconds since the epoch by its machine's clock."""
-        time = self.content.get("time")
-        return float(time) if isinstance(time, (int, float)) else None
+        told: Any = self.content.get("time")
+        return float(told) if type(told) in (int, float) and abs(told) < LATEST else None
 
     @property
     def words(self) -> str:
@@ -74,17 +75,22 @@ class Holder:
 
 def holder_of(folder: Path) -> Holder | None:
     """The highest claim on `folder`; None without a claim."""
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return None
-    numbers = [int(match[1]) for name in names if (match := NAME.fullmatch(name))]
+    numbers = claims_on(folder)
     if not numbers:
         return None
     content: dict[str, Any] = {}
     with contextlib.suppress(Damaged):
         content = read_json(folder, claim_name(max(numbers)), LARGEST_CLAIM)
     return Holder(max(numbers), content)
+
+
+def claims_on(folder: Path) -> list[int]:
+    """The numbers of all claims on `folder`."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    return [int(match[1]) for name in names if (match := NAME.fullmatch(name))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,8 @@ def sign_of(folder: Path) -> Sign | None:
     if holder is None:
         return None
     written = holder.time
-    if written is None:  # a claim just made is still empty: by the disk's clock
+    if written is None or written > time.time() + SILENCE:
+        # A claim just made is still empty; and no sign comes from the future: by the disk's clock.
         with contextlib.suppress(OSError):
             written = (folder / claim_name(holder.number)).stat().st_mtime
     age = None if written is None else max(0.0, time.time() - written)

@@ -23,7 +23,7 @@ from typing import Any
 from diversevis.errors import FolderLost
 from diversevis.runs import process
 from diversevis.runs.files import replacing
-from diversevis.runs.holder import SILENCE, Holder, claim_name, holder_of
+from diversevis.runs.holder import SILENCE, Holder, claim_name, claims_on, holder_of
 
 SECONDS_BETWEEN_SIGNS = 5.0
 
@@ -92,8 +92,10 @@ class Claim:
         claim = cls.make(watch.folder, number + 1)  # of all that saw `number`, one succeeds
         if claim is None or not claim.holds():
             return None
-        for old in range(1, number + 1):
-            (watch.folder / claim_name(old)).unlink(missing_ok=True)
+        for old in claims_on(watch.folder):
+            if old <= number:
+                with contextlib.suppress(OSError):
+                    (watch.folder / claim_name(old)).unlink(missing_ok=True)
         return claim
 
     def holds(self) -> bool:

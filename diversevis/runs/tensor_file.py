@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from diversevis.runs.files import parse_json
 
 LOG = logging.getLogger("diversevis")
 Content = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
@@ -38,9 +41,13 @@ def read(path: Path, device: torch.device | None) -> Content | None:
     """
     tensors = {}
     try:
+        if not path.is_file() and os.path.lexists(path):  # a pipe would be waited for
+            raise ValueError("it is no file")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            facts, strides = json.loads(metadata["facts"]), json.loads(metadata["strides"])
+            facts, strides = (
+                parse_json(metadata[name].encode(), name) for name in ("facts", "strides")
+            )
             if device is not None:
                 for name in file.keys():  # noqa: SIM118  (it is no dictionary)
                     tensors[name] = _laid_out(file.get_tensor(name), strides[name], device)
