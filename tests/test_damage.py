@@ -354,4 +354,4 @@ def test_signs_from_the_future_are_none(copied, future):
     """`status` would say for ever that such a run is running."""
     record(status="interrupted", optimized=False)(copied)
     claim("0001", time=future, host="elsewhere")(copied)
-    assert [state for _, state in states_of(Path("a"))][0] == "interrupted"
+    assert next(state for _, state in states_of(Path("a"))) == "interrupted"
