@@ -10,6 +10,7 @@ what they answer, and how long the slowest of them took but for `retry`, which r
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shutil
@@ -21,8 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-
-from damage import DAMAGES  # noqa: E402
+DAMAGES = importlib.import_module("damage").DAMAGES
 
 RUN = "model=energy layer=complex unit=0-5 units_per_job=2 n=3 images=tensor"
 RUN += " analysis=[phase,diversity] measure.phase.orientations=4 optimizer.steps=12"
