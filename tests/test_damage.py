@@ -314,4 +314,21 @@ def test_signs_from_the_future_are_none(copied, future):
     """`status` would say for ever that such a run is running."""
     record(status="interrupted", optimized=False)(copied)
     claim("0001", time=future, host="elsewhere")(copied)
-    assert [state for _, state in states_of(Path("a"))][0] == "interrupted"
+    assert next(state for _, state in states_of(Path("a"))) == "interrupted"
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name),
+    lambda path: path.write_text("x"),
+])  # fmt: skip
+def test_work_folder_that_is_none(copied, capsys, make):
+    """In place of the folder with a work's versions: that work fails, and nothing waits."""
+    work = copied.parent
+    shutil.rmtree(work)
+    make(work)
+    assert main(["status", "a"]) == 0
+    assert main(["retry", "a"]) == 1
+    assert str(work) in capsys.readouterr().err
+    assert [state for _, state in states_of(Path("a"))] == ["failed", "finished", "finished"]
+    work.unlink()
+    assert main(["retry", "a"]) == 0
