@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import time
@@ -21,6 +22,7 @@ from diversevis import __version__, load
 from diversevis.cli.main import main
 from diversevis.errors import InputError
 from diversevis.runs.check import read_results
+from diversevis.runs.lease import Claim
 from diversevis.sweep.status import states
 
 UNITS = "0-1", "2-3", "4-5"  # the runs of the sweep; the first is damaged
@@ -355,3 +357,32 @@ def test_signs_from_the_future_are_none(copied, future):
     record(status="interrupted", optimized=False)(copied)
     claim("0001", time=future, host="elsewhere")(copied)
     assert next(state for _, state in states_of(Path("a"))) == "interrupted"
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(path.name),
+    lambda path: path.write_text("x"),
+])  # fmt: skip
+def test_work_folder_that_is_none(copied, capsys, make):
+    """In place of the folder with a work's versions: that work fails, and nothing waits."""
+    work = copied.parent
+    shutil.rmtree(work)
+    make(work)
+    assert main(["status", "a"]) == 0
+    assert main(["retry", "a"]) == 1
+    assert str(work) in capsys.readouterr().err
+    assert [state for _, state in states_of(Path("a"))] == ["failed", "finished", "finished"]
+    work.unlink()
+    assert main(["retry", "a"]) == 0
+
+
+def test_full_disk_leaves_no_claim(tmp_path):
+    """An empty claim would hold the folder: nobody could say whose it is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            Claim.make(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -72,7 +72,7 @@ class Claim:
         """Claim `folder` with this number; None where another process was first."""
         claim = cls(folder, number, secrets.token_hex(8))
         try:
-            with claim._path.open("xb") as file:
+            with claim._path.open("xb", buffering=0) as file:  # else closing it would write
                 try:
                     file.write(claim._content())
                 except OSError:

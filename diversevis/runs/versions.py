@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import secrets
 import shutil
@@ -52,7 +53,9 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
         fill(beside, path)
         beside.rename(path)  # fails if this version exists, since it has files
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno == errno.ENOTEMPTY or (
+            error.errno == errno.EEXIST and os.path.lexists(path)
+        ):
             return None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise

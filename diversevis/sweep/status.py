@@ -7,6 +7,7 @@ it. `diversevis.runs.states` has the states' names and meanings.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,12 +139,12 @@ def _states(
 def _joined(root: Path, present: Sequence[State], planned: Sequence[State]) -> list[State]:
     """All states, a damaged folder that does not say what it was being what was planned for it."""
     states = list(present)
-    left = {work_folder(root, state.planned.where).resolve(): state
+    left = {os.path.realpath(work_folder(root, state.planned.where)): state
             for state in planned if state.planned and state.state != WAITING}  # fmt: skip
     for index in sorted(range(len(states)), key=lambda i: str(states[i].folder), reverse=True):
         state = states[index]
         if state.hash is None and state.folder is not None:
-            work = left.pop(state.folder.parent.resolve(), None)
+            work = left.pop(os.path.realpath(state.folder.parent), None)
             if work is not None:
                 states[index] = replace(work, state=DAMAGED, folder=state.folder, error=state.error)
     taken = {state.hash for state in states}
