@@ -697,3 +697,17 @@ def test_run_ending_meanwhile_is_not_lost(tmp_path, monkeypatch):
     table = collect(tmp_path)
     assert table.attrs["left_out"] == [("v001", "running")]
     assert len(collect(tmp_path)) == 1
+
+
+def test_threads_help_only_where_disks_wait(monkeypatch):
+    def thread_after(seconds):
+        time.sleep(seconds)
+        return seconds, threading.get_ident()
+
+    monkeypatch.setattr(find, "WAIT", 1.0)
+    quick = list(find.in_threads(thread_after, [0.0] * 100, 4))
+    assert {thread for _, thread in quick} == {threading.get_ident()}
+    monkeypatch.setattr(find, "WAIT", 0.0005)
+    slow = list(find.in_threads(thread_after, [0.001 * (i % 5) for i in range(200)], 4))
+    assert [seconds for seconds, _ in slow] == [0.001 * (i % 5) for i in range(200)]
+    assert len({thread for _, thread in slow}) > 2

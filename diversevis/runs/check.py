@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -20,7 +20,7 @@ from diversevis.runs import files
 from diversevis.runs.facts import Object, Row, Value, settings_and_facts
 from diversevis.runs.files import Damaged, check_kinds, is_whole, shown
 
-Columns = dict[str, list[Value | None]]
+Columns = dict[str, Sequence[Value | None]]
 
 MOST = 5000  # numbers of a unit; all measures with their spread have 250
 PER_UNIT = 2**18  # bytes of metrics.json; all measures with their spread have 2**14
@@ -28,6 +28,7 @@ PER_UNIT = 2**18  # bytes of metrics.json; all measures with their spread have 2
 # All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
 KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
 NUMBER: set[type] = {int, float}
+FLOAT: set[type] = {float}
 OF_IMAGES = "response_mean", "response_best", "stop"  # of every unit with images
 OBJECTIVE = "distance", "diversity", "fraction", "front"
 OTHERS: set[type] = {dict, list, NoneType}  # may stand for a number
@@ -213,18 +214,18 @@ def _flatten(units: Sequence[Object], prefix: str, into: Columns, level: int = 1
     """
     names = list(units[0]) if units else []
     if all(list(unit) == names for unit in units):
-        listed = [list(values) for values in zip(*(unit.values() for unit in units), strict=True)]
+        listed: Iterable[Sequence[Any]] = zip(*(unit.values() for unit in units), strict=True)
     else:
         names = list(dict.fromkeys(itertools.chain.from_iterable(units)))
         listed = [[unit.get(name) for unit in units] for name in names]
     if len(names) + len(into) > MOST:
         raise Damaged(f"metrics.json has more than {MOST} numbers of a unit")
     for key, values in zip(names, listed, strict=True):
-        name, scalars = prefix + key, KINDS.get(key, NUMBER)
         types = set(map(type, values))
-        if types == {float} and float in scalars and math.isfinite(sum(values)):
-            into[name] = values
+        if types == FLOAT and key not in KINDS and math.isfinite(sum(values)):
+            into[prefix + key] = values
             continue
+        name, scalars = prefix + key, KINDS.get(key, NUMBER)
         holds_scalars = not prefix and key.startswith(SCALARS)
         _check_types(name, values, scalars | ({NoneType} if holds_scalars else OTHERS))
         if list in types:

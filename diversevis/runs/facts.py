@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diversevis.runs.files import Damaged, is_whole, legible, scalar, shown
+from diversevis.runs.files import LONGEST, Damaged, is_whole, legible, scalar, shown
 
 Object = Mapping[str, Any]  # of JSON
 Value = float | int | str | bool
@@ -63,12 +63,13 @@ def _is_number(value: Any) -> bool:
 def _flatten_settings(content: Object, prefix: str, into: Row) -> None:
     """Add scalars by dotted names, and lists as JSON; null is left out."""
     for key, value in content.items():
-        name = prefix + key
-        if type(value) is dict:
+        kind, name = type(value), prefix + key
+        if kind is dict:
             _flatten_settings(value, name + ".", into)
+        elif kind is bool or (kind is str and len(value) <= LONGEST and value.isascii()):
+            into[legible(name)] = value
         elif value is not None:
-            if type(value) is list:
-                value = LISTS.encode(value)
-            into[legible(name)] = scalar("run.json", name, value)
+            text = LISTS.encode(value) if kind is list else value
+            into[legible(name)] = scalar("run.json", name, text)
     if len(into) > MOST:
         raise Damaged(f"run.json has more than {MOST} entries")

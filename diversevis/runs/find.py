@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from diversevis.runs.files import Damaged, Missing
 from diversevis.runs.versions import SWEEPS, version_of
 
 THREADS = 8
+WAIT = 0.0005  # seconds for an item, from which on threads are worth their price
 MOST_AT_ONCE = 64  # items handed over together: handing over takes as long as a small file
 WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # these hold no further runs
 
@@ -169,17 +171,29 @@ def in_threads(
 ) -> Iterator[Answer]:
     """The answers in the order of the items; a thread is given at most `most` items together.
 
-    A few such parts are answered ahead, and no more, since answers may be large.
+    A few such parts are answered ahead, and no more, since answers may be large. As long as the
+    disk does not have this process wait, there is one thread: several would wait for each other.
     """
 
     def ask_all(part: Sequence[Item]) -> list[Answer]:
         return [ask(item) for item in part]
 
-    size = max(1, min(len(items) // (4 * THREADS), most))
+    first = 0
+    while first < len(items):
+        part = items[first : first + most]
+        wall, busy = time.perf_counter(), time.thread_time()
+        answers = ask_all(part)
+        waited = time.perf_counter() - wall - (time.thread_time() - busy)
+        yield from answers
+        first += len(part)
+        if waited > WAIT * len(part):
+            break
+    left = items[first:]
+    size = max(1, min(len(left) // (4 * THREADS), most))
     waiting: deque[Future[list[Answer]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        for first in range(0, len(items), size):
-            waiting.append(pool.submit(ask_all, items[first : first + size]))
+        for first in range(0, len(left), size):
+            waiting.append(pool.submit(ask_all, left[first : first + size]))
             if len(waiting) > 2 * THREADS:
                 yield from waiting.popleft().result()
         while waiting:

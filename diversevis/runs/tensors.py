@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from diversevis.runs.facts import Object
 from diversevis.runs.files import Damaged, Missing, is_whole, opened, parse_json, shown
@@ -53,18 +52,19 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What images.safetensors holds.
+    """What images.safetensors holds, as Python's numbers: numpy takes longer for a few of them.
 
     shapes  of images, responses and units
+    responses  of every unit to its images
     read    numbers of the images that were read, counted through all units
     norms   Euclidean norms of these; not finite where a pixel is not
     """
 
     shapes: list[list[int]]
     units: list[int]
-    responses: Float[np.ndarray, "unit image"]
-    read: Int[np.ndarray, " read"]
-    norms: Float[np.ndarray, " read"]
+    responses: list[list[float]]
+    read: Sequence[int]
+    norms: list[float]
 
     def check(
         self, record: Object, rows: Sequence[Object], told: Sequence[float | None] | None
@@ -81,44 +81,38 @@ class Images:
                 raise _contradiction(name, f"has shape {shape}", f"run.json says {wanted}")
         if self.units != [row["unit"] for row in rows]:
             raise Damaged(f"{NAME} and metrics.json are of different units")
-        means = np.array(told or [None] * len(rows), float)
-        self._check_norms(float(record["norm"]), n, self._check_responses(rows, means))
+        diverged = self._check_responses(rows, told or [None] * len(rows))
+        self._check_norms(float(record["norm"]), n, diverged)
 
-    def _check_responses(
-        self, rows: Sequence[Object], told: Float[np.ndarray, " unit"]
-    ) -> Bool[np.ndarray, " unit"]:
-        """Whether a unit has diverged: then its images need not be numbers."""
-        sizes = np.abs(self.responses)
-        computed = np.add.reduce(self.responses, 1) / self.responses.shape[1]
-        with np.errstate(invalid="ignore"):  # infinite responses: NaN, which is not below TINY
-            error = np.abs(computed - told) - TOLERANCE * np.maximum.reduce(sizes, 1)
-        if error.max() <= TINY:  # as mostly; not so where a number is NaN or infinite
-            return np.zeros(len(rows), bool)
-        is_number = sizes.sum(1) <= HUGE  # else the mean, taken in float32, was none
-        same = is_number & (error <= TINY)
-        # The images of a dead unit are noise: no response to them is told.
-        dead = np.array([row["stop"] == "dead" for row in rows])
-        same |= np.isnan(told) & (dead | ~is_number)
-        if not same.all():
-            row = int(np.argmin(same))
-            what = f"the responses of unit {self.units[row]}"
-            says = f"metrics.json says {shown(rows[row]['response_mean'])}"
-            raise _contradiction(what, f"have a mean of {computed[row]:.6g}", says)
-        return np.isnan(told) & ~dead
+    def _check_responses(self, rows: Sequence[Object], told: Sequence[float | None]) -> list[int]:
+        """Rows of the units that have diverged: their images need not be numbers."""
+        diverged = []
+        for row, (responses, mean) in enumerate(zip(self.responses, told, strict=True)):
+            computed, largest = sum(responses) / len(responses), max(map(abs, responses))
+            if mean is not None:
+                same = largest < math.inf and abs(computed - mean) <= TOLERANCE * largest + TINY
+            elif rows[row]["stop"] == "dead":  # its images are noise: no response to them is told
+                same = True
+            else:  # the mean, taken in float32, was no number
+                same = not sum(map(abs, responses)) <= HUGE
+                diverged.append(row)
+            if not same:
+                what = f"the responses of unit {self.units[row]}"
+                says = f"metrics.json says {shown(mean)}"
+                raise _contradiction(what, f"have a mean of {computed:.6g}", says)
+        return diverged
 
-    def _check_norms(self, norm: float, n: int, diverged: Bool[np.ndarray, " unit"]) -> None:
-        right = np.abs(self.norms - norm) <= TOLERANCE * norm
-        if right.all():
+    def _check_norms(self, norm: float, n: int, diverged: Sequence[int]) -> None:
+        low, high = norm * (1 - TOLERANCE), norm * (1 + TOLERANCE)
+        if math.isfinite(sum(self.norms)) and low <= min(self.norms) and max(self.norms) <= high:
             return
-        wrong = ~right & ~diverged[self.read // n]
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            row, index = divmod(int(self.read[first]), n)
-            has = f"norm {self.norms[first]:.6g}"
-            if not np.isfinite(self.norms[first]):
-                has = "pixels that are not finite numbers"
-            what = f"image {index} of unit {self.units[row]}"
-            raise _contradiction(what, f"has {has}", f"run.json says norm {norm:.6g}")
+        for number, value in zip(self.read, self.norms, strict=True):
+            row, index = divmod(number, n)
+            if not low <= value <= high and row not in diverged:
+                finite = math.isfinite(value)
+                has = f"norm {value:.6g}" if finite else "pixels that are not finite numbers"
+                what = f"image {index} of unit {self.units[row]}"
+                raise _contradiction(what, f"has {has}", f"run.json says norm {norm:.6g}")
 
 
 def _contradiction(what: str, has: str, says: str) -> Damaged:
@@ -157,7 +151,7 @@ def read_images(folder: Path | str, *, thorough: bool) -> Images:
         return Images(
             shapes=[images.shape, responses.shape, units.shape],
             units=numbers(units, 0, units.size).tolist(),
-            responses=values.astype(float), read=read, norms=norms,
+            responses=values.tolist(), read=read, norms=norms,
         )  # fmt: skip
 
 
@@ -179,20 +173,20 @@ def check_arrays(folder: Path | str, measures: Iterable[str]) -> None:
 
 def _norms(
     images: Tensor, numbers: Callable[[int, int], np.ndarray], *, every: bool
-) -> tuple[Int[np.ndarray, " read"], Float[np.ndarray, " read"]]:
+) -> tuple[Sequence[int], list[float]]:
     """Norms of all images, or of some at equal steps, at least of the first."""
     count, pixels = math.prod(images.shape[:2]), math.prod(images.shape[2:])
     size = pixels * images.dtype.itemsize
     some = count if every else max(1, min(count, SAMPLE // size))
-    read = np.arange(some) * count // some
+    read = range(count) if some == count else [number * count // some for number in range(some)]
     together = max(1, BLOCK // size) if some == count else 1  # images that lie side by side
-    norms = np.empty(some)
+    squares: list[float] = []
     for at in range(0, some, together):
         part = read[at : at + together]
-        values = numbers(int(part[0]) * pixels, len(part) * pixels).reshape(-1, pixels)
+        values = numbers(part[0] * pixels, len(part) * pixels).reshape(-1, pixels)
         values = values.astype(np.float32) if images.dtype.itemsize < 4 else values
-        norms[at : at + together] = np.einsum("ij,ij->i", values, values)
-    return read, np.sqrt(norms)
+        squares += np.einsum("ij,ij->i", values, values).tolist()
+    return read, [math.sqrt(square) for square in squares]
 
 
 def _at(descriptor: int, begin: int, length: int) -> bytes:

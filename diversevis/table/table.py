@@ -155,7 +155,7 @@ class ColumnBuilder:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._columns: Columns = {}
+        self._columns: dict[str, list[Value | None]] = {}
         self._packed: list[tuple[int, dict[str, pa.Array]]] = []
 
     def add(self, rows: int, columns: Columns) -> None:
