@@ -1,10 +1,13 @@
-"""Writes finished run folders with random numbers, some of them damaged, to test `collect`.
+"""Writes finished run folders with random numbers, to test `collect` and `atlas`.
 
     python scripts/synthetic_runs.py /tmp/many --runs 10000 --units 6 --damaged 100
     diversevis collect /tmp/many
+    python scripts/synthetic_runs.py /tmp/layer --layer vgg19/conv3_1 --units 10000
+    diversevis atlas /tmp/layer
 
 The folders have the entries and the size of runs with `analysis=all`. With K units per
-run and R runs, D of them damaged, the table has K (R - D) rows.
+run and R runs, D of them damaged, the table has K (R - D) rows. With `--layer` the runs of a whole
+layer are written, 64 units in a run, with an image of another grating for every unit.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from safetensors.numpy import load_file, save, save_file
 
 LAYERS = ("vgg19/conv1_2", "vgg19/conv1_10", "vgg19/conv3_1", "resnet50/layer1.0")
@@ -27,6 +30,7 @@ DIVERSITIES = (0, 0.1, 0.25, 0.5)
 DELTAS = ("0.25", "0.5", "1", "2", "4")
 SLOT = "<number>"  # marks a number to be drawn in a template
 N, SIZE, NORM = 6, 14, 775.9  # images per unit, side in pixels, Euclidean norm
+PER_RUN = 64  # units of a run of a whole layer
 
 
 def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[Path]:
@@ -41,15 +45,9 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
     for k in range(runs):
         model, layer = LAYERS[k % len(LAYERS)].split("/")
         path = root / model / layer / f"0-{units - 1}" / f"v{k // len(LAYERS) + 1:03d}"
-        path.mkdir(parents=True)
-        generator = random.Random(k)  # noqa: S311
         responses = [k + u / 1000 for u in range(units)]
-        rows = [_fill(template, [u, *[responses[u]] * 3], generator) for u in range(units)]
-        metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
-        (path / "metrics.json").write_text(metrics)
-        record = json.dumps(record_of(model, layer, k, range(units)), indent=2)
-        (path / "run.json").write_text(record)
-        (path / "images.safetensors").write_bytes(_images(responses))
+        grey = np.ones((units, N, 3, SIZE, SIZE))
+        _write_run(path, record_of(model, layer, k, range(units)), template, responses, grey, k)
         if (k + 1) % every == 0 and len(broken) < damaged:
             damages = list(DAMAGES.values())
             damages[len(broken) % len(damages)](path)
@@ -57,11 +55,55 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
     return broken
 
 
-def _images(responses: Sequence[float]) -> bytes:
-    """A file of grey images of the right norm, with the same response to all images of a unit."""
-    pixels = np.full((len(responses), N, 3, SIZE, SIZE), NORM / math.sqrt(3 * SIZE**2), np.float32)
+def write_layer(root: Path, name: str, units: int, *, per_run: int = PER_RUN) -> None:
+    """Make the runs of all units of a layer, such as `vgg19/conv3_1`, with images of gratings."""
+    template = _split(_unit())
+    model, layer = name.split("/")
+    for first in range(0, units, per_run):
+        numbers = range(first, min(first + per_run, units))
+        path = root / model / layer / f"{numbers[0]}-{numbers[-1]}" / "v001"
+        responses = [1 + unit / 1000 for unit in numbers]
+        record = record_of(model, layer, 0, numbers)
+        _write_run(path, record, template, responses, _gratings(numbers), first)
+
+
+def _write_run(
+    path: Path, record: dict[str, Any], template: Sequence[str], responses: Sequence[float],
+    images: Float[np.ndarray, "unit image 3 height width"], seed: int,
+) -> None:  # fmt: skip
+    path.mkdir(parents=True)
+    generator = random.Random(seed)  # noqa: S311
+    rows = [
+        _fill(template, [unit, *[response] * 3], generator)
+        for unit, response in zip(record["units"], responses, strict=True)
+    ]
+    metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
+    (path / "metrics.json").write_text(metrics)
+    (path / "run.json").write_text(json.dumps(record, indent=2))
+    (path / "images.safetensors").write_bytes(_images(responses, images, record["units"]))
+
+
+def _gratings(units: Sequence[int]) -> Float[np.ndarray, "unit image 3 height width"]:
+    """Phases of a coloured grating for every unit; frequency, direction and colour are random."""
+    generator = np.random.default_rng(list(units))
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    angles, cycles = generator.uniform(0, np.pi, len(units)), generator.uniform(1, 4, len(units))
+    colors = generator.normal(size=(len(units), 3))
+    along = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
+    phases = 2 * np.pi * np.arange(N) / N
+    waves = np.cos(2 * np.pi * (cycles[:, None, None] * along)[:, None] + phases[:, None, None])
+    return waves[:, :, None] * colors[:, None, :, None, None]
+
+
+def _images(
+    responses: Sequence[float], images: Float[np.ndarray, "unit image 3 height width"],
+    units: Sequence[int],
+) -> bytes:  # fmt: skip
+    """A file of these images at the right norm, with the same response to all images of a unit."""
+    norms = np.sqrt(np.square(images).sum((2, 3, 4), keepdims=True))
+    pixels = (images * (NORM / norms)).astype(np.float32)
     values = np.repeat(np.array(responses, np.float32)[:, None], N, axis=1)
-    return save({"images": pixels, "responses": values, "units": np.arange(len(responses))})
+    return save({"images": pixels, "responses": values, "units": np.array(units)})
 
 
 def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
@@ -228,10 +270,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--units", type=int, default=6)
     parser.add_argument("--damaged", type=int, default=100)
+    parser.add_argument("--layer", help="write all units of this layer, as vgg19/conv3_1")
     parser.add_argument("--anew", action="store_true", help="delete the folder first")
     options = parser.parse_args()
     if options.anew:
         shutil.rmtree(options.folder, ignore_errors=True)
+    if options.layer:
+        write_layer(options.folder, options.layer, options.units)
+        print(f"{options.units} units of {options.layer}")
+        return
     broken = write_runs(
         options.folder, runs=options.runs, units=options.units, damaged=options.damaged
     )

@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up: a room imports rooms on lower floors only
     {"runs"},
     {"pictures", "table", "config"},
     {"compare", "experiment"},
-    {"sweep"},
+    {"sweep", "atlas"},
     {"cli", "interface"},
     {"__main__"},
 ]

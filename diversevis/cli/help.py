@@ -18,6 +18,8 @@ COMMANDS = {  # name -> (arguments, what it does)
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
     "retry": ("[ROOT]", "repeat what failed, never began or died"),
     "collect": ("ROOT", "every unit of every finished run as one table"),
+    "atlas": ("ROOT", "pages to look at: layers, units, comparisons; no server needed"),
+    "view": ("[ROOT]", "the same, opened in the browser"),
 }
 USAGES = {f"{name} {words}": does for name, (words, does) in COMMANDS.items()}
 LIST = "\n".join(f"  diversevis {usage:25} {does}" for usage, does in USAGES.items())
@@ -220,6 +222,37 @@ Examples:
 
 Settings:
   out          where the three files go (ROOT)
+""",
+    "atlas": """\
+diversevis atlas ROOT [out=FOLDER]
+
+Writes pages about all finished runs at or below ROOT: a front page with networks and layers, a
+page for every layer with its units (to sort, filter and compare), a unit in full, and comparisons.
+ROOT is a run folder, a sweep's, a comparison's, or a folder above these. The pages open from disk
+in any browser, and from any web server: copy the folder. Only what is new or has changed is made
+again. Works while a sweep runs: the front page lists the runs that are left out, and why. Prints
+the path of the front page.
+
+Examples:
+  diversevis atlas outputs
+  diversevis atlas outputs/vgg19/conv3_1/0-255/v001 out=pages
+
+Settings:
+  out          the folder of the pages (ROOT/atlas)
+""",
+    "view": """\
+diversevis view [ROOT] [out=FOLDER]
+
+Does what `diversevis atlas` does, and opens the front page in the browser as soon as units can be
+looked at; pictures of measures are drawn meanwhile.
+
+Examples:
+  diversevis view
+  diversevis view outputs/compare/vgg19_vs_resnet50/v001
+
+Settings:
+  ROOT         where run folders are (outputs)
+  out          the folder of the pages (ROOT/atlas)
 """,
 }
 

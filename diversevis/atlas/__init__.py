@@ -1,0 +1,1 @@
+"""Run folders -> pages to look at, which open without a server."""

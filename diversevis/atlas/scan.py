@@ -1,0 +1,280 @@
+"""Which runs and comparisons are below a root, read through the check that all commands use.
+
+Made for tens of thousands of runs: an `Entry` holds the indices of its units and few other facts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diversevis import __version__
+from diversevis.atlas.texts import digest
+from diversevis.compare.indices import Index, number_at, value_of
+from diversevis.compare.report import MAIN, measured_indices, share_of_best, state_of
+from diversevis.compare.runs import Run
+from diversevis.errors import InputError
+from diversevis.runs import check
+from diversevis.runs.files import Damaged, read_json
+from diversevis.runs.find import Folder, find_folders, in_threads, no_garbage_collection
+from diversevis.table.read import read_files
+
+FORMAT = 1  # of what is written for a run: another number has everything made again
+RUNS_AT_ONCE = 4  # for a thread: metrics.json of a large layer has megabytes
+COMPARISON = "comparison.json"
+LARGEST = 64 * 2**20  # bytes of a comparison
+
+Number = float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A finished run.
+
+    path       its real folder; `name`: as a person sees it
+    stamps     size and time of change of the files that pages are made from
+    layer      what its units share with those of other runs on a page (`layer_of`)
+    facts      of run.json, for a person
+    measured   the measures that every unit has numbers of
+    columns    of every index (by its address) the number of every unit, and `weak` the rows whose
+               number says little
+    """
+
+    path: Path
+    name: str
+    stamps: Mapping[str, Sequence[int]]
+    layer: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    measures: Mapping[str, Any]
+    indices: Sequence[Index]
+    units: Sequence[int]
+    states: Sequence[str]
+    measured: Sequence[Sequence[str]]
+    columns: Mapping[str, Sequence[Number]]
+    weak: Mapping[str, Sequence[int]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the files that are made from this run as it is now."""
+        return digest([FORMAT, __version__, self.name, self.stamps])
+
+    def digest_of(self, measure: str) -> str:
+        """Names the pictures of a measure: they stay where only other measures are new."""
+        needed = ("images.safetensors", f"analysis/{measure}.safetensors")
+        stamps = {name: stamp for name, stamp in self.stamps.items() if name in needed}
+        return digest([FORMAT, __version__, self.name, measure, stamps])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All below a root: runs, folders of comparisons, and (folder, reason) of what is left out."""
+
+    entries: Sequence[Entry]
+    comparisons: Sequence[Path]
+    left_out: Sequence[tuple[str, str]]
+
+
+def scan(root: Path) -> Found:
+    """Read all runs of a root: a run's folder, a sweep's, a comparison's, or one above these.
+
+    Raises `InputError` where there is none that can be shown.
+    """
+    starts, sweep = _starts(root)
+    folders, left_out = find_folders(starts)
+    entries: list[Entry] = []
+    with no_garbage_collection():
+        answers = in_threads(_entry, folders, RUNS_AT_ONCE)
+        for folder, answer in zip(folders, answers, strict=True):
+            if isinstance(answer, Damaged):
+                left_out.append((folder, str(answer)))
+            elif sweep is None or answer.facts["sweep"] == sweep:
+                entries.append(answer)
+    reasons = sorted((folder.name, reason) for folder, reason in left_out)
+    if not entries:
+        raise InputError(_nothing(root, reasons))
+    return Found(entries=entries, comparisons=_comparisons(root), left_out=reasons)
+
+
+def _nothing(root: Path, reasons: Sequence[tuple[str, str]]) -> str:
+    if not root.is_dir():
+        return f"{root} is not a folder. Name a run folder, or a folder above several."
+    why = "".join(f" {folder}: {reason}." for folder, reason in reasons[:3])
+    return (
+        f"{root} holds no finished run (no run.json, at any depth).{why} Name a folder that "
+        "`diversevis run` printed, or a folder above several."
+    )
+
+
+def _starts(root: Path) -> tuple[list[Path], str | None]:
+    """Where runs are, and the name of the sweep that they must be of."""
+    if (root / COMPARISON).is_file():
+        result = _read_comparison(root)
+        sides = [pair[side]["folder"] for pair in result["pairs"] for side in "ab"]
+        return list(dict.fromkeys(map(Path, sides))), None
+    if (root / "sweep.json").is_file():
+        folder = root.resolve()
+        return [folder.parents[1]], folder.name
+    return [root], None
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def _entry(folder: Folder) -> Entry | Damaged:
+    """The run in a folder, or why it is left out."""
+    files = read_files(folder)
+    if isinstance(files, Damaged):
+        return files
+    try:
+        results = check.check(files)
+        stamps = _stamps(folder.path)
+    except Damaged as reason:
+        return reason
+    except OSError as error:
+        return Damaged(f"it cannot be read ({error.strerror})")
+    run = Run(
+        path=Path(folder.path), record=results.record, measures=results.measures, units=results.rows
+    )
+    indices = measured_indices(run)
+    columns, weak = _columns(run, indices)
+    return Entry(
+        path=run.path, name=folder.name, stamps=stamps, layer=layer_of(run), facts=_facts(run),
+        measures=run.measures, indices=indices, units=results.units,
+        states=[state_of(unit) or "" for unit in run.units], columns=columns, weak=weak,
+        measured=[
+            [name for name in run.measures if unit.get(name) is not None] for unit in run.units
+        ],
+    )  # fmt: skip
+
+
+def _stamps(path: str) -> dict[str, tuple[int, int]]:
+    """Size and time of change of the files that the pages of a run are made from."""
+    stamps = {}
+    for below in ("", "analysis/"):
+        try:
+            with os.scandir(f"{path}/{below}") as listing:
+                for file in listing:
+                    if file.name.endswith((".json", ".csv", ".safetensors", ".gif", ".mp4")):
+                        facts = file.stat()
+                        stamps[below + file.name] = facts.st_size, facts.st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return dict(sorted(stamps.items()))
+
+
+def layer_of(run: Run) -> dict[str, Any]:
+    """What units must share to stand on a page: the layer, and how their images were made.
+
+    The settings are those that `diversevis show` asks for before it ranks a unit, and the seed.
+    """
+    record, config = run.record, run.record["config"]
+    made = ("n", "diversity", "distance", "fraction", "front")
+    return {
+        **{key: record.get(key) for key in ("model", "layer", "direction", "computation")},
+        "weights": record["weights"].get("sha256"),
+        "size": list(record["receptive_field"]["size"]),
+        "contrast": float(f"{run.contrast:.3g}"),
+        **{key: record.get(key) for key in made},
+        "seed": record.get("seed", config.get("seed")),
+    }
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    record = run.record
+    field, versions = record["receptive_field"], record.get("versions")
+    source = record["weights"].get("source")
+    not_measured = record.get("not_measured") or {}
+    return {
+        "sweep": record.get("sweep"),
+        "config_hash": record["config_hash"],
+        "command": str(record.get("rerun") or record.get("command") or ""),
+        "made": str(record.get("start") or ""),
+        "version": str(versions.get("diversevis", "")) if isinstance(versions, Mapping) else "",
+        "device": str(record.get("device_name") or record.get("device") or ""),
+        "weights": os.path.basename(source) if isinstance(source, str) else "",  # noqa: PTH119
+        "response": str(record.get("response") or ""),
+        "stride": field["stride"] if _is_pair(field.get("stride")) else None,
+        "not_measured": {str(name): str(reason) for name, reason in not_measured.items()},
+    }
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and [type(x) in (int, float) for x in value] == [True, True]
+
+
+def address_of(index: Index) -> str:
+    """How an index is called in a page's address: a measure's main index by the measure's name."""
+    return index.measure if MAIN.get(index.measure) == index.key else index.key
+
+
+def _columns(
+    run: Run, indices: Sequence[Index]
+) -> tuple[dict[str, list[Number]], dict[str, list[int]]]:
+    dead = [state_of(unit) == "dead" for unit in run.units]
+    columns: dict[str, list[Number]] = {
+        "response": [share_of_best(unit) for unit in run.units],
+        "distance": [number_at(unit, "distance_pixels_min") for unit in run.units],
+    }
+    weak = {}
+    for index in indices:
+        name = address_of(index)
+        values = [
+            None if gone else number_at(unit, index.key)
+            for unit, gone in zip(run.units, dead, strict=True)
+        ]
+        columns[name] = values
+        rows = [row for row, unit in enumerate(run.units) if value_of(unit, index) == "weak"]
+        if rows:
+            weak[name] = rows
+    return columns, weak
+
+
+# -- comparisons ----------------------------------------------------------------------------------
+
+
+def _comparisons(root: Path) -> list[Path]:
+    """Folders of comparisons: the root, or those that `diversevis compare` made below it."""
+    if (root / COMPARISON).is_file():
+        return [root]
+    return sorted(file.parent for file in root.glob(f"compare/*/v*/{COMPARISON}"))
+
+
+def _read_comparison(folder: Path) -> dict[str, Any]:
+    try:
+        return checked_comparison(folder)
+    except Damaged as reason:
+        raise InputError(f"{folder} is damaged: {reason}.") from reason
+
+
+def checked_comparison(folder: Path) -> dict[str, Any]:
+    """What comparison.json holds; raises `Damaged` where it lacks what a page shows."""
+    result = read_json(folder, COMPARISON, LARGEST)
+    try:
+        for pair in result["pairs"]:
+            for side in "ab":
+                run = pair[side]
+                texts = run["folder"], run["model"], run["layer"], run["config_hash"]
+                numbers = *run["receptive_field"], *run["units"]
+                _check(texts, str)
+                _check(numbers, int)
+            for index in pair["indices"]:
+                _check((index["index"], index["title"], index["unit"], index["statistic"]), str)
+                for side in "ab":
+                    _check((value for value in index[side]["values"] if value is not None), float)
+                    if len(index[side]["values"]) != len(pair[side]["units"]):
+                        raise TypeError("values of other units")
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{COMPARISON} is no comparison ({error!r})") from error
+    return result
+
+
+def _check(values: Iterator[Any] | Sequence[Any], kind: type) -> None:
+    allowed = (int, float) if kind is float else kind
+    for value in values:
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise TypeError(json.dumps(value)[:60])
