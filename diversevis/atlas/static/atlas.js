@@ -644,7 +644,10 @@
       go({ size: SIZES[Number(event.target.value)] }, "replace"));
     byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
     byId("y").addEventListener("change", (event) => go({ y: event.target.value }));
-    byId("clear").addEventListener("click", () => go({ filters: new Map() }));
+    byId("clear").addEventListener("click", () => {
+      go({ filters: new Map() });
+      byId("filters").querySelector("summary").focus();
+    });
     byId("search-form").addEventListener("submit", onSearch);
   }
 
@@ -672,7 +675,7 @@
       `order: ${state.order === "asc" ? "low" : "high"} first; press to turn round`);
     byId("size").value = SIZES.indexOf(state.size);
     byId("size").setAttribute("aria-valuetext", `${state.size} screen pixels for a pixel`);
-    byId("clear").disabled = state.filters.size === 0;
+    byId("clear").hidden = state.filters.size === 0;
     byId("count").textContent = order.length === COUNT
       ? `all ${plural(COUNT, NOUN)}` : `${order.length} of ${plural(COUNT, NOUN)}`;
   }
@@ -1021,7 +1024,8 @@
     /* The unit's strip of images as it is, or its image of the wall. */
     function stripPicture(row) {
       const run = data.runs[data.run[row]] || {};
-      const path = safePath("runs", run.digest, `u${String(data.units[row]).padStart(4, "0")}.png`);
+      const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
+      const path = data.n ? safePath("runs", run.digest, name) : null;
       const box = html("p", { class: "strip-box" });
       loadImage(path && ROOT + path).then((image) => {
         const zoom = Math.max(1, Math.floor(300 / image.naturalWidth));
@@ -1270,7 +1274,7 @@
     if (!d.images) {
       return part("images", "Images", ...status, state === "dead" ? null : html("p", { class: "hint" }, `No images of this ${NOUN} were made.`));
     }
-    const wanted = d.images.count > 8 ? 112 : 168;
+    const wanted = d.images.count > 8 || window.innerWidth < 640 ? 128 : 212;
     return part("images", "Images",
       html("p", { class: "hint" }, `${reduction(d.images)}Under an image: response as a share of the best response`
         + `${isNumber(d.response_best) ? `, ${digits(d.response_best)}` : ""}, and as a number.`),
@@ -1319,7 +1323,7 @@
   function partTrace(d) {
     const trace = d.trace;
     if (!trace || !Array.isArray(trace.step) || trace.step.length < 2) return null;
-    const curves = [["response", "mean response"], ["distance", "smallest distance"]]
+    const curves = [["response", "mean response"], ["distance", "smallest distance, as optimized"]]
       .filter(([name]) => Array.isArray(trace[name]) && trace[name].some(isNumber));
     return part("trace", "Optimization", ...curves.map(([name, title]) => curve(trace.step, trace[name], title, name)));
   }
@@ -1363,13 +1367,13 @@
       html("td", { class: "value" }, html("strong", null, valueText(index.id, row)), isNumber(error) ? ` ± ${digits(error, 2)}` : null,
         html("span", { class: "unit" }, ` ${index.unit || ""}`),
         seeds ? html("span", { class: "hint seeds" }, `${digits(seeds.mean)} ± ${digits(seeds.deviation, 2)} over ${seeds.count} seeds`) : null),
-      html("td", null, isWeak ? "says little" : word(index, value)),
-      html("td", { class: "rank" }, strip(field, row), html("span", null, rankWords(rankOf(index.id, row)))),
+      html("td", { class: "words" }, isWeak ? "says little" : word(index, value)),
+      html("td", { class: "rank" }, html("div", null, placeInLayer(field, row), html("span", null, rankWords(rankOf(index.id, row))))),
       html("td", { class: "meaning" }, index.meaning || ""));
   }
 
   /* The layer's histogram with a mark at the unit. */
-  function strip(field, row) {
+  function placeInLayer(field, row) {
     if (field.sorted.length < 2) return null;
     const bins = allBins(field);
     const at = field.scale.to(field.values[row]);
