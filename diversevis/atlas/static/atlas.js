@@ -828,9 +828,8 @@
       drawFilters();
     };
     more.addEventListener("toggle", () => { if (more.open) others(); });
-    if (OTHERS.some((index) => parseState(window.location.hash).state.filters.has(index.id))) {
-      more.open = true;
-    }
+    more.open = OTHERS.some((index) => state.filters.has(index.id));
+    drawFilters();
   }
 
   // ---------- 10. Scatter of two indices ----------------------------------------------------------
@@ -842,10 +841,18 @@
     let dots = [];     // {row, x, y} on the canvas, in CSS pixels
     let pointed = -1;  // row
     let cardTimer = 0;
+    let waiting = false;
 
     const color = (name) => window.getComputedStyle(document.body).getPropertyValue(name).trim();
 
+    /* Draw before the next frame, once for all changes until then. */
     function update() {
+      if (!waiting) window.requestAnimationFrame(redraw);
+      waiting = true;
+    }
+
+    function redraw() {
+      waiting = false;
       if (!state.x || !state.y) return;
       byId("x").value = state.x;
       byId("y").value = state.y;
@@ -1547,7 +1554,7 @@
     window.history.scrollRestoration = "manual";
     showFacts();
     makeControls();
-    makeFilters();
+    window.setTimeout(makeFilters, 0); // in a task after the wall's
     if (window.matchMedia("(max-width: 48rem)").matches) {
       byId("filters").open = false;
       byId("scatter-panel").open = /[#&][xy]=/.test(window.location.hash);
