@@ -482,6 +482,7 @@
     const gap = 0.5 * rem;
     across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
     chunkSize = across * Math.max(1, Math.round(PER_CHUNK / across));
+    wall.classList.toggle("one-line", state.sort === "unit");
     wall.style.setProperty("--across", across);
     wall.style.setProperty("--tile", `${width}px`);
     wall.style.setProperty("--picture", `${Math.ceil(HEIGHT * state.size)}px`);
@@ -525,7 +526,7 @@
     const link = html("a", {
       href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
       "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
-    }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)));
+    }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)), " ");
     const shown = isDead(row) ? "dead" : state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
     link.append(html("span", { class: "value" }, shown || "\u00a0"));
     return html("li", null, link);
@@ -737,7 +738,7 @@
 
   function rangeInput(index, end, placeholder) {
     return html("input", {
-      type: "number", step: "any", placeholder: digits(placeholder),
+      type: "number", step: "any", placeholder: digits(placeholder, 2),
       "aria-label": `${index.title}, ${end}`, class: end,
     });
   }
@@ -870,13 +871,18 @@
         if (!a.counts(row) || !b.counts(row)) continue;
         const [x, y] = [a.scale.to(a.values[row]), b.scale.to(b.values[row])];
         if (!Number.isFinite(x) || !Number.isFinite(y)) { lost += 1; continue; }
-        dots.push({ row, x: MARGIN.left + x * width, y: MARGIN.top + (1 - y) * height });
+        dots.push({ row, x: across(x, width), y: up(y, height) });
       }
       byId("scatter-note").textContent =
         `${plural(dots.length, "dot")}${lost ? `; ${lost} at or below 0 cannot stand on a log axis` : ""}`;
       canvas.setAttribute("aria-label", `${indexOf.get(state.x).title} across, `
         + `${indexOf.get(state.y).title} up, ${plural(dots.length, NOUN)}`);
     }
+
+    /* Where a share of an axis is on the canvas; dots at its ends are within. */
+    const INSET = 8;
+    const across = (share, width) => MARGIN.left + INSET + share * (width - 2 * INSET);
+    const up = (share, height) => MARGIN.top + height - INSET - share * (height - 2 * INSET);
 
     function area() {
       const { clientWidth, clientHeight } = canvas;
@@ -924,7 +930,7 @@
       const index = indexOf.get(state[axis]);
       const { scale } = column(index.id);
       const isX = axis === "x";
-      const at = (share) => (isX ? MARGIN.left + share * width : MARGIN.top + (1 - share) * height);
+      const at = (share) => (isX ? across(share, width) : up(share, height));
       const line = (share, dash, stroke) => {
         pen.beginPath();
         pen.setLineDash(dash);
@@ -1281,7 +1287,7 @@
     if (!d.images) {
       return part("images", "Images", ...status, state === "dead" ? null : html("p", { class: "hint" }, `No images of this ${NOUN} were made.`));
     }
-    const wanted = d.images.count > 8 || window.innerWidth < 640 ? 128 : 212;
+    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : 212;
     return part("images", "Images",
       html("p", { class: "hint" }, `${reduction(d.images)}Under an image: response as a share of the best response`
         + `${isNumber(d.response_best) ? `, ${digits(d.response_best)}` : ""}, and as a number.`),
