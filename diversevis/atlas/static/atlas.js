@@ -1,0 +1,1577 @@
+/* The pages of an atlas: a layer's wall, filters and scatter, and the view of a unit.
+
+   A classic script, because browsers refuse modules and fetch for pages opened from disk. Data files
+   assign to window.ATLAS. All strings in them are untrusted: they reach the page as text or as
+   attributes of a few known names, never as HTML, and file names are checked before use. */
+"use strict";
+(function () {
+
+  // ---------- 1. Elements, numbers, words ---------------------------------------------------------
+
+  const SVG = "http://www.w3.org/2000/svg";
+  const byId = (id) => document.getElementById(id);
+
+  function fill(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (value !== null && value !== undefined && value !== false) {
+        node.setAttribute(name, value === true ? "" : String(value));
+      }
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  }
+  const html = (tag, attributes, ...children) =>
+    fill(document.createElement(tag), attributes, children);
+  const svg = (tag, attributes, ...children) =>
+    fill(document.createElementNS(SVG, tag), attributes, children);
+
+  const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+  const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+
+  /* Three digits, or all digits before the point: 0.253, 8066. */
+  function digits(value, count = 3) {
+    if (!isNumber(value)) return "–";
+    const size = Math.abs(value);
+    if (size >= 1000 && size < 1e6) return String(Math.round(value));
+    return String(Number(value.toPrecision(count)));
+  }
+  /* An index as text: what is 0 but for rounding is 0. */
+  const indexDigits = (value) => digits(isNumber(value) && Math.abs(value) < 1e-5 ? 0 : value);
+  const percent = (share) => (isNumber(share) ? `${Math.round(100 * share)} %` : "–");
+  const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+  /* Round half to even, as Python does. */
+  function roundEven(value) {
+    const low = Math.floor(value);
+    if (value - low !== 0.5) return Math.round(value);
+    return low % 2 === 0 ? low : low + 1;
+  }
+
+  const isSafeName = (name) => typeof name === "string" && /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/.test(name);
+  /* A relative path of safe names, or null. */
+  function safePath(...parts) {
+    const names = parts.flatMap((part) => (typeof part === "string" ? part.split("/") : [part]));
+    return names.every(isSafeName) ? names.join("/") : null;
+  }
+
+  function say(text) {
+    const said = byId("said");
+    said.textContent = "";
+    window.setTimeout(() => { said.textContent = text; }, 30);
+  }
+
+  // ---------- 2. Copy buttons (all pages) ---------------------------------------------------------
+
+  function copyBySelection(node) {
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const selection = window.getSelection();
+    selection.removeAllRanges();
+    selection.addRange(range);
+    const copied = document.execCommand("copy");
+    if (copied) selection.removeAllRanges();
+    return copied;
+  }
+
+  async function copyText(node) {
+    try {
+      await navigator.clipboard.writeText(node.textContent);
+      return true;
+    } catch (refused) {
+      return copyBySelection(node);
+    }
+  }
+
+  async function onCopy(button) {
+    const node = byId(button.dataset.copy);
+    if (!node) return;
+    const copied = await copyText(node);
+    say(copied ? "copied" : "the text is selected: copy it with the keyboard");
+    if (!copied || button.dataset.label) return;
+    button.dataset.label = button.textContent;
+    button.textContent = "Copied";
+    window.setTimeout(() => {
+      button.textContent = button.dataset.label;
+      delete button.dataset.label;
+    }, 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".copy");
+    if (button) onCopy(button);
+  });
+
+  if (!byId("wall")) return;
+
+  // ---------- 3. The layer's data -----------------------------------------------------------------
+
+  const ROOT = "../../";
+  const data = window.ATLAS && window.ATLAS.layer;
+  const notes = byId("notes");
+
+  function note(text, kind = "note") {
+    notes.append(html("p", { class: kind }, text));
+  }
+
+  if (!data || !Array.isArray(data.units)) {
+    note("The data of this page (layer.js) is missing or cannot be read: run `diversevis atlas` again.",
+      "problem");
+    return;
+  }
+
+  const COUNT = data.units.length;
+  const NOUN = data.noun || "unit";
+  const INDICES = (data.indices || []).filter((index) => Array.isArray((data.columns || {})[index.id]));
+  const indexOf = new Map(INDICES.map((index) => [index.id, index]));
+  const rowOf = new Map(data.units.map((unit, row) => [unit, row]));
+  const isDead = (row) => data.state[row] === "dead";
+  const columns = new Map();
+
+  /* Values of an index by row (NaN: no number), which of them are weak, and those that count, sorted. */
+  function column(id) {
+    if (!columns.has(id)) columns.set(id, makeColumn(id));
+    return columns.get(id);
+  }
+
+  function makeColumn(id) {
+    const values = Float64Array.from(data.columns[id], (value) => (isNumber(value) ? value : NaN));
+    const weak = new Uint8Array(COUNT);
+    for (const row of (data.weak || {})[id] || []) weak[row] = 1;
+    const counts = (row) => !Number.isNaN(values[row]) && !weak[row] && !isDead(row);
+    const sorted = values.filter((_, row) => counts(row)).sort();
+    return { id, values, weak, counts, sorted, scale: makeScale(sorted, indexOf.get(id).log) };
+  }
+
+  /* From numbers to 0..1 and back; logarithmic if the index is and all of its range allows it. */
+  function makeScale(sorted, wantsLog) {
+    const positive = wantsLog ? sorted.filter((value) => value > 0) : sorted;
+    const isLog = Boolean(wantsLog) && positive.length > 0;
+    const shape = isLog ? Math.log10 : (value) => value;
+    const back = isLog ? (value) => 10 ** value : (value) => value;
+    let low = positive.length ? shape(positive[0]) : 0;
+    let high = positive.length ? shape(positive[positive.length - 1]) : 1;
+    if (!(high > low)) [low, high] = [low - 0.5, high + 0.5];
+    return {
+      isLog, low: back(low), high: back(high),
+      to: (value) => (shape(value) - low) / (high - low),
+      from: (share) => back(low + share * (high - low)),
+    };
+  }
+
+  /* Place of a row's value among those of all other rows: as in diversevis/compare/ranks.py. */
+  const ROUNDING = 1e-5;
+  const isClose = (a, b) =>
+    Math.abs(a - b) <= Math.max(ROUNDING * Math.max(Math.abs(a), Math.abs(b)), ROUNDING);
+
+  /* Number of sorted values for which the test holds; it holds for a first part of them. */
+  function countWhile(sorted, test) {
+    let low = 0, high = sorted.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (test(sorted[middle])) low = middle + 1; else high = middle;
+    }
+    return low;
+  }
+
+  function rankOf(id, row) {
+    const { values, sorted, counts } = column(id);
+    if (!counts(row)) return null;
+    const value = values[row];
+    const lower = countWhile(sorted, (other) => other < value && !isClose(other, value));
+    const equal = countWhile(sorted, (other) => other < value || isClose(other, value)) - lower - 1;
+    const others = sorted.length - 1;
+    if (others < 3) return null;
+    return { percentile: (100 * (lower + equal / 2)) / others, others, equal };
+  }
+
+  function rankWords(rank) {
+    if (!rank) return "";
+    const among = `${rank.others} ${NOUN}s`;
+    if (rank.equal === rank.others) return `equal to all ${among}`;
+    if (rank.percentile === 50) return `in the middle of ${among}`;
+    const side = rank.percentile < 50 ? "lower" : "higher";
+    const share = Math.max(rank.percentile, 100 - rank.percentile);
+    return `${side} than ${share === 100 ? "all" : `${Math.min(99, roundEven(share))} % of`} ${among}`;
+  }
+
+  /* "0.253", "(0.253)" where it says little, "–" where there is none. */
+  function valueText(id, row) {
+    const { values, weak } = column(id);
+    if (Number.isNaN(values[row])) return "–";
+    const text = indexDigits(values[row]);
+    return weak[row] ? `(${text})` : text;
+  }
+
+  function word(index, value) {
+    if (!index.words || !isNumber(value)) return "";
+    const threshold = isNumber(index.threshold) ? index.threshold : 1;
+    return value < threshold ? index.words[0] : value > threshold ? index.words[1] : "";
+  }
+
+  const MAIN = INDICES.filter((index) => index.main);
+  const OTHERS = INDICES.filter((index) => !index.main);
+  const hasNumbers = (index) => column(index.id).sorted.length > 0;
+
+  /* "unit 21 of conv3_1: F1/F0 0.25, lower than 55 % of 255 units" */
+  function describe(row, sortedBy) {
+    const name = `${NOUN} ${data.units[row]} of ${data.layer}`;
+    if (isDead(row)) return `${name}: dead`;
+    const first = indexOf.get(sortedBy);
+    const others = MAIN.filter((index) => index !== first && index.id !== "response");
+    const shown = [first, ...others].filter(Boolean).slice(0, 2);
+    const parts = shown.map((index) => {
+      const rank = rankWords(rankOf(index.id, row));
+      return `${index.title} ${valueText(index.id, row)}${rank && `, ${rank}`}`;
+    });
+    const state = data.state[row] ? [data.state[row]] : [];
+    return `${name}: ${[...state, ...parts].join("; ")}`;
+  }
+
+  // ---------- 4. The state of the view, and the address -------------------------------------------
+
+  const WIDTH = (data.wall && data.wall.width) || 1;
+  const HEIGHT = (data.wall && data.wall.height) || 1;
+  const SIZES = [0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter(
+    (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
+
+  function defaultSize() {
+    if (WIDTH > 160) return 0.5;
+    return [1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter((size) => WIDTH * size <= 100).pop() || 1;
+  }
+
+  function defaultAxes() {
+    const wanted = ["phase", "shift", "deformation", "diversity", "gain", "dimension"];
+    const ids = [...wanted, ...INDICES.map((index) => index.id)].filter((id) => indexOf.has(id));
+    const [x, y] = [...new Set(ids)].filter((id) => hasNumbers(indexOf.get(id)));
+    return { x: x || ids[0] || null, y: y || x || ids[0] || null };
+  }
+
+  const DEFAULTS = {
+    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), unit: null, ...defaultAxes(),
+  };
+
+  function formatState(state) {
+    const parts = [];
+    const add = (name, value) => {
+      if (value !== DEFAULTS[name]) parts.push(`${name}=${encodeURIComponent(value)}`);
+    };
+    add("sort", state.sort);
+    add("order", state.order);
+    const ranges = [...state.filters].map(([id, { low, high }]) =>
+      `${encodeURIComponent(id)}:${low === null ? "" : digits(low, 4)}..${high === null ? "" : digits(high, 4)}`);
+    if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
+    add("x", state.x);
+    add("y", state.y);
+    add("size", state.size);
+    add("unit", state.unit);
+    return `#${parts.join("&")}`;
+  }
+
+  /* The state an address asks for, and sentences about what in it cannot be understood. */
+  function parseState(hash) {
+    const state = { ...DEFAULTS, filters: new Map() };
+    const problems = [];
+    for (const part of hash.replace(/^#/, "").split("&").filter(Boolean)) {
+      const at = part.indexOf("=");
+      const name = at < 0 ? part : part.slice(0, at);
+      const reader = Object.hasOwn(READERS, name) ? READERS[name] : null;
+      if (!reader || !reader(state, part.slice(at + 1))) problems.push(shorten(readable(part)));
+    }
+    return { state, problems };
+  }
+
+  function readable(text) {
+    try { return decodeURIComponent(text); } catch (broken) { return text; }
+  }
+  const shorten = (text, most = 60) => (text.length > most ? `${text.slice(0, most)}…` : text);
+
+  /* How a part of the address changes a state; false if it cannot be understood. */
+  const READERS = {
+    sort: (state, text) => readId(state, "sort", text, true),
+    x: (state, text) => readId(state, "x", text, false),
+    y: (state, text) => readId(state, "y", text, false),
+    order(state, text) {
+      if (text === "asc" || text === "desc") state.order = text;
+      return state.order === text;
+    },
+    size(state, text) {
+      if (!SIZES.includes(Number(text))) return false;
+      state.size = Number(text);
+      return true;
+    },
+    unit(state, text) {
+      if (!/^\d+$/.test(text) || !rowOf.has(Number(text))) return false;
+      state.unit = Number(text);
+      return true;
+    },
+    filter: (state, text) => text.split(",").map((one) => readFilter(state, one)).every(Boolean),
+  };
+
+  function readId(state, name, text, mayBeUnit) {
+    const id = readable(text);
+    if (!indexOf.has(id) && !(mayBeUnit && id === "unit")) return false;
+    state[name] = id;
+    return true;
+  }
+
+  function readFilter(state, text) {
+    const colon = text.lastIndexOf(":");
+    const id = readable(text.slice(0, Math.max(colon, 0)));
+    const range = text.slice(colon + 1);
+    const dots = range.indexOf("..");
+    if (!indexOf.has(id) || dots < 0) return false;
+    const [low, high] = [range.slice(0, dots), range.slice(dots + 2)].map(
+      (end) => (end === "" ? null : Number(end)));
+    if ([low, high].some((end) => end !== null && !Number.isFinite(end))) return false;
+    if (low === null && high === null) return false;
+    state.filters.set(id, { low, high });
+    return true;
+  }
+
+  let state = null;
+  let address = null;
+
+  /* Change the view. How: "push" a history entry, "replace" the current, or "none". */
+  function go(change, how = "push") {
+    const next = { ...state, ...change };
+    const hash = formatState(next);
+    if (how !== "none" && hash !== address) {
+      const url = hash === "#" ? window.location.href.split("#")[0] + "#" : hash;
+      window.history[how === "push" ? "pushState" : "replaceState"](null, "", url);
+    }
+    address = hash;
+    show(next);
+  }
+
+  function goToAddress() {
+    const { state: next, problems } = parseState(window.location.hash);
+    notes.replaceChildren();
+    if (problems.length) {
+      note(`Part of the address is not understood and ignored: ${problems.join(", ")}`);
+    }
+    address = formatState(next);
+    show(next);
+  }
+
+  function show(next) {
+    const before = state || {};
+    state = next;
+    const changed = (...names) => names.some((name) => before[name] !== next[name]);
+    if (changed("sort", "order", "filters")) {
+      arrange();
+      showControls();
+      drawFilters();
+    }
+    if (changed("sort", "order", "filters", "size")) renderWall();
+    if (changed("x", "y", "filters")) scatter.update();
+    if (changed("unit", "sort", "order", "filters")) showUnit(before.unit);
+  }
+
+  // ---------- 5. Order: sorted and filtered rows --------------------------------------------------
+
+  let order = [];        // rows in the order of the wall
+  let positionOf = null; // position of a row in it, -1 if filtered out
+
+  function passes(row, filters) {
+    for (const { column: { values, counts }, low, high } of filters) {
+      if (!counts(row)) return false;
+      if (low !== null && values[row] < low) return false;
+      if (high !== null && values[row] > high) return false;
+    }
+    return true;
+  }
+
+  function resolved(filters) {
+    return [...filters].map(([id, range]) => ({ column: column(id), ...range }));
+  }
+
+  /* Numbers first, then those that say little, then rows without a number, then dead units. */
+  function sortGroup(sortedBy, row) {
+    if (isDead(row)) return 3;
+    if (Number.isNaN(sortedBy.values[row])) return 2;
+    return sortedBy.weak[row] ? 1 : 0;
+  }
+
+  function arrange() {
+    const filters = resolved(state.filters);
+    const rows = [];
+    for (let row = 0; row < COUNT; row += 1) if (passes(row, filters)) rows.push(row);
+    const sign = state.order === "desc" ? -1 : 1;
+    if (state.sort === "unit") {
+      if (sign < 0) rows.reverse();
+    } else {
+      const sortedBy = column(state.sort);
+      const group = Uint8Array.from({ length: COUNT }, (_, row) => sortGroup(sortedBy, row));
+      rows.sort((a, b) => group[a] - group[b]
+        || (group[a] < 2 && sign * (sortedBy.values[a] - sortedBy.values[b])) || a - b);
+    }
+    order = rows;
+    positionOf = new Int32Array(COUNT).fill(-1);
+    order.forEach((row, position) => { positionOf[row] = position; });
+  }
+
+  // ---------- 6. Images out of sheets and strips --------------------------------------------------
+
+  const loads = new Map();
+
+  /* Load an image file once: a promise of its width and height; rejects with a sentence. */
+  function loadImage(path) {
+    if (path === null) return Promise.reject(new Error("the name of the image file is not valid"));
+    if (!loads.has(path)) {
+      loads.set(path, new Promise((resolve, reject) => {
+        const image = new Image();
+        image.onload = () => resolve(image);
+        image.onerror = () => reject(new Error("the image is missing or cannot be read"));
+        image.src = path;
+      }));
+    }
+    return loads.get(path);
+  }
+
+  /* Show image `index` of a strip or sheet of same-sized images in a span, `zoom` times as large. */
+  function frame(path, layout, index, zoom, label) {
+    const node = html("span", { class: "frame", role: "img", "aria-label": label });
+    node.style.width = `${layout.width * zoom}px`;
+    node.style.height = `${layout.height * zoom}px`;
+    loadImage(path).then((image) => placeFrame(node, path, image, layout, index, zoom))
+      .catch((reason) => breakFrame(node, reason));
+    return node;
+  }
+
+  function placeFrame(node, path, image, layout, index, zoom) {
+    const rows = Math.ceil(layout.count / layout.columns);
+    if (image.naturalWidth !== layout.columns * layout.width
+        || image.naturalHeight < rows * layout.height) {
+      throw new Error("the image has another size than its run recorded");
+    }
+    node.style.backgroundImage = `url("${path}")`;
+    node.style.backgroundSize = `${image.naturalWidth * zoom}px ${image.naturalHeight * zoom}px`;
+    const x = (index % layout.columns) * layout.width;
+    const y = Math.floor(index / layout.columns) * layout.height;
+    node.style.backgroundPosition = `${-x * zoom}px ${-y * zoom}px`;
+  }
+
+  function breakFrame(node, reason) {
+    node.classList.add("broken");
+    node.textContent = reason.message;
+    node.setAttribute("aria-label", `${node.getAttribute("aria-label")}: ${reason.message}`);
+  }
+
+  const zoomFor = (width, wanted) => Math.max(1, Math.round(wanted / width)) || 1;
+
+  // ---------- 7. The wall -------------------------------------------------------------------------
+
+  const wall = byId("wall");
+  const PER_CHUNK = 240;
+  let chunks = [];         // elements; chunk i shows order[i * chunkSize ...]
+  let chunkSize = PER_CHUNK;
+  let across = 1;          // tiles in a row
+  let focusRow = -1;       // the row whose tile the Tab key reaches
+  const sheetFailed = new Set();
+
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) fillChunk(target);
+      else if (!holdsFocusRow(target)) target.replaceChildren();
+    }
+  }, { rootMargin: "600px 0px" });
+
+  function measureWall() {
+    const rem = parseFloat(window.getComputedStyle(document.documentElement).fontSize) || 16;
+    const width = Math.max(Math.ceil(WIDTH * state.size), Math.ceil(3.75 * rem));
+    const gap = 0.5 * rem;
+    across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
+    chunkSize = across * Math.max(1, Math.round(PER_CHUNK / across));
+    wall.classList.toggle("one-line", state.sort === "unit");
+    wall.style.setProperty("--across", across);
+    wall.style.setProperty("--tile", `${width}px`);
+    wall.style.setProperty("--picture", `${Math.ceil(HEIGHT * state.size)}px`);
+  }
+
+  function renderWall() {
+    watcher.disconnect();
+    measureWall();
+    if (positionOf[focusRow] === undefined || positionOf[focusRow] < 0) focusRow = order[0] ?? -1;
+    chunks = [];
+    for (let first = 0; first < order.length; first += chunkSize) {
+      const chunk = html("ul", { class: "chunk" });
+      chunk.dataset.first = first;
+      const rows = Math.ceil(Math.min(chunkSize, order.length - first) / across);
+      chunk.style.setProperty("--rows", rows);
+      chunks.push(chunk);
+    }
+    wall.replaceChildren(...chunks);
+    if (!chunks.length) {
+      wall.append(html("p", { class: "none" }, `No ${NOUN} is within all ranges.`));
+      return;
+    }
+    fillChunk(chunks[0]);
+    fillChunk(chunkOf(focusRow));
+    chunks.forEach((chunk) => watcher.observe(chunk));
+  }
+
+  const chunkOf = (row) => chunks[Math.floor(positionOf[row] / chunkSize)];
+  const holdsFocusRow = (chunk) => focusRow >= 0 && chunkOf(focusRow) === chunk;
+
+  function fillChunk(chunk) {
+    if (!chunk || chunk.firstChild) return;
+    const first = Number(chunk.dataset.first);
+    const base = formatState({ ...state, unit: null });
+    const prefix = base === "#" ? "#unit=" : `${base}&unit=`;
+    chunk.append(...order.slice(first, first + chunkSize).map((row) => tile(row, prefix)));
+  }
+
+  function tile(row, prefix) {
+    const unit = data.units[row];
+    const link = html("a", {
+      href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
+      "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
+    }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)), " ");
+    const shown = isDead(row) ? "dead" : state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
+    link.append(html("span", { class: "value" }, shown || "\u00a0"));
+    return html("li", null, link);
+  }
+
+  /* The image of a row out of its sprite sheet. */
+  function wallPicture(row, zoom) {
+    const { columns: across, per, sheets } = data.wall;
+    const picture = html("span", { class: zoom < 1 ? "picture smoothly" : "picture" });
+    picture.style.width = `${WIDTH * zoom}px`;
+    picture.style.height = `${HEIGHT * zoom}px`;
+    const sheet = Math.floor(row / per);
+    const place = row % per;
+    const path = safePath(sheets[sheet]);
+    if (path === null || sheetFailed.has(path)) return pictureMissing(picture);
+    const count = Math.min(per, COUNT - sheet * per);
+    picture.style.backgroundImage = `url("${path}")`;
+    picture.style.backgroundSize =
+      `${across * WIDTH * zoom}px ${Math.ceil(count / across) * HEIGHT * zoom}px`;
+    picture.style.backgroundPosition =
+      `${-(place % across) * WIDTH * zoom}px ${-Math.floor(place / across) * HEIGHT * zoom}px`;
+    checkSheet(path, count);
+    return picture;
+  }
+
+  function pictureMissing(picture) {
+    picture.classList.add("missing");
+    picture.style.backgroundImage = "none";
+    return picture;
+  }
+
+  const sheetsChecked = new Set();
+
+  function checkSheet(path, count) {
+    if (sheetsChecked.has(path)) return;
+    sheetsChecked.add(path);
+    const { columns: across } = data.wall;
+    loadImage(path).then((image) => {
+      if (image.naturalWidth !== across * WIDTH
+          || image.naturalHeight !== Math.ceil(count / across) * HEIGHT) throw new Error();
+    }).catch(() => {
+      sheetFailed.add(path);
+      note(`Images of this wall are missing or cannot be read (${path}): run \`diversevis atlas\` again.`,
+        "problem");
+      for (const picture of document.querySelectorAll(".picture")) {
+        if (picture.style.backgroundImage.includes(path)) pictureMissing(picture);
+      }
+    });
+  }
+
+  const tileOf = (row) => wall.querySelector(`[data-unit="${data.units[row]}"]`);
+
+  function focusTile(row) {
+    const old = focusRow >= 0 && positionOf[focusRow] >= 0 ? tileOf(focusRow) : null;
+    if (old) old.tabIndex = -1;
+    focusRow = row;
+    fillChunk(chunkOf(row));
+    const link = tileOf(row);
+    if (!link) return;
+    link.tabIndex = 0;
+    link.focus({ preventScroll: true });
+    link.scrollIntoView({ block: "nearest" });
+  }
+
+  wall.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-unit]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ unit: Number(link.dataset.unit) });
+  });
+
+  wall.addEventListener("focusin", (event) => {
+    const link = event.target.closest("[data-unit]");
+    if (!link) return;
+    const row = rowOf.get(Number(link.dataset.unit));
+    if (row === focusRow) return;
+    const old = tileOf(focusRow);
+    if (old) old.tabIndex = -1;
+    focusRow = row;
+    link.tabIndex = 0;
+  });
+
+  wall.addEventListener("keydown", (event) => {
+    const steps = {
+      ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across,
+      PageUp: -5 * across, PageDown: 5 * across, Home: -order.length, End: order.length,
+    };
+    if (!Object.hasOwn(steps, event.key) || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    focusTile(order[clamp(positionOf[focusRow] + steps[event.key], 0, order.length - 1)]);
+  });
+
+  let wallWidth = 0;
+  new ResizeObserver(() => {
+    if (byId("browse").hidden || wall.clientWidth === wallWidth) return;
+    wallWidth = wall.clientWidth;
+    const before = across;
+    measureWall();
+    if (before !== across) renderWall();
+  }).observe(wall);
+
+  // ---------- 8. Controls: sort, order, size, search ----------------------------------------------
+
+  const option = (value, text) => html("option", { value }, shorten(text));
+
+  function makeControls() {
+    byId("sort").append(option("unit", `${NOUN} number`), ...INDICES.map((i) => option(i.id, i.title)));
+    for (const id of ["x", "y"]) byId(id).append(...INDICES.map((i) => option(i.id, i.title)));
+    const dead = data.state.filter((name) => name === "dead").length;
+    byId("count-all").textContent = `${plural(COUNT, NOUN)}${dead ? `, ${dead} dead` : ""}`;
+    byId("size").max = SIZES.length - 1;
+    byId("sort").addEventListener("change", (event) => changeSort({ sort: event.target.value }));
+    byId("order").addEventListener("click", () =>
+      changeSort({ order: state.order === "asc" ? "desc" : "asc" }));
+    byId("size").addEventListener("input", (event) =>
+      go({ size: SIZES[Number(event.target.value)] }, "replace"));
+    byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
+    byId("y").addEventListener("change", (event) => go({ y: event.target.value }));
+    byId("clear").addEventListener("click", () => {
+      go({ filters: new Map() });
+      byId("filters").querySelector("summary").focus();
+    });
+    byId("search-form").addEventListener("submit", onSearch);
+  }
+
+  function changeSort(change) {
+    go(change);
+    if (wall.getBoundingClientRect().top < 0) wall.scrollIntoView();
+  }
+
+  function onSearch(event) {
+    event.preventDefault();
+    const text = byId("search").value.trim();
+    notes.replaceChildren();
+    if (/^\d+$/.test(text) && rowOf.has(Number(text))) {
+      byId("search").value = "";
+      go({ unit: Number(text) });
+    } else {
+      note(`There is no ${NOUN} ${shorten(text) || "without a number"} in this layer.`);
+    }
+  }
+
+  function showControls() {
+    byId("sort").value = state.sort;
+    byId("order").textContent = state.order === "asc" ? "low first" : "high first";
+    byId("order").setAttribute("aria-label",
+      `order: ${state.order === "asc" ? "low" : "high"} first; press to turn round`);
+    byId("size").value = SIZES.indexOf(state.size);
+    byId("size").setAttribute("aria-valuetext", `${state.size} screen pixels for a pixel`);
+    byId("clear").hidden = state.filters.size === 0;
+    byId("count").textContent = order.length === COUNT
+      ? `all ${plural(COUNT, NOUN)}` : `${order.length} of ${plural(COUNT, NOUN)}`;
+  }
+
+  function toggleSmooth() {
+    const on = document.body.classList.toggle("smoothed");
+    document.querySelectorAll("button.smooth").forEach((button) =>
+      button.setAttribute("aria-pressed", String(on)));
+  }
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("button.smooth")) toggleSmooth();
+  });
+
+  // ---------- 9. Filters: a histogram per index ---------------------------------------------------
+
+  const BINS = 32;
+  const PLOT = { width: 320, height: 64 };
+  const filterBoxes = [];
+
+  function binOf(scale, value) {
+    const share = scale.to(value);
+    return Number.isFinite(share) ? clamp(Math.floor(share * BINS), 0, BINS - 1) : 0;
+  }
+
+  function countBins({ values, counts, scale }, rows) {
+    const bins = new Float64Array(BINS);
+    for (const row of rows) if (counts(row)) bins[binOf(scale, values[row])] += 1;
+    return bins;
+  }
+
+  function barsPath(bins, top) {
+    const wide = PLOT.width / BINS;
+    return Array.from(bins, (count, bin) => (count === 0 ? "" :
+      `M${bin * wide} ${PLOT.height}v${-Math.max(1.5, ((PLOT.height - 4) * count) / top)}h${wide - 1}V${PLOT.height}z`)).join("");
+  }
+
+  function makeFilter(index, number) {
+    const field = column(index.id);
+    const all = countBins(field, data.units.keys());
+    const box = {
+      index, field, top: Math.max(1, ...all),
+      within: svg("path", { class: "bars within" }),
+      brush: svg("rect", { class: "brush", y: 0, height: PLOT.height }),
+      from: rangeInput(index, "from", field.scale.low), to: rangeInput(index, "to", field.scale.high),
+    };
+    box.plot = svg("svg", {
+      class: "brushable", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", "aria-hidden": "true",
+    }, svg("path", { class: "bars", d: barsPath(all, box.top) }), box.within, box.brush);
+    if (isNumber(index.threshold)) box.plot.append(thresholdLine(field.scale, index.threshold));
+    box.node = html("fieldset", { class: "filter", "data-index": index.id },
+      html("legend", { title: index.meaning || null }, index.title), box.plot,
+      html("span", { class: "scale", "aria-hidden": "true" }, html("span", null, digits(field.scale.low)),
+        field.scale.isLog ? html("span", null, "log") : null, html("span", null, digits(field.scale.high))),
+      html("span", { class: "range" }, html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
+    listenFilter(box);
+    filterBoxes.push(box);
+    return box.node;
+  }
+
+  function rangeInput(index, end, placeholder) {
+    return html("input", {
+      type: "number", step: "any", placeholder: digits(placeholder, 2),
+      "aria-label": `${index.title}, ${end}`, class: end,
+    });
+  }
+
+  function thresholdLine(scale, threshold) {
+    const x = clamp(scale.to(threshold), -1, 2) * PLOT.width;
+    return svg("line", { class: "threshold", x1: x, x2: x, y1: 0, y2: PLOT.height });
+  }
+
+  function setFilter(id, low, high, how) {
+    const filters = new Map(state.filters);
+    if (low === null && high === null) filters.delete(id); else filters.set(id, { low, high });
+    go({ filters }, how);
+  }
+
+  function listenFilter(box) {
+    const typed = (how) => () => {
+      const [low, high] = [box.from, box.to].map((input) =>
+        (input.value === "" || !Number.isFinite(Number(input.value)) ? null : Number(input.value)));
+      setFilter(box.index.id, low, high, how);
+    };
+    for (const input of [box.from, box.to]) input.addEventListener("change", typed("push"));
+    box.plot.addEventListener("pointerdown", (event) => startBrush(box, event));
+  }
+
+  function startBrush(box, down) {
+    if (down.button !== 0) return;
+    down.preventDefault();
+    const shareAt = (event) => {
+      const area = box.plot.getBoundingClientRect();
+      return clamp((event.clientX - area.left) / area.width, 0, 1);
+    };
+    const start = shareAt(down);
+    let end = start, how = "push", waiting = false;
+    const apply = () => {
+      waiting = false;
+      const [a, b] = [Math.min(start, end), Math.max(start, end)];
+      if (b - a < 0.01) setFilter(box.index.id, null, null, how);
+      else setFilter(box.index.id, rounded(box, a), rounded(box, b), how);
+      how = "replace";
+    };
+    const move = (event) => {
+      end = shareAt(event);
+      if (!waiting) { waiting = true; window.requestAnimationFrame(apply); }
+    };
+    const stop = (event) => {
+      if (event.type === "pointerup") { end = shareAt(event); apply(); }
+      for (const [name, listener] of listeners) box.plot.removeEventListener(name, listener);
+    };
+    const listeners = [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]];
+    for (const [name, listener] of listeners) box.plot.addEventListener(name, listener);
+    box.plot.setPointerCapture(down.pointerId);
+  }
+
+  /* The number at a share of the scale, with as many digits as a screen can tell apart; open at the ends. */
+  function rounded(box, share) {
+    if (share <= 0 || share >= 1) return null;
+    return Number(box.field.scale.from(share).toPrecision(3));
+  }
+
+  function drawFilters() {
+    for (const box of filterBoxes) {
+      const range = state.filters.get(box.index.id);
+      const { scale } = box.field;
+      box.node.classList.toggle("active", Boolean(range));
+      box.within.setAttribute("d", state.filters.size ? barsPath(countBins(box.field, order), box.top) : "");
+      box.plot.classList.toggle("crossed", state.filters.size > 0);
+      const ends = range ? [range.low, range.high] : [null, null];
+      [box.from, box.to].forEach((input, i) => {
+        if (document.activeElement !== input || ends[i] === null || Number(input.value) !== ends[i]) {
+          input.value = ends[i] === null ? "" : String(ends[i]);
+        }
+      });
+      const share = (end, open) => (end === null ? open : clamp(scale.to(end) || 0, 0, 1));
+      const [a, b] = range ? [share(range.low, 0), share(range.high, 1)] : [0, 0];
+      box.brush.setAttribute("x", a * PLOT.width);
+      box.brush.setAttribute("width", Math.max(0, b - a) * PLOT.width);
+    }
+  }
+
+  function makeFilters() {
+    byId("filters-main").append(...MAIN.filter(hasNumbers).map(makeFilter));
+    if (!OTHERS.some(hasNumbers)) byId("filters-more").hidden = true;
+    const more = byId("filters-more");
+    const others = () => {
+      if (byId("filters-others").firstChild) return;
+      byId("filters-others").append(...OTHERS.filter(hasNumbers).map(makeFilter));
+      drawFilters();
+    };
+    more.addEventListener("toggle", () => { if (more.open) others(); });
+    more.open = OTHERS.some((index) => state.filters.has(index.id));
+    drawFilters();
+  }
+
+  // ---------- 10. Scatter of two indices ----------------------------------------------------------
+
+  const scatter = (function () {
+    const canvas = byId("scatter");
+    const card = byId("card");
+    const MARGIN = { left: 54, right: 14, top: 12, bottom: 44 };
+    let dots = [];     // {row, x, y} on the canvas, in CSS pixels
+    let pointed = -1;  // row
+    let cardTimer = 0;
+    let waiting = false;
+
+    const color = (name) => window.getComputedStyle(document.body).getPropertyValue(name).trim();
+
+    /* Draw before the next frame, once for all changes until then. */
+    function update() {
+      if (!waiting) window.requestAnimationFrame(redraw);
+      waiting = true;
+    }
+
+    function redraw() {
+      waiting = false;
+      if (!state.x || !state.y) return;
+      byId("x").value = state.x;
+      byId("y").value = state.y;
+      if (!byId("scatter-panel").open || byId("browse").hidden) return;
+      placeDots();
+      draw();
+    }
+
+    function placeDots() {
+      const [a, b] = [column(state.x), column(state.y)];
+      const { width, height } = area();
+      dots = [];
+      let lost = 0;
+      for (let row = 0; row < COUNT; row += 1) {
+        if (!a.counts(row) || !b.counts(row)) continue;
+        const [x, y] = [a.scale.to(a.values[row]), b.scale.to(b.values[row])];
+        if (!Number.isFinite(x) || !Number.isFinite(y)) { lost += 1; continue; }
+        dots.push({ row, x: across(x, width), y: up(y, height) });
+      }
+      byId("scatter-note").textContent =
+        `${plural(dots.length, "dot")}${lost ? `; ${lost} at or below 0 cannot stand on a log axis` : ""}`;
+      canvas.setAttribute("aria-label", `${indexOf.get(state.x).title} across, `
+        + `${indexOf.get(state.y).title} up, ${plural(dots.length, NOUN)}`);
+    }
+
+    /* Where a share of an axis is on the canvas; dots at its ends are within. */
+    const INSET = 8;
+    const across = (share, width) => MARGIN.left + INSET + share * (width - 2 * INSET);
+    const up = (share, height) => MARGIN.top + height - INSET - share * (height - 2 * INSET);
+
+    function area() {
+      const { clientWidth, clientHeight } = canvas;
+      return { width: clientWidth - MARGIN.left - MARGIN.right, height: clientHeight - MARGIN.top - MARGIN.bottom };
+    }
+
+    function draw() {
+      const ratio = window.devicePixelRatio || 1;
+      canvas.width = Math.round(canvas.clientWidth * ratio);
+      canvas.height = Math.round(canvas.clientHeight * ratio);
+      const pen = canvas.getContext("2d");
+      pen.scale(ratio, ratio);
+      pen.font = `12px ${window.getComputedStyle(document.body).fontFamily}`;
+      drawAxis(pen, "x");
+      drawAxis(pen, "y");
+      const size = dots.length > 3000 ? 1.5 : dots.length > 600 ? 2.25 : 3.5;
+      drawDots(pen, dots.filter(({ row }) => positionOf[row] < 0), size, color("--faint"), 1);
+      drawDots(pen, dots.filter(({ row }) => positionOf[row] >= 0), size, color("--accent"), dots.length > 600 ? 0.5 : 0.75);
+      const mark = dots.find(({ row }) => row === pointed);
+      if (mark) drawMark(pen, mark);
+    }
+
+    function drawDots(pen, some, size, fillColor, alpha) {
+      pen.beginPath();
+      for (const { x, y } of some) {
+        pen.moveTo(x + size, y);
+        pen.arc(x, y, size, 0, 2 * Math.PI);
+      }
+      pen.fillStyle = fillColor;
+      pen.globalAlpha = alpha;
+      pen.fill();
+      pen.globalAlpha = 1;
+    }
+
+    function drawMark(pen, { x, y }) {
+      pen.beginPath();
+      pen.arc(x, y, 7, 0, 2 * Math.PI);
+      pen.lineWidth = 2.5;
+      pen.strokeStyle = color("--strong");
+      pen.stroke();
+    }
+
+    function drawAxis(pen, axis) {
+      const { width, height } = area();
+      const index = indexOf.get(state[axis]);
+      const { scale } = column(index.id);
+      const isX = axis === "x";
+      const at = (share) => (isX ? across(share, width) : up(share, height));
+      const line = (share, dash, stroke) => {
+        pen.beginPath();
+        pen.setLineDash(dash);
+        pen.strokeStyle = stroke;
+        pen.lineWidth = 1;
+        if (isX) { pen.moveTo(at(share), MARGIN.top); pen.lineTo(at(share), MARGIN.top + height); }
+        else { pen.moveTo(MARGIN.left, at(share)); pen.lineTo(MARGIN.left + width, at(share)); }
+        pen.stroke();
+        pen.setLineDash([]);
+      };
+      pen.fillStyle = color("--soft");
+      pen.textAlign = isX ? "center" : "right";
+      pen.textBaseline = isX ? "top" : "middle";
+      for (const tick of ticks(scale)) {
+        line(scale.to(tick), [], color("--line"));
+        if (isX) pen.fillText(digits(tick), at(scale.to(tick)), MARGIN.top + height + 6);
+        else pen.fillText(digits(tick), MARGIN.left - 6, at(scale.to(tick)));
+      }
+      const share = isNumber(index.threshold) ? scale.to(index.threshold) : -1;
+      if (share > 0 && share < 1) line(share, [4, 4], color("--orange"));
+      drawTitle(pen, index, isX, width, height);
+    }
+
+    function drawTitle(pen, index, isX, width, height) {
+      pen.fillStyle = color("--ink");
+      pen.textAlign = "center";
+      pen.textBaseline = "middle";
+      const text = `${shorten(index.title, 40)}${column(index.id).scale.isLog ? " (log)" : ""}`;
+      if (isX) return pen.fillText(text, MARGIN.left + width / 2, MARGIN.top + height + 32, width);
+      pen.save();
+      pen.translate(10, MARGIN.top + height / 2);
+      pen.rotate(-Math.PI / 2);
+      pen.fillText(text, 0, 0, height);
+      pen.restore();
+    }
+
+    /* About five round numbers within a scale. */
+    function ticks(scale) {
+      return scale.isLog ? logTicks(scale) : linearTicks(scale.low, scale.high);
+    }
+
+    function linearTicks(low, high) {
+      const rough = (high - low) / 4;
+      const power = 10 ** Math.floor(Math.log10(rough));
+      const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
+      const made = [];
+      for (let i = Math.ceil(low / step); i * step <= high && made.length < 20; i += 1) made.push(i * step);
+      return made;
+    }
+
+    function logTicks({ low, high }) {
+      const made = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+        for (const factor of high / low > 200 ? [1] : [1, 2, 5]) made.push(factor * 10 ** power);
+      }
+      const within = made.filter((tick) => tick >= low && tick <= high);
+      return within.length > 8 ? within.filter((_, i) => i % Math.ceil(within.length / 8) === 0) : within;
+    }
+
+    function nearest(x, y, most) {
+      let best = null, least = most * most;
+      for (const dot of dots) {
+        const distance = (dot.x - x) ** 2 + (dot.y - y) ** 2 - (positionOf[dot.row] >= 0 ? 4 : 0);
+        if (distance < least) [best, least] = [dot, distance];
+      }
+      return best;
+    }
+
+    /* The nearest dot in a direction; dots to the side count as further away. */
+    function nextDot(from, dx, dy) {
+      let best = null, least = Infinity;
+      for (const dot of dots) {
+        const [x, y] = [dot.x - from.x, dot.y - from.y];
+        const along = x * dx + y * dy, aside = Math.abs(x * dy) + Math.abs(y * dx);
+        if (along < 0.5 || aside > 2 * along) continue;
+        const distance = along + 2 * aside;
+        if (distance < least) [best, least] = [dot, distance];
+      }
+      return best;
+    }
+
+    function point(dot) {
+      const row = dot ? dot.row : -1;
+      if (row === pointed) return;
+      pointed = row;
+      draw();
+      window.clearTimeout(cardTimer);
+      if (dot) cardTimer = window.setTimeout(() => showCard(row), 40);
+    }
+
+    function showCard(row) {
+      const shown = [...new Set([indexOf.get(state.x), indexOf.get(state.y), ...MAIN])].slice(0, 8);
+      const unit = data.units[row];
+      card.replaceChildren(
+        html("p", { class: "card-title" },
+          html("a", { href: `#unit=${unit}`, "data-open": unit }, `${NOUN} ${unit}`),
+          data.state[row] ? ` ${data.state[row]}` : null),
+        stripPicture(row),
+        html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.title),
+          html("dd", null, valueText(index.id, row))))));
+      card.hidden = false;
+    }
+
+    /* The unit's strip of images as it is, or its image of the wall. */
+    function stripPicture(row) {
+      const run = data.runs[data.run[row]] || {};
+      const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
+      const path = data.n ? safePath("runs", run.digest, name) : null;
+      const box = html("p", { class: "strip-box" });
+      loadImage(path && ROOT + path).then((image) => {
+        const zoom = Math.max(1, Math.floor(300 / image.naturalWidth));
+        box.append(html("img", {
+          src: ROOT + path, alt: `images of ${NOUN} ${data.units[row]}`, class: "pixels",
+          width: image.naturalWidth * zoom, height: image.naturalHeight * zoom,
+        }));
+      }).catch(() => box.append(wallPicture(row, zoomFor(WIDTH, 96))));
+      return box;
+    }
+
+    function hide() {
+      window.clearTimeout(cardTimer);
+      pointed = -1;
+      card.hidden = true;
+      draw();
+    }
+
+    const at = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return nearest(event.clientX - box.left, event.clientY - box.top, 14);
+    };
+    canvas.addEventListener("pointermove", (event) => {
+      const dot = at(event);
+      canvas.classList.toggle("over", Boolean(dot));
+      if (dot) point(dot);
+    });
+    canvas.addEventListener("click", (event) => {
+      const dot = at(event);
+      if (!dot) return;
+      const isKnown = dot.row === pointed && !card.hidden;
+      if (event.pointerType === "touch" && !isKnown) point(dot);
+      else go({ unit: data.units[dot.row] });
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+      const current = dots.find(({ row }) => row === pointed);
+      if (Object.hasOwn(ways, event.key)) {
+        event.preventDefault();
+        const { width, height } = area();
+        const middle = { x: MARGIN.left + width / 2, y: MARGIN.top + height / 2 };
+        const next = current ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
+        if (next) point(next);
+      } else if (event.key === "Enter" && current) {
+        event.preventDefault();
+        go({ unit: data.units[current.row] });
+      } else if (event.key === "Escape" && current) hide();
+    });
+    card.addEventListener("click", (event) => {
+      const link = event.target.closest("[data-open]");
+      if (!link) return;
+      event.preventDefault();
+      go({ unit: Number(link.dataset.open) });
+    });
+    byId("scatter-panel").addEventListener("toggle", update);
+    new ResizeObserver(() => { if (state) update(); }).observe(canvas);
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state) draw(); });
+    return { update };
+  }());
+
+  // ---------- 11. Details of a unit, loaded when it is opened -------------------------------------
+
+  const scripts = new Map();
+
+  /* Load a data script once; the promise gives what it assigned to ATLAS[key], or null. */
+  function loadData(key, path) {
+    if (path === null) return Promise.resolve(null);
+    if (!scripts.has(path)) {
+      scripts.set(path, new Promise((resolve) => {
+        const script = html("script", { src: path });
+        script.onload = () => resolve(window.ATLAS[key] || null);
+        script.onerror = () => { scripts.delete(path); script.remove(); resolve(null); };
+        document.head.append(script);
+      }));
+    }
+    return scripts.get(path);
+  }
+
+  async function loadDetails(row) {
+    const run = data.runs[data.run[row]] || {};
+    const part = String(Math.floor(data.row[row] / 64)).padStart(4, "0");
+    const key = safePath("runs", run.digest, `units-${part}`);
+    const units = await loadData(key, key && `${ROOT}${key}.js`);
+    return units && Object.hasOwn(units, data.units[row]) ? units[data.units[row]] : null;
+  }
+
+  async function loadNeighbours(row) {
+    const found = await loadData("neighbours", safePath(data.neighbours));
+    const listed = found && Array.isArray(found.units) ? found.units[row] : null;
+    return listed ? { by: found.by, listed } : null;
+  }
+
+  // ---------- 12. The view of a unit: frame and moving about --------------------------------------
+
+  const view = byId("unit-view");
+  const browse = byId("browse");
+  let wallScroll = 0;
+  let opened = 0; // counts openings, so that late data of a unit left behind is dropped
+
+  function showUnit(before) {
+    if (state.unit === null) return closeUnit(before);
+    const row = rowOf.get(state.unit);
+    if (before === state.unit && !view.hidden) return updateSteps(row);
+    if (view.hidden) wallScroll = window.scrollY;
+    browse.hidden = true;
+    view.hidden = false;
+    document.title = `${NOUN} ${state.unit}, ${data.model} ${data.layer}`;
+    renderUnit(row);
+    window.scrollTo(0, 0);
+    byId("unit-title").focus({ preventScroll: true });
+  }
+
+  function closeUnit(before) {
+    document.title = `${data.model} ${data.layer}`;
+    if (view.hidden) return;
+    view.hidden = true;
+    view.replaceChildren();
+    browse.hidden = false;
+    opened += 1;
+    renderWall();
+    scatter.update();
+    window.scrollTo(0, wallScroll);
+    const row = rowOf.get(before);
+    if (row !== undefined && positionOf[row] >= 0) focusTile(row);
+  }
+
+  /* The unit before or after in the order of the wall; among all units if this one is filtered out. */
+  function step(row, by) {
+    if (positionOf[row] >= 0) return order[positionOf[row] + by];
+    return row + by >= 0 && row + by < COUNT ? row + by : undefined;
+  }
+
+  function goStep(by) {
+    const next = step(rowOf.get(state.unit), by);
+    if (next !== undefined) go({ unit: data.units[next] });
+  }
+
+  function unitBar(row) {
+    const button = (id, text, action, keys) => {
+      const node = html("button", { type: "button", id, "aria-keyshortcuts": keys }, text);
+      node.addEventListener("click", action);
+      return node;
+    };
+    return html("div", { class: "unit-bar" },
+      button("close", "Back to the wall", () => go({ unit: null }), "Escape"),
+      html("span", { class: "steps" },
+        button("previous", "‹ Previous", () => goStep(-1), "ArrowLeft"),
+        html("span", { id: "step-text" }),
+        button("next", "Next ›", () => goStep(1), "ArrowRight")),
+      html("button", {
+        type: "button", class: "smooth", "aria-pressed": String(document.body.classList.contains("smoothed")),
+      }, "Smooth"));
+  }
+
+  function updateSteps(row) {
+    byId("previous").disabled = step(row, -1) === undefined;
+    byId("next").disabled = step(row, 1) === undefined;
+    const sortedBy = state.sort === "unit" ? "number" : indexOf.get(state.sort).title;
+    byId("step-text").textContent = positionOf[row] >= 0
+      ? `${positionOf[row] + 1} of ${order.length}, by ${sortedBy}` : "outside of the filter";
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (view.hidden || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+    if (event.target.closest("input, select, textarea, video, .scroll")) return;
+    if (event.key === "ArrowLeft") goStep(-1);
+    else if (event.key === "ArrowRight") goStep(1);
+    else if (event.key === "Escape") go({ unit: null });
+    else return;
+    event.preventDefault();
+  });
+
+  // ---------- 13. The view of a unit: its parts ---------------------------------------------------
+
+  function part(id, title, ...children) {
+    return html("section", { id: `part-${id}`, "aria-labelledby": `title-${id}` },
+      html("h3", { id: `title-${id}` }, title), ...children);
+  }
+
+  function renderUnit(row) {
+    opened += 1;
+    const mine = opened;
+    const unit = data.units[row];
+    const body = html("div", { class: "unit-body", "aria-busy": "true" }, html("p", { class: "hint" }, "Loading…"));
+    view.replaceChildren(unitBar(row),
+      html("h2", { id: "unit-title", tabindex: "-1" }, `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`,
+        html("span", { class: "of" }, ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`)),
+      body);
+    updateSteps(row);
+    loadDetails(row).then((details) => {
+      if (mine !== opened) return;
+      body.replaceChildren(...unitParts(row, details));
+      body.removeAttribute("aria-busy");
+      loadNeighbours(row).then((neighbours) => {
+        if (mine === opened && neighbours) showNeighbours(byId("part-neighbours"), neighbours);
+      });
+    });
+  }
+
+  function unitParts(row, details) {
+    if (!details) {
+      return [html("p", { class: "problem" },
+        `The details of this ${NOUN} are missing or cannot be read: run \`diversevis atlas\` again.`),
+        wallPicture(row, zoomFor(WIDTH, 168)), partIndices(row, {}), partNeighbours(), partFiles(row, {})];
+    }
+    const folder = `${ROOT}runs/${data.runs[data.run[row]].digest}`;
+    const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
+    const beside = [partAnswers(row, d), partDistances(d), partTrace(d)].filter(Boolean);
+    return [
+      html("div", { class: "first" }, html("div", null, partImages(row, d), partBest(d)), html("div", null, ...beside)),
+      partIndices(row, d),
+      partStrip(d, "alone", "Images made alone", "Every image was optimized without the others."),
+      partNatural(d), partFilm(d, row), partPictures(d, row), partNeighbours(), partFiles(row, d),
+    ].filter(Boolean);
+  }
+
+  const filePath = (d, name) => {
+    const path = safePath(name);
+    return path && `${d.folder}/${path}`;
+  };
+
+  /* Images of a strip with a caption under each. */
+  function figures(d, strip, captions, wanted, label) {
+    const path = filePath(d, strip.file);
+    const zoom = zoomFor(strip.width, wanted);
+    return html("ul", { class: "figures" }, ...Array.from({ length: Math.min(strip.count, 200) }, (_, i) =>
+      html("li", null, frame(path, strip, i, zoom, label(i)), captions(i))));
+  }
+
+  function responseCaption(response, best) {
+    const share = isNumber(response) && best > 0 ? response / best : null;
+    return html("p", { class: "caption" }, html("strong", null, share === null ? digits(response) : percent(share)),
+      share === null ? null : html("span", { class: "hint" }, ` ${digits(response)}`));
+  }
+
+  const reduction = (strip) => (strip.reduction > 1 ? `Shown at 1/${strip.reduction} of their size. ` : "");
+
+  function partImages(row, d) {
+    const state = d.state || data.state[row];
+    const lines = [];
+    if (state === "dead") lines.push(`This ${NOUN} is dead: no image drives it.`);
+    if (state === "diverged") lines.push("The optimization diverged: these numbers and images say little.");
+    const stop = [d.stop && d.stop !== "dead" ? `stopped: ${d.stop}` : "", isNumber(d.steps) && d.steps ? `${d.steps} steps` : ""];
+    if (stop.some(Boolean)) lines.push(stop.filter(Boolean).join(", "));
+    const status = lines.map((line) => html("p", { class: state ? "note" : "hint" }, line));
+    if (!d.images) {
+      return part("images", "Images", ...status, state === "dead" ? null : html("p", { class: "hint" }, `No images of this ${NOUN} were made.`));
+    }
+    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : 212;
+    return part("images", "Images",
+      html("p", { class: "hint" }, `${reduction(d.images)}Under an image: response as a share of the best response`
+        + `${isNumber(d.response_best) ? `, ${digits(d.response_best)}` : ""}, and as a number.`),
+      figures(d, d.images, (i) => responseCaption(d.responses[i], d.response_best), wanted,
+        (i) => `image ${i + 1} of ${describe(row, "unit")}`), ...status);
+  }
+
+  function partBest(d) {
+    const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
+    if (!strip) return null;
+    const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
+    return part("best", "Best single image", html("ul", { class: "figures" }, html("li", null,
+      frame(filePath(d, d.best.file), strip, d.best.index, zoomFor(strip.width, 168), `best single image, ${of}`),
+      html("p", { class: "caption" }, html("strong", null, digits(d.best.response)), html("span", { class: "hint" }, ` ${of}`)))));
+  }
+
+  const ANSWERS = { overall: "All in all", phase: "Phase", shift: "Shifts", deformation: "Deformations" };
+
+  function partAnswers(row, d) {
+    const known = Object.keys(ANSWERS).filter((name) => typeof d.answers[name] === "string");
+    if (!known.length) return null;
+    return part("answers", "To what is it invariant?", html("dl", { class: "answers" }, ...known.map((name) =>
+      html("div", null, html("dt", null, ANSWERS[name]), html("dd", null, d.answers[name])))));
+  }
+
+  function partDistances(d) {
+    if (!Array.isArray(d.distances) || d.distances.length < 2) return null;
+    const off = d.distances.flatMap((line, i) => line.filter((value, j) => j !== i && isNumber(value)));
+    const [least, most] = [Math.min(...off), Math.max(...off)];
+    const cell = (value, i, j) => {
+      const node = html("td", { class: i !== j && value === least ? "least" : null }, i === j ? "" : digits(value));
+      if (i !== j && isNumber(value)) node.style.setProperty("--shade", `${Math.round((45 * value) / most)}%`);
+      return node;
+    };
+    const head = d.distances.map((_, j) => html("th", { scope: "col" }, String(j + 1)));
+    return part("distances", "Distances of the images", html("p", { class: "hint" },
+      `RMS grey levels${isNumber(data.noise_distance) ? `; images of noise are ${digits(data.noise_distance)} apart` : ""}. Bold: the smallest.`),
+      scrollBox("Distances of the images", html("table", { class: "distances" }, html("thead", null, html("tr", null, html("td"), ...head)),
+        html("tbody", null, ...d.distances.map((line, i) => html("tr", null, html("th", { scope: "row" }, String(i + 1)),
+          ...line.map((value, j) => cell(value, i, j))))))));
+  }
+
+  const scrollBox = (label, child) =>
+    html("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, child);
+
+  function partTrace(d) {
+    const trace = d.trace;
+    if (!trace || !Array.isArray(trace.step) || trace.step.length < 2) return null;
+    const curves = [["response", "mean response"], ["distance", "smallest distance, as optimized"]]
+      .filter(([name]) => Array.isArray(trace[name]) && trace[name].some(isNumber));
+    return part("trace", "Optimization", ...curves.map(([name, title]) => curve(trace.step, trace[name], title, name)));
+  }
+
+  function curve(steps, values, title, name) {
+    const points = steps.map((step, i) => [step, values[i]]).filter(([step, value]) => isNumber(step) && isNumber(value));
+    const [first, last] = [points[0], points[points.length - 1]];
+    const all = points.map(([, value]) => value);
+    const [low, high] = [Math.min(...all), Math.max(...all)];
+    const x = (step) => (300 * (step - first[0])) / ((last[0] - first[0]) || 1);
+    const y = (value) => 58 - (54 * (value - low)) / ((high - low) || 1);
+    const text = `${title}: ${digits(first[1])} at step ${first[0]}, ${digits(last[1])} at step ${last[0]}`;
+    return html("figure", { class: "curve" }, html("figcaption", null, `${text}; ${digits(low)} to ${digits(high)}`),
+      svg("svg", { viewBox: "0 0 300 62", preserveAspectRatio: "none", role: "img", "aria-label": text },
+        svg("path", { class: name, d: points.map(([s, v], i) => `${i ? "L" : "M"}${x(s).toFixed(1)} ${y(v).toFixed(1)}`).join("") })));
+  }
+
+  // ---------- 14. The view of a unit: all numbers -------------------------------------------------
+
+  function partIndices(row, d) {
+    const measured = INDICES.filter((index) => !Number.isNaN(column(index.id).values[row]));
+    const absent = INDICES.filter((index) => index.main && !measured.includes(index)).map((index) => index.title);
+    const reasons = Object.entries((data.runs[data.run[row]] || {}).not_measured || {});
+    return part("indices", "Every number, and its place in the layer",
+      measured.length ? scrollBox("Indices", html("table", { class: "indices" },
+        html("thead", null, html("tr", null, ...["Index", "Value", "In words", "Place in the layer", "What it means"].map((text) =>
+          html("th", { scope: "col" }, text)))),
+        html("tbody", null, ...measured.map((index) => indexRow(index, row, d))))) : null,
+      absent.length && !isDead(row) ? html("p", { class: "hint" }, `No number: ${absent.join(", ")}.`) : null,
+      ...reasons.map(([name, reason]) => html("p", { class: "hint" }, `${name} was not measured: ${reason}`)));
+  }
+
+  function indexRow(index, row, d) {
+    const field = column(index.id);
+    const value = field.values[row];
+    const isWeak = Boolean(field.weak[row]);
+    const error = (d.errors || {})[index.id];
+    const seeds = (d.seeds || {})[index.id];
+    return html("tr", { "data-index": index.id, class: index.main ? "main-index" : null },
+      html("th", { scope: "row" }, index.title),
+      html("td", { class: "value" }, html("strong", null, valueText(index.id, row)), isNumber(error) ? ` ± ${digits(error, 2)}` : null,
+        html("span", { class: "unit" }, ` ${index.unit || ""}`),
+        seeds ? html("span", { class: "hint seeds" }, `${digits(seeds.mean)} ± ${digits(seeds.deviation, 2)} over ${seeds.count} seeds`) : null),
+      html("td", { class: "words" }, isWeak ? "says little" : word(index, value)),
+      html("td", { class: "rank" }, html("div", null, placeInLayer(field, row), html("span", null, rankWords(rankOf(index.id, row))))),
+      html("td", { class: "meaning" }, index.meaning || ""));
+  }
+
+  /* The layer's histogram with a mark at the unit. */
+  function placeInLayer(field, row) {
+    if (field.sorted.length < 2) return null;
+    const bins = allBins(field);
+    const at = field.scale.to(field.values[row]);
+    const drawing = svg("svg", { class: "place", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("path", { class: "bars", d: barsPath(bins, Math.max(1, ...bins)) }));
+    if (Number.isFinite(at)) {
+      const x = clamp(at, 0.004, 0.996) * PLOT.width;
+      drawing.append(svg("line", { class: "mark", x1: x, x2: x, y1: 0, y2: PLOT.height }));
+    }
+    return drawing;
+  }
+
+  function allBins(field) {
+    field.bins = field.bins || countBins(field, data.units.keys());
+    return field.bins;
+  }
+
+  // ---------- 15. The view of a unit: more images, film, pictures, neighbours, files --------------
+
+  function partStrip(d, name, title, hint) {
+    const strip = d[name];
+    if (!strip) return null;
+    return part(name, title, html("p", { class: "hint" }, reduction(strip) + hint),
+      figures(d, strip, (i) => responseCaption((strip.responses || [])[i], d.response_best), 112, (i) => `${title.toLowerCase()}: ${i + 1}`));
+  }
+
+  function partNatural(d) {
+    const strip = d.natural;
+    if (!strip) return null;
+    const items = strip.items || [];
+    const caption = (i) => {
+      const item = items[i] || {};
+      return html("div", null, responseCaption(item.response, d.response_best),
+        html("p", { class: "caption hint photograph", title: String(item.photograph ?? "") }, String(item.photograph ?? "")));
+    };
+    return part("natural", "Natural exemplars", html("p", { class: "hint" },
+      `${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response as a share of its best response.`),
+      figures(d, strip, caption, 112, (i) => `crop of ${(items[i] || {}).photograph ?? "a photograph"}`));
+  }
+
+  function partFilm(d, row) {
+    const path = d.film && filePath(d, d.film);
+    if (!path) return null;
+    const box = html("div");
+    const button = html("button", { type: "button", "aria-expanded": "false" }, "Show the film");
+    button.addEventListener("click", () => {
+      const show = !box.firstChild;
+      button.textContent = show ? "Hide the film" : "Show the film";
+      button.setAttribute("aria-expanded", String(show));
+      box.replaceChildren(...(show ? [filmNode(path, row)] : []));
+    });
+    return part("film", "Film of the optimization", button, box);
+  }
+
+  function filmNode(path, row) {
+    const label = `film of the optimization of ${NOUN} ${data.units[row]}`;
+    const node = path.endsWith(".mp4") ? html("video", { src: path, controls: true, loop: true, "aria-label": label })
+      : html("img", { src: path, alt: label, class: "pixels film" });
+    node.addEventListener("error", () => node.replaceWith(html("p", { class: "note" }, "The film is missing or cannot be read.")));
+    return node;
+  }
+
+  const MEASURES = {
+    phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
+    dimension: "Dimension, and paths between images", diversity: "Diversity", gain: "Gain of a batch",
+    natural: "Natural images", front: "Response against diversity",
+  };
+
+  function partPictures(d, row) {
+    const names = Object.keys(d.pictures || {});
+    if (!names.length) return null;
+    return part("pictures", "Pictures of the measures", html("div", { class: "pictures" }, ...names.map((name) =>
+      html("section", { class: "picture-of", "data-measure": name },
+        html("h4", null, Object.hasOwn(MEASURES, name) ? MEASURES[name] : name),
+        typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
+        measurePicture(safePath(d.pictures[name]), name, row)))));
+  }
+
+  function measurePicture(path, name, row) {
+    const missing = () => html("p", { class: "note" }, "not drawn yet, or cannot be read: run `diversevis atlas` again");
+    if (path === null) return missing();
+    const image = html("img", {
+      src: ROOT + path, loading: "lazy", decoding: "async", width: 1050, height: 750, class: "card-white",
+      alt: `${Object.hasOwn(MEASURES, name) ? MEASURES[name] : name}, ${describe(row, name)}`,
+    });
+    image.addEventListener("error", () => image.replaceWith(missing()));
+    image.addEventListener("load", () => {
+      image.width = image.naturalWidth;
+      image.height = image.naturalHeight;
+    });
+    return image;
+  }
+
+  const partNeighbours = () => html("div", { id: "part-neighbours" });
+
+  function showNeighbours(box, { by, listed }) {
+    const tiles = listed.filter(([row]) => data.units[row] !== undefined).map(([row, similarity]) => {
+      const link = html("a", { href: `#unit=${data.units[row]}`, "data-neighbour": data.units[row], class: "tile",
+        "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}` },
+      wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(data.units[row])),
+      html("span", { class: "value" }, digits(similarity)));
+      return html("li", null, link);
+    });
+    if (!tiles.length) return;
+    box.replaceWith(part("neighbours", `Similar ${NOUN}s`, html("p", { class: "hint" }, `By ${by}.`),
+      html("ul", { class: "neighbours" }, ...tiles)));
+  }
+
+  view.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-neighbour]");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ unit: Number(link.dataset.neighbour) });
+  });
+
+  /* A word of a command line, as Python's shlex.quote writes it. */
+  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
+
+  let copies = 0;
+  function copyable(label, text) {
+    copies += 1;
+    const id = `copy-${copies}`;
+    return html("p", { class: "copyable" }, html("span", { class: "hint" }, `${label} `), html("code", { id }, text), " ",
+      html("button", { type: "button", class: "copy", "data-copy": id, "aria-label": `Copy: ${label}` }, "Copy"));
+  }
+
+  const runFacts = (run) => [
+    run.made, run.version && `diversevis ${run.version}`, run.device, run.weights && `weights: ${run.weights}`,
+    (run.measures || []).length ? `measured: ${run.measures.join(", ")}` : null,
+  ].filter(Boolean).join("; ");
+
+  function partFiles(row, d) {
+    const run = data.runs[data.run[row]] || {};
+    const names = [d.images, d.alone, d.natural].filter(Boolean).map((strip) => strip.file);
+    const files = [...names, d.film].filter(isSafeName).map((name) => [`${d.folder}/${name}`, name]);
+    const pictures = Object.entries(d.pictures || {}).filter(([, path]) => safePath(path))
+      .map(([name, path]) => [ROOT + path, `${name}.png`]);
+    const key = safePath("runs", run.digest, `units-${String(Math.floor(data.row[row] / 64)).padStart(4, "0")}.js`);
+    const all = [...files, ...pictures, ...(key ? [[ROOT + key, "numbers (units of the run, as a script)"]] : []),
+      ["layer.js", "numbers of the whole layer"]];
+    return part("files", "How it was made, and its files",
+      run.command ? copyable("Command:", String(run.command)) : null,
+      run.folder ? copyable("Folder:", String(run.folder)) : null,
+      run.folder ? copyable("On the command line:", `diversevis show ${quoted(String(run.folder))} unit=${data.units[row]}`) : null,
+      html("p", { class: "hint" }, runFacts(run)),
+      html("ul", { class: "files" }, ...all.map(([href, name]) => html("li", null, html("a", { href, download: true }, name)))));
+  }
+
+  // ---------- 16. Facts of the layer, and the start -----------------------------------------------
+
+  const pixels = (pair) => (Array.isArray(pair) ? `${pair[0]} × ${pair[1]} px` : "");
+
+  function showFacts() {
+    const facts = [
+      isNumber(data.contrast) && data.n ? `RMS contrast ${digits(data.contrast)} grey levels` : "",
+      data.stride ? `stride ${pixels(data.stride)}` : "", data.response ? `response: ${data.response}` : "",
+    ];
+    byId("facts").append(...facts.filter(Boolean).map((fact) => html("li", null, fact)));
+    byId("layer-notes").append(...(data.notes || []).map((text) => html("p", { class: "note" }, text)));
+    const runs = byId("runs");
+    runs.querySelector("summary").textContent = `${plural(data.runs.length, "run")} made this layer`;
+    runs.addEventListener("toggle", () => {
+      if (!runs.open || runs.querySelector(".run")) return;
+      runs.append(...data.runs.slice(0, 200).map((run) => html("div", { class: "run" }, copyable("Folder:", String(run.folder)),
+        copyable("Command:", String(run.command)), html("p", { class: "hint" }, runFacts(run)))));
+      if (data.runs.length > 200) runs.append(html("p", { class: "hint" }, `${data.runs.length - 200} more are not listed.`));
+    });
+  }
+
+  function start() {
+    window.history.scrollRestoration = "manual";
+    showFacts();
+    makeControls();
+    window.setTimeout(makeFilters, 0); // in a task after the wall's
+    if (window.matchMedia("(max-width: 48rem)").matches) {
+      byId("filters").open = false;
+      byId("scatter-panel").open = /[#&][xy]=/.test(window.location.hash);
+    }
+    document.querySelector(".skip").addEventListener("click", (event) => {
+      event.preventDefault();
+      byId("main").focus();
+    });
+    window.addEventListener("popstate", goToAddress);
+    goToAddress();
+  }
+
+  start();
+}());
