@@ -112,6 +112,7 @@
   function note(text, kind = "note") {
     notes.append(html("p", { class: kind }, text));
   }
+  const clearNotes = () => notes.querySelectorAll(".note").forEach((old) => old.remove());
 
   if (!data || !Array.isArray(data.units)) {
     note("The data of this page (layer.js) is missing or cannot be read: run `diversevis atlas` again.",
@@ -231,12 +232,11 @@
 
   const WIDTH = (data.wall && data.wall.width) || 1;
   const HEIGHT = (data.wall && data.wall.height) || 1;
-  const SIZES = [0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter(
-    (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
+  const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
+  const SIZES = ZOOMS.filter((size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
 
   function defaultSize() {
-    if (WIDTH > 160) return 0.5;
-    return [1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter((size) => WIDTH * size <= 100).pop() || 1;
+    return ZOOMS.filter((size) => WIDTH * size <= 100).pop() || 1;
   }
 
   function defaultAxes() {
@@ -258,7 +258,7 @@
     add("sort", state.sort);
     add("order", state.order);
     const ranges = [...state.filters].map(([id, { low, high }]) =>
-      `${encodeURIComponent(id)}:${low === null ? "" : digits(low, 4)}..${high === null ? "" : digits(high, 4)}`);
+      `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`);
     if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
     add("x", state.x);
     add("y", state.y);
@@ -333,6 +333,7 @@
 
   /* Change the view. How: "push" a history entry, "replace" the current, or "none". */
   function go(change, how = "push") {
+    clearNotes();
     const next = { ...state, ...change };
     const hash = formatState(next);
     if (how !== "none" && hash !== address) {
@@ -345,7 +346,7 @@
 
   function goToAddress() {
     const { state: next, problems } = parseState(window.location.hash);
-    notes.replaceChildren();
+    clearNotes();
     if (problems.length) {
       note(`Part of the address is not understood and ignored: ${problems.join(", ")}`);
     }
@@ -430,7 +431,7 @@
 
   /* Show image `index` of a strip or sheet of same-sized images in a span, `zoom` times as large. */
   function frame(path, layout, index, zoom, label) {
-    const node = html("span", { class: "frame", role: "img", "aria-label": label });
+    const node = html("span", { class: zoom < 1 ? "frame smoothly" : "frame", role: "img", "aria-label": label });
     node.style.width = `${layout.width * zoom}px`;
     node.style.height = `${layout.height * zoom}px`;
     loadImage(path).then((image) => placeFrame(node, path, image, layout, index, zoom))
@@ -457,7 +458,9 @@
     node.setAttribute("aria-label", `${node.getAttribute("aria-label")}: ${reason.message}`);
   }
 
-  const zoomFor = (width, wanted) => Math.max(1, Math.round(wanted / width)) || 1;
+  /* Whole numbers, so that pixels stay square; only images much larger than wanted are made smaller. */
+  const zoomFor = (width, wanted) =>
+    (width > 1.6 * wanted ? wanted / width : Math.max(1, Math.round(wanted / width)));
 
   // ---------- 7. The wall -------------------------------------------------------------------------
 
@@ -535,7 +538,7 @@
   /* The image of a row out of its sprite sheet. */
   function wallPicture(row, zoom) {
     const { columns: across, per, sheets } = data.wall;
-    const picture = html("span", { class: zoom < 1 ? "picture smoothly" : "picture" });
+    const picture = html("span", { class: "picture" });
     picture.style.width = `${WIDTH * zoom}px`;
     picture.style.height = `${HEIGHT * zoom}px`;
     const sheet = Math.floor(row / per);
@@ -660,7 +663,7 @@
   function onSearch(event) {
     event.preventDefault();
     const text = byId("search").value.trim();
-    notes.replaceChildren();
+    clearNotes();
     if (/^\d+$/.test(text) && rowOf.has(Number(text))) {
       byId("search").value = "";
       go({ unit: Number(text) });
@@ -1215,7 +1218,7 @@
 
   function part(id, title, ...children) {
     return html("section", { id: `part-${id}`, "aria-labelledby": `title-${id}` },
-      html("h3", { id: `title-${id}` }, title), ...children);
+      html("h2", { id: `title-${id}` }, title), ...children);
   }
 
   function renderUnit(row) {
@@ -1224,7 +1227,7 @@
     const unit = data.units[row];
     const body = html("div", { class: "unit-body", "aria-busy": "true" }, html("p", { class: "hint" }, "Loading…"));
     view.replaceChildren(unitBar(row),
-      html("h2", { id: "unit-title", tabindex: "-1" }, `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`,
+      html("h1", { id: "unit-title", tabindex: "-1" }, `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`,
         html("span", { class: "of" }, ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`)),
       body);
     updateSteps(row);
@@ -1285,9 +1288,12 @@
     if (stop.some(Boolean)) lines.push(stop.filter(Boolean).join(", "));
     const status = lines.map((line) => html("p", { class: state ? "note" : "hint" }, line));
     if (!d.images) {
-      return part("images", "Images", ...status, state === "dead" ? null : html("p", { class: "hint" }, `No images of this ${NOUN} were made.`));
+      return part("images", "Images", ...status, state === "dead" ? null
+        : html("p", { class: "hint" }, `No images of this ${NOUN} were made. Its best grating, or the photograph that drives it most:`),
+      state === "dead" ? null : wallPicture(row, zoomFor(WIDTH, 168)));
     }
-    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : 212;
+    const large = Math.max(212, Math.min(d.images.width, 320));
+    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : large;
     return part("images", "Images",
       html("p", { class: "hint" }, `${reduction(d.images)}Under an image: response as a share of the best response`
         + `${isNumber(d.response_best) ? `, ${digits(d.response_best)}` : ""}, and as a number.`),
@@ -1310,7 +1316,13 @@
     const known = Object.keys(ANSWERS).filter((name) => typeof d.answers[name] === "string");
     if (!known.length) return null;
     return part("answers", "To what is it invariant?", html("dl", { class: "answers" }, ...known.map((name) =>
-      html("div", null, html("dt", null, ANSWERS[name]), html("dd", null, d.answers[name])))));
+      html("div", null, html("dt", null, ANSWERS[name]), html("dd", null, d.answers[name]),
+        name === "phase" && d.grating ? html("dd", { class: "hint" }, gratingText(d.grating)) : null))));
+  }
+
+  function gratingText({ frequency, orientation, color, response }) {
+    const parts = [`${digits(frequency)} cycles per pixel`, `${digits(orientation)}°`, color, `response ${digits(response)}`];
+    return `Best grating: ${parts.filter(Boolean).join(", ")}`;
   }
 
   function partDistances(d) {
@@ -1360,13 +1372,28 @@
     const measured = INDICES.filter((index) => !Number.isNaN(column(index.id).values[row]));
     const absent = INDICES.filter((index) => index.main && !measured.includes(index)).map((index) => index.title);
     const reasons = Object.entries((data.runs[data.run[row]] || {}).not_measured || {});
+    const [main, others] = [true, false].map((isMain) => measured.filter((index) => Boolean(index.main) === isMain));
     return part("indices", "Every number, and its place in the layer",
-      measured.length ? scrollBox("Indices", html("table", { class: "indices" },
-        html("thead", null, html("tr", null, ...["Index", "Value", "In words", "Place in the layer", "What it means"].map((text) =>
-          html("th", { scope: "col" }, text)))),
-        html("tbody", null, ...measured.map((index) => indexRow(index, row, d))))) : null,
+      main.length ? indexTable("Indices", main, row, d) : null,
+      others.length ? otherIndices(others, row, d) : null,
       absent.length && !isDead(row) ? html("p", { class: "hint" }, `No number: ${absent.join(", ")}.`) : null,
       ...reasons.map(([name, reason]) => html("p", { class: "hint" }, `${name} was not measured: ${reason}`)));
+  }
+
+  function indexTable(label, some, row, d) {
+    const heads = ["Index", "Value", "In words", "Place in the layer", "What it means"];
+    return scrollBox(label, html("table", { class: "indices" },
+      html("thead", null, html("tr", null, ...heads.map((text) => html("th", { scope: "col" }, text)))),
+      html("tbody", null, ...some.map((index) => indexRow(index, row, d)))));
+  }
+
+  let showsOthers = false; // stays open from unit to unit
+
+  function otherIndices(others, row, d) {
+    const box = html("details", { id: "other-indices", open: showsOthers },
+      html("summary", null, `${others.length} more`), indexTable("More indices", others, row, d));
+    box.addEventListener("toggle", () => { showsOthers = box.open; });
+    return box;
   }
 
   function indexRow(index, row, d) {
@@ -1460,7 +1487,7 @@
     if (!names.length) return null;
     return part("pictures", "Pictures of the measures", html("div", { class: "pictures" }, ...names.map((name) =>
       html("section", { class: "picture-of", "data-measure": name },
-        html("h4", null, Object.hasOwn(MEASURES, name) ? MEASURES[name] : name),
+        html("h3", null, Object.hasOwn(MEASURES, name) ? MEASURES[name] : name),
         typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
         measurePicture(safePath(d.pictures[name]), name, row)))));
   }
