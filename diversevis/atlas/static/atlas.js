@@ -1062,7 +1062,7 @@
 
     const at = (event) => {
       const box = canvas.getBoundingClientRect();
-      return nearest(event.clientX - box.left, event.clientY - box.top, 14);
+      return nearest(event.clientX - box.left, event.clientY - box.top, 20);
     };
     canvas.addEventListener("pointermove", (event) => {
       const dot = at(event);
