@@ -1,1 +1,1 @@
-"""An atlas: run folders -> pages to look at, opened from disk without a server."""
+"""Run folders -> pages to look at, which open without a server."""
