@@ -641,10 +641,12 @@
 
   // ---------- 8. Controls: sort, order, size, search -------------------------------------------
 
-  const option = (value, text) => html("option", { value }, shorten(text));
+  const option = (value, text, disabled = false) =>
+    html("option", { value, disabled }, shorten(text));
 
   function makeControls() {
-    const options = () => INDICES.map((index) => option(index.id, index.title));
+    const options = () =>
+      INDICES.map((index) => option(index.id, index.title, !hasNumbers(index)));
     byId("sort").append(option("unit", `${NOUN} number`), ...options());
     for (const id of ["x", "y"]) byId(id).append(...options());
     const dead = data.state.filter((name) => name === "dead").length;
