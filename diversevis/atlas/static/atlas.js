@@ -1,12 +1,12 @@
 /* The pages of an atlas: a layer's wall, filters and scatter, and the view of a unit.
 
-   A classic script, because browsers refuse modules and fetch for pages opened from disk. Data files
-   assign to window.ATLAS. All strings in them are untrusted: they reach the page as text or as
-   attributes of a few known names, never as HTML, and file names are checked before use. */
+   A classic script, because browsers refuse modules and fetch for pages opened from disk. Data
+   files assign to window.ATLAS. All strings in them are untrusted: they reach the page as text or
+   as attributes of a few known names, never as HTML, and file names are checked before use. */
 "use strict";
 (function () {
 
-  // ---------- 1. Elements, numbers, words ---------------------------------------------------------
+  // ---------- 1. Elements, numbers, words ------------------------------------------------------
 
   const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
@@ -24,6 +24,10 @@
     fill(document.createElement(tag), attributes, children);
   const svg = (tag, attributes, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
+
+  const hint = (...children) => html("p", { class: "hint" }, ...children);
+  const soft = (text) => html("span", { class: "hint" }, text);
+  const strong = (text) => html("strong", null, text);
 
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
   const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
@@ -47,7 +51,8 @@
     return low % 2 === 0 ? low : low + 1;
   }
 
-  const isSafeName = (name) => typeof name === "string" && /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/.test(name);
+  const isSafeName = (name) =>
+    typeof name === "string" && /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/.test(name);
   /* A relative path of safe names, or null. */
   function safePath(...parts) {
     const names = parts.flatMap((part) => (typeof part === "string" ? part.split("/") : [part]));
@@ -60,7 +65,7 @@
     window.setTimeout(() => { said.textContent = text; }, 30);
   }
 
-  // ---------- 2. Copy buttons (all pages) ---------------------------------------------------------
+  // ---------- 2. Copy buttons (all pages) ------------------------------------------------------
 
   function copyBySelection(node) {
     const range = document.createRange();
@@ -103,31 +108,32 @@
 
   if (!byId("wall")) return;
 
-  // ---------- 3. The layer's data -----------------------------------------------------------------
+  // ---------- 3. The layer's data --------------------------------------------------------------
 
   const ROOT = "../../";
+  const AGAIN = "run `diversevis atlas` again";
   const data = window.ATLAS && window.ATLAS.layer;
   const notes = byId("notes");
 
   function note(text, kind = "note") {
     notes.append(html("p", { class: kind }, text));
   }
+  const clearNotes = () => notes.querySelectorAll(".note").forEach((old) => old.remove());
 
-  if (!data || !Array.isArray(data.units)) {
-    note("The data of this page (layer.js) is missing or cannot be read: run `diversevis atlas` again.",
-      "problem");
+  if (!data || ![data.units, data.indices, data.runs].every(Array.isArray) || !data.columns) {
+    note(`The data of this page (layer.js) is missing or cannot be read: ${AGAIN}.`, "problem");
     return;
   }
 
   const COUNT = data.units.length;
   const NOUN = data.noun || "unit";
-  const INDICES = (data.indices || []).filter((index) => Array.isArray((data.columns || {})[index.id]));
+  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]));
   const indexOf = new Map(INDICES.map((index) => [index.id, index]));
   const rowOf = new Map(data.units.map((unit, row) => [unit, row]));
   const isDead = (row) => data.state[row] === "dead";
   const columns = new Map();
 
-  /* Values of an index by row (NaN: no number), which of them are weak, and those that count, sorted. */
+  /* Values of an index by row (NaN: no number), which are weak, and those that count, sorted. */
   function column(id) {
     if (!columns.has(id)) columns.set(id, makeColumn(id));
     return columns.get(id);
@@ -191,7 +197,8 @@
     if (rank.percentile === 50) return `in the middle of ${among}`;
     const side = rank.percentile < 50 ? "lower" : "higher";
     const share = Math.max(rank.percentile, 100 - rank.percentile);
-    return `${side} than ${share === 100 ? "all" : `${Math.min(99, roundEven(share))} % of`} ${among}`;
+    const of = share === 100 ? "all" : `${Math.min(99, roundEven(share))} % of`;
+    return `${side} than ${of} ${among}`;
   }
 
   /* "0.253", "(0.253)" where it says little, "–" where there is none. */
@@ -227,16 +234,16 @@
     return `${name}: ${[...state, ...parts].join("; ")}`;
   }
 
-  // ---------- 4. The state of the view, and the address -------------------------------------------
+  // ---------- 4. The state of the view, and the address ----------------------------------------
 
   const WIDTH = (data.wall && data.wall.width) || 1;
   const HEIGHT = (data.wall && data.wall.height) || 1;
-  const SIZES = [0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter(
+  const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
+  const SIZES = ZOOMS.filter(
     (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
 
   function defaultSize() {
-    if (WIDTH > 160) return 0.5;
-    return [1, 2, 3, 4, 6, 8, 12, 16, 24, 32].filter((size) => WIDTH * size <= 100).pop() || 1;
+    return ZOOMS.filter((size) => WIDTH * size <= 100).pop() || 1;
   }
 
   function defaultAxes() {
@@ -247,7 +254,8 @@
   }
 
   const DEFAULTS = {
-    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), unit: null, ...defaultAxes(),
+    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), unit: null,
+    ...defaultAxes(),
   };
 
   function formatState(state) {
@@ -258,7 +266,7 @@
     add("sort", state.sort);
     add("order", state.order);
     const ranges = [...state.filters].map(([id, { low, high }]) =>
-      `${encodeURIComponent(id)}:${low === null ? "" : digits(low, 4)}..${high === null ? "" : digits(high, 4)}`);
+      `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`);
     if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
     add("x", state.x);
     add("y", state.y);
@@ -333,6 +341,7 @@
 
   /* Change the view. How: "push" a history entry, "replace" the current, or "none". */
   function go(change, how = "push") {
+    clearNotes();
     const next = { ...state, ...change };
     const hash = formatState(next);
     if (how !== "none" && hash !== address) {
@@ -345,7 +354,7 @@
 
   function goToAddress() {
     const { state: next, problems } = parseState(window.location.hash);
-    notes.replaceChildren();
+    clearNotes();
     if (problems.length) {
       note(`Part of the address is not understood and ignored: ${problems.join(", ")}`);
     }
@@ -367,7 +376,7 @@
     if (changed("unit", "sort", "order", "filters")) showUnit(before.unit);
   }
 
-  // ---------- 5. Order: sorted and filtered rows --------------------------------------------------
+  // ---------- 5. Order: sorted and filtered rows -----------------------------------------------
 
   let order = [];        // rows in the order of the wall
   let positionOf = null; // position of a row in it, -1 if filtered out
@@ -410,7 +419,7 @@
     order.forEach((row, position) => { positionOf[row] = position; });
   }
 
-  // ---------- 6. Images out of sheets and strips --------------------------------------------------
+  // ---------- 6. Images out of sheets and strips -----------------------------------------------
 
   const loads = new Map();
 
@@ -428,9 +437,10 @@
     return loads.get(path);
   }
 
-  /* Show image `index` of a strip or sheet of same-sized images in a span, `zoom` times as large. */
+  /* Image `index` of a strip of images of a size, `zoom` times as large; a sentence if it fails. */
   function frame(path, layout, index, zoom, label) {
-    const node = html("span", { class: "frame", role: "img", "aria-label": label });
+    const look = zoom < 1 ? "frame smoothly" : "frame";
+    const node = html("span", { class: look, role: "img", "aria-label": label });
     node.style.width = `${layout.width * zoom}px`;
     node.style.height = `${layout.height * zoom}px`;
     loadImage(path).then((image) => placeFrame(node, path, image, layout, index, zoom))
@@ -457,9 +467,11 @@
     node.setAttribute("aria-label", `${node.getAttribute("aria-label")}: ${reason.message}`);
   }
 
-  const zoomFor = (width, wanted) => Math.max(1, Math.round(wanted / width)) || 1;
+  /* Whole numbers, so that pixels stay square; only much larger images are made smaller. */
+  const zoomFor = (width, wanted) =>
+    (width > 1.6 * wanted ? wanted / width : Math.max(1, Math.round(wanted / width)));
 
-  // ---------- 7. The wall -------------------------------------------------------------------------
+  // ---------- 7. The wall ----------------------------------------------------------------------
 
   const wall = byId("wall");
   const PER_CHUNK = 240;
@@ -527,15 +539,15 @@
       href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
       "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
     }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)), " ");
-    const shown = isDead(row) ? "dead" : state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
-    link.append(html("span", { class: "value" }, shown || "\u00a0"));
+    const value = state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
+    link.append(html("span", { class: "value" }, isDead(row) ? "dead" : value));
     return html("li", null, link);
   }
 
   /* The image of a row out of its sprite sheet. */
   function wallPicture(row, zoom) {
     const { columns: across, per, sheets } = data.wall;
-    const picture = html("span", { class: zoom < 1 ? "picture smoothly" : "picture" });
+    const picture = html("span", { class: "picture" });
     picture.style.width = `${WIDTH * zoom}px`;
     picture.style.height = `${HEIGHT * zoom}px`;
     const sheet = Math.floor(row / per);
@@ -569,8 +581,7 @@
           || image.naturalHeight !== Math.ceil(count / across) * HEIGHT) throw new Error();
     }).catch(() => {
       sheetFailed.add(path);
-      note(`Images of this wall are missing or cannot be read (${path}): run \`diversevis atlas\` again.`,
-        "problem");
+      note(`Images of this wall are missing or cannot be read (${path}): ${AGAIN}.`, "problem");
       for (const picture of document.querySelectorAll(".picture")) {
         if (picture.style.backgroundImage.includes(path)) pictureMissing(picture);
       }
@@ -628,13 +639,16 @@
     if (before !== across) renderWall();
   }).observe(wall);
 
-  // ---------- 8. Controls: sort, order, size, search ----------------------------------------------
+  // ---------- 8. Controls: sort, order, size, search -------------------------------------------
 
-  const option = (value, text) => html("option", { value }, shorten(text));
+  const option = (value, text, disabled = false) =>
+    html("option", { value, disabled }, shorten(text));
 
   function makeControls() {
-    byId("sort").append(option("unit", `${NOUN} number`), ...INDICES.map((i) => option(i.id, i.title)));
-    for (const id of ["x", "y"]) byId(id).append(...INDICES.map((i) => option(i.id, i.title)));
+    const options = () =>
+      INDICES.map((index) => option(index.id, index.title, !hasNumbers(index)));
+    byId("sort").append(option("unit", `${NOUN} number`), ...options());
+    for (const id of ["x", "y"]) byId(id).append(...options());
     const dead = data.state.filter((name) => name === "dead").length;
     byId("count-all").textContent = `${plural(COUNT, NOUN)}${dead ? `, ${dead} dead` : ""}`;
     byId("size").max = SIZES.length - 1;
@@ -660,7 +674,7 @@
   function onSearch(event) {
     event.preventDefault();
     const text = byId("search").value.trim();
-    notes.replaceChildren();
+    clearNotes();
     if (/^\d+$/.test(text) && rowOf.has(Number(text))) {
       byId("search").value = "";
       go({ unit: Number(text) });
@@ -681,6 +695,8 @@
       ? `all ${plural(COUNT, NOUN)}` : `${order.length} of ${plural(COUNT, NOUN)}`;
   }
 
+  const isSmooth = () => document.body.classList.contains("smoothed");
+
   function toggleSmooth() {
     const on = document.body.classList.toggle("smoothed");
     document.querySelectorAll("button.smooth").forEach((button) =>
@@ -690,7 +706,7 @@
     if (event.target.closest("button.smooth")) toggleSmooth();
   });
 
-  // ---------- 9. Filters: a histogram per index ---------------------------------------------------
+  // ---------- 9. Filters: a histogram per index ------------------------------------------------
 
   const BINS = 32;
   const PLOT = { width: 320, height: 64 };
@@ -709,31 +725,50 @@
 
   function barsPath(bins, top) {
     const wide = PLOT.width / BINS;
-    return Array.from(bins, (count, bin) => (count === 0 ? "" :
-      `M${bin * wide} ${PLOT.height}v${-Math.max(1.5, ((PLOT.height - 4) * count) / top)}h${wide - 1}V${PLOT.height}z`)).join("");
+    const tall = (count) => Math.max(1.5, ((PLOT.height - 4) * count) / top);
+    const bar = (count, bin) =>
+      `M${bin * wide} ${PLOT.height}v${-tall(count)}h${wide - 1}V${PLOT.height}z`;
+    return Array.from(bins, (count, bin) => (count ? bar(count, bin) : "")).join("");
   }
 
-  function makeFilter(index, number) {
+  /* An empty drawing that is as wide as its box. */
+  const plot = (attributes, ...children) => svg("svg", {
+    viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", "aria-hidden": "true",
+    ...attributes,
+  }, ...children);
+
+  function makeFilter(index) {
     const field = column(index.id);
-    const all = countBins(field, data.units.keys());
+    const bins = allBins(field);
+    const { low, high } = field.scale;
     const box = {
-      index, field, top: Math.max(1, ...all),
+      index, field, top: Math.max(1, ...bins),
       within: svg("path", { class: "bars within" }),
       brush: svg("rect", { class: "brush", y: 0, height: PLOT.height }),
-      from: rangeInput(index, "from", field.scale.low), to: rangeInput(index, "to", field.scale.high),
+      from: rangeInput(index, "from", low), to: rangeInput(index, "to", high),
     };
-    box.plot = svg("svg", {
-      class: "brushable", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", "aria-hidden": "true",
-    }, svg("path", { class: "bars", d: barsPath(all, box.top) }), box.within, box.brush);
-    if (isNumber(index.threshold)) box.plot.append(thresholdLine(field.scale, index.threshold));
+    box.plot = plot({ class: "brushable" },
+      svg("path", { class: "bars", d: barsPath(bins, box.top) }), box.within, box.brush,
+      isNumber(index.threshold) ? thresholdLine(field.scale, index.threshold) : null);
     box.node = html("fieldset", { class: "filter", "data-index": index.id },
-      html("legend", { title: index.meaning || null }, index.title), box.plot,
-      html("span", { class: "scale", "aria-hidden": "true" }, html("span", null, digits(field.scale.low)),
-        field.scale.isLog ? html("span", null, "log") : null, html("span", null, digits(field.scale.high))),
-      html("span", { class: "range" }, html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
+      html("legend", { title: index.meaning || null }, index.title),
+      box.plot, scaleText(field.scale),
+      html("span", { class: "range" },
+        html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
     listenFilter(box);
     filterBoxes.push(box);
     return box.node;
+  }
+
+  function allBins(field) {
+    field.bins = field.bins || countBins(field, data.units.keys());
+    return field.bins;
+  }
+
+  function scaleText({ low, high, isLog }) {
+    const ends = [digits(low), isLog ? "log" : null, digits(high)].filter(Boolean);
+    return html("span", { class: "scale", "aria-hidden": "true" },
+      ...ends.map((text) => html("span", null, text)));
   }
 
   function rangeInput(index, end, placeholder) {
@@ -793,30 +828,36 @@
     box.plot.setPointerCapture(down.pointerId);
   }
 
-  /* The number at a share of the scale, with as many digits as a screen can tell apart; open at the ends. */
+  /* The number at a share of the scale, in the three digits that a screen can tell apart; open at
+     the ends. */
   function rounded(box, share) {
     if (share <= 0 || share >= 1) return null;
     return Number(box.field.scale.from(share).toPrecision(3));
   }
 
   function drawFilters() {
+    const isFiltered = state.filters.size > 0;
     for (const box of filterBoxes) {
       const range = state.filters.get(box.index.id);
-      const { scale } = box.field;
       box.node.classList.toggle("active", Boolean(range));
-      box.within.setAttribute("d", state.filters.size ? barsPath(countBins(box.field, order), box.top) : "");
-      box.plot.classList.toggle("crossed", state.filters.size > 0);
-      const ends = range ? [range.low, range.high] : [null, null];
-      [box.from, box.to].forEach((input, i) => {
-        if (document.activeElement !== input || ends[i] === null || Number(input.value) !== ends[i]) {
-          input.value = ends[i] === null ? "" : String(ends[i]);
-        }
-      });
-      const share = (end, open) => (end === null ? open : clamp(scale.to(end) || 0, 0, 1));
-      const [a, b] = range ? [share(range.low, 0), share(range.high, 1)] : [0, 0];
-      box.brush.setAttribute("x", a * PLOT.width);
-      box.brush.setAttribute("width", Math.max(0, b - a) * PLOT.width);
+      box.plot.classList.toggle("crossed", isFiltered);
+      const bins = isFiltered ? countBins(box.field, order) : [];
+      box.within.setAttribute("d", barsPath(bins, box.top));
+      drawRange(box, range);
     }
+  }
+
+  function drawRange(box, range) {
+    const { low, high } = range || { low: null, high: null };
+    for (const [input, end] of [[box.from, low], [box.to, high]]) {
+      if (end === null) input.value = "";
+      else if (Number(input.value) !== end || input.value === "") input.value = String(end);
+    }
+    const share = (end, open) =>
+      (end === null ? open : clamp(box.field.scale.to(end) || 0, 0, 1) * PLOT.width);
+    const [left, right] = range ? [share(low, 0), share(high, PLOT.width)] : [0, 0];
+    box.brush.setAttribute("x", left);
+    box.brush.setAttribute("width", Math.max(0, right - left));
   }
 
   function makeFilters() {
@@ -833,7 +874,7 @@
     drawFilters();
   }
 
-  // ---------- 10. Scatter of two indices ----------------------------------------------------------
+  // ---------- 10. Scatter of two indices -------------------------------------------------------
 
   const scatter = (function () {
     const canvas = byId("scatter");
@@ -854,7 +895,7 @@
 
     function redraw() {
       waiting = false;
-      if (!state.x || !state.y) return;
+      if (!state || !state.x || !state.y) return;
       byId("x").value = state.x;
       byId("y").value = state.y;
       if (!byId("scatter-panel").open || byId("browse").hidden) return;
@@ -873,8 +914,8 @@
         if (!Number.isFinite(x) || !Number.isFinite(y)) { lost += 1; continue; }
         dots.push({ row, x: across(x, width), y: up(y, height) });
       }
-      byId("scatter-note").textContent =
-        `${plural(dots.length, "dot")}${lost ? `; ${lost} at or below 0 cannot stand on a log axis` : ""}`;
+      const without = lost ? `; ${lost} at or below 0 cannot stand on a log axis` : "";
+      byId("scatter-note").textContent = plural(dots.length, "dot") + without;
       canvas.setAttribute("aria-label", `${indexOf.get(state.x).title} across, `
         + `${indexOf.get(state.y).title} up, ${plural(dots.length, NOUN)}`);
     }
@@ -886,7 +927,10 @@
 
     function area() {
       const { clientWidth, clientHeight } = canvas;
-      return { width: clientWidth - MARGIN.left - MARGIN.right, height: clientHeight - MARGIN.top - MARGIN.bottom };
+      return {
+        width: clientWidth - MARGIN.left - MARGIN.right,
+        height: clientHeight - MARGIN.top - MARGIN.bottom,
+      };
     }
 
     function draw() {
@@ -899,8 +943,9 @@
       drawAxis(pen, "x");
       drawAxis(pen, "y");
       const size = dots.length > 3000 ? 1.5 : dots.length > 600 ? 2.25 : 3.5;
+      const alpha = dots.length > 600 ? 0.5 : 0.75;
       drawDots(pen, dots.filter(({ row }) => positionOf[row] < 0), size, color("--faint"), 1);
-      drawDots(pen, dots.filter(({ row }) => positionOf[row] >= 0), size, color("--accent"), dots.length > 600 ? 0.5 : 0.75);
+      drawDots(pen, dots.filter(({ row }) => positionOf[row] >= 0), size, color("--accent"), alpha);
       const mark = dots.find(({ row }) => row === pointed);
       if (mark) drawMark(pen, mark);
     }
@@ -977,7 +1022,9 @@
       const power = 10 ** Math.floor(Math.log10(rough));
       const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
       const made = [];
-      for (let i = Math.ceil(low / step); i * step <= high && made.length < 20; i += 1) made.push(i * step);
+      for (let i = Math.ceil(low / step); i * step <= high && made.length < 20; i += 1) {
+        made.push(i * step);
+      }
       return made;
     }
 
@@ -987,7 +1034,8 @@
         for (const factor of high / low > 200 ? [1] : [1, 2, 5]) made.push(factor * 10 ** power);
       }
       const within = made.filter((tick) => tick >= low && tick <= high);
-      return within.length > 8 ? within.filter((_, i) => i % Math.ceil(within.length / 8) === 0) : within;
+      const every = Math.ceil(within.length / 8);
+      return within.filter((_, i) => i % every === 0);
     }
 
     function nearest(x, y, most) {
@@ -1059,7 +1107,7 @@
 
     const at = (event) => {
       const box = canvas.getBoundingClientRect();
-      return nearest(event.clientX - box.left, event.clientY - box.top, 14);
+      return nearest(event.clientX - box.left, event.clientY - box.top, 20);
     };
     canvas.addEventListener("pointermove", (event) => {
       const dot = at(event);
@@ -1080,7 +1128,8 @@
         event.preventDefault();
         const { width, height } = area();
         const middle = { x: MARGIN.left + width / 2, y: MARGIN.top + height / 2 };
-        const next = current ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
+        const next = current
+          ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
         if (next) point(next);
       } else if (event.key === "Enter" && current) {
         event.preventDefault();
@@ -1094,12 +1143,12 @@
       go({ unit: Number(link.dataset.open) });
     });
     byId("scatter-panel").addEventListener("toggle", update);
-    new ResizeObserver(() => { if (state) update(); }).observe(canvas);
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state) draw(); });
+    new ResizeObserver(update).observe(canvas);
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
     return { update };
   }());
 
-  // ---------- 11. Details of a unit, loaded when it is opened -------------------------------------
+  // ---------- 11. Details of a unit, loaded when it is opened ----------------------------------
 
   const scripts = new Map();
 
@@ -1117,10 +1166,15 @@
     return scripts.get(path);
   }
 
-  async function loadDetails(row) {
+  /* Where the details of a row are: "runs/<digest>/units-0000", or null. */
+  function detailsKey(row) {
     const run = data.runs[data.run[row]] || {};
-    const part = String(Math.floor(data.row[row] / 64)).padStart(4, "0");
-    const key = safePath("runs", run.digest, `units-${part}`);
+    const number = String(Math.floor(data.row[row] / 64)).padStart(4, "0");
+    return safePath("runs", run.digest, `units-${number}`);
+  }
+
+  async function loadDetails(row) {
+    const key = detailsKey(row);
     const units = await loadData(key, key && `${ROOT}${key}.js`);
     return units && Object.hasOwn(units, data.units[row]) ? units[data.units[row]] : null;
   }
@@ -1131,7 +1185,7 @@
     return listed ? { by: found.by, listed } : null;
   }
 
-  // ---------- 12. The view of a unit: frame and moving about --------------------------------------
+  // ---------- 12. The view of a unit: frame and moving about -----------------------------------
 
   const view = byId("unit-view");
   const browse = byId("browse");
@@ -1165,7 +1219,7 @@
     if (row !== undefined && positionOf[row] >= 0) focusTile(row);
   }
 
-  /* The unit before or after in the order of the wall; among all units if this one is filtered out. */
+  /* The row before or after in the order of the wall; among all rows if this is filtered out. */
   function step(row, by) {
     if (positionOf[row] >= 0) return order[positionOf[row] + by];
     return row + by >= 0 && row + by < COUNT ? row + by : undefined;
@@ -1189,7 +1243,7 @@
         html("span", { id: "step-text" }),
         button("next", "Next ›", () => goStep(1), "ArrowRight")),
       html("button", {
-        type: "button", class: "smooth", "aria-pressed": String(document.body.classList.contains("smoothed")),
+        type: "button", class: "smooth", "aria-pressed": String(isSmooth()),
       }, "Smooth"));
   }
 
@@ -1211,21 +1265,22 @@
     event.preventDefault();
   });
 
-  // ---------- 13. The view of a unit: its parts ---------------------------------------------------
+  // ---------- 13. The view of a unit: its parts ------------------------------------------------
 
   function part(id, title, ...children) {
     return html("section", { id: `part-${id}`, "aria-labelledby": `title-${id}` },
-      html("h3", { id: `title-${id}` }, title), ...children);
+      html("h2", { id: `title-${id}` }, title), ...children);
   }
 
   function renderUnit(row) {
     opened += 1;
     const mine = opened;
     const unit = data.units[row];
-    const body = html("div", { class: "unit-body", "aria-busy": "true" }, html("p", { class: "hint" }, "Loading…"));
+    const body = html("div", { class: "unit-body", "aria-busy": "true" }, hint("Loading…"));
+    const layer = ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`;
     view.replaceChildren(unitBar(row),
-      html("h2", { id: "unit-title", tabindex: "-1" }, `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`,
-        html("span", { class: "of" }, ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`)),
+      html("h1", { id: "unit-title", tabindex: "-1" },
+        `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`, html("span", { class: "of" }, layer)),
       body);
     updateSteps(row);
     loadDetails(row).then((details) => {
@@ -1240,18 +1295,21 @@
 
   function unitParts(row, details) {
     if (!details) {
-      return [html("p", { class: "problem" },
-        `The details of this ${NOUN} are missing or cannot be read: run \`diversevis atlas\` again.`),
-        wallPicture(row, zoomFor(WIDTH, 168)), partIndices(row, {}), partNeighbours(), partFiles(row, {})];
+      return [
+        html("p", { class: "problem" },
+          `The details of this ${NOUN} are missing or cannot be read: ${AGAIN}.`),
+        wallPicture(row, zoomFor(WIDTH, 168)), partIndices(row, {}), partNeighbours(),
+        partFiles(row, {}),
+      ];
     }
     const folder = `${ROOT}runs/${data.runs[data.run[row]].digest}`;
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
-    const beside = [partAnswers(row, d), partDistances(d), partTrace(d)].filter(Boolean);
     return [
-      html("div", { class: "first" }, html("div", null, partImages(row, d), partBest(d)), html("div", null, ...beside)),
-      partIndices(row, d),
-      partStrip(d, "alone", "Images made alone", "Every image was optimized without the others."),
-      partNatural(d), partFilm(d, row), partPictures(d, row), partNeighbours(), partFiles(row, d),
+      html("div", { class: "first" },
+        html("div", null, partImages(row, d), partBest(d)),
+        html("div", null, partAnswers(d), partDistances(d), partTrace(d))),
+      partIndices(row, d), partAlone(d), partNatural(d), partFilm(d, row), partPictures(d, row),
+      partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
   }
 
@@ -1261,73 +1319,114 @@
   };
 
   /* Images of a strip with a caption under each. */
-  function figures(d, strip, captions, wanted, label) {
+  function figures(d, strip, wanted, label, caption) {
     const path = filePath(d, strip.file);
     const zoom = zoomFor(strip.width, wanted);
-    return html("ul", { class: "figures" }, ...Array.from({ length: Math.min(strip.count, 200) }, (_, i) =>
-      html("li", null, frame(path, strip, i, zoom, label(i)), captions(i))));
+    const figure = (_, i) => html("li", null, frame(path, strip, i, zoom, label(i)), caption(i));
+    const count = Math.min(strip.count, 200);
+    return html("ul", { class: "figures" }, ...Array.from({ length: count }, figure));
   }
+
+  const captionText = (...children) => html("p", { class: "caption" }, ...children);
 
   function responseCaption(response, best) {
-    const share = isNumber(response) && best > 0 ? response / best : null;
-    return html("p", { class: "caption" }, html("strong", null, share === null ? digits(response) : percent(share)),
-      share === null ? null : html("span", { class: "hint" }, ` ${digits(response)}`));
+    if (!isNumber(response) || !(best > 0)) return captionText(strong(digits(response)));
+    return captionText(strong(percent(response / best)), soft(` ${digits(response)}`));
   }
 
-  const reduction = (strip) => (strip.reduction > 1 ? `Shown at 1/${strip.reduction} of their size. ` : "");
+  const reduction = (strip) =>
+    (strip.reduction > 1 ? `Shown at 1/${strip.reduction} of their size. ` : "");
+
+  /* Sentences on the state of a unit, and on how its optimization ended. */
+  function stateLines(row, d) {
+    const name = d.state || data.state[row];
+    const lines = [];
+    if (name === "dead") lines.push(`This ${NOUN} is dead: no image drives it.`);
+    if (name === "diverged") lines.push("The optimization diverged: these numbers say little.");
+    const ended = [];
+    if (d.stop && d.stop !== "dead") ended.push(`stopped: ${d.stop}`);
+    if (isNumber(d.steps) && d.steps) ended.push(`${d.steps} steps`);
+    if (ended.length) lines.push(ended.join(", "));
+    return lines.map((line) => html("p", { class: name ? "note" : "hint" }, line));
+  }
 
   function partImages(row, d) {
-    const state = d.state || data.state[row];
-    const lines = [];
-    if (state === "dead") lines.push(`This ${NOUN} is dead: no image drives it.`);
-    if (state === "diverged") lines.push("The optimization diverged: these numbers and images say little.");
-    const stop = [d.stop && d.stop !== "dead" ? `stopped: ${d.stop}` : "", isNumber(d.steps) && d.steps ? `${d.steps} steps` : ""];
-    if (stop.some(Boolean)) lines.push(stop.filter(Boolean).join(", "));
-    const status = lines.map((line) => html("p", { class: state ? "note" : "hint" }, line));
-    if (!d.images) {
-      return part("images", "Images", ...status, state === "dead" ? null : html("p", { class: "hint" }, `No images of this ${NOUN} were made.`));
-    }
-    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : 212;
+    if (!d.images) return partWithoutImages(row, d);
+    const large = Math.max(212, Math.min(d.images.width, 320));
+    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : large;
+    const best = isNumber(d.response_best) ? `, ${digits(d.response_best)}` : "";
     return part("images", "Images",
-      html("p", { class: "hint" }, `${reduction(d.images)}Under an image: response as a share of the best response`
-        + `${isNumber(d.response_best) ? `, ${digits(d.response_best)}` : ""}, and as a number.`),
-      figures(d, d.images, (i) => responseCaption(d.responses[i], d.response_best), wanted,
-        (i) => `image ${i + 1} of ${describe(row, "unit")}`), ...status);
+      hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
+        + "and as a number."),
+      figures(d, d.images, wanted, (i) => `image ${i + 1} of ${describe(row, "unit")}`,
+        (i) => responseCaption(d.responses[i], d.response_best)),
+      ...stateLines(row, d));
+  }
+
+  function partWithoutImages(row, d) {
+    const instead = isDead(row) ? [] : [
+      hint(`No images of this ${NOUN} were made. Its best grating, or the photograph that drives `
+        + "it most:"),
+      wallPicture(row, zoomFor(WIDTH, 168)),
+    ];
+    return part("images", "Images", ...stateLines(row, d), ...instead);
   }
 
   function partBest(d) {
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
     if (!strip) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
-    return part("best", "Best single image", html("ul", { class: "figures" }, html("li", null,
-      frame(filePath(d, d.best.file), strip, d.best.index, zoomFor(strip.width, 168), `best single image, ${of}`),
-      html("p", { class: "caption" }, html("strong", null, digits(d.best.response)), html("span", { class: "hint" }, ` ${of}`)))));
+    const zoom = zoomFor(strip.width, 168);
+    return part("best", "Best single image",
+      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image, ${of}`),
+      captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
-  const ANSWERS = { overall: "All in all", phase: "Phase", shift: "Shifts", deformation: "Deformations" };
+  const ANSWERS = [
+    ["overall", "All in all"], ["phase", "Phase"], ["shift", "Shifts"],
+    ["deformation", "Deformations"],
+  ];
 
-  function partAnswers(row, d) {
-    const known = Object.keys(ANSWERS).filter((name) => typeof d.answers[name] === "string");
+  function partAnswers(d) {
+    const known = ANSWERS.filter(([name]) => typeof d.answers[name] === "string");
     if (!known.length) return null;
-    return part("answers", "To what is it invariant?", html("dl", { class: "answers" }, ...known.map((name) =>
-      html("div", null, html("dt", null, ANSWERS[name]), html("dd", null, d.answers[name])))));
+    const answer = ([name, title]) => html("div", null,
+      html("dt", null, title), html("dd", null, d.answers[name]),
+      name === "phase" && d.grating ? html("dd", { class: "hint" }, gratingText(d.grating)) : null);
+    return part("answers", "To what is it invariant?",
+      html("dl", { class: "answers" }, ...known.map(answer)));
+  }
+
+  function gratingText({ frequency, orientation, color, response }) {
+    const place = `${digits(frequency)} cycles per pixel, ${digits(orientation)}°`;
+    return `Best grating: ${place}${color ? `, ${color}` : ""}, response ${digits(response)}`;
   }
 
   function partDistances(d) {
     if (!Array.isArray(d.distances) || d.distances.length < 2) return null;
-    const off = d.distances.flatMap((line, i) => line.filter((value, j) => j !== i && isNumber(value)));
-    const [least, most] = [Math.min(...off), Math.max(...off)];
-    const cell = (value, i, j) => {
-      const node = html("td", { class: i !== j && value === least ? "least" : null }, i === j ? "" : digits(value));
-      if (i !== j && isNumber(value)) node.style.setProperty("--shade", `${Math.round((45 * value) / most)}%`);
+    const noise = isNumber(data.noise_distance)
+      ? `; images of noise are ${digits(data.noise_distance)} apart` : "";
+    return part("distances", "Distances of the images",
+      hint(`RMS grey levels${noise}. Bold: the smallest.`),
+      scrollBox("Distances of the images", distanceTable(d.distances)));
+  }
+
+  function distanceTable(distances) {
+    const pairs = distances.flatMap(
+      (line, i) => line.filter((value, j) => j !== i && isNumber(value)));
+    const [least, most] = [Math.min(...pairs), Math.max(...pairs)];
+    const cell = (value, isSame) => {
+      if (isSame || !isNumber(value)) return html("td");
+      const node = html("td", { class: value === least ? "least" : null }, digits(value));
+      node.style.setProperty("--shade", `${Math.round((45 * value) / most)}%`);
       return node;
     };
-    const head = d.distances.map((_, j) => html("th", { scope: "col" }, String(j + 1)));
-    return part("distances", "Distances of the images", html("p", { class: "hint" },
-      `RMS grey levels${isNumber(data.noise_distance) ? `; images of noise are ${digits(data.noise_distance)} apart` : ""}. Bold: the smallest.`),
-      scrollBox("Distances of the images", html("table", { class: "distances" }, html("thead", null, html("tr", null, html("td"), ...head)),
-        html("tbody", null, ...d.distances.map((line, i) => html("tr", null, html("th", { scope: "row" }, String(i + 1)),
-          ...line.map((value, j) => cell(value, i, j))))))));
+    const head = distances.map((_, j) => html("th", { scope: "col" }, String(j + 1)));
+    const rows = distances.map((line, i) => html("tr", null,
+      html("th", { scope: "row" }, String(i + 1)),
+      ...line.map((value, j) => cell(value, i === j))));
+    return html("table", { class: "distances" },
+      html("thead", null, html("tr", null, html("td"), ...head)), html("tbody", null, ...rows));
   }
 
   const scrollBox = (label, child) =>
@@ -1338,51 +1437,82 @@
     if (!trace || !Array.isArray(trace.step) || trace.step.length < 2) return null;
     const curves = [["response", "mean response"], ["distance", "smallest distance, as optimized"]]
       .filter(([name]) => Array.isArray(trace[name]) && trace[name].some(isNumber));
-    return part("trace", "Optimization", ...curves.map(([name, title]) => curve(trace.step, trace[name], title, name)));
+    return part("trace", "Optimization",
+      ...curves.map(([name, title]) => curve(trace.step, trace[name], title, name)));
   }
 
   function curve(steps, values, title, name) {
-    const points = steps.map((step, i) => [step, values[i]]).filter(([step, value]) => isNumber(step) && isNumber(value));
+    const points = steps.map((step, i) => [step, values[i]])
+      .filter((point) => point.every(isNumber));
     const [first, last] = [points[0], points[points.length - 1]];
     const all = points.map(([, value]) => value);
     const [low, high] = [Math.min(...all), Math.max(...all)];
     const x = (step) => (300 * (step - first[0])) / ((last[0] - first[0]) || 1);
     const y = (value) => 58 - (54 * (value - low)) / ((high - low) || 1);
-    const text = `${title}: ${digits(first[1])} at step ${first[0]}, ${digits(last[1])} at step ${last[0]}`;
-    return html("figure", { class: "curve" }, html("figcaption", null, `${text}; ${digits(low)} to ${digits(high)}`),
-      svg("svg", { viewBox: "0 0 300 62", preserveAspectRatio: "none", role: "img", "aria-label": text },
-        svg("path", { class: name, d: points.map(([s, v], i) => `${i ? "L" : "M"}${x(s).toFixed(1)} ${y(v).toFixed(1)}`).join("") })));
+    const at = ([step, value]) => `${x(step).toFixed(1)} ${y(value).toFixed(1)}`;
+    const text = `${title}: ${digits(first[1])} at step ${first[0]}, `
+      + `${digits(last[1])} at step ${last[0]}; ${digits(low)} to ${digits(high)}`;
+    return html("figure", { class: "curve" }, html("figcaption", null, text),
+      svg("svg", { viewBox: "0 0 300 62", preserveAspectRatio: "none", "aria-hidden": "true" },
+        svg("path", { class: name, d: `M${points.map(at).join("L")}` })));
   }
 
-  // ---------- 14. The view of a unit: all numbers -------------------------------------------------
+  // ---------- 14. The view of a unit: all numbers ----------------------------------------------
 
   function partIndices(row, d) {
-    const measured = INDICES.filter((index) => !Number.isNaN(column(index.id).values[row]));
-    const absent = INDICES.filter((index) => index.main && !measured.includes(index)).map((index) => index.title);
+    const hasNumber = (index) => !Number.isNaN(column(index.id).values[row]);
+    const [main, others] = [MAIN, OTHERS].map((some) => some.filter(hasNumber));
+    const absent = isDead(row) ? [] : MAIN.filter((index) => !hasNumber(index));
     const reasons = Object.entries((data.runs[data.run[row]] || {}).not_measured || {});
     return part("indices", "Every number, and its place in the layer",
-      measured.length ? scrollBox("Indices", html("table", { class: "indices" },
-        html("thead", null, html("tr", null, ...["Index", "Value", "In words", "Place in the layer", "What it means"].map((text) =>
-          html("th", { scope: "col" }, text)))),
-        html("tbody", null, ...measured.map((index) => indexRow(index, row, d))))) : null,
-      absent.length && !isDead(row) ? html("p", { class: "hint" }, `No number: ${absent.join(", ")}.`) : null,
-      ...reasons.map(([name, reason]) => html("p", { class: "hint" }, `${name} was not measured: ${reason}`)));
+      main.length ? indexTable("Indices", main, row, d) : null,
+      others.length ? otherIndices(others, row, d) : null,
+      absent.length ? hint(`No number: ${absent.map((index) => index.title).join(", ")}.`) : null,
+      ...reasons.map(([name, reason]) => hint(`${name} was not measured: ${reason}`)));
+  }
+
+  function indexTable(label, some, row, d) {
+    const heads = ["Index", "Value", "In words", "Place in the layer", "What it means"]
+      .map((text) => html("th", { scope: "col" }, text));
+    return scrollBox(label, html("table", { class: "indices" },
+      html("thead", null, html("tr", null, ...heads)),
+      html("tbody", null, ...some.map((index) => indexRow(index, row, d)))));
+  }
+
+  let showsOthers = false; // stays open from unit to unit
+
+  function otherIndices(others, row, d) {
+    const box = html("details", { id: "other-indices", open: showsOthers },
+      html("summary", null, `${others.length} more`), indexTable("More indices", others, row, d));
+    box.addEventListener("toggle", () => { showsOthers = box.open; });
+    return box;
   }
 
   function indexRow(index, row, d) {
     const field = column(index.id);
-    const value = field.values[row];
-    const isWeak = Boolean(field.weak[row]);
-    const error = (d.errors || {})[index.id];
-    const seeds = (d.seeds || {})[index.id];
+    const words = field.weak[row] ? "says little" : word(index, field.values[row]);
     return html("tr", { "data-index": index.id, class: index.main ? "main-index" : null },
       html("th", { scope: "row" }, index.title),
-      html("td", { class: "value" }, html("strong", null, valueText(index.id, row)), isNumber(error) ? ` ± ${digits(error, 2)}` : null,
-        html("span", { class: "unit" }, ` ${index.unit || ""}`),
-        seeds ? html("span", { class: "hint seeds" }, `${digits(seeds.mean)} ± ${digits(seeds.deviation, 2)} over ${seeds.count} seeds`) : null),
-      html("td", { class: "words" }, isWeak ? "says little" : word(index, value)),
-      html("td", { class: "rank" }, html("div", null, placeInLayer(field, row), html("span", null, rankWords(rankOf(index.id, row))))),
+      html("td", { class: "value" }, ...valueParts(index, row, d)),
+      html("td", { class: "words" }, words),
+      html("td", { class: "rank" }, html("div", null,
+        placeInLayer(field, row), html("span", null, rankWords(rankOf(index.id, row))))),
       html("td", { class: "meaning" }, index.meaning || ""));
+  }
+
+  /* "0.253 ± 0.04 F1/F0", and what other seeds gave. */
+  function valueParts(index, row, d) {
+    const error = (d.errors || {})[index.id];
+    const seeds = (d.seeds || {})[index.id];
+    const parts = [
+      strong(valueText(index.id, row)), isNumber(error) ? ` ± ${digits(error, 2)}` : "",
+      html("span", { class: "unit" }, ` ${index.unit || ""}`),
+    ];
+    if (seeds) {
+      const spread = `${indexDigits(seeds.mean)} ± ${digits(seeds.deviation, 2)}`;
+      parts.push(html("span", { class: "hint seeds" }, `${spread} over ${seeds.count} seeds`));
+    }
+    return parts;
   }
 
   /* The layer's histogram with a mark at the unit. */
@@ -1390,41 +1520,37 @@
     if (field.sorted.length < 2) return null;
     const bins = allBins(field);
     const at = field.scale.to(field.values[row]);
-    const drawing = svg("svg", { class: "place", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-      svg("path", { class: "bars", d: barsPath(bins, Math.max(1, ...bins)) }));
-    if (Number.isFinite(at)) {
-      const x = clamp(at, 0.004, 0.996) * PLOT.width;
-      drawing.append(svg("line", { class: "mark", x1: x, x2: x, y1: 0, y2: PLOT.height }));
-    }
-    return drawing;
+    const x = clamp(at, 0.004, 0.996) * PLOT.width;
+    const mark = svg("line", { class: "mark", x1: x, x2: x, y1: 0, y2: PLOT.height });
+    return plot({ class: "place" },
+      svg("path", { class: "bars", d: barsPath(bins, Math.max(1, ...bins)) }),
+      Number.isFinite(at) ? mark : null);
   }
 
-  function allBins(field) {
-    field.bins = field.bins || countBins(field, data.units.keys());
-    return field.bins;
-  }
+  // ---------- 15. The view of a unit: more images, film, pictures, neighbours, files -----------
 
-  // ---------- 15. The view of a unit: more images, film, pictures, neighbours, files --------------
-
-  function partStrip(d, name, title, hint) {
-    const strip = d[name];
+  function partAlone(d) {
+    const strip = d.alone;
     if (!strip) return null;
-    return part(name, title, html("p", { class: "hint" }, reduction(strip) + hint),
-      figures(d, strip, (i) => responseCaption((strip.responses || [])[i], d.response_best), 112, (i) => `${title.toLowerCase()}: ${i + 1}`));
+    const responses = strip.responses || [];
+    return part("alone", "Images made alone",
+      hint(`${reduction(strip)}Every image was optimized without the others.`),
+      figures(d, strip, 112, (i) => `image ${i + 1}, made alone`,
+        (i) => responseCaption(responses[i], d.response_best)));
   }
 
   function partNatural(d) {
     const strip = d.natural;
     if (!strip) return null;
     const items = strip.items || [];
-    const caption = (i) => {
-      const item = items[i] || {};
-      return html("div", null, responseCaption(item.response, d.response_best),
-        html("p", { class: "caption hint photograph", title: String(item.photograph ?? "") }, String(item.photograph ?? "")));
-    };
-    return part("natural", "Natural exemplars", html("p", { class: "hint" },
-      `${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response as a share of its best response.`),
-      figures(d, strip, caption, 112, (i) => `crop of ${(items[i] || {}).photograph ?? "a photograph"}`));
+    const name = (i) => String((items[i] || {}).photograph ?? "a photograph");
+    const caption = (i) => html("div", null,
+      responseCaption((items[i] || {}).response, d.response_best),
+      html("p", { class: "caption hint photograph", title: name(i) }, name(i)));
+    return part("natural", "Natural exemplars",
+      hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
+        + "as a share of its best response."),
+      figures(d, strip, 112, (i) => `crop of ${name(i)}`, caption));
   }
 
   function partFilm(d, row) {
@@ -1443,34 +1569,40 @@
 
   function filmNode(path, row) {
     const label = `film of the optimization of ${NOUN} ${data.units[row]}`;
-    const node = path.endsWith(".mp4") ? html("video", { src: path, controls: true, loop: true, "aria-label": label })
+    const node = path.endsWith(".mp4")
+      ? html("video", { src: path, controls: true, loop: true, "aria-label": label })
       : html("img", { src: path, alt: label, class: "pixels film" });
-    node.addEventListener("error", () => node.replaceWith(html("p", { class: "note" }, "The film is missing or cannot be read.")));
+    const missing = html("p", { class: "note" }, "The film is missing or cannot be read.");
+    node.addEventListener("error", () => node.replaceWith(missing));
     return node;
   }
 
   const MEASURES = {
     phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
-    dimension: "Dimension, and paths between images", diversity: "Diversity", gain: "Gain of a batch",
-    natural: "Natural images", front: "Response against diversity",
+    dimension: "Dimension, and paths between images", diversity: "Diversity",
+    gain: "Gain of a batch", natural: "Natural images", front: "Response against diversity",
   };
+
+  const pictureTitle = (name) => (Object.hasOwn(MEASURES, name) ? MEASURES[name] : name);
 
   function partPictures(d, row) {
     const names = Object.keys(d.pictures || {});
     if (!names.length) return null;
-    return part("pictures", "Pictures of the measures", html("div", { class: "pictures" }, ...names.map((name) =>
-      html("section", { class: "picture-of", "data-measure": name },
-        html("h4", null, Object.hasOwn(MEASURES, name) ? MEASURES[name] : name),
-        typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
-        measurePicture(safePath(d.pictures[name]), name, row)))));
+    const section = (name) => html("section", { class: "picture-of", "data-measure": name },
+      html("h3", null, pictureTitle(name)),
+      typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
+      measurePicture(safePath(d.pictures[name]), name, row));
+    return part("pictures", "Pictures of the measures",
+      html("div", { class: "pictures" }, ...names.map(section)));
   }
 
   function measurePicture(path, name, row) {
-    const missing = () => html("p", { class: "note" }, "not drawn yet, or cannot be read: run `diversevis atlas` again");
+    const missing = () =>
+      html("p", { class: "note" }, `not drawn yet, or cannot be read: ${AGAIN}`);
     if (path === null) return missing();
     const image = html("img", {
-      src: ROOT + path, loading: "lazy", decoding: "async", width: 1050, height: 750, class: "card-white",
-      alt: `${Object.hasOwn(MEASURES, name) ? MEASURES[name] : name}, ${describe(row, name)}`,
+      src: ROOT + path, loading: "lazy", decoding: "async", width: 1050, height: 750,
+      class: "card-white", alt: `${pictureTitle(name)}, ${describe(row, name)}`,
     });
     image.addEventListener("error", () => image.replaceWith(missing()));
     image.addEventListener("load", () => {
@@ -1483,16 +1615,19 @@
   const partNeighbours = () => html("div", { id: "part-neighbours" });
 
   function showNeighbours(box, { by, listed }) {
-    const tiles = listed.filter(([row]) => data.units[row] !== undefined).map(([row, similarity]) => {
-      const link = html("a", { href: `#unit=${data.units[row]}`, "data-neighbour": data.units[row], class: "tile",
-        "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}` },
-      wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(data.units[row])),
-      html("span", { class: "value" }, digits(similarity)));
-      return html("li", null, link);
-    });
-    if (!tiles.length) return;
-    box.replaceWith(part("neighbours", `Similar ${NOUN}s`, html("p", { class: "hint" }, `By ${by}.`),
-      html("ul", { class: "neighbours" }, ...tiles)));
+    const known = listed.filter(([row]) => data.units[row] !== undefined);
+    if (!known.length) return;
+    box.replaceWith(part("neighbours", `Similar ${NOUN}s`, hint(`By ${by}.`),
+      html("ul", { class: "neighbours" }, ...known.map(neighbour))));
+  }
+
+  function neighbour([row, similarity]) {
+    const unit = data.units[row];
+    return html("li", null, html("a", {
+      href: `#unit=${unit}`, "data-neighbour": unit, class: "tile",
+      "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}`,
+    }, wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(unit)),
+    html("span", { class: "value" }, digits(similarity))));
   }
 
   view.addEventListener("click", (event) => {
@@ -1503,57 +1638,81 @@
   });
 
   /* A word of a command line, as Python's shlex.quote writes it. */
-  const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
+  const quoted = (text) =>
+    (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
 
   let copies = 0;
   function copyable(label, text) {
     copies += 1;
     const id = `copy-${copies}`;
-    return html("p", { class: "copyable" }, html("span", { class: "hint" }, `${label} `), html("code", { id }, text), " ",
-      html("button", { type: "button", class: "copy", "data-copy": id, "aria-label": `Copy: ${label}` }, "Copy"));
+    const button = html("button", {
+      type: "button", class: "copy", "data-copy": id, "aria-label": `Copy: ${label}`,
+    }, "Copy");
+    return html("p", { class: "copyable" },
+      soft(`${label}: `), html("code", { id }, text), " ", button);
   }
 
-  const runFacts = (run) => [
-    run.made, run.version && `diversevis ${run.version}`, run.device, run.weights && `weights: ${run.weights}`,
-    (run.measures || []).length ? `measured: ${run.measures.join(", ")}` : null,
-  ].filter(Boolean).join("; ");
+  function runFacts(run) {
+    const facts = [
+      run.made, run.version && `diversevis ${run.version}`, run.device,
+      run.weights && `weights: ${run.weights}`,
+      (run.measures || []).length ? `measured: ${run.measures.join(", ")}` : null,
+    ];
+    return hint(facts.filter(Boolean).join("; "));
+  }
 
   function partFiles(row, d) {
     const run = data.runs[data.run[row]] || {};
-    const names = [d.images, d.alone, d.natural].filter(Boolean).map((strip) => strip.file);
-    const files = [...names, d.film].filter(isSafeName).map((name) => [`${d.folder}/${name}`, name]);
-    const pictures = Object.entries(d.pictures || {}).filter(([, path]) => safePath(path))
-      .map(([name, path]) => [ROOT + path, `${name}.png`]);
-    const key = safePath("runs", run.digest, `units-${String(Math.floor(data.row[row] / 64)).padStart(4, "0")}.js`);
-    const all = [...files, ...pictures, ...(key ? [[ROOT + key, "numbers (units of the run, as a script)"]] : []),
-      ["layer.js", "numbers of the whole layer"]];
+    const show = `diversevis show ${quoted(String(run.folder))} unit=${data.units[row]}`;
+    const link = ([href, name]) => html("li", null, html("a", { href, download: true }, name));
     return part("files", "How it was made, and its files",
-      run.command ? copyable("Command:", String(run.command)) : null,
-      run.folder ? copyable("Folder:", String(run.folder)) : null,
-      run.folder ? copyable("On the command line:", `diversevis show ${quoted(String(run.folder))} unit=${data.units[row]}`) : null,
-      html("p", { class: "hint" }, runFacts(run)),
-      html("ul", { class: "files" }, ...all.map(([href, name]) => html("li", null, html("a", { href, download: true }, name)))));
+      run.command ? copyable("Command", String(run.command)) : null,
+      run.folder ? copyable("Folder", String(run.folder)) : null,
+      run.folder ? copyable("On the command line", show) : null,
+      runFacts(run), html("ul", { class: "files" }, ...filesOf(row, d).map(link)));
   }
 
-  // ---------- 16. Facts of the layer, and the start -----------------------------------------------
+  /* [address, name] of every file about a unit. */
+  function filesOf(row, d) {
+    const strips = [d.images, d.alone, d.natural].filter(Boolean).map((strip) => strip.file);
+    const images = [...strips, d.film].filter(isSafeName)
+      .map((name) => [`${d.folder}/${name}`, name]);
+    const pictures = Object.entries(d.pictures || {}).filter(([, path]) => safePath(path))
+      .map(([name, path]) => [ROOT + path, `${name}.png`]);
+    const key = detailsKey(row);
+    const numbers = key ? [[`${ROOT}${key}.js`, "numbers (units of the run, as a script)"]] : [];
+    return [...images, ...pictures, ...numbers, ["layer.js", "numbers of the whole layer"]];
+  }
+
+  // ---------- 16. Facts of the layer, and the start --------------------------------------------
 
   const pixels = (pair) => (Array.isArray(pair) ? `${pair[0]} × ${pair[1]} px` : "");
 
   function showFacts() {
     const facts = [
       isNumber(data.contrast) && data.n ? `RMS contrast ${digits(data.contrast)} grey levels` : "",
-      data.stride ? `stride ${pixels(data.stride)}` : "", data.response ? `response: ${data.response}` : "",
+      data.stride ? `stride ${pixels(data.stride)}` : "",
+      data.response ? `response: ${data.response}` : "",
     ];
     byId("facts").append(...facts.filter(Boolean).map((fact) => html("li", null, fact)));
-    byId("layer-notes").append(...(data.notes || []).map((text) => html("p", { class: "note" }, text)));
+    const noted = (data.notes || []).map((text) => html("p", { class: "note" }, text));
+    byId("layer-notes").append(...noted);
     const runs = byId("runs");
-    runs.querySelector("summary").textContent = `${plural(data.runs.length, "run")} made this layer`;
-    runs.addEventListener("toggle", () => {
-      if (!runs.open || runs.querySelector(".run")) return;
-      runs.append(...data.runs.slice(0, 200).map((run) => html("div", { class: "run" }, copyable("Folder:", String(run.folder)),
-        copyable("Command:", String(run.command)), html("p", { class: "hint" }, runFacts(run)))));
-      if (data.runs.length > 200) runs.append(html("p", { class: "hint" }, `${data.runs.length - 200} more are not listed.`));
-    });
+    const text = `${plural(data.runs.length, "run")} made this layer`;
+    runs.querySelector("summary").textContent = text;
+    runs.addEventListener("toggle", listRuns);
+  }
+
+  const MOST_RUNS = 200;
+
+  function listRuns() {
+    const runs = byId("runs");
+    if (!runs.open || runs.querySelector(".run")) return;
+    const about = (run) => html("div", { class: "run" }, copyable("Folder", String(run.folder)),
+      copyable("Command", String(run.command)), runFacts(run));
+    runs.append(...data.runs.slice(0, MOST_RUNS).map(about));
+    const more = data.runs.length - MOST_RUNS;
+    if (more > 0) runs.append(hint(`${more} more are not listed.`));
   }
 
   function start() {
