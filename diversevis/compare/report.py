@@ -98,8 +98,21 @@ def _row(unit: Unit, indices: Sequence[Index]) -> dict[str, Any]:
 def unit_report(run: Run, unit: Unit) -> dict[str, Any]:
     """A unit in full: response, distances, every index with its rank, pictures, answers."""
     layer = layer_of(run, unit["unit"])
-    indices = [_index_report(unit, index, layer) for index in measured_indices(run)]
-    report: dict[str, Any] = run_facts(run) | {
+    report = unit_facts(run, unit, layer) | {
+        "others": {
+            "units": len({entry["unit"] for of in layer.units.values() for entry in of}),
+            "runs": layer.runs,
+            "left_out": layer.left_out,
+        },
+        "pictures": [str(path) for path in _pictures(run.path, unit["unit"])],
+    }
+    return report | {"answers": answers(report)}
+
+
+def unit_facts(run: Run, unit: Unit, layer: Layer | None = None) -> dict[str, Any]:
+    """What is known of a unit without a look into folders: response, distances, indices; their
+    ranks only with the layer."""
+    return run_facts(run) | {
         "unit": unit["unit"],
         "state": state_of(unit),
         "response": {
@@ -113,18 +126,11 @@ def unit_report(run: Run, unit: Unit) -> dict[str, Any]:
             "of_noise": math.sqrt(2) * run.contrast,
         },
         "grating": _grating(unit),
-        "indices": indices,
-        "others": {
-            "units": len({entry["unit"] for of in layer.units.values() for entry in of}),
-            "runs": layer.runs,
-            "left_out": layer.left_out,
-        },
-        "pictures": [str(path) for path in _pictures(run.path, unit["unit"])],
+        "indices": [_index_report(unit, index, layer) for index in measured_indices(run)],
     }
-    return report | {"answers": answers(report)}
 
 
-def _index_report(unit: Unit, index: Index, layer: Layer) -> dict[str, Any]:
+def _index_report(unit: Unit, index: Index, layer: Layer | None) -> dict[str, Any]:
     value, counts = number_at(unit, index.key), value_of(unit, index)
     return {
         "index": index.key,
@@ -135,7 +141,9 @@ def _index_report(unit: Unit, index: Index, layer: Layer) -> dict[str, Any]:
         "word": _word(unit, index),
         "weak": counts == "weak",
         "seeds": _spread(unit, index),
-        "rank": None if isinstance(counts, str) else asdict(layer.rank(counts, index)),
+        "rank": None
+        if layer is None or isinstance(counts, str)
+        else asdict(layer.rank(counts, index)),
     }
 
 
