@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SHEETS = 3  # units that are shown with their images
 ROWS = 64  # further units, in a table
-SCROLLED = "max-height:20em;overflow:auto"
+SCROLLED = "max-height:20em;overflow:auto;margin-bottom:1em"
 Report = Mapping[str, Any]
 
 
@@ -183,5 +183,8 @@ def _table(rows: Sequence[str]) -> str:
 
 
 def _row(cells: Sequence[str], tag: str = "td") -> str:
-    inner = "".join(f'<{tag} style="text-align:left">{_text(cell)}</{tag}>' for cell in cells)
+    """A row, in which only the last cell may break into lines."""
+    looks = ["text-align:left;white-space:nowrap"] * (len(cells) - 1) + ["text-align:left"]
+    pairs = zip(cells, looks, strict=True)
+    inner = "".join(f'<{tag} style="{look}">{_text(cell)}</{tag}>' for cell, look in pairs)
     return f"<tr>{inner}</tr>"
