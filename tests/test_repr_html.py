@@ -170,6 +170,13 @@ def test_many_units_are_listed(measured):
     assert "97 further units; 33 of them are not in this table. .sheet(3) shows" in shown.text
 
 
+def test_large_images_are_shown_of_one_unit(measured):
+    large = dataclasses.replace(measured, images=torch.zeros(2, 6, 3, 130, 130))
+    shown = page(large)
+    assert len(shown.images) == 1
+    assert "1 further unit. .sheet(7) shows" in shown.text
+
+
 def test_what_cannot_be_shown_costs_a_sentence(measured, monkeypatch):
     def broken(*arguments):
         raise MemoryError(HOSTILE)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from execute_tour import TOUR, executed  # noqa: E402
 
 PICTURE = re.compile(r"data:image/png;base64,[\w+/=]+")
-NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w.])-)?\d+(?:\.\d+)?(?:e[+-]\d+)?")
 STORED = nbformat.read(TOUR, as_version=4)
 
 

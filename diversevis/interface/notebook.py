@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diversevis.interface.visualized import Visualized
 
 SHEETS = 3  # units that are shown with their images
+LARGE = 2**18  # values of a unit's images (6 of 120 x 120 px): of larger ones, one unit is shown
 ROWS = 64  # further units, in a table
 SCROLLED = "max-height:20em;overflow:auto;margin-bottom:1em"
 Report = Mapping[str, Any]
@@ -50,13 +51,14 @@ def as_html(result: Visualized) -> str:
         measures={name: {"settings": settings} for name, settings in result.settings.items()},
         units=result.metrics,
     )
+    shown = SHEETS if result.images.shape[1:].numel() <= LARGE else 1
     units = [
-        _part(f"Unit {unit.get('unit')}", _unit, result, run, unit) for unit in run.units[:SHEETS]
+        _part(f"Unit {unit.get('unit')}", _unit, result, run, unit) for unit in run.units[:shown]
     ]
     parts = [
         _part("The head", _head, run),
         *units,
-        _part("The table of further units", _others, run),
+        _part("The table of further units", _others, run, shown),
         _part("What was not measured", _unmeasured, result, run),
         _part("The command", _command, result),
     ]
@@ -124,10 +126,10 @@ def _indices(indices: Sequence[Report], name: str) -> str:
 # -- the whole result -----------------------------------------------------------------------------
 
 
-def _others(run: Run) -> str:
+def _others(run: Run, shown: int) -> str:
     """A row for every further unit, and how to see more of it."""
     report = table_report(run)
-    units = report["units"][SHEETS:]
+    units = report["units"][shown:]
     if not units:
         return ""
     head, *rows = table_rows(units[:ROWS], [*columns_of_images(report), *report["indices"]])
