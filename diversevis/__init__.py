@@ -47,7 +47,7 @@ def visualize(
     """
     from diversevis.interface.memory import visualize
 
-    settings |= {"layer": layer, "unit": unit, "size": size}
+    settings = {"layer": layer, "unit": unit, "size": size, **settings}
     return visualize(module, mean=mean, std=std, settings=settings)
 
 

@@ -13,11 +13,21 @@ from typing import Any
 
 from diversevis.cli.status import aligned
 from diversevis.cli.summary import full_table
-from diversevis.compare.answers import index_number, number, percent, rank_of
+from diversevis.compare.answers import number, percent, rank_of
 from diversevis.compare.layer import Unit
 from diversevis.compare.ranks import FEWEST
 from diversevis.compare.report import measured_indices, table_report, unit_report
 from diversevis.compare.runs import Run, open_run
+from diversevis.compare.words import (
+    ERROR,
+    STATES,
+    how_made,
+    lacking,
+    seeds_text,
+    unfinished,
+    value_text,
+    word_text,
+)
 from diversevis.config.arguments import folders_and_settings
 from diversevis.errors import InputError, plain
 from diversevis.runs.files import Damaged
@@ -27,7 +37,6 @@ from diversevis.units import counted, units_list
 WIDTH = 80  # characters of a line, but for paths and commands
 LISTED = 12  # ranges of units that an error names
 EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
-ANSWERING = "phase", "deformation", "shift", "diversity"  # measures that say how invariant it is
 Report = Mapping[str, Any]
 
 
@@ -89,7 +98,7 @@ def _unit(run: Run, text: str) -> Unit | None:
 
 def _of_run(run: Run, report: Report) -> Iterator[str]:
     count = len(report["units"])
-    yield f"{report['model']} {report['layer']}, {counted(count, 'unit')}{_made(report)}"
+    yield f"{report['model']} {report['layer']}, {counted(count, 'unit')}{how_made(report)}"
     yield str(run.path)
     yield from _state(run)
     if not count:
@@ -123,12 +132,12 @@ def _explained(name: str, meaning: str) -> Iterator[str]:
 def _of_unit(run: Run, report: Report) -> Iterator[str]:
     name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
     of = f" of {report['direction']}" if report["direction"] else ""
-    yield f"{report['model']} {report['layer']} {name}{of}{_made(report)}"
+    yield f"{report['model']} {report['layer']} {name}{of}{how_made(report)}"
     yield str(run.path)
     yield from _state(run)
     yield ""
     if report["state"] == "dead":
-        yield "Dead: its response has no gradient in any of the noise drawn. Nothing can be said."
+        yield STATES["dead"]
         return
     yield from _images(report)
     if report["indices"]:
@@ -153,7 +162,7 @@ def _images(report: Report) -> Iterator[str]:
     """Response, distances, and the best grating."""
     response, distance, grating = report["response"], report["distance"], report["grating"]
     if report["state"] == "diverged":
-        yield "Diverged: its optimization did not settle; the numbers below mean little."
+        yield STATES["diverged"]
     if report["n"] is not None:
         means = f"mean {number(response['mean'], 4)}, best {number(response['best'], 4)}"
         if response["of_best"] is not None:
@@ -181,7 +190,8 @@ def _indices(report: Report) -> Iterator[str]:
     head = f"among other units of {report['layer']}" if any(ranks) else ""
     rows = [("index", "value", "", head)]
     for index, rank in zip(indices, ranks, strict=True):
-        rows.append((index["title"], _value(index), _word(index), rank or ("-" if head else "")))
+        among = rank or ("-" if head else "")
+        rows.append((index["title"], value_text(index), word_text(index), among))
     head, *lines = aligned(rows, right=())
     yield head
     for line, (index, following) in zip(lines, pairwise([*indices, None]), strict=True):
@@ -190,21 +200,10 @@ def _indices(report: Report) -> Iterator[str]:
             yield from textwrap.wrap(
                 index["meaning"], WIDTH, initial_indent="    ", subsequent_indent="    "
             )
-        if index["seeds"]:
-            mean, deviation, count = (index["seeds"][key] for key in ("mean", "deviation", "count"))
-            spread = f"mean {index_number(mean)}, standard deviation {index_number(deviation, 2)}"
-            yield f"    over {number(count)} seeds: {spread}"
+        if spread := seeds_text(index):
+            yield f"    {spread}"
     if any(index["error"] is not None for index in indices):
-        yield "±: standard error over random deformations"
-
-
-def _value(index: Report) -> str:
-    error = "" if index["error"] is None else f" ± {number(index['error'], 2)}"
-    return index_number(index["value"]) + error
-
-
-def _word(index: Report) -> str:
-    return "weak: says little" if index["weak"] else index["word"] or ""
+        yield ERROR
 
 
 def _layer(report: Report) -> Iterator[str]:
@@ -233,37 +232,23 @@ def _layer(report: Report) -> Iterator[str]:
 # -- both -----------------------------------------------------------------------------------------
 
 
-def _made(report: Report) -> str:
-    """How the images were made: `: 6 images of 24 x 24 px, RMS contrast 32`."""
-    height, width = report["receptive_field"]
-    field = f"{height} x {width} px"
-    if report["n"] is None:
-        return f": measured without images; receptive field {field}"
-    images = counted(report["n"], "image")
-    return f": {images} of {field}, RMS contrast {report['contrast']:.3g} grey levels"
-
-
 def _state(run: Run) -> Iterator[str]:
     """Where the run is not finished: what that means for the numbers."""
-    status = run.record["status"]
-    if status == "finished":
-        return
-    has = "the numbers are of what is done so far" if run.units else "it has no numbers yet"
-    yield f"This run is {status}, not finished: {has}. `diversevis status` says more."
+    if sentence := unfinished(run):
+        yield sentence
 
 
 def _unmeasured(run: Run, report: Report) -> Iterator[str]:
     """What was not measured, and the command that measures it."""
-    reasons = report["not_measured"]
-    lacking = [name for name in ANSWERING if name not in (*report["measures"], *reasons)]
+    unmeasured = lacking(report)
     command = f"diversevis analyze {_quoted(run)}"
     if not report["measures"]:
         yield ""
         yield f"No measures were taken: how invariant it is cannot be said. To measure: {command}"
-    elif lacking and report["n"] is not None:
-        yield f"Not measured: {', '.join(lacking)}. To measure:"
-        yield f"  {command} 'analysis=[{','.join(lacking)}]'"
-    for name, reason in reasons.items():
+    elif unmeasured and report["n"] is not None:
+        yield f"Not measured: {', '.join(unmeasured)}. To measure:"
+        yield f"  {command} 'analysis=[{','.join(unmeasured)}]'"
+    for name, reason in report["not_measured"].items():
         yield f"{name}: not measured. {reason}"
 
 

@@ -118,7 +118,8 @@ def visualize(module: Any, *, mean: Any, std: Any, settings: Mapping[str, Any]) 
         units = results.in_order(setup, units)
         measured, impossible = _measured(setup, units, names)
     del config["model"]["module"]  # the rest is text and numbers
-    record = make_record(setup, f"diversevis.visualize({_name(modules)}, ...)", config) | {
+    call = _call(_name(modules), {**settings, "mean": mean, "std": std})
+    record = make_record(setup, call, config) | {
         "status": "finished", "optimized": True, "not_measured": impossible,
         "seconds": round(time.perf_counter() - began, 3),
     }  # fmt: skip
@@ -143,6 +144,15 @@ def _name(module: nn.Module | tuple[nn.Module, ...]) -> str:
     if isinstance(module, nn.Module):
         return type(module).__name__
     return f"average-of-{len(module)}-{type(module[0]).__name__}"
+
+
+def _call(name: str, settings: Mapping[str, Any]) -> str:
+    """The call as it was typed: the module's name, and the settings that were given."""
+    values = {key: plain_value(value) for key, value in settings.items() if value is not None}
+    words = [f"{key}={value!r}" for key, value in values.items() if key.isidentifier()]
+    dotted = {key: value for key, value in values.items() if not key.isidentifier()}
+    words += [f"**{dotted}"] if dotted else []
+    return f"diversevis.visualize({', '.join([name, *words])})"
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

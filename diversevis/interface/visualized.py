@@ -59,6 +59,12 @@ class Visualized:
         what = f"{counted(len(self.units), 'unit')} with {counted(self.images.shape[1], 'image')}"
         return f"Visualized({record['model']} {record['layer']}: {what} of {rows} x {columns} px)"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sheets of the first units, all indices, and the command."""
+        from diversevis.interface.notebook import as_html
+
+        return as_html(self)
+
     @property
     def norm(self) -> float:
         """Euclidean norm of every image, grey levels."""
@@ -92,8 +98,9 @@ class Visualized:
         from diversevis.pictures.images import sheet
 
         row = 0 if unit is None else self._row(unit)
+        pixels = display(self.images[row], self.mean)
         responses, metrics = self.responses[row].tolist(), self.metrics[row]
-        return Image.fromarray(sheet(self.pixels[row], responses, dict(self.record), metrics))
+        return Image.fromarray(sheet(pixels, responses, dict(self.record), metrics))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write run.json, metrics.json, images.safetensors, the arrays of the measures and a sheet
