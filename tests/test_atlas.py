@@ -333,6 +333,21 @@ def test_killed_process_leaves_no_half(tmp_path, monkeypatch):
     assert list(out.parent.iterdir()) == []
 
 
+def test_pages_tell_what_is_missing(energy_run):
+    atlas = make(Path("outputs"), complete=False)
+    layer = layer_data(atlas)
+    assert layer["neighbours"] is None
+    pictures = details(atlas, layer, 0)["pictures"]
+    folders = {str(Path(path).parent) for path in pictures.values()}
+    assert layer["missing"] == {folder: [0, 1, 2, 3] for folder in folders}
+    assert len(folders) == 3
+    atlas.complete()
+    layer = layer_data(atlas)
+    assert layer["missing"] == {}
+    assert (atlas.out / "layers" / layer["slug"] / layer["neighbours"]).is_file()
+    assert all((atlas.out / path).is_file() for path in pictures.values())
+
+
 @pytest.mark.process
 def test_many_processes_make_the_same(tmp_path, monkeypatch):
     synthetic.write_layer(tmp_path, "m/l", 24, per_run=4)

@@ -81,7 +81,8 @@ class Atlas:
         if not entries:
             raise InputError(f"{self.root}: no run can be shown. " + self._reasons())
         self.layers = group(entries)
-        self._walls = {layer.slug: self._write_layer(layer) for layer in self.layers}
+        for layer in self.layers:
+            self._write_layer(layer)
         self._write_front(found)
         return self.out / "index.html"
 
@@ -89,6 +90,8 @@ class Atlas:
         """Draw the pictures that are missing, and compare images of units; returns what failed."""
         works = [*self._neighbours(), *self._missing_pictures()]
         failures = [reason for _, reason in self._do("pictures", works) if reason]
+        for layer in self.layers:
+            self._write_data(layer)
         self._delete_outdated()
         return failures
 
@@ -108,20 +111,26 @@ class Atlas:
 
     def _missing_pictures(self) -> Iterator[Counted]:
         for entry in (entry for layer in self.layers for entry in layer.entries):
-            for measure, folder in self._pictures(entry).items():
-                out = self.out / folder
-                done = {path.name for path in out.iterdir()} if out.is_dir() else set()
-                rows = [
-                    row
-                    for row, unit in enumerate(entry.units)
-                    if measure in entry.measured[row] and f"unit{unit:04d}.png" not in done
-                ]
+            for measure, folder, rows in self._lacking(entry):
                 for first in range(0, len(rows), UNITS_AT_ONCE):
                     from diversevis.atlas.later import PictureWork
 
-                    part = rows[first : first + UNITS_AT_ONCE]
+                    part, out = rows[first : first + UNITS_AT_ONCE], self.out / folder
                     work = PictureWork(path=entry.path, measure=measure, rows=part, out=out)
                     yield work, len(part)
+
+    def _lacking(self, entry: Entry) -> Iterator[tuple[str, str, list[int]]]:
+        """Measure, folder of its pictures, and the rows of the units that have none yet."""
+        for measure, folder in self._pictures(entry).items():
+            out = self.out / folder
+            done = {path.name for path in out.iterdir()} if out.is_dir() else set()
+            rows = [
+                row
+                for row, unit in enumerate(entry.units)
+                if measure in entry.measured[row] and f"unit{unit:04d}.png" not in done
+            ]
+            if rows:
+                yield measure, folder, rows
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -170,8 +179,8 @@ class Atlas:
             content = (resources.files("diversevis.atlas") / "static" / name).read_bytes()
             texts.write(self.out / name, content)
 
-    def _write_layer(self, layer: Layer) -> list[str]:
-        """Write the page of a layer; returns the file names of its wall's sheets."""
+    def _write_layer(self, layer: Layer) -> None:
+        """Write the page of a layer, its wall and its data."""
         folder = self.out / "layers" / layer.slug
         (height, _), per = tile_of(tuple(layer.key["size"])), COLUMNS * ROWS
         wall = []
@@ -184,11 +193,25 @@ class Atlas:
             wall.append(name)
             if not (folder / name).is_file():
                 texts.write(folder / name, sheet(height, units))
-        content = content_of(layer, wall)
-        texts.write(folder / "layer.js", texts.script("layer", content))
+        self._walls[layer.slug] = wall
+        content = self._write_data(layer)
         page = {key: content[key] for key in ("model", "layer", "variant", "noun", "field", "n")}
         self._page(folder / "index.html", "layer.html", layer=page | {"count": len(layer.units)})
-        return wall
+
+    def _write_data(self, layer: Layer) -> dict[str, Any]:
+        """Write the numbers of a layer's units, and which files are not there yet."""
+        folder = self.out / "layers" / layer.slug
+        neighbours = f"neighbours-{layer.state}.js"
+        content = content_of(layer, self._walls[layer.slug]) | {
+            "neighbours": neighbours if (folder / neighbours).is_file() else None,
+            "missing": {
+                pictures: [entry.units[row] for row in rows]
+                for entry in layer.entries
+                for _, pictures, rows in self._lacking(entry)
+            },
+        }
+        texts.write(folder / "layer.js", texts.script("layer", content))
+        return content
 
     def _write_front(self, found: Found) -> None:
         pages = []
