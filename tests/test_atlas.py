@@ -333,6 +333,33 @@ def test_killed_process_leaves_no_half(tmp_path, monkeypatch):
     assert list(out.parent.iterdir()) == []
 
 
+def test_pictures_may_be_left_out(energy_run):
+    assert main(["atlas", "outputs", "pictures=none"]) == 0
+    assert not Path("outputs/atlas/pictures").exists()
+    assert main(["atlas", "outputs"]) == 0
+    assert len(list(Path("outputs/atlas/pictures").glob("*/*.png"))) == 12
+
+
+@pytest.mark.parametrize("screen", [True, False])
+def test_view_opens_browser_before_pictures(energy_run, monkeypatch, capsys, screen):
+    opened = []
+
+    def record(address):
+        opened.append(address)
+        assert not Path("outputs/atlas/pictures").exists()
+        return True
+
+    monkeypatch.setattr("webbrowser.open", record)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    if screen:
+        monkeypatch.setenv("DISPLAY", ":0")
+    assert main(["view"]) == 0
+    assert opened == ([Path("outputs/atlas/index.html").resolve().as_uri()] if screen else [])
+    assert ("no browser can be opened" in capsys.readouterr().err) != screen
+    assert list(Path("outputs/atlas/pictures").glob("*/*.png"))
+
+
 def test_pages_tell_what_is_missing(energy_run):
     atlas = make(Path("outputs"), complete=False)
     layer = layer_data(atlas)
@@ -400,6 +427,7 @@ def test_damaged_comparison_is_named(comparison, content):
     (["atlas", "nowhere"], "nowhere is not a folder"), (["atlas", "."], "holds no finished run"),
     (["view", "a", "b"], "needs one folder"), (["view"], "outputs is not a folder"),
     (["atlas", ".", "columns=2"], "there is no setting columns"),
+    (["atlas", ".", "pictures=3"], "must be all or none"),
 ])  # fmt: skip
 def test_bad_words_are_refused(current_folder, capsys, words, said):
     assert main(words) == 2

@@ -37,7 +37,7 @@ from diversevis.atlas.strips import COLUMNS, ROWS, sheet, tile_of
 from diversevis.errors import InputError, printable
 from diversevis.runs.files import Damaged
 
-UNITS_AT_ONCE = 32  # whose pictures are drawn by a work
+UNITS_AT_ONCE = 16  # whose pictures are drawn by a work
 FEW = 8  # units up to which no further processes are started: to start them takes 3 seconds
 STATIC = ("atlas.css", "atlas.js")
 
@@ -51,6 +51,7 @@ class Atlas:
     """An atlas of a root, in a folder.
 
     command  as typed, for the front page
+    draws    whether pictures of measures are drawn that are not there
     tell     called with progress
     """
 
@@ -58,6 +59,7 @@ class Atlas:
     out: Path
     command: str
     tell: Tell
+    draws: bool = True
     left_out: list[tuple[str, str]] = field(default_factory=list)
     layers: Sequence[Layer] = ()
     _walls: dict[str, list[str]] = field(default_factory=dict)  # sheets of a layer, by its slug
@@ -88,8 +90,8 @@ class Atlas:
 
     def complete(self) -> list[str]:
         """Draw the pictures that are missing, and compare images of units; returns what failed."""
-        works = [*self._neighbours(), *self._missing_pictures()]
-        failures = [reason for _, reason in self._do("pictures", works) if reason]
+        works = [*self._neighbours(), *(self._missing_pictures() if self.draws else ())]
+        failures = [reason for _, reason in self._do("drawing", works) if reason]
         for layer in self.layers:
             self._write_data(layer)
         self._delete_outdated()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from diversevis.atlas.build import Atlas
@@ -13,32 +13,37 @@ from diversevis.errors import InputError, printable
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.units import counted
 
+SETTINGS = {"out": "", "pictures": "all"}
 MOST_NAMED = 20  # of what is left out; the front page lists all
 
 
 def atlas_command(arguments: Sequence[str]) -> None:
-    """`diversevis atlas ROOT [out=FOLDER]`: writes pages, prints the path of the front page.
+    """`diversevis atlas ROOT [out=FOLDER] [pictures=none]`: writes pages, prints the first one's
+    path.
 
     Raises `InputError` for unknown arguments, and where no run can be shown.
     """
-    folders, settings = folders_and_settings(arguments, {"out": ""})
+    folders, settings = folders_and_settings(arguments, SETTINGS)
     if len(folders) != 1:
         raise InputError(
             f"atlas needs one folder, a run's or one above runs, and was given {len(folders)}. "
             "Example: `diversevis atlas outputs`; see `diversevis atlas --help`."
         )
-    atlas = open_atlas("atlas", folders[0], settings["out"])
+    atlas = open_atlas("atlas", folders[0], settings)
     front = look(atlas)
     finish(atlas)
     print(front)
 
 
-def open_atlas(command: str, root: Path, out: str) -> Atlas:
-    """The atlas of a root; `out` is empty for the folder `atlas` in it."""
-    words = [str(root), *([f"out={out}"] if out else [])]
+def open_atlas(command: str, root: Path, settings: Mapping[str, str]) -> Atlas:
+    """The atlas of a root, by default in its folder `atlas`."""
+    if settings["pictures"] not in ("all", "none"):
+        raise InputError(f"pictures={settings['pictures']} must be all or none.")
+    given = [f"{key}={value}" for key, value in settings.items() if value != SETTINGS[key]]
     return Atlas(
-        root=root, out=named_folder(out) if out else root / "atlas",
-        command=shlex.join(["diversevis", command, *words]), tell=ProgressDisplay(),
+        root=root, out=named_folder(settings["out"]) if settings["out"] else root / "atlas",
+        command=shlex.join(["diversevis", command, str(root), *given]), tell=ProgressDisplay(),
+        draws=settings["pictures"] == "all",
     )  # fmt: skip
 
 

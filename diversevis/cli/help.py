@@ -224,7 +224,7 @@ Settings:
   out          where the three files go (ROOT)
 """,
     "atlas": """\
-diversevis atlas ROOT [out=FOLDER]
+diversevis atlas ROOT [out=FOLDER] [pictures=none]
 
 Writes pages about all finished runs at or below ROOT: a front page with networks and layers, a
 page for every layer with its units (to sort, filter and compare), a unit in full, and comparisons.
@@ -239,9 +239,10 @@ Examples:
 
 Settings:
   out          the folder of the pages (ROOT/atlas)
+  pictures     none: draw no pictures of measures, which take longest and most room (all)
 """,
     "view": """\
-diversevis view [ROOT] [out=FOLDER]
+diversevis view [ROOT] [out=FOLDER] [pictures=none]
 
 Does what `diversevis atlas` does, and opens the front page in the browser as soon as units can be
 looked at; pictures of measures are drawn meanwhile.
@@ -253,6 +254,7 @@ Examples:
 Settings:
   ROOT         where run folders are (outputs)
   out          the folder of the pages (ROOT/atlas)
+  pictures     none: draw no pictures of measures, which take longest and most room (all)
 """,
 }
 

@@ -13,6 +13,8 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOUNS = {"natural": "photographs", "drawing": "pictures"}  # what is counted, if it is not units
+
 
 class ProgressDisplay:
     """Progress of a run's optimization (`units`, `begin`, `step`, `end`) or of a measure (a call).
@@ -64,8 +66,8 @@ class ProgressDisplay:
         self._finished += self._batch * self._per_unit
 
     def __call__(self, measure: str, done: int, total: int) -> None:
-        """A measure is taken of `done` of `total` units (or photographs)."""
-        noun = "photographs" if measure == "natural" else "units"
+        """A measure is taken of `done` of `total` units; or another work is done (`NOUNS`)."""
+        noun = NOUNS.get(measure, "units")
         if self._is_due():
             self._show(f"{measure}  {done} of {total} {noun}", done, total, "about")
 
