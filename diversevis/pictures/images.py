@@ -75,15 +75,21 @@ def sheet(
     if grid is None:
         grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
     shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
-    captions = [f"{response:.4g}" for response in responses]
+    captions = response_captions(responses)
     images = page.gallery(list(shown), captions, columns=grid.columns)
-    lines = _sheet_lines(record, metrics)
+    lines = sheet_lines(record, metrics)
     if grid.reduction > 1:
         lines.append(f"(shown at 1/{grid.reduction} size; images/ has them in full)")
     return page.compose(page.title_of(record, [metrics["unit"]]), lines, [images])
 
 
-def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+def response_captions(responses: list[float]) -> list[str]:
+    """The responses as they stand under the images of a sheet."""
+    return [f"{response:.4g}" for response in responses]
+
+
+def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """What a sheet says in words: response and distances."""
     if metrics["stop"] == "dead":
         return ["dead: its response has no gradient in any of the noise drawn; noise is shown"]
     if metrics["response_mean"] is None:
@@ -113,18 +119,22 @@ def _draw_trace(folder: RunFolder) -> None:
         return
     record, columns = folder.read_record(), trace_columns(names, rows)
     units = np.unique(columns["unit"]).astype(int).tolist()
-    line = "Response and smallest distance at every step of the optimization"
-    if len(units) > FEW:
-        line += ": median and quartiles of the units"
     draws = trace_graphs(columns, record)
     blocks = [graph.block(draw, 900, 300, right=60, top=20) for draw in draws]
-    picture = page.compose(page.title_of(record, units), [line], blocks)
+    picture = page.compose(page.title_of(record, units), [trace_line(columns)], blocks)
     folder.write_trace_figure(page.png(picture))
 
 
 def trace_columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> Columns:
     """The columns of `trace.csv` by name."""
     return dict(zip(names, np.array(rows).T, strict=True))
+
+
+def trace_line(columns: Columns) -> str:
+    """What the picture of the trace shows."""
+    line = "Response and smallest distance at every step of the optimization"
+    is_summary = len(np.unique(columns["unit"])) > FEW
+    return line + (": median and quartiles of the units" if is_summary else "")
 
 
 def trace_graphs(columns: Columns, record: dict[str, Any]) -> list[Callable[[Any], None]]:

@@ -1,4 +1,4 @@
-"""What a figure for a paper is made of: graphs and images, before they have a size."""
+"""What a figure for a paper is made of, graphs and images; and its units of length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+DPI = 600  # dots per inch
+MM, POINT = DPI / 25.4, DPI / 72  # in dots
+TEXT = 7  # points
+LINE = round(9.2 * POINT)  # from a line of text to the next, dots
 Image = UInt8[np.ndarray, "_ _ 3"]
 
 
