@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from diversevis.errors import InputError
 from diversevis.pictures import page
+from diversevis.pictures.grid import MOST_IN_ROW
 from diversevis.pictures.panels import DPI, LINE, MM, POINT, TEXT, Image, Tiles
 
 LEAST, MOST = 11 * MM, 28 * MM  # longest side of the longest image
@@ -40,7 +42,7 @@ def arranged(tiles: Tiles, room: int) -> Arranged:
     Raises `InputError` where an image has more pixels than there are dots.
     """
     count = len(tiles.images)
-    for columns in range(count, 0, -1):
+    for columns in range(min(count, MOST_IN_ROW), 0, -1):
         zoom = _zoom(tiles, columns, room)
         if zoom * _longest(tiles) >= LEAST or (columns == 1 and zoom):
             break
@@ -75,6 +77,7 @@ def _widths(tiles: Tiles, columns: int, zoom: int) -> list[int]:
     return [max(needed[column::columns]) for column in range(columns)]
 
 
+@lru_cache(maxsize=4096)
 def _width(caption: str) -> int:
     size = TEXT * POINT
     letters = page.font(math.ceil(size))

@@ -28,7 +28,7 @@ LABEL_GAP = 0.085  # of a graph's height: the smallest distance of labels at its
 
 
 @contextlib.contextmanager
-def _first_import_quiet() -> Iterator[None]:
+def first_import_quiet() -> Iterator[None]:
     """Without a home folder matplotlib keeps its fonts in a temporary one: no matter for a user."""
     log = logging.getLogger("matplotlib")
     level = log.level
@@ -41,7 +41,7 @@ def _first_import_quiet() -> Iterator[None]:
 
 def blank(width: float, height: float, dpi: int) -> Any:
     """An empty figure of this width and height in inches."""
-    with _first_import_quiet():
+    with first_import_quiet():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

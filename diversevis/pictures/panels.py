@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+Dots = float | int
 DPI = 600  # dots per inch
 MM, POINT = DPI / 25.4, DPI / 72  # in dots
 TEXT = 7  # points

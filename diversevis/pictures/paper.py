@@ -19,14 +19,15 @@ import diversevis
 from diversevis.errors import InputError
 from diversevis.pictures import graph, page
 from diversevis.pictures.arrange import Arranged, arranged
-from diversevis.pictures.panels import DPI, LINE, MM, POINT, TEXT, Graph, Panel, Tiles
+from diversevis.pictures.panels import DPI, LINE, MM, POINT, TEXT, Dots, Graph, Panel, Tiles
 
 WIDTHS = {1: 85, 2: 180}  # mm of a figure over one or two columns of a page
 LETTER = 8  # points of the panels' letters
 THINNER = 0.7  # lines and dots, relative to those of a screen's page with its 10 points
 GAP, RIM = 5 * MM, round(0.5 * MM)  # between panels; around all
 MARGINS = 30 * POINT, 6 * POINT, 24 * POINT, 4 * POINT  # left, right, bottom, top: a first guess
-PASSES = 3  # margins are fitted to the labels, whose line breaks depend on the margins
+PASSES = 4  # at most: margins are fitted to labels, whose line breaks depend on the margins
+SLACK = 0.5 * POINT  # by which margins may miss what labels need; they have twice as much
 NARROWEST = 15 * MM  # axes
 HIGHEST = 2**16 - 1  # dots that matplotlib can draw
 STYLE = {
@@ -56,7 +57,7 @@ class Cell:
         return max(lines, bool(self.letter)) * LINE
 
 
-Margins = tuple[float, float, float, float]  # left, right, bottom, top
+Margins = tuple[Dots, Dots, Dots, Dots]  # left, right, bottom, top
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Row:
     cells: Sequence[Cell]
     tiles: Mapping[str, Arranged]
     header: int
-    above: float
+    above: Dots
     height: int
 
 
@@ -100,20 +101,24 @@ def saved(panels: Sequence[Panel], columns: int, kind: str, title: str, mark: st
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Matplotlib's settings for a paper; those of a user come back at the end."""
-    graph.blank(1, 1, DPI)  # imports matplotlib, quietly
-    import matplotlib.style
+    with graph.first_import_quiet():
+        import matplotlib.style
 
     with matplotlib.style.context(["default", STYLE]):
         yield
 
 
 def laid_out(panels: Sequence[Panel], columns: int) -> Any:
-    """The matplotlib figure; its margins are fitted to what is drawn in `PASSES` passes."""
+    """The matplotlib figure; it is drawn again until its margins fit its labels."""
     width = math.floor(WIDTHS[columns] * MM)
     rows = _rows(panels, width - 2 * RIM)
     margins = {cell.letter: MARGINS for row in rows for cell in row}
     for _ in range(PASSES):
-        figure, margins = _compose(rows, WIDTHS[columns] / 25.4, margins)
+        figure, needed = _compose(rows, WIDTHS[columns] / 25.4, margins)
+        pairs = ((margins[key], needed[key]) for key in margins)
+        if all(abs(a - b) < SLACK for now, new in pairs for a, b in zip(now, new, strict=True)):
+            break
+        margins = needed
     return figure
 
 
@@ -191,11 +196,8 @@ def _measured(cells: Sequence[Cell], margins: Mapping[str, Margins]) -> Row:
 
 
 def _write_header(figure: Any, cell: Cell, top: int) -> None:
-    at = _from_top(figure)
-    indent = 0
-    if cell.letter:
-        at(cell.left, top, cell.letter, fontsize=LETTER, fontweight="bold")
-        indent = 11 * POINT
+    at, indent = _from_top(figure), 11 * POINT if cell.letter else 0.0
+    at(cell.left, top, cell.letter, fontsize=LETTER, fontweight="bold")
     at(cell.left + indent, top + round(0.7 * POINT), cell.panel.heading)
     if isinstance(cell.panel, Graph):
         first = top + cell.header - LINE * len(cell.panel.legend)
@@ -207,7 +209,7 @@ def _from_top(figure: Any) -> Any:
     """Writes text at dots from the left and upper edge."""
     width, height = figure.get_size_inches() * DPI
 
-    def at(left: float, top: float, text: str, **look: Any) -> None:
+    def at(left: Dots, top: Dots, text: str, **look: Any) -> None:
         if text:
             figure.text(left / width, 1 - top / height, text, va="top", **look)
 
@@ -241,7 +243,7 @@ def _draw_frame(axis: Any, left: int, top: int, height: int, width: int) -> None
         axis.add_patch(Rectangle((left, top), width, height, fill=False, ec=color, lw=line))
 
 
-def _axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+def _axes_at(figure: Any, left: Dots, top: Dots, width: Dots, height: Dots) -> Any:
     across, down = figure.get_size_inches() * DPI
     return figure.add_axes(
         (left / across, 1 - (top + height) / down, width / across, height / down)
@@ -262,12 +264,10 @@ def _draw_graph(figure: Any, cell: Cell, panel: Graph, top: int, margins: Margin
     panel.draw(axes)
     drawn = figure.axes[before:]
     for axis in drawn:
+        axis.apply_aspect()
         _make_smaller(axis)
-    figure.draw_without_rendering()
-    for axis in drawn:
         _break_labels(axis)
         _thin_out(axis)
-    figure.draw_without_rendering()
     boxes = [axis.get_tightbbox() for axis in drawn]
     bottom = figure.bbox.height - top - above - height
     needed = (
@@ -280,9 +280,7 @@ def _draw_graph(figure: Any, cell: Cell, panel: Graph, top: int, margins: Margin
     return first, second, third, fourth
 
 
-def _graph_axes(
-    figure: Any, panel: Graph, left: float, top: float, width: float, height: float
-) -> Any:
+def _graph_axes(figure: Any, panel: Graph, left: Dots, top: Dots, width: Dots, height: Dots) -> Any:
     if not panel.subplots:
         axis = _axes_at(figure, left, top, width, height)
         axis.spines[["top", "right"]].set_visible(False)
