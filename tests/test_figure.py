@@ -321,3 +321,12 @@ def test_dead_units_have_no_figure(run_folder, current_folder, capsys):
     path.write_text(json.dumps(metrics))
     for kind in ("sheet", "phase"):
         assert "dead" in refused(capsys, run_folder, "unit=1", f"kind={kind}")
+
+
+def test_damaged_runs_are_refused(run_folder, current_folder, capsys):
+    arrays = current_folder / run_folder / "analysis" / "phase.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-9])
+    assert "cut off" in refused(capsys, run_folder, "kind=phase")
+    arrays.unlink()
+    assert "`diversevis analyze outputs" in refused(capsys, run_folder, "kind=phase")
+    made(capsys, run_folder, "kind=sheet", "unit=0")

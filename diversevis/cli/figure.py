@@ -55,8 +55,13 @@ def figure_command(arguments: Sequence[str]) -> None:
     try:
         check_arrays(run.path, run.measures)
         content = content_of(folder, kind, unit)
-    except (Damaged, FileNotFoundError) as reason:
+    except Damaged as reason:
         raise InputError(f"{run.path} is damaged: {reason}.") from reason
+    except FileNotFoundError as reason:
+        raise InputError(
+            f"{run.path} is damaged: a file of kind={kind} is missing. `diversevis analyze "
+            f"{shlex.quote(str(run.path))}` makes the files of measures anew."
+        ) from reason
     figure = saved(content.panels, columns, ending, plain(content.title), mark)
     with replacing(path) as beside:
         beside.write_bytes(figure)

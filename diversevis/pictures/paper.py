@@ -264,7 +264,7 @@ def _draw_graph(figure: Any, cell: Cell, panel: Graph, top: int, margins: Margin
     panel.draw(axes)
     drawn = figure.axes[before:]
     for axis in drawn:
-        axis.apply_aspect()
+        axis.apply_aspect()  # what is measured next depends on it
         _make_smaller(axis)
         _break_labels(axis)
         _thin_out(axis)
@@ -308,6 +308,8 @@ def _make_smaller(axis: Any) -> None:
         line.set(
             linewidth=THINNER * line.get_linewidth(), markersize=THINNER * line.get_markersize()
         )
+    for patch in axis.patches:
+        patch.set_linewidth(THINNER * patch.get_linewidth())
     for collection in axis.collections:
         collection.set_linewidths([THINNER * width for width in collection.get_linewidths()])
         if hasattr(collection, "get_sizes"):
