@@ -14,6 +14,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "weights": ("model=...", "fetch and check a network's weights ahead of time"),
     "analyze": ("FOLDER...", "measure the invariances of finished runs"),
     "show": ("RUN", "what a run says: is a unit invariant? its rank in its layer"),
+    "figure": ("RUN kind=...", "a figure of a run for a paper: PDF, SVG or PNG"),
     "compare": ("A B", "compare the invariances of two sets of analyzed runs"),
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
     "retry": ("[ROOT]", "repeat what failed, never began or died"),
@@ -174,6 +175,29 @@ Settings:
   RUN          a run folder, as `diversevis run` and `diversevis analyze` print it
   unit         the number of a unit of the run
   --json       the same as a JSON object (docs/measures.md has its keys)
+""",
+    "figure": """\
+diversevis figure RUN kind=KIND [unit=UNIT] [columns=1] [format=pdf] [out=FILE]
+
+Writes a figure for a paper: 85 mm wide (1 column) or 180 mm (2 columns), as high as what it shows,
+all text at 7 points or more, fonts embedded (in SVG, letters are outlines), every pixel of an image
+a sharp square. It has no title: what belongs in its caption is printed. The last line printed is
+the path of the file. Settings may also be written with dashes: --kind phase.
+
+Examples:
+  diversevis figure outputs/vgg19/conv3_1/21/v001 kind=sheet
+  diversevis figure outputs/vgg19/conv3_1/0-255/v001 --unit 21 --kind phase --columns 2
+  diversevis figure outputs/vgg19/conv3_1/0-255/v001 kind=deformation out=layer.svg
+
+Settings:
+  kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
+               phase, shift, deformation, diversity, dimension, natural; layer: all measures of all
+               units. Without unit=, trace and measures show all units of the run
+  unit         the number of a unit of the run
+  columns      1 or 2
+  format       pdf, svg or png (600 pixels per inch)
+  out          a file that ends in .pdf, .svg or .png, or a folder that exists (.). A file that is
+               not this very figure is never replaced
 """,
     "status": """\
 diversevis status [ROOT] [--failed]

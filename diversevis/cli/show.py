@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+from diversevis.cli.run_folder import open_given, unit_given
 from diversevis.cli.status import aligned
 from diversevis.cli.summary import full_table
 from diversevis.compare.answers import number, percent, rank_of
-from diversevis.compare.layer import Unit
 from diversevis.compare.ranks import FEWEST
 from diversevis.compare.report import measured_indices, table_report, unit_report
-from diversevis.compare.runs import Run, open_run
+from diversevis.compare.runs import Run
 from diversevis.compare.words import (
     ERROR,
     STATES,
@@ -30,12 +28,9 @@ from diversevis.compare.words import (
 )
 from diversevis.config.arguments import folders_and_settings
 from diversevis.errors import InputError, plain
-from diversevis.runs.files import Damaged
-from diversevis.runs.versions import versions_in
-from diversevis.units import counted, units_list
+from diversevis.units import counted
 
 WIDTH = 80  # characters of a line, but for paths and commands
-LISTED = 12  # ranges of units that an error names
 EXAMPLE = "Example: `diversevis show outputs/vgg19/conv3_1/21/v001`; see `diversevis show --help`."
 Report = Mapping[str, Any]
 
@@ -53,44 +48,14 @@ def show_command(arguments: Sequence[str]) -> None:
             f"show needs one run folder, and was given {len(folders)}. {EXAMPLE} To compare runs: "
             "`diversevis compare A B`."
         )
-    run = _open(folders[0])
-    unit = _unit(run, settings["unit"])
+    run = open_given(folders[0], "diversevis show", EXAMPLE)
+    unit = unit_given(run, settings["unit"])
     report = table_report(run) if unit is None else unit_report(run, unit)
     if as_json:
         print(json.dumps(report, indent=2, allow_nan=False))
         return
     for line in _of_run(run, report) if unit is None else _of_unit(run, report):
         print(plain(line))
-
-
-def _open(folder: Path) -> Run:
-    if not (folder / "run.json").is_file():
-        problem = "holds no run.json" if folder.is_dir() else "is not a folder"
-        versions = versions_in(folder)
-        name = f" It holds versions: `diversevis show {versions[0][1]}`." if versions else ""
-        raise InputError(
-            f"{folder} {problem}: name a run folder, which `diversevis run` printed as its last "
-            f"line.{name} {EXAMPLE}"
-        )
-    try:
-        return open_run(folder)
-    except Damaged as reason:
-        raise InputError(f"{folder} is damaged: {reason}.") from reason
-
-
-def _unit(run: Run, text: str) -> Unit | None:
-    """The entry of the unit asked for, or of the only unit; None for all units of a run."""
-    units = {unit["unit"]: unit for unit in run.units}
-    if not text:
-        return next(iter(units.values())) if len(units) == 1 else None
-    ranges = units_list(sorted(units))
-    listed = ", ".join(ranges[:LISTED]) + (", ..." if ranges[LISTED:] else "")
-    has = f"{run.path} has the units {listed}" if units else f"{run.path} has no unit yet"
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise InputError(f"unit={text} is not the number of a unit. {has}.")
-    if int(text) not in units:
-        raise InputError(f"unit={text}: there is no such unit. {has}.")
-    return units[int(text)]
 
 
 # -- all units of a run ---------------------------------------------------------------------------

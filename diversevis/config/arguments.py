@@ -7,7 +7,7 @@ argparse, and its messages neither suggest the nearest name nor stay in one para
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diversevis.errors import InputError, suggest
@@ -111,6 +111,23 @@ def is_folder(word: str) -> bool:
     if word.startswith("-") or re.match(r"[+~]*[\w.@/]+=", word):
         return Path(word).is_dir()
     return True
+
+
+def without_dashes(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the words with `key=value` for `--key value` and for `--key=value` of these names.
+
+    Raises InputError for a name without a value.
+    """
+    known, words, rest = {f"--{name}" for name in names}, [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, _ = word.partition("=")
+        if flag in known and not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"{flag} needs a value after it.")
+            word = f"{word}={rest.pop(0)}"
+        words.append(word.removeprefix("--") if flag in known else word)
+    return words
 
 
 def folders_and_settings(

@@ -1,6 +1,7 @@
 """Draws the pictures of a run from its files; `drawn` in run.json lists those that are complete.
 
-The module of every measure has `picture(view)`, of a unit, and `layer_picture(layer)`.
+The module of every measure has `picture(view)`, of a unit, and `layer_picture(layer)`; for a paper
+(figure.py), `panels(view)` and `lines(view)`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from diversevis.pictures.measures import (
     shift,
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
-from diversevis.pictures.page import png
+from diversevis.pictures.page import compose, png
 from diversevis.runs.folder import RunFolder
 from diversevis.units import counted
 
@@ -123,11 +124,23 @@ def picture(
 ) -> bytes:
     """The PNG file of a measure of the unit at `row` of `arrays`; the others are as in `View`."""
     module, _ = MEASURES[name]
-    view = View(
+    return png(module.picture(view_of(name, record, metrics, arrays, row, images, responses)))
+
+
+def view_of(
+    name: str,
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+    arrays: dict[str, Tensor],
+    row: int,
+    images: Float[Tensor, "image color height width"] | None,
+    responses: Float[Tensor, " image"] | None,
+) -> View:
+    """What a measure's picture of the unit at `row` of `arrays` is drawn from."""
+    return View(
         record=record, metrics=metrics, numbers=metrics[name], images=images, responses=responses,
         arrays={key: x if key in SHARED else x[row] for key, x in arrays.items()},
     )  # fmt: skip
-    return png(module.picture(view))
 
 
 def layer_picture(
@@ -139,8 +152,17 @@ def layer_picture(
     """The PNG file of a measure of a run's units; None for one unit, or where none has a value."""
     if len(units_metrics) < 2:
         return None
-    module, _ = MEASURES[name]
+    layer = layer_of(name, record, units_metrics, arrays)
+    drawn = MEASURES[name][0].layer_picture(layer)
+    return None if drawn is None else png(compose(layer.title, drawn.lines, drawn.blocks()))
+
+
+def layer_of(
+    name: str,
+    record: dict[str, Any],
+    units_metrics: Sequence[dict[str, Any]],
+    arrays: dict[str, Tensor],
+) -> Layer:
+    """What a measure's picture of a run's units is drawn from."""
     units, numbers = zip(*((m["unit"], m.get(name)) for m in units_metrics), strict=True)
-    layer = Layer(record=record, units=list(units), numbers=list(numbers), arrays=arrays)
-    block = module.layer_picture(layer)
-    return None if block is None else png(block)
+    return Layer(record=record, units=list(units), numbers=list(numbers), arrays=arrays)

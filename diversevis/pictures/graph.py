@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ LABEL_GAP = 0.085  # of a graph's height: the smallest distance of labels at its
 
 
 @contextlib.contextmanager
-def _first_import_quiet() -> Iterator[None]:
+def first_import_quiet() -> Iterator[None]:
     """Without a home folder matplotlib keeps its fonts in a temporary one: no matter for a user."""
     log = logging.getLogger("matplotlib")
     level = log.level
@@ -39,18 +39,24 @@ def _first_import_quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+def blank(width: float, height: float, dpi: int) -> Any:
+    """An empty figure of this width and height in inches."""
+    with first_import_quiet():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def canvas(
     width: int, height: int, *, left: int = LEFT, right: int = RIGHT, bottom: int = BOTTOM,
     top: int = TOP, **subplots: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A figure of this size with axes within these margins (pixels), without the upper and right
     side of their boxes; `subplots` as for `Figure.subplots`."""
-    with _first_import_quiet():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = blank(width / DPI, height / DPI, DPI)
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     axes = figure.subplots(**subplots)
     for axis in np.atleast_1d(axes).flat:
@@ -62,6 +68,13 @@ def drawn(figure: Any) -> Block:
     """The figure as pixels."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def block(draw: Callable[[Any], None], width: int, height: int, **layout: Any) -> Block:
+    """What `draw` draws onto the axes of a new figure, as pixels; `layout` as for `canvas`."""
+    figure, axes = canvas(width, height, **layout)
+    draw(axes)
+    return drawn(figure)
 
 
 def displacement_axis(axis: Any, displacements: Float[np.ndarray, " displacement"]) -> None:
@@ -116,13 +129,14 @@ def faint_curves(
     axis.add_collection(LineCollection(lines, colors=FAINT, linewidths=1, alpha=alpha))
 
 
-def color_bar(figure: Any, colors: Any, axis: Any, label: str) -> Any:
+def color_bar(colors: Any, axis: Any, label: str) -> Any:
     """The scale of a heat map's colours in its right margin, which is `FOR_COLOR_BAR` wide; the
     map loses its frame, and is grey where it has no value."""
     axis.spines[:].set_visible(False)
     axis.set_facecolor("#dddddd")
     axis.tick_params(length=2)
-    pixel = 1 / figure.bbox.width
+    figure = axis.figure
+    pixel = 1 / (figure.get_figwidth() * DPI)
     box = axis.get_position(original=False)
     room = (box.x1 + 10 * pixel, box.y0, 14 * pixel, box.height)
     bar = figure.colorbar(colors, cax=figure.add_axes(room), label=label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ FEW = 6  # up to this number of units have a curve each; more are shown as media
 LABEL_GAP = 0.035  # of the largest distance: labels of points nearer than this would touch
 ROWS = 6  # the number of weights whose images are shown
 SHEET = 3840  # pixels: the largest height and width of a sheet's images
+FRONT_LEGEND = (
+    ("mean of the batch, at every weight", graph.BLUE),
+    ("smallest", graph.FAINT),
+)
+Columns = dict[str, Float[np.ndarray, " row"]]  # of trace.csv
 CAPTIONED = page.GAP + 23  # pixels between the rows of images with captions
 
 
@@ -69,15 +75,21 @@ def sheet(
     if grid is None:
         grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
     shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
-    captions = [f"{response:.4g}" for response in responses]
+    captions = response_captions(responses)
     images = page.gallery(list(shown), captions, columns=grid.columns)
-    lines = _sheet_lines(record, metrics)
+    lines = sheet_lines(record, metrics)
     if grid.reduction > 1:
         lines.append(f"(shown at 1/{grid.reduction} size; images/ has them in full)")
     return page.compose(page.title_of(record, [metrics["unit"]]), lines, [images])
 
 
-def _sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+def response_captions(responses: list[float]) -> list[str]:
+    """The responses as they stand under the images of a sheet."""
+    return [f"{response:.4g}" for response in responses]
+
+
+def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    """What a sheet says in words: response and distances."""
     if metrics["stop"] == "dead":
         return ["dead: its response has no gradient in any of the noise drawn; noise is shown"]
     if metrics["response_mean"] is None:
@@ -105,23 +117,37 @@ def _draw_trace(folder: RunFolder) -> None:
     names, rows = folder.read_trace()
     if not rows:
         return
-    record, columns = folder.read_record(), dict(zip(names, np.array(rows).T, strict=True))
+    record, columns = folder.read_record(), trace_columns(names, rows)
     units = np.unique(columns["unit"]).astype(int).tolist()
-    line = "Response and smallest distance at every step of the optimization"
-    if len(units) > FEW:
-        line += ": median and quartiles of the units"
-    blocks = [_trace(columns, "response_mean", "mean response", graph.BLUE)]
-    if "distance_min" in columns:
-        label = _distance_label(record["distance"])
-        blocks.append(_trace(columns, "distance_min", label, graph.ORANGE))
-    picture = page.compose(page.title_of(record, units), [line], blocks)
+    draws = trace_graphs(columns, record)
+    blocks = [graph.block(draw, 900, 300, right=60, top=20) for draw in draws]
+    picture = page.compose(page.title_of(record, units), [trace_line(columns)], blocks)
     folder.write_trace_figure(page.png(picture))
 
 
-def _trace(
-    columns: dict[str, Float[np.ndarray, " row"]], name: str, label: str, color: str
-) -> page.Block:
-    figure, axis = graph.canvas(900, 300, right=60, top=20)
+def trace_columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> Columns:
+    """The columns of `trace.csv` by name."""
+    return dict(zip(names, np.array(rows).T, strict=True))
+
+
+def trace_line(columns: Columns) -> str:
+    """What the picture of the trace shows."""
+    line = "Response and smallest distance at every step of the optimization"
+    is_summary = len(np.unique(columns["unit"])) > FEW
+    return line + (": median and quartiles of the units" if is_summary else "")
+
+
+def trace_graphs(columns: Columns, record: dict[str, Any]) -> list[Callable[[Any], None]]:
+    """What draws the response and, where there is more than one image, the smallest distance."""
+    draws: list[Callable[[Any], None]]
+    draws = [partial(_trace, columns, "response_mean", "mean response", graph.BLUE)]
+    if "distance_min" in columns:
+        label = _distance_label(record["distance"])
+        draws.append(partial(_trace, columns, "distance_min", label, graph.ORANGE))
+    return draws
+
+
+def _trace(columns: Columns, name: str, label: str, color: str, axis: Any) -> None:
     curves = {}
     for unit in np.unique(columns["unit"]):
         rows = columns["unit"] == unit
@@ -144,7 +170,6 @@ def _trace(
     if 1 < len(curves) <= FEW:
         ends = [(float(values[-1]), unit, graph.FAINT) for unit, (_, values) in curves.items()]
         graph.label_ends(axis, ends)
-    return graph.drawn(figure)
 
 
 # -- front: at every weight (docs/method.md, section 9) -------------------------------------------
@@ -165,29 +190,48 @@ def _draw_fronts(folder: RunFolder) -> None:
 
 def _front(record: dict[str, Any], metrics: dict[str, Any], images: Tensor) -> page.Block:
     """Response against smallest distance, above images [weight, image, c, h, w] of some weights."""
+    batches = [
+        page.tiles(pixels, [""] * len(pixels), heading)
+        for heading, pixels in front_batches(record, metrics, images)
+    ]
+    curve = graph.block(partial(front_graph, record, metrics), 640, 360, right=50, top=24)
+    blocks = [page.stacked([page.legend(FRONT_LEGEND), curve], 6), page.stacked(batches, 4)]
+    title = page.title_of(record, [metrics["unit"]])
+    return page.compose(title, [front_line(metrics)], blocks)
+
+
+def front_line(metrics: dict[str, Any]) -> str:
+    """What the picture of a front says in words."""
     rows, knee = metrics["front"], metrics["knee"]
-    weights = [row["diversity"] for row in rows]
-    at_knee = rows[weights.index(knee)]
-    line = (
+    at_knee = _at_knee(metrics)
+    return (
         f"Front of response against diversity over {counted(len(rows), 'weight')}. "
         f"Knee at weight {knee:g}: "
         f"mean response {at_knee['response_mean']:.4g}, "
         f"smallest distance {at_knee['distance_min']:.3g}"
     )
+
+
+def front_batches(
+    record: dict[str, Any], metrics: dict[str, Any], images: Tensor
+) -> list[tuple[str, page.Pixels]]:
+    """Headings and images of some weights, the knee among them."""
+    knee, weights = metrics["knee"], [row["diversity"] for row in metrics["front"]]
     equal_steps = {round(i * (len(weights) - 1) / (ROWS - 1)) for i in range(ROWS)}
     batches = []
     for index in sorted(equal_steps | {weights.index(knee)}):
         heading = f"weight {weights[index]:g}" + (" (knee)" if weights[index] == knee else "")
-        pixels = display(images[index], tuple(record["weights"]["mean"]))
-        batches.append(page.tiles(pixels, [""] * len(pixels), heading))
-    blocks = [_front_graph(record, rows, at_knee), page.stacked(batches, 4)]
-    return page.compose(page.title_of(record, [metrics["unit"]]), [line], blocks)
+        batches.append((heading, display(images[index], tuple(record["weights"]["mean"]))))
+    return batches
 
 
-def _front_graph(
-    record: dict[str, Any], rows: Sequence[dict[str, Any]], at_knee: dict[str, Any]
-) -> page.Block:
-    figure, axis = graph.canvas(640, 360, right=50, top=24)
+def _at_knee(metrics: dict[str, Any]) -> dict[str, Any]:
+    return next(row for row in metrics["front"] if row["diversity"] == metrics["knee"])
+
+
+def front_graph(record: dict[str, Any], metrics: dict[str, Any], axis: Any) -> None:
+    """Draw response against smallest distance."""
+    rows, at_knee = metrics["front"], _at_knee(metrics)
     distances = [row["distance_min"] for row in rows]
     means, smallest = ([row[f"response_{kind}"] for row in rows] for kind in ("mean", "min"))
     axis.plot(distances, means, "o-", color=graph.BLUE, lw=1.2, ms=4)
@@ -207,8 +251,6 @@ def _front_graph(
     axis.set(xlabel=_distance_label(record["distance"]), ylabel="response")
     axis.margins(0.06, 0.1)
     axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
-    names = [("mean of the batch, at every weight", graph.BLUE), ("smallest", graph.FAINT)]
-    return page.stacked([page.legend(names), graph.drawn(figure)], 6)
 
 
 def _distance_label(distance: str) -> str:

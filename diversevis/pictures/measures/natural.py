@@ -9,15 +9,31 @@ from typing import Any
 import numpy as np
 
 from diversevis.pictures import page
-from diversevis.pictures.measures.spread import spread_page
+from diversevis.pictures.measures.spread import LayerPicture, spread
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
+from diversevis.pictures.panels import Panel, Tiles
 
 NAME_WIDTH = 70  # pixels that a file's name has at least, under however small an image
 
 
 def picture(view: View) -> page.Block:
     """The best crops above, the synthetic images below."""
-    lines = [
+    crops = [_crops(view)] if view.has("images") else []
+    return page.compose(view.title, lines(view), [*crops, *view.batch("synthetic")])
+
+
+def panels(view: View) -> list[Panel]:
+    """The same, for a paper: without the names of the photographs."""
+    parts: list[Panel] = []
+    if view.has("images"):
+        images, responses = _shown(view)
+        parts.append(Tiles(images=list(images), captions=responses, heading="natural"))
+    return [*parts, *view.batch_panel("synthetic")]
+
+
+def lines(view: View) -> list[str]:
+    """What the picture says in words."""
+    said = [
         f"Natural exemplars. Best crop of {_count(view, 'crop')} in "
         f"{_count(view, 'photograph')}: response {view.text('response_max')}; "
         f"mean of those shown {view.text('response_mean')}"
@@ -25,31 +41,36 @@ def picture(view: View) -> page.Block:
     share = view.numbers.get("of_synthetic")
     if share is not None:
         text = "of the synthetic images' mean response, at equal norm"
-        lines.append(f"The best crop reaches {percent(share)} {text}")
-    crops = [_crops(view)] if view.has("images") else []
-    return page.compose(view.title, lines, [*crops, *view.batch("synthetic")])
+        said.append(f"The best crop reaches {percent(share)} {text}")
+    return said
 
 
-def layer_picture(layer: Layer) -> page.Block | None:
+def layer_picture(layer: Layer) -> LayerPicture | None:
     """The best crop's response of every unit, relative to the synthetic images' if there are."""
     values, label = layer.values("of_synthetic"), "best crop's response / synthetic images'"
     look: dict[str, Any] = {"marks": [(1.0, "1: as good as synthetic")], "limits": (0.0, 1.0)}
     if not np.isfinite(values).any():
         values, label, look = layer.values("response_max"), "best crop's response", {}
     line = f"Natural exemplars. Median {number(median(values))} ({label})"
-    return spread_page(layer, line, {"natural": values}, label=label, **look)
+    return spread(layer, line, {"natural": values}, label=label, **look)
 
 
 def _crops(view: View) -> page.Block:
     """Crops with their responses and the names of their photographs."""
-    images = view.arrays["images"]
-    real = images.flatten(1).isfinite().all(1)  # photographs may have fewer crops than asked for
-    responses = [number(value) for value in view.array("responses")[real.numpy()].tolist()]
+    images, responses = _shown(view)
     width = max(page.tile_side(len(responses)), NAME_WIDTH)
     exemplars = (view.numbers.get("exemplars") or [])[: len(responses)]
     names = [_caption_name(exemplar["file"], width) for exemplar in exemplars]
     captions = ["\n".join(lines) for lines in zip_longest(responses, names, fillvalue="")]
-    return page.tiles(view.pixels(images[real]), captions, "natural")
+    return page.tiles(images, captions, "natural")
+
+
+def _shown(view: View) -> tuple[page.Pixels, list[str]]:
+    """The crops and the responses to them."""
+    images = view.arrays["images"]
+    real = images.flatten(1).isfinite().all(1)  # photographs may have fewer crops than asked for
+    responses = [number(value) for value in view.array("responses")[real.numpy()].tolist()]
+    return view.pixels(images[real]), responses
 
 
 def _caption_name(file: str, width: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,32 @@ from jaxtyping import Float
 
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.view import Layer
+from diversevis.pictures.panels import Graph, Panel
 
 COLORS = graph.BLUE, graph.ORANGE  # of the series
 BINS = 30
 LEVELS = (0.8, 0.5, 0.2)  # heights of the named units: their numbers cannot touch
 FLOOR = 1e-3  # lowest end of a logarithmic axis; lower values are drawn at it
+ROWS = {"nrows": 2, "sharex": True, "height_ratios": (3, 1.3)}
+MARK_STEP = 0.12  # in a paper the names of marks would touch side by side
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 lie evenly, however many there are
 
 
-def spread_page(
+@dataclass(frozen=True, kw_only=True)
+class LayerPicture:
+    """The picture of a layer.
+
+    lines   of text that a page has under its title
+    blocks  makes the blocks of the page
+    panels  the same, for a paper
+    """
+
+    lines: Sequence[str]
+    blocks: Callable[[], list[page.Block]]
+    panels: Sequence[Panel]
+
+
+def spread(
     layer: Layer,
     line: str,
     series: Mapping[str, Float[np.ndarray, " unit"]],
@@ -29,8 +48,9 @@ def spread_page(
     marks: Sequence[tuple[float, str]] = (),
     is_log: bool = False,
     more: Sequence[str] = (),
-    above: Sequence[page.Block] = (),
-) -> page.Block | None:
+    above: Callable[[], list[page.Block]] = list,
+    panels_above: Sequence[Panel] = (),
+) -> LayerPicture | None:
     """The picture of a layer: one or two series of numbers, the most extreme units of the first
     named; None where the first has no value.
 
@@ -40,26 +60,55 @@ def spread_page(
     limits  what the x axis shows at least
     marks   (x, name) of vertical lines
     more    lines of text after these
-    above   blocks over the graph
+    above   makes blocks over the graph; `panels_above` are the same for a paper
     """
     first, *_ = series.values()
     if not np.isfinite(first).any():
         return None
-    blocks = list(above)
-    if len(series) > 1:
-        blocks.append(page.legend(list(zip(series, COLORS, strict=True))))
     shown = [values.clip(min=FLOOR) if is_log else values for values in series.values()]
     at_least = np.array([*(limits or ()), *(x for x, _ in marks)])
-    low, high = _limits(np.concatenate([*shown, at_least]), is_log)
-    figure, (histograms, strip) = graph.canvas(
-        900, 364, right=70, top=24, nrows=2, sharex=True, height_ratios=(3, 1.3)
+    draw = partial(
+        _draw,
+        layer,
+        shown,
+        label,
+        marks,
+        is_log,
+        _limits(np.concatenate([*shown, at_least]), is_log),
     )
+    legend = list(zip(series, COLORS, strict=False)) if len(series) > 1 else []
+
+    def blocks() -> list[page.Block]:
+        over = [*above(), *([page.legend(legend)] if legend else [])]
+        return [*over, graph.block(draw, 900, 364, right=70, top=24, **ROWS)]
+
+    panel = Graph(draw=partial(draw, step=MARK_STEP), legend=legend, height=44, subplots=ROWS)
+    lines = [line, layer.counted(first), *more]
+    return LayerPicture(lines=lines, blocks=blocks, panels=[*panels_above, panel])
+
+
+def _draw(
+    layer: Layer,
+    shown: Sequence[Float[np.ndarray, " unit"]],
+    label: str,
+    marks: Sequence[tuple[float, str]],
+    is_log: bool,
+    limits: tuple[float, float],
+    axes: Any,
+    step: float = 0.0,
+) -> None:
+    """Histograms above, units below.
+
+    step  how much higher every next mark's name is written, in heights of the upper axis
+    """
+    histograms, strip = axes
+    low, high = limits
     _histograms(histograms, shown, (np.geomspace if is_log else np.linspace)(low, high, BINS + 1))
-    for x, name in marks:
+    for order, (x, name) in enumerate(marks):
         for axis in (histograms, strip):
             axis.axvline(x, color=graph.FAINT, lw=1.2, ls="--")
-        histograms.text(x, 1.01, name, ha="center", va="bottom", color=graph.FAINT, fontsize=9,
-                        transform=histograms.get_xaxis_transform())  # fmt: skip
+        histograms.text(x, 1.01 + step * order, name, ha="center", va="bottom", color=graph.FAINT,
+                        fontsize=9, transform=histograms.get_xaxis_transform())  # fmt: skip
     _strip(strip, layer, shown[0])
     if is_log:
         graph.log_axis(strip, "x", low / 1.1, high * 1.1)
@@ -67,8 +116,6 @@ def spread_page(
         rim = 0.04 * (high - low)
         strip.set_xlim(low - rim, high + rim)
     strip.set_xlabel(label)
-    blocks.append(graph.drawn(figure))
-    return page.compose(layer.title, [line, layer.counted(first), *more], blocks)
 
 
 def _histograms(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures.page import Block, Pixels, tiles, title_of
+from diversevis.pictures.panels import Tiles
 from diversevis.units import counted
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
@@ -63,10 +64,15 @@ class View:
         """Tiles of the unit's images with their responses; nothing where there are no images."""
         if self.images is None or self.responses is None:
             return []
-        captions = [number(response) for response in self.responses.tolist()]
-        if is_numbered:
-            captions = [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
-        return [tiles(self.pixels(self.images), captions, heading)]
+        return [tiles(self.pixels(self.images), _captions(self.responses, is_numbered), heading)]
+
+    def batch_panel(self, heading: str = "", *, is_numbered: bool = False) -> list[Tiles]:
+        """The same, for a paper."""
+        if self.images is None or self.responses is None:
+            return []
+        captions = _captions(self.responses, is_numbered)
+        images = list(self.pixels(self.images))
+        return [Tiles(images=images, captions=captions, heading=heading)]
 
     def best_image(self) -> list[tuple[Block, str]]:
         """The unit's image with the highest response, and a caption; nothing without images."""
@@ -117,6 +123,13 @@ class Layer:
         order = [int(row) for row in np.argsort(values, kind="stable") if np.isfinite(values[row])]
         few = min(most, (len(order) + 1) // 2)
         return order[:few], order[::-1][: min(few, len(order) - few)]
+
+
+def _captions(responses: Float[Tensor, " image"], is_numbered: bool) -> list[str]:
+    captions = [number(response) for response in responses.tolist()]
+    if is_numbered:
+        return [f"image {row}\n{caption}" for row, caption in enumerate(captions)]
+    return captions
 
 
 def number(value: float | int | None) -> str:
