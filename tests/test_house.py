@@ -86,7 +86,19 @@ def test_interface_imports_nothing_heavy():
 
 
 def test_help_imports_nothing_heavy():
-    words = [[], ["run"], ["analyze"], ["compare"], ["status"], ["retry"], ["collect"]]
+    words = [
+        [],
+        ["run"],
+        ["analyze"],
+        ["compare"],
+        ["status"],
+        ["retry"],
+        ["collect"],
+        ["show"],
+        ["atlas"],
+        ["view"],
+        ["figure"],
+    ]
     code = (
         "from diversevis.cli.main import main;"
         f"assert not any(main([*command, '--help']) for command in {words!r})"
