@@ -1591,9 +1591,17 @@
     const section = (name) => html("section", { class: "picture-of", "data-measure": name },
       html("h3", null, pictureTitle(name)),
       typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
-      measurePicture(safePath(d.pictures[name]), name, row));
+      measurePicture(drawnPicture(d.pictures[name], row), name, row));
     return part("pictures", "Pictures of the measures",
       html("div", { class: "pictures" }, ...names.map(section)));
+  }
+
+  /* The path of a picture from the root of the atlas; null if it is not drawn yet. */
+  function drawnPicture(path, row) {
+    const folder = String(path).split("/").slice(0, -1).join("/");
+    const missing = (data.missing || {})[folder];
+    const isMissing = Array.isArray(missing) && missing.includes(data.units[row]);
+    return isMissing ? null : safePath(path);
   }
 
   function measurePicture(path, name, row) {
@@ -1677,7 +1685,8 @@
     const strips = [d.images, d.alone, d.natural].filter(Boolean).map((strip) => strip.file);
     const images = [...strips, d.film].filter(isSafeName)
       .map((name) => [`${d.folder}/${name}`, name]);
-    const pictures = Object.entries(d.pictures || {}).filter(([, path]) => safePath(path))
+    const pictures = Object.entries(d.pictures || {})
+      .filter(([, path]) => drawnPicture(path, row))
       .map(([name, path]) => [ROOT + path, `${name}.png`]);
     const key = detailsKey(row);
     const numbers = key ? [[`${ROOT}${key}.js`, "numbers (units of the run, as a script)"]] : [];
