@@ -127,10 +127,32 @@
 
   const COUNT = data.units.length;
   const NOUN = data.noun || "unit";
-  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]));
+  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]))
+    .map((index) => ({ ...index, name: nameOf(index) }));
   const indexOf = new Map(INDICES.map((index) => [index.id, index]));
   const rowOf = new Map(data.units.map((unit, row) => [unit, row]));
   const isDead = (row) => data.state[row] === "dead";
+
+  /* The title behind the name of its measure: "phase: F1/F0, best grating"; as in macros.html. */
+  function nameOf({ measure, title }) {
+    if (!measure || measure === "response" || measure === "distance") return title;
+    const isBehind = title.startsWith(`${measure}, `) || title.startsWith(`${measure} `);
+    const rest = isBehind ? title.slice(measure.length).replace(/^[, ]+/, "") : title;
+    return `${measure}: ${rest}`;
+  }
+
+  /* What low and high numbers say about invariance. */
+  const READ = {
+    response: "near 1: the unit lets its images differ without a loss of response",
+    distance: "high: even the two most similar images differ much",
+    phase: "low: as in a complex cell, whose response does not depend on phase; above 1: simple",
+    shift: "high: shifts of a texture matter little; 1: not at all",
+    deformation: "low: smooth deformations matter little; above 1: more than noise of the same size",
+    diversity: "near 0: all images alike, as for a simple cell; near 1: as for a complex cell",
+    gain: "high: the batch shows differences that images made alone do not",
+    dimension: "near 1: images lie on a line; 2: in a plane, as the phases of a grating; more: beyond",
+    natural: "near 1: photographs drive the unit as well as its images do",
+  };
   const columns = new Map();
 
   /* Values of an index by row (NaN: no number), which are weak, and those that count, sorted. */
@@ -190,9 +212,9 @@
     return { percentile: (100 * (lower + equal / 2)) / others, others, equal };
   }
 
-  function rankWords(rank) {
+  function rankWords(rank, nouns = `${NOUN}s`) {
     if (!rank) return "";
-    const among = `${rank.others} ${NOUN}s`;
+    const among = `${rank.others} ${nouns}`;
     if (rank.equal === rank.others) return `equal to all ${among}`;
     if (rank.percentile === 50) return `in the middle of ${among}`;
     const side = rank.percentile < 50 ? "lower" : "higher";
@@ -209,9 +231,11 @@
     return weak[row] ? `(${text})` : text;
   }
 
+  const thresholdOf = (index) => (isNumber(index.threshold) ? index.threshold : 1);
+
   function word(index, value) {
     if (!index.words || !isNumber(value)) return "";
-    const threshold = isNumber(index.threshold) ? index.threshold : 1;
+    const threshold = thresholdOf(index);
     return value < threshold ? index.words[0] : value > threshold ? index.words[1] : "";
   }
 
@@ -228,7 +252,7 @@
     const shown = [first, ...others].filter(Boolean).slice(0, 2);
     const parts = shown.map((index) => {
       const rank = rankWords(rankOf(index.id, row));
-      return `${index.title} ${valueText(index.id, row)}${rank && `, ${rank}`}`;
+      return `${index.name} ${valueText(index.id, row)}${rank && `, ${rank}`}`;
     });
     const state = data.state[row] ? [data.state[row]] : [];
     return `${name}: ${[...state, ...parts].join("; ")}`;
@@ -238,12 +262,15 @@
 
   const WIDTH = (data.wall && data.wall.width) || 1;
   const HEIGHT = (data.wall && data.wall.height) || 1;
-  const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
+  /* How the images of a unit lie in their file, as in strips.py; null if there is one or none. */
+  const STRIP = data.n > 1
+    ? { columns: Math.min(data.n, 16), rows: Math.ceil(data.n / 16) } : null;
+  const ZOOMS = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48];
   const SIZES = ZOOMS.filter(
     (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
 
   function defaultSize() {
-    return ZOOMS.filter((size) => WIDTH * size <= 100).pop() || 1;
+    return ZOOMS.filter((size) => WIDTH * size <= 90).pop() || 1;
   }
 
   function defaultAxes() {
@@ -254,9 +281,12 @@
   }
 
   const DEFAULTS = {
-    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), unit: null,
+    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), images: "best", unit: null,
     ...defaultAxes(),
   };
+
+  const formatRange = (id, { low, high }) =>
+    `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`;
 
   function formatState(state) {
     const parts = [];
@@ -265,12 +295,12 @@
     };
     add("sort", state.sort);
     add("order", state.order);
-    const ranges = [...state.filters].map(([id, { low, high }]) =>
-      `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`);
+    const ranges = [...state.filters].map(([id, range]) => formatRange(id, range));
     if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
     add("x", state.x);
     add("y", state.y);
     add("size", state.size);
+    add("images", state.images);
     add("unit", state.unit);
     return `#${parts.join("&")}`;
   }
@@ -306,6 +336,10 @@
       if (!SIZES.includes(Number(text))) return false;
       state.size = Number(text);
       return true;
+    },
+    images(state, text) {
+      if (text === "best" || (text === "all" && STRIP)) state.images = text;
+      return state.images === text;
     },
     unit(state, text) {
       if (!/^\d+$/.test(text) || !rowOf.has(Number(text))) return false;
@@ -368,10 +402,10 @@
     const changed = (...names) => names.some((name) => before[name] !== next[name]);
     if (changed("sort", "order", "filters")) {
       arrange();
-      showControls();
       drawFilters();
     }
-    if (changed("sort", "order", "filters", "size")) renderWall();
+    if (changed("sort", "order", "filters", "size", "images")) showControls();
+    if (changed("sort", "order", "filters", "size", "images")) renderWall();
     if (changed("x", "y", "filters")) scatter.update();
     if (changed("unit", "sort", "order", "filters")) showUnit(before.unit);
   }
@@ -474,9 +508,8 @@
   // ---------- 7. The wall ----------------------------------------------------------------------
 
   const wall = byId("wall");
-  const PER_CHUNK = 240;
   let chunks = [];         // elements; chunk i shows order[i * chunkSize ...]
-  let chunkSize = PER_CHUNK;
+  let chunkSize = 1;
   let across = 1;          // tiles in a row
   let focusRow = -1;       // the row whose tile the Tab key reaches
   const sheetFailed = new Set();
@@ -490,14 +523,28 @@
 
   function measureWall() {
     const rem = parseFloat(window.getComputedStyle(document.documentElement).fontSize) || 16;
-    const width = Math.max(Math.ceil(WIDTH * state.size), Math.ceil(3.75 * rem));
-    const gap = 0.5 * rem;
+    const all = showsStrips();
+    byId("browse").classList.toggle("strips", all);
+    const picture = all ? stripSize() : { width: WIDTH * state.size, height: HEIGHT * state.size };
+    const width = Math.max(picture.width, Math.ceil(3.75 * rem));
+    const gap = (all ? 1 : 0.5) * rem;
     across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
-    chunkSize = across * Math.max(1, Math.round(PER_CHUNK / across));
-    wall.classList.toggle("one-line", state.sort === "unit");
+    chunkSize = across * Math.max(1, Math.round((all ? 72 : 240) / across));
+    wall.classList.toggle("one-line", all || state.sort === "unit");
+    wall.style.setProperty("--gap", `${gap}px`);
     wall.style.setProperty("--across", across);
     wall.style.setProperty("--tile", `${width}px`);
-    wall.style.setProperty("--picture", `${Math.ceil(HEIGHT * state.size)}px`);
+    wall.style.setProperty("--picture", `${picture.height}px`);
+  }
+
+  const showsStrips = () => state.images === "all";
+
+  /* Size on the screen of a tile with all images of a unit; not wider than the wall. */
+  function stripSize() {
+    const size = Math.ceil(state.size / 2);
+    const wide = STRIP.columns * WIDTH, tall = STRIP.rows * HEIGHT;
+    const zoom = Math.min(size, Math.max(64, wall.clientWidth) / wide);
+    return { width: Math.floor(wide * zoom), height: Math.floor(tall * zoom) };
   }
 
   function renderWall() {
@@ -538,10 +585,29 @@
     const link = html("a", {
       href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
       "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
-    }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)), " ");
+    }, tilePicture(row), html("span", { class: "number" }, String(unit)), " ");
     const value = state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
     link.append(html("span", { class: "value" }, isDead(row) ? "dead" : value));
     return html("li", null, link);
+  }
+
+  function tilePicture(row) {
+    const path = showsStrips() && stripPath(row);
+    if (!path) return wallPicture(row, showsStrips() ? stripSize().height / HEIGHT : state.size);
+    const image = html("img", {
+      src: path, alt: "", loading: "lazy", decoding: "async", class: "pixels strip-tile",
+      ...stripSize(),
+    });
+    image.addEventListener("error", () => image.replaceWith(pictureMissing(image)));
+    return image;
+  }
+
+  /* The file with all images of a unit, or null. */
+  function stripPath(row) {
+    const run = data.runs[data.run[row]] || {};
+    const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
+    const path = STRIP && !isDead(row) ? safePath("runs", run.digest, name) : null;
+    return path && ROOT + path;
   }
 
   /* The image of a row out of its sprite sheet. */
@@ -609,11 +675,18 @@
     go({ unit: Number(link.dataset.unit) });
   });
 
+  const rowAt = (event) => {
+    const link = event.target.closest("[data-unit]");
+    return link ? rowOf.get(Number(link.dataset.unit)) : undefined;
+  };
+  wall.addEventListener("pointerover", (event) => scatter.peek(rowAt(event)));
+  wall.addEventListener("pointerleave", () => scatter.peek());
+
   wall.addEventListener("focusin", (event) => {
     const link = event.target.closest("[data-unit]");
-    if (!link) return;
-    const row = rowOf.get(Number(link.dataset.unit));
-    if (row === focusRow) return;
+    const row = rowAt(event);
+    scatter.peek(row);
+    if (row === undefined || row === focusRow) return;
     const old = tileOf(focusRow);
     if (old) old.tabIndex = -1;
     focusRow = row;
@@ -645,18 +718,21 @@
     html("option", { value, disabled }, shorten(text));
 
   function makeControls() {
-    const options = () =>
-      INDICES.map((index) => option(index.id, index.title, !hasNumbers(index)));
+    const options = () => [["main indices", MAIN], ["more indices", OTHERS]]
+      .filter(([, some]) => some.length)
+      .map(([label, some]) => html("optgroup", { label },
+        ...some.map((index) => option(index.id, index.name, !hasNumbers(index)))));
     byId("sort").append(option("unit", `${NOUN} number`), ...options());
     for (const id of ["x", "y"]) byId(id).append(...options());
-    const dead = data.state.filter((name) => name === "dead").length;
-    byId("count-all").textContent = `${plural(COUNT, NOUN)}${dead ? `, ${dead} dead` : ""}`;
     byId("size").max = SIZES.length - 1;
     byId("sort").addEventListener("change", (event) => changeSort({ sort: event.target.value }));
     byId("order").addEventListener("click", () =>
       changeSort({ order: state.order === "asc" ? "desc" : "asc" }));
     byId("size").addEventListener("input", (event) =>
       go({ size: SIZES[Number(event.target.value)] }, "replace"));
+    byId("images").hidden = !STRIP;
+    byId("images").addEventListener("click", () =>
+      go({ images: showsStrips() ? "best" : "all" }));
     byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
     byId("y").addEventListener("change", (event) => go({ y: event.target.value }));
     byId("clear").addEventListener("click", () => {
@@ -664,6 +740,44 @@
       byId("filters").querySelector("summary").focus();
     });
     byId("search-form").addEventListener("submit", onSearch);
+    byId("presets").append(...MAIN.filter((index) => index.words && hasNumbers(index)).map(presets));
+  }
+
+  /* Buttons for both sides of a standard threshold, with their numbers of units. */
+  function presets(index) {
+    const threshold = thresholdOf(index);
+    const { sorted } = column(index.id);
+    const below = countWhile(sorted, (value) => value <= threshold);
+    const above = sorted.length - countWhile(sorted, (value) => value < threshold);
+    const button = (text, range, order) => {
+      const node = html("button", { type: "button", class: "preset" }, text);
+      node.dataset.filter = formatRange(index.id, range);
+      node.addEventListener("click", () => {
+        const isOn = node.getAttribute("aria-pressed") === "true";
+        const filters = new Map(state.filters);
+        if (isOn) filters.delete(index.id); else filters.set(index.id, range);
+        const sorting = state.sort === "unit" && !isOn ? { sort: index.id, order } : {};
+        go({ filters, ...sorting });
+      });
+      return node;
+    };
+    return html("span", { class: "presets-of" }, soft(`${index.measure}: `),
+      button(`${index.words[0]} (below ${threshold}): ${below}`, { low: null, high: threshold }, "asc"),
+      button(`${index.words[1]} (above ${threshold}): ${above}`, { low: threshold, high: null }, "desc"));
+  }
+
+  /* A button for every active filter, which removes it. */
+  function chip([id, { low, high }]) {
+    const range = low === null ? `up to ${digits(high)}`
+      : high === null ? `from ${digits(low)}` : `${digits(low)} to ${digits(high)}`;
+    const text = `${indexOf.get(id).name}: ${range}`;
+    const node = html("button", { type: "button", class: "chip", "aria-label": `${text}; remove` },
+      text, html("span", { "aria-hidden": "true" }, " ×"));
+    node.addEventListener("click", () => {
+      setFilter(id, null, null);
+      byId("filters").querySelector("summary").focus({ preventScroll: true });
+    });
+    return node;
   }
 
   function changeSort(change) {
@@ -690,9 +804,27 @@
       `order: ${state.order === "asc" ? "low" : "high"} first; press to turn round`);
     byId("size").value = SIZES.indexOf(state.size);
     byId("size").setAttribute("aria-valuetext", `${state.size} screen pixels for a pixel`);
+    byId("images").setAttribute("aria-pressed", String(showsStrips()));
+    const sorted = indexOf.get(state.sort);
+    byId("sort-meaning").textContent = sorted ? READ[sorted.id] || sorted.meaning || ""
+      : "Choose an index to sort by: its number stands under every image, and what it means here.";
+    byId("sort-meaning").title = (sorted && sorted.meaning) || "";
     byId("clear").hidden = state.filters.size === 0;
-    byId("count").textContent = order.length === COUNT
-      ? `all ${plural(COUNT, NOUN)}` : `${order.length} of ${plural(COUNT, NOUN)}`;
+    byId("chips").replaceChildren(...[...state.filters].map(chip));
+    const active = new Set([...state.filters].map(([id, range]) => formatRange(id, range)));
+    for (const node of byId("presets").querySelectorAll(".preset")) {
+      node.setAttribute("aria-pressed", String(active.has(node.dataset.filter)));
+    }
+    showCounts();
+  }
+
+  function showCounts() {
+    const all = plural(COUNT, NOUN);
+    const shown = state.filters.size ? `${order.length} of ${all}` : null;
+    const dead = data.state.filter((name) => name === "dead").length;
+    byId("count").textContent = shown || `all ${all}`;
+    byId("count-all").textContent = `${shown || all}${dead ? `, ${dead} dead` : ""}`;
+    byId("count-all").classList.toggle("filtered", Boolean(shown));
   }
 
   const isSmooth = () => document.body.classList.contains("smoothed");
@@ -751,10 +883,10 @@
       svg("path", { class: "bars", d: barsPath(bins, box.top) }), box.within, box.brush,
       isNumber(index.threshold) ? thresholdLine(field.scale, index.threshold) : null);
     box.node = html("fieldset", { class: "filter", "data-index": index.id },
-      html("legend", { title: index.meaning || null }, index.title),
-      box.plot, scaleText(field.scale),
+      html("legend", { title: index.meaning || null }, index.name), box.plot,
       html("span", { class: "range" },
-        html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
+        html("label", null, "from ", box.from), html("label", null, "to ", box.to),
+        field.scale.isLog ? soft("log") : null));
     listenFilter(box);
     filterBoxes.push(box);
     return box.node;
@@ -765,16 +897,10 @@
     return field.bins;
   }
 
-  function scaleText({ low, high, isLog }) {
-    const ends = [digits(low), isLog ? "log" : null, digits(high)].filter(Boolean);
-    return html("span", { class: "scale", "aria-hidden": "true" },
-      ...ends.map((text) => html("span", null, text)));
-  }
-
   function rangeInput(index, end, placeholder) {
     return html("input", {
-      type: "number", step: "any", placeholder: digits(placeholder, 2),
-      "aria-label": `${index.title}, ${end}`, class: end,
+      type: "number", step: "any", placeholder: digits(placeholder),
+      "aria-label": `${index.name}, ${end}`, class: end,
     });
   }
 
@@ -898,7 +1024,7 @@
       if (!state || !state.x || !state.y) return;
       byId("x").value = state.x;
       byId("y").value = state.y;
-      if (!byId("scatter-panel").open || byId("browse").hidden) return;
+      if (!canvas.clientWidth) return; // not shown: drawn when it has a size again
       placeDots();
       draw();
     }
@@ -916,8 +1042,8 @@
       }
       const without = lost ? `; ${lost} at or below 0 cannot stand on a log axis` : "";
       byId("scatter-note").textContent = plural(dots.length, "dot") + without;
-      canvas.setAttribute("aria-label", `${indexOf.get(state.x).title} across, `
-        + `${indexOf.get(state.y).title} up, ${plural(dots.length, NOUN)}`);
+      canvas.setAttribute("aria-label", `${indexOf.get(state.x).name} across, `
+        + `${indexOf.get(state.y).name} up, ${plural(dots.length, NOUN)}`);
     }
 
     /* Where a share of an axis is on the canvas; dots at its ends are within. */
@@ -1003,7 +1129,7 @@
       pen.fillStyle = color("--ink");
       pen.textAlign = "center";
       pen.textBaseline = "middle";
-      const text = `${shorten(index.title, 40)}${column(index.id).scale.isLog ? " (log)" : ""}`;
+      const text = `${shorten(index.name, 40)}${column(index.id).scale.isLog ? " (log)" : ""}`;
       if (isX) return pen.fillText(text, MARGIN.left + width / 2, MARGIN.top + height + 32, width);
       pen.save();
       pen.translate(10, MARGIN.top + height / 2);
@@ -1060,13 +1186,22 @@
       return best;
     }
 
-    function point(dot) {
-      const row = dot ? dot.row : -1;
-      if (row === pointed) return;
-      pointed = row;
-      draw();
+    function point(row, delay = 40) {
       window.clearTimeout(cardTimer);
-      if (dot) cardTimer = window.setTimeout(() => showCard(row), 40);
+      if (row === undefined || row === pointed) return;
+      cardTimer = window.setTimeout(() => {
+        pointed = row;
+        draw();
+        showCard(row);
+      }, delay);
+    }
+
+    /* Show a unit of the wall beside it, where there is room; a screen reader reads its tile. */
+    const isBeside = window.matchMedia("(min-width: 80rem)");
+    function peek(row) {
+      if (!isBeside.matches || !canvas.clientWidth) return;
+      card.setAttribute("aria-live", "off");
+      point(row, 150);
     }
 
     function showCard(row) {
@@ -1077,21 +1212,19 @@
           html("a", { href: `#unit=${unit}`, "data-open": unit }, `${NOUN} ${unit}`),
           data.state[row] ? ` ${data.state[row]}` : null),
         stripPicture(row),
-        html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.title),
+        html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.name),
           html("dd", null, valueText(index.id, row))))));
       card.hidden = false;
     }
 
     /* The unit's strip of images as it is, or its image of the wall. */
     function stripPicture(row) {
-      const run = data.runs[data.run[row]] || {};
-      const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
-      const path = data.n ? safePath("runs", run.digest, name) : null;
+      const path = stripPath(row);
       const box = html("p", { class: "strip-box" });
-      loadImage(path && ROOT + path).then((image) => {
+      loadImage(path).then((image) => {
         const zoom = Math.max(1, Math.floor(300 / image.naturalWidth));
         box.append(html("img", {
-          src: ROOT + path, alt: `images of ${NOUN} ${data.units[row]}`, class: "pixels",
+          src: path, alt: `images of ${NOUN} ${data.units[row]}`, class: "pixels",
           width: image.naturalWidth * zoom, height: image.naturalHeight * zoom,
         }));
       }).catch(() => box.append(wallPicture(row, zoomFor(WIDTH, 96))));
@@ -1112,13 +1245,15 @@
     canvas.addEventListener("pointermove", (event) => {
       const dot = at(event);
       canvas.classList.toggle("over", Boolean(dot));
-      if (dot) point(dot);
+      if (!dot) return;
+      card.setAttribute("aria-live", "polite");
+      point(dot.row);
     });
     canvas.addEventListener("click", (event) => {
       const dot = at(event);
       if (!dot) return;
       const isKnown = dot.row === pointed && !card.hidden;
-      if (event.pointerType === "touch" && !isKnown) point(dot);
+      if (event.pointerType === "touch" && !isKnown) point(dot.row);
       else go({ unit: data.units[dot.row] });
     });
     canvas.addEventListener("keydown", (event) => {
@@ -1130,7 +1265,8 @@
         const middle = { x: MARGIN.left + width / 2, y: MARGIN.top + height / 2 };
         const next = current
           ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
-        if (next) point(next);
+        card.setAttribute("aria-live", "polite");
+        if (next) point(next.row, 0);
       } else if (event.key === "Enter" && current) {
         event.preventDefault();
         go({ unit: data.units[current.row] });
@@ -1142,10 +1278,9 @@
       event.preventDefault();
       go({ unit: Number(link.dataset.open) });
     });
-    byId("scatter-panel").addEventListener("toggle", update);
     new ResizeObserver(update).observe(canvas);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
-    return { update };
+    return { update, peek };
   }());
 
   // ---------- 11. Details of a unit, loaded when it is opened ----------------------------------
@@ -1213,7 +1348,6 @@
     browse.hidden = false;
     opened += 1;
     renderWall();
-    scatter.update();
     window.scrollTo(0, wallScroll);
     const row = rowOf.get(before);
     if (row !== undefined && positionOf[row] >= 0) focusTile(row);
@@ -1250,7 +1384,7 @@
   function updateSteps(row) {
     byId("previous").disabled = step(row, -1) === undefined;
     byId("next").disabled = step(row, 1) === undefined;
-    const sortedBy = state.sort === "unit" ? "number" : indexOf.get(state.sort).title;
+    const sortedBy = state.sort === "unit" ? "number" : indexOf.get(state.sort).name;
     byId("step-text").textContent = positionOf[row] >= 0
       ? `${positionOf[row] + 1} of ${order.length}, by ${sortedBy}` : "outside of the filter";
   }
@@ -1278,10 +1412,11 @@
     const unit = data.units[row];
     const body = html("div", { class: "unit-body", "aria-busy": "true" }, hint("Loading…"));
     const layer = ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`;
+    const { command } = data.runs[data.run[row]] || {};
     view.replaceChildren(unitBar(row),
       html("h1", { id: "unit-title", tabindex: "-1" },
         `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`, html("span", { class: "of" }, layer)),
-      body);
+      command ? copyable("Made by", String(command), "made") : "", body);
     updateSteps(row);
     loadDetails(row).then((details) => {
       if (mine !== opened) return;
@@ -1305,13 +1440,16 @@
     const folder = `${ROOT}runs/${data.runs[data.run[row]].digest}`;
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
     return [
-      html("div", { class: "first" },
-        html("div", null, partImages(row, d), partBest(d)),
-        html("div", null, partAnswers(d), partDistances(d), partTrace(d))),
-      partIndices(row, d), partAlone(d), partNatural(d), partFilm(d, row), partPictures(d, row),
-      partNeighbours(), partFiles(row, d),
+      sideBySide([partImages(row, d), partNatural(d)],
+        [partAnswers(row, d), partBest(d), partAlone(d)]),
+      partIndices(row, d), sideBySide([partDistances(d)], [partTrace(d)]), partFilm(d, row),
+      partPictures(d, row), partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
   }
+
+  const sideBySide = (left, right) => html("div", { class: "beside" },
+    ...[left, right].map((parts) => html("div", null, ...parts.filter(Boolean)))
+      .filter((side) => side.firstChild));
 
   const filePath = (d, name) => {
     const path = safePath(name);
@@ -1319,9 +1457,8 @@
   };
 
   /* Images of a strip with a caption under each. */
-  function figures(d, strip, wanted, label, caption) {
+  function figures(d, strip, zoom, label, caption) {
     const path = filePath(d, strip.file);
-    const zoom = zoomFor(strip.width, wanted);
     const figure = (_, i) => html("li", null, frame(path, strip, i, zoom, label(i)), caption(i));
     const count = Math.min(strip.count, 200);
     return html("ul", { class: "figures" }, ...Array.from({ length: count }, figure));
@@ -1352,15 +1489,24 @@
 
   function partImages(row, d) {
     if (!d.images) return partWithoutImages(row, d);
-    const large = Math.max(212, Math.min(d.images.width, 320));
-    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : large;
     const best = isNumber(d.response_best) ? `, ${digits(d.response_best)}` : "";
     return part("images", "Images",
       hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
         + "and as a number."),
-      figures(d, d.images, wanted, (i) => `image ${i + 1} of ${describe(row, "unit")}`,
+      figures(d, d.images, zoomOfBatch(d.images), (i) => `image ${i + 1} of ${describe(row, "unit")}`,
         (i) => responseCaption(d.responses[i], d.response_best)),
       ...stateLines(row, d));
+  }
+
+  /* As large as the first screen allows: up to six images in two rows beside the answers. */
+  function zoomOfBatch({ count, width, height }) {
+    if (count > 12) return zoomFor(width, 104);
+    const [wide, tall] = [window.innerWidth, window.innerHeight];
+    const [across, room] = wide < 640 ? [2, wide - 44] : wide < 1024 ? [3, wide - 80]
+      : [count > 6 ? 4 : count > 4 ? 3 : 2, 0.57 * wide - 72];
+    const most = clamp((tall - 290) / Math.ceil(count / across), 112, 400) / height;
+    const zoom = Math.max(1, Math.min(room / across / width, most));
+    return width < 48 ? Math.floor(zoom) : zoom; // pixels that can be seen stay square
   }
 
   function partWithoutImages(row, d) {
@@ -1376,22 +1522,29 @@
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
     if (!strip) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
-    const zoom = zoomFor(strip.width, 168);
+    const zoom = zoomFor(strip.width, 112);
     return part("best", "Best single image",
       frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image, ${of}`),
       captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
   const ANSWERS = [
-    ["overall", "All in all"], ["phase", "Phase"], ["shift", "Shifts"],
-    ["deformation", "Deformations"],
+    ["phase", "Phase"], ["shift", "Shifts"], ["deformation", "Deformations"],
+    ["overall", "All in all"],
   ];
 
-  function partAnswers(d) {
+  /* An answer, with its rank among the layer's other units as `diversevis show` gives it. */
+  function answerText(name, row, d) {
+    const id = name === "overall" ? "diversity" : name;
+    const rank = indexOf.has(id) ? rankWords(rankOf(id, row), `other ${NOUN}s`) : "";
+    return [d.answers[name], rank].filter(Boolean).join("; ");
+  }
+
+  function partAnswers(row, d) {
     const known = ANSWERS.filter(([name]) => typeof d.answers[name] === "string");
     if (!known.length) return null;
     const answer = ([name, title]) => html("div", null,
-      html("dt", null, title), html("dd", null, d.answers[name]),
+      html("dt", null, title), html("dd", null, answerText(name, row, d)),
       name === "phase" && d.grating ? html("dd", { class: "hint" }, gratingText(d.grating)) : null);
     return part("answers", "To what is it invariant?",
       html("dl", { class: "answers" }, ...known.map(answer)));
@@ -1467,7 +1620,7 @@
     return part("indices", "Every number, and its place in the layer",
       main.length ? indexTable("Indices", main, row, d) : null,
       others.length ? otherIndices(others, row, d) : null,
-      absent.length ? hint(`No number: ${absent.map((index) => index.title).join(", ")}.`) : null,
+      absent.length ? hint(`No number: ${absent.map((index) => index.name).join(", ")}.`) : null,
       ...reasons.map(([name, reason]) => hint(`${name} was not measured: ${reason}`)));
   }
 
@@ -1492,7 +1645,7 @@
     const field = column(index.id);
     const words = field.weak[row] ? "says little" : word(index, field.values[row]);
     return html("tr", { "data-index": index.id, class: index.main ? "main-index" : null },
-      html("th", { scope: "row" }, index.title),
+      html("th", { scope: "row" }, index.name),
       html("td", { class: "value" }, ...valueParts(index, row, d)),
       html("td", { class: "words" }, words),
       html("td", { class: "rank" }, html("div", null,
@@ -1535,7 +1688,7 @@
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, 112, (i) => `image ${i + 1}, made alone`,
+      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1}, made alone`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
@@ -1550,7 +1703,7 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, 112, (i) => `crop of ${name(i)}`, caption));
+      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)}`, caption));
   }
 
   function partFilm(d, row) {
@@ -1650,14 +1803,14 @@
     (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
 
   let copies = 0;
-  function copyable(label, text) {
+  function copyable(label, text, look = "") {
     copies += 1;
     const id = `copy-${copies}`;
     const button = html("button", {
       type: "button", class: "copy", "data-copy": id, "aria-label": `Copy: ${label}`,
     }, "Copy");
-    return html("p", { class: "copyable" },
-      soft(`${label}: `), html("code", { id }, text), " ", button);
+    return html("p", { class: `copyable ${look}` },
+      soft(`${label}: `), html("code", { id, title: look ? text : null }, text), " ", button);
   }
 
   function runFacts(run) {
