@@ -883,10 +883,11 @@
       svg("path", { class: "bars", d: barsPath(bins, box.top) }), box.within, box.brush,
       isNumber(index.threshold) ? thresholdLine(field.scale, index.threshold) : null);
     box.node = html("fieldset", { class: "filter", "data-index": index.id },
-      html("legend", { title: index.meaning || null }, index.name), box.plot,
+      html("legend", { title: index.meaning || null }, index.name,
+        field.scale.isLog ? html("span", { class: "log" }, " log") : null),
+      box.plot,
       html("span", { class: "range" },
-        html("label", null, "from ", box.from), html("label", null, "to ", box.to),
-        field.scale.isLog ? soft("log") : null));
+        html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
     listenFilter(box);
     filterBoxes.push(box);
     return box.node;
@@ -1440,8 +1441,8 @@
     const folder = `${ROOT}runs/${data.runs[data.run[row]].digest}`;
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
     return [
-      sideBySide([partImages(row, d), partNatural(d)],
-        [partAnswers(row, d), partBest(d), partAlone(d)]),
+      sideBySide([partImages(row, d)], [partAnswers(row, d)]),
+      sideBySide([partNatural(d)], [partBest(d), partAlone(d)]),
       partIndices(row, d), sideBySide([partDistances(d)], [partTrace(d)]), partFilm(d, row),
       partPictures(d, row), partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
