@@ -25,6 +25,12 @@
   const svg = (tag, attributes, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
 
+  function button(attributes, onClick, ...children) {
+    const node = html("button", { type: "button", ...attributes }, ...children);
+    node.addEventListener("click", () => onClick(node));
+    return node;
+  }
+
   const hint = (...children) => html("p", { class: "hint" }, ...children);
   const soft = (text) => html("span", { class: "hint" }, text);
   const strong = (text) => html("strong", null, text);
@@ -67,30 +73,19 @@
 
   // ---------- 2. Copy buttons (all pages) ------------------------------------------------------
 
-  function copyBySelection(node) {
-    const range = document.createRange();
-    range.selectNodeContents(node);
+  /* By a selection: browsers give pages without a secure address no other way. */
+  function copyText(node) {
     const selection = window.getSelection();
-    selection.removeAllRanges();
-    selection.addRange(range);
+    selection.selectAllChildren(node);
     const copied = document.execCommand("copy");
     if (copied) selection.removeAllRanges();
     return copied;
   }
 
-  async function copyText(node) {
-    try {
-      await navigator.clipboard.writeText(node.textContent);
-      return true;
-    } catch (refused) {
-      return copyBySelection(node);
-    }
-  }
-
-  async function onCopy(button) {
+  function onCopy(button) {
     const node = byId(button.dataset.copy);
     if (!node) return;
-    const copied = await copyText(node);
+    const copied = copyText(node);
     say(copied ? "copied" : "the text is selected: copy it with the keyboard");
     if (!copied || button.dataset.label) return;
     button.dataset.label = button.textContent;
@@ -305,6 +300,9 @@
     return `#${parts.join("&")}`;
   }
 
+  /* The address of a unit in this view; links need no more than that. */
+  const addressOf = (unit) => formatState({ ...state, unit });
+
   /* The state an address asks for, and sentences about what in it cannot be understood. */
   function parseState(hash) {
     const state = { ...DEFAULTS, filters: new Map() };
@@ -405,7 +403,10 @@
       drawFilters();
     }
     if (changed("sort", "order", "filters", "size", "images")) showControls();
-    if (changed("sort", "order", "filters", "size", "images")) renderWall();
+    if (changed("sort", "order", "filters", "size", "images", "x", "y")) renderWall();
+    for (const link of document.querySelectorAll("#card [data-open]")) {
+      link.href = addressOf(link.dataset.open);
+    }
     if (changed("x", "y", "filters")) scatter.update();
     if (changed("unit", "sort", "order", "filters")) showUnit(before.unit);
   }
@@ -488,11 +489,18 @@
         || image.naturalHeight < rows * layout.height) {
       throw new Error("the image has another size than its run recorded");
     }
+    cut(node, path, layout, image.naturalHeight / layout.height, index, zoom);
+  }
+
+  /* Show the image at a position of a file that holds `rows` rows of them. */
+  function cut(node, path, { columns: across, width, height }, rows, position, zoom) {
+    const [wide, tall] = [width * zoom, height * zoom];
+    const [x, y] = [position % across, Math.floor(position / across)];
+    node.style.width = `${wide}px`;
+    node.style.height = `${tall}px`;
     node.style.backgroundImage = `url("${path}")`;
-    node.style.backgroundSize = `${image.naturalWidth * zoom}px ${image.naturalHeight * zoom}px`;
-    const x = (index % layout.columns) * layout.width;
-    const y = Math.floor(index / layout.columns) * layout.height;
-    node.style.backgroundPosition = `${-x * zoom}px ${-y * zoom}px`;
+    node.style.backgroundSize = `${across * wide}px ${rows * tall}px`;
+    node.style.backgroundPosition = `${-x * wide}px ${-y * tall}px`;
   }
 
   function breakFrame(node, reason) {
@@ -529,7 +537,7 @@
     const width = Math.max(picture.width, Math.ceil(3.75 * rem));
     const gap = (all ? 1 : 0.5) * rem;
     across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
-    chunkSize = across * Math.max(1, Math.round((all ? 72 : 240) / across));
+    chunkSize = across * Math.max(1, Math.round((all ? 36 : 84) / across));
     wall.classList.toggle("one-line", all || state.sort === "unit");
     wall.style.setProperty("--gap", `${gap}px`);
     wall.style.setProperty("--across", across);
@@ -575,15 +583,14 @@
   function fillChunk(chunk) {
     if (!chunk || chunk.firstChild) return;
     const first = Number(chunk.dataset.first);
-    const base = formatState({ ...state, unit: null });
-    const prefix = base === "#" ? "#unit=" : `${base}&unit=`;
-    chunk.append(...order.slice(first, first + chunkSize).map((row) => tile(row, prefix)));
+    const address = addressOf("");
+    chunk.append(...order.slice(first, first + chunkSize).map((row) => tile(row, address)));
   }
 
-  function tile(row, prefix) {
+  function tile(row, address) {
     const unit = data.units[row];
     const link = html("a", {
-      href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
+      href: address + unit, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
       "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
     }, tilePicture(row), html("span", { class: "number" }, String(unit)), " ");
     const value = state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
@@ -614,18 +621,11 @@
   function wallPicture(row, zoom) {
     const { columns: across, per, sheets } = data.wall;
     const picture = html("span", { class: "picture" });
-    picture.style.width = `${WIDTH * zoom}px`;
-    picture.style.height = `${HEIGHT * zoom}px`;
     const sheet = Math.floor(row / per);
-    const place = row % per;
     const path = safePath(sheets[sheet]);
-    if (path === null || sheetFailed.has(path)) return pictureMissing(picture);
     const count = Math.min(per, COUNT - sheet * per);
-    picture.style.backgroundImage = `url("${path}")`;
-    picture.style.backgroundSize =
-      `${across * WIDTH * zoom}px ${Math.ceil(count / across) * HEIGHT * zoom}px`;
-    picture.style.backgroundPosition =
-      `${-(place % across) * WIDTH * zoom}px ${-Math.floor(place / across) * HEIGHT * zoom}px`;
+    cut(picture, path, data.wall, Math.ceil(count / across), row % per, zoom);
+    if (path === null || sheetFailed.has(path)) return pictureMissing(picture);
     checkSheet(path, count);
     return picture;
   }
@@ -667,13 +667,6 @@
     link.focus({ preventScroll: true });
     link.scrollIntoView({ block: "nearest" });
   }
-
-  wall.addEventListener("click", (event) => {
-    const link = event.target.closest("[data-unit]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go({ unit: Number(link.dataset.unit) });
-  });
 
   const rowAt = (event) => {
     const link = event.target.closest("[data-unit]");
@@ -749,21 +742,19 @@
     const { sorted } = column(index.id);
     const below = countWhile(sorted, (value) => value <= threshold);
     const above = sorted.length - countWhile(sorted, (value) => value < threshold);
-    const button = (text, range, order) => {
-      const node = html("button", { type: "button", class: "preset" }, text);
-      node.dataset.filter = formatRange(index.id, range);
-      node.addEventListener("click", () => {
-        const isOn = node.getAttribute("aria-pressed") === "true";
-        const filters = new Map(state.filters);
-        if (isOn) filters.delete(index.id); else filters.set(index.id, range);
-        const sorting = state.sort === "unit" && !isOn ? { sort: index.id, order } : {};
-        go({ filters, ...sorting });
-      });
-      return node;
+    const toggle = (node, range, order) => {
+      const isOn = node.getAttribute("aria-pressed") === "true";
+      const filters = new Map(state.filters);
+      if (isOn) filters.delete(index.id); else filters.set(index.id, range);
+      go({ filters, ...(state.sort === "unit" && !isOn ? { sort: index.id, order } : {}) });
     };
+    const preset = (text, range, order) =>
+      button({ class: "preset", "data-filter": formatRange(index.id, range) },
+        (node) => toggle(node, range, order), text);
+    const [low, high] = index.words;
     return html("span", { class: "presets-of" }, soft(`${index.measure}: `),
-      button(`${index.words[0]} (below ${threshold}): ${below}`, { low: null, high: threshold }, "asc"),
-      button(`${index.words[1]} (above ${threshold}): ${above}`, { low: threshold, high: null }, "desc"));
+      preset(`${low} (below ${threshold}): ${below}`, { low: null, high: threshold }, "asc"),
+      preset(`${high} (above ${threshold}): ${above}`, { low: threshold, high: null }, "desc"));
   }
 
   /* A button for every active filter, which removes it. */
@@ -771,13 +762,12 @@
     const range = low === null ? `up to ${digits(high)}`
       : high === null ? `from ${digits(low)}` : `${digits(low)} to ${digits(high)}`;
     const text = `${indexOf.get(id).name}: ${range}`;
-    const node = html("button", { type: "button", class: "chip", "aria-label": `${text}; remove` },
-      text, html("span", { "aria-hidden": "true" }, " ×"));
-    node.addEventListener("click", () => {
+    const remove = () => {
       setFilter(id, null, null);
       byId("filters").querySelector("summary").focus({ preventScroll: true });
-    });
-    return node;
+    };
+    return button({ class: "chip", "aria-label": `${text}; remove` }, remove,
+      text, html("span", { "aria-hidden": "true" }, " ×"));
   }
 
   function changeSort(change) {
@@ -946,12 +936,9 @@
       end = shareAt(event);
       if (!waiting) { waiting = true; window.requestAnimationFrame(apply); }
     };
-    const stop = (event) => {
-      if (event.type === "pointerup") { end = shareAt(event); apply(); }
-      for (const [name, listener] of listeners) box.plot.removeEventListener(name, listener);
-    };
-    const listeners = [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]];
-    for (const [name, listener] of listeners) box.plot.addEventListener(name, listener);
+    box.plot.onpointermove = move;
+    box.plot.onpointerup = (event) => { end = shareAt(event); apply(); };
+    box.plot.onlostpointercapture = () => { box.plot.onpointermove = box.plot.onpointerup = null; };
     box.plot.setPointerCapture(down.pointerId);
   }
 
@@ -1174,17 +1161,10 @@
       return best;
     }
 
-    /* The nearest dot in a direction; dots to the side count as further away. */
-    function nextDot(from, dx, dy) {
-      let best = null, least = Infinity;
-      for (const dot of dots) {
-        const [x, y] = [dot.x - from.x, dot.y - from.y];
-        const along = x * dx + y * dy, aside = Math.abs(x * dy) + Math.abs(y * dx);
-        if (along < 0.5 || aside > 2 * along) continue;
-        const distance = along + 2 * aside;
-        if (distance < least) [best, least] = [dot, distance];
-      }
-      return best;
+    /* The next dot along an axis: every dot can be reached. */
+    function nextDot(from, axis, by) {
+      const line = [...dots].sort((a, b) => a[axis] - b[axis] || a.row - b.row);
+      return line[line.indexOf(from) + by];
     }
 
     function point(row, delay = 40) {
@@ -1210,7 +1190,7 @@
       const unit = data.units[row];
       card.replaceChildren(
         html("p", { class: "card-title" },
-          html("a", { href: `#unit=${unit}`, "data-open": unit }, `${NOUN} ${unit}`),
+          html("a", { href: addressOf(unit), "data-open": unit }, `${NOUN} ${unit}`),
           data.state[row] ? ` ${data.state[row]}` : null),
         stripPicture(row),
         html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.name),
@@ -1225,7 +1205,7 @@
       loadImage(path).then((image) => {
         const zoom = Math.max(1, Math.floor(300 / image.naturalWidth));
         box.append(html("img", {
-          src: path, alt: `images of ${NOUN} ${data.units[row]}`, class: "pixels",
+          src: path, alt: `all images of ${describe(row, state.sort)}`, class: "pixels",
           width: image.naturalWidth * zoom, height: image.naturalHeight * zoom,
         }));
       }).catch(() => box.append(wallPicture(row, zoomFor(WIDTH, 96))));
@@ -1258,26 +1238,20 @@
       else go({ unit: data.units[dot.row] });
     });
     canvas.addEventListener("keydown", (event) => {
-      const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+      const ways = {
+        ArrowLeft: ["x", -1], ArrowRight: ["x", 1], ArrowUp: ["y", -1], ArrowDown: ["y", 1],
+      };
       const current = dots.find(({ row }) => row === pointed);
       if (Object.hasOwn(ways, event.key)) {
         event.preventDefault();
-        const { width, height } = area();
-        const middle = { x: MARGIN.left + width / 2, y: MARGIN.top + height / 2 };
-        const next = current
-          ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
+        const middle = canvas.clientWidth / 2;
+        const next = current ? nextDot(current, ...ways[event.key]) : nearest(middle, middle, 1e5);
         card.setAttribute("aria-live", "polite");
         if (next) point(next.row, 0);
       } else if (event.key === "Enter" && current) {
         event.preventDefault();
         go({ unit: data.units[current.row] });
       } else if (event.key === "Escape" && current) hide();
-    });
-    card.addEventListener("click", (event) => {
-      const link = event.target.closest("[data-open]");
-      if (!link) return;
-      event.preventDefault();
-      go({ unit: Number(link.dataset.open) });
     });
     new ResizeObserver(update).observe(canvas);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
@@ -1366,17 +1340,13 @@
   }
 
   function unitBar(row) {
-    const button = (id, text, action, keys) => {
-      const node = html("button", { type: "button", id, "aria-keyshortcuts": keys }, text);
-      node.addEventListener("click", action);
-      return node;
-    };
+    const key = (id, text, action, keys) => button({ id, "aria-keyshortcuts": keys }, action, text);
     return html("div", { class: "unit-bar" },
-      button("close", "Back to the wall", () => go({ unit: null }), "Escape"),
+      key("close", "Back to the wall", () => go({ unit: null }), "Escape"),
       html("span", { class: "steps" },
-        button("previous", "‹ Previous", () => goStep(-1), "ArrowLeft"),
+        key("previous", "‹ Previous", () => goStep(-1), "ArrowLeft"),
         html("span", { id: "step-text" }),
-        button("next", "Next ›", () => goStep(1), "ArrowRight")),
+        key("next", "Next ›", () => goStep(1), "ArrowRight")),
       html("button", {
         type: "button", class: "smooth", "aria-pressed": String(isSmooth()),
       }, "Smooth"));
@@ -1525,7 +1495,7 @@
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
     const zoom = zoomFor(strip.width, 112);
     return part("best", "Best single image",
-      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image, ${of}`),
+      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image of ${NOUN} ${d.unit}, ${of}`),
       captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
@@ -1689,7 +1659,7 @@
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1}, made alone`,
+      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1} of ${NOUN} ${d.unit}, made alone`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
@@ -1704,21 +1674,21 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)}`, caption));
+      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)} that drives ${NOUN} ${d.unit}`, caption));
   }
 
   function partFilm(d, row) {
     const path = d.film && filePath(d, d.film);
     if (!path) return null;
     const box = html("div");
-    const button = html("button", { type: "button", "aria-expanded": "false" }, "Show the film");
-    button.addEventListener("click", () => {
+    const toggle = (node) => {
       const show = !box.firstChild;
-      button.textContent = show ? "Hide the film" : "Show the film";
-      button.setAttribute("aria-expanded", String(show));
+      node.textContent = show ? "Hide the film" : "Show the film";
+      node.setAttribute("aria-expanded", String(show));
       box.replaceChildren(...(show ? [filmNode(path, row)] : []));
-    });
-    return part("film", "Film of the optimization", button, box);
+    };
+    return part("film", "Film of the optimization",
+      button({ "aria-expanded": "false" }, toggle, "Show the film"), box);
   }
 
   function filmNode(path, row) {
@@ -1786,18 +1756,11 @@
   function neighbour([row, similarity]) {
     const unit = data.units[row];
     return html("li", null, html("a", {
-      href: `#unit=${unit}`, "data-neighbour": unit, class: "tile",
+      href: addressOf(unit), "data-neighbour": unit, class: "tile",
       "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}`,
     }, wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(unit)),
     html("span", { class: "value" }, digits(similarity))));
   }
-
-  view.addEventListener("click", (event) => {
-    const link = event.target.closest("[data-neighbour]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go({ unit: Number(link.dataset.neighbour) });
-  });
 
   /* A word of a command line, as Python's shlex.quote writes it. */
   const quoted = (text) =>
@@ -1891,7 +1854,7 @@
       event.preventDefault();
       byId("main").focus();
     });
-    window.addEventListener("popstate", goToAddress);
+    window.addEventListener("hashchange", goToAddress);
     goToAddress();
   }
 
