@@ -1703,14 +1703,15 @@
 
   const MEASURES = {
     phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
-    dimension: "Dimension, and paths between images", diversity: "Diversity",
+    diversity: "Diversity", dimension: "Dimension, and paths between images",
     gain: "Gain of a batch", natural: "Natural images", front: "Response against diversity",
   };
 
   const pictureTitle = (name) => (Object.hasOwn(MEASURES, name) ? MEASURES[name] : name);
 
   function partPictures(d, row) {
-    const names = Object.keys(d.pictures || {});
+    const known = Object.keys(MEASURES).filter((name) => Object.hasOwn(d.pictures || {}, name));
+    const names = [...new Set([...known, ...Object.keys(d.pictures || {})])];
     if (!names.length) return null;
     const section = (name) => html("section", { class: "picture-of", "data-measure": name },
       html("h3", null, pictureTitle(name)),
