@@ -25,6 +25,12 @@
   const svg = (tag, attributes, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
 
+  function button(attributes, onClick, ...children) {
+    const node = html("button", { type: "button", ...attributes }, ...children);
+    node.addEventListener("click", () => onClick(node));
+    return node;
+  }
+
   const hint = (...children) => html("p", { class: "hint" }, ...children);
   const soft = (text) => html("span", { class: "hint" }, text);
   const strong = (text) => html("strong", null, text);
@@ -67,30 +73,19 @@
 
   // ---------- 2. Copy buttons (all pages) ------------------------------------------------------
 
-  function copyBySelection(node) {
-    const range = document.createRange();
-    range.selectNodeContents(node);
+  /* By a selection: browsers give pages without a secure address no other way. */
+  function copyText(node) {
     const selection = window.getSelection();
-    selection.removeAllRanges();
-    selection.addRange(range);
+    selection.selectAllChildren(node);
     const copied = document.execCommand("copy");
     if (copied) selection.removeAllRanges();
     return copied;
   }
 
-  async function copyText(node) {
-    try {
-      await navigator.clipboard.writeText(node.textContent);
-      return true;
-    } catch (refused) {
-      return copyBySelection(node);
-    }
-  }
-
-  async function onCopy(button) {
+  function onCopy(button) {
     const node = byId(button.dataset.copy);
     if (!node) return;
-    const copied = await copyText(node);
+    const copied = copyText(node);
     say(copied ? "copied" : "the text is selected: copy it with the keyboard");
     if (!copied || button.dataset.label) return;
     button.dataset.label = button.textContent;
@@ -127,10 +122,32 @@
 
   const COUNT = data.units.length;
   const NOUN = data.noun || "unit";
-  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]));
+  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]))
+    .map((index) => ({ ...index, name: nameOf(index) }));
   const indexOf = new Map(INDICES.map((index) => [index.id, index]));
   const rowOf = new Map(data.units.map((unit, row) => [unit, row]));
   const isDead = (row) => data.state[row] === "dead";
+
+  /* The title behind the name of its measure: "phase: F1/F0, best grating"; as in macros.html. */
+  function nameOf({ measure, title }) {
+    if (!measure || measure === "response" || measure === "distance") return title;
+    const isBehind = title.startsWith(`${measure}, `) || title.startsWith(`${measure} `);
+    const rest = isBehind ? title.slice(measure.length).replace(/^[, ]+/, "") : title;
+    return `${measure}: ${rest}`;
+  }
+
+  /* What low and high numbers say about invariance. */
+  const READ = {
+    response: "near 1: the unit lets its images differ without a loss of response",
+    distance: "high: even the two most similar images differ much",
+    phase: "low: as in a complex cell, whose response does not depend on phase; above 1: simple",
+    shift: "high: shifts of a texture matter little; 1: not at all",
+    deformation: "low: smooth deformations matter little; above 1: more than noise of the same size",
+    diversity: "near 0: all images alike, as for a simple cell; near 1: as for a complex cell",
+    gain: "high: the batch shows differences that images made alone do not",
+    dimension: "near 1: images lie on a line; 2: in a plane, as the phases of a grating; more: beyond",
+    natural: "near 1: photographs drive the unit as well as its images do",
+  };
   const columns = new Map();
 
   /* Values of an index by row (NaN: no number), which are weak, and those that count, sorted. */
@@ -190,9 +207,9 @@
     return { percentile: (100 * (lower + equal / 2)) / others, others, equal };
   }
 
-  function rankWords(rank) {
+  function rankWords(rank, nouns = `${NOUN}s`) {
     if (!rank) return "";
-    const among = `${rank.others} ${NOUN}s`;
+    const among = `${rank.others} ${nouns}`;
     if (rank.equal === rank.others) return `equal to all ${among}`;
     if (rank.percentile === 50) return `in the middle of ${among}`;
     const side = rank.percentile < 50 ? "lower" : "higher";
@@ -209,9 +226,11 @@
     return weak[row] ? `(${text})` : text;
   }
 
+  const thresholdOf = (index) => (isNumber(index.threshold) ? index.threshold : 1);
+
   function word(index, value) {
     if (!index.words || !isNumber(value)) return "";
-    const threshold = isNumber(index.threshold) ? index.threshold : 1;
+    const threshold = thresholdOf(index);
     return value < threshold ? index.words[0] : value > threshold ? index.words[1] : "";
   }
 
@@ -228,7 +247,7 @@
     const shown = [first, ...others].filter(Boolean).slice(0, 2);
     const parts = shown.map((index) => {
       const rank = rankWords(rankOf(index.id, row));
-      return `${index.title} ${valueText(index.id, row)}${rank && `, ${rank}`}`;
+      return `${index.name} ${valueText(index.id, row)}${rank && `, ${rank}`}`;
     });
     const state = data.state[row] ? [data.state[row]] : [];
     return `${name}: ${[...state, ...parts].join("; ")}`;
@@ -238,12 +257,15 @@
 
   const WIDTH = (data.wall && data.wall.width) || 1;
   const HEIGHT = (data.wall && data.wall.height) || 1;
-  const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
+  /* How the images of a unit lie in their file, as in strips.py; null if there is one or none. */
+  const STRIP = data.n > 1
+    ? { columns: Math.min(data.n, 16), rows: Math.ceil(data.n / 16) } : null;
+  const ZOOMS = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48];
   const SIZES = ZOOMS.filter(
     (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
 
   function defaultSize() {
-    return ZOOMS.filter((size) => WIDTH * size <= 100).pop() || 1;
+    return ZOOMS.filter((size) => WIDTH * size <= 90).pop() || 1;
   }
 
   function defaultAxes() {
@@ -254,9 +276,12 @@
   }
 
   const DEFAULTS = {
-    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), unit: null,
+    sort: "unit", order: "asc", filters: new Map(), size: defaultSize(), images: "best", unit: null,
     ...defaultAxes(),
   };
+
+  const formatRange = (id, { low, high }) =>
+    `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`;
 
   function formatState(state) {
     const parts = [];
@@ -265,15 +290,18 @@
     };
     add("sort", state.sort);
     add("order", state.order);
-    const ranges = [...state.filters].map(([id, { low, high }]) =>
-      `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`);
+    const ranges = [...state.filters].map(([id, range]) => formatRange(id, range));
     if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
     add("x", state.x);
     add("y", state.y);
     add("size", state.size);
+    add("images", state.images);
     add("unit", state.unit);
     return `#${parts.join("&")}`;
   }
+
+  /* The address of a unit in this view; links need no more than that. */
+  const addressOf = (unit) => formatState({ ...state, unit });
 
   /* The state an address asks for, and sentences about what in it cannot be understood. */
   function parseState(hash) {
@@ -306,6 +334,10 @@
       if (!SIZES.includes(Number(text))) return false;
       state.size = Number(text);
       return true;
+    },
+    images(state, text) {
+      if (text === "best" || (text === "all" && STRIP)) state.images = text;
+      return state.images === text;
     },
     unit(state, text) {
       if (!/^\d+$/.test(text) || !rowOf.has(Number(text))) return false;
@@ -368,10 +400,13 @@
     const changed = (...names) => names.some((name) => before[name] !== next[name]);
     if (changed("sort", "order", "filters")) {
       arrange();
-      showControls();
       drawFilters();
     }
-    if (changed("sort", "order", "filters", "size")) renderWall();
+    if (changed("sort", "order", "filters", "size", "images")) showControls();
+    if (changed("sort", "order", "filters", "size", "images", "x", "y")) renderWall();
+    for (const link of document.querySelectorAll("#card [data-open]")) {
+      link.href = addressOf(link.dataset.open);
+    }
     if (changed("x", "y", "filters")) scatter.update();
     if (changed("unit", "sort", "order", "filters")) showUnit(before.unit);
   }
@@ -454,11 +489,18 @@
         || image.naturalHeight < rows * layout.height) {
       throw new Error("the image has another size than its run recorded");
     }
+    cut(node, path, layout, image.naturalHeight / layout.height, index, zoom);
+  }
+
+  /* Show the image at a position of a file that holds `rows` rows of them. */
+  function cut(node, path, { columns: across, width, height }, rows, position, zoom) {
+    const [wide, tall] = [width * zoom, height * zoom];
+    const [x, y] = [position % across, Math.floor(position / across)];
+    node.style.width = `${wide}px`;
+    node.style.height = `${tall}px`;
     node.style.backgroundImage = `url("${path}")`;
-    node.style.backgroundSize = `${image.naturalWidth * zoom}px ${image.naturalHeight * zoom}px`;
-    const x = (index % layout.columns) * layout.width;
-    const y = Math.floor(index / layout.columns) * layout.height;
-    node.style.backgroundPosition = `${-x * zoom}px ${-y * zoom}px`;
+    node.style.backgroundSize = `${across * wide}px ${rows * tall}px`;
+    node.style.backgroundPosition = `${-x * wide}px ${-y * tall}px`;
   }
 
   function breakFrame(node, reason) {
@@ -474,9 +516,8 @@
   // ---------- 7. The wall ----------------------------------------------------------------------
 
   const wall = byId("wall");
-  const PER_CHUNK = 240;
   let chunks = [];         // elements; chunk i shows order[i * chunkSize ...]
-  let chunkSize = PER_CHUNK;
+  let chunkSize = 1;
   let across = 1;          // tiles in a row
   let focusRow = -1;       // the row whose tile the Tab key reaches
   const sheetFailed = new Set();
@@ -490,14 +531,28 @@
 
   function measureWall() {
     const rem = parseFloat(window.getComputedStyle(document.documentElement).fontSize) || 16;
-    const width = Math.max(Math.ceil(WIDTH * state.size), Math.ceil(3.75 * rem));
-    const gap = 0.5 * rem;
+    const all = showsStrips();
+    byId("browse").classList.toggle("strips", all);
+    const picture = all ? stripSize() : { width: WIDTH * state.size, height: HEIGHT * state.size };
+    const width = Math.max(picture.width, Math.ceil(3.75 * rem));
+    const gap = (all ? 1 : 0.5) * rem;
     across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
-    chunkSize = across * Math.max(1, Math.round(PER_CHUNK / across));
-    wall.classList.toggle("one-line", state.sort === "unit");
+    chunkSize = across * Math.max(1, Math.round((all ? 36 : 84) / across));
+    wall.classList.toggle("one-line", all || state.sort === "unit");
+    wall.style.setProperty("--gap", `${gap}px`);
     wall.style.setProperty("--across", across);
     wall.style.setProperty("--tile", `${width}px`);
-    wall.style.setProperty("--picture", `${Math.ceil(HEIGHT * state.size)}px`);
+    wall.style.setProperty("--picture", `${picture.height}px`);
+  }
+
+  const showsStrips = () => state.images === "all";
+
+  /* Size on the screen of a tile with all images of a unit; not wider than the wall. */
+  function stripSize() {
+    const size = Math.ceil(state.size / 2);
+    const wide = STRIP.columns * WIDTH, tall = STRIP.rows * HEIGHT;
+    const zoom = Math.min(size, Math.max(64, wall.clientWidth) / wide);
+    return { width: Math.floor(wide * zoom), height: Math.floor(tall * zoom) };
   }
 
   function renderWall() {
@@ -528,38 +583,49 @@
   function fillChunk(chunk) {
     if (!chunk || chunk.firstChild) return;
     const first = Number(chunk.dataset.first);
-    const base = formatState({ ...state, unit: null });
-    const prefix = base === "#" ? "#unit=" : `${base}&unit=`;
-    chunk.append(...order.slice(first, first + chunkSize).map((row) => tile(row, prefix)));
+    const address = addressOf("");
+    chunk.append(...order.slice(first, first + chunkSize).map((row) => tile(row, address)));
   }
 
-  function tile(row, prefix) {
+  function tile(row, address) {
     const unit = data.units[row];
     const link = html("a", {
-      href: `${prefix}${unit}`, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
+      href: address + unit, "data-unit": unit, tabindex: row === focusRow ? "0" : "-1",
       "aria-label": describe(row, state.sort), class: isDead(row) ? "tile dead" : "tile",
-    }, wallPicture(row, state.size), html("span", { class: "number" }, String(unit)), " ");
+    }, tilePicture(row), html("span", { class: "number" }, String(unit)), " ");
     const value = state.sort === "unit" ? data.state[row] : valueText(state.sort, row);
     link.append(html("span", { class: "value" }, isDead(row) ? "dead" : value));
     return html("li", null, link);
+  }
+
+  function tilePicture(row) {
+    const path = showsStrips() && stripPath(row);
+    if (!path) return wallPicture(row, showsStrips() ? stripSize().height / HEIGHT : state.size);
+    const image = html("img", {
+      src: path, alt: "", loading: "lazy", decoding: "async", class: "pixels strip-tile",
+      ...stripSize(),
+    });
+    image.addEventListener("error", () => image.replaceWith(pictureMissing(image)));
+    return image;
+  }
+
+  /* The file with all images of a unit, or null. */
+  function stripPath(row) {
+    const run = data.runs[data.run[row]] || {};
+    const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
+    const path = STRIP && !isDead(row) ? safePath("runs", run.digest, name) : null;
+    return path && ROOT + path;
   }
 
   /* The image of a row out of its sprite sheet. */
   function wallPicture(row, zoom) {
     const { columns: across, per, sheets } = data.wall;
     const picture = html("span", { class: "picture" });
-    picture.style.width = `${WIDTH * zoom}px`;
-    picture.style.height = `${HEIGHT * zoom}px`;
     const sheet = Math.floor(row / per);
-    const place = row % per;
     const path = safePath(sheets[sheet]);
-    if (path === null || sheetFailed.has(path)) return pictureMissing(picture);
     const count = Math.min(per, COUNT - sheet * per);
-    picture.style.backgroundImage = `url("${path}")`;
-    picture.style.backgroundSize =
-      `${across * WIDTH * zoom}px ${Math.ceil(count / across) * HEIGHT * zoom}px`;
-    picture.style.backgroundPosition =
-      `${-(place % across) * WIDTH * zoom}px ${-Math.floor(place / across) * HEIGHT * zoom}px`;
+    cut(picture, path, data.wall, Math.ceil(count / across), row % per, zoom);
+    if (path === null || sheetFailed.has(path)) return pictureMissing(picture);
     checkSheet(path, count);
     return picture;
   }
@@ -602,18 +668,18 @@
     link.scrollIntoView({ block: "nearest" });
   }
 
-  wall.addEventListener("click", (event) => {
+  const rowAt = (event) => {
     const link = event.target.closest("[data-unit]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go({ unit: Number(link.dataset.unit) });
-  });
+    return link ? rowOf.get(Number(link.dataset.unit)) : undefined;
+  };
+  wall.addEventListener("pointerover", (event) => scatter.peek(rowAt(event)));
+  wall.addEventListener("pointerleave", () => scatter.peek());
 
   wall.addEventListener("focusin", (event) => {
     const link = event.target.closest("[data-unit]");
-    if (!link) return;
-    const row = rowOf.get(Number(link.dataset.unit));
-    if (row === focusRow) return;
+    const row = rowAt(event);
+    scatter.peek(row);
+    if (row === undefined || row === focusRow) return;
     const old = tileOf(focusRow);
     if (old) old.tabIndex = -1;
     focusRow = row;
@@ -645,18 +711,21 @@
     html("option", { value, disabled }, shorten(text));
 
   function makeControls() {
-    const options = () =>
-      INDICES.map((index) => option(index.id, index.title, !hasNumbers(index)));
+    const options = () => [["main indices", MAIN], ["more indices", OTHERS]]
+      .filter(([, some]) => some.length)
+      .map(([label, some]) => html("optgroup", { label },
+        ...some.map((index) => option(index.id, index.name, !hasNumbers(index)))));
     byId("sort").append(option("unit", `${NOUN} number`), ...options());
     for (const id of ["x", "y"]) byId(id).append(...options());
-    const dead = data.state.filter((name) => name === "dead").length;
-    byId("count-all").textContent = `${plural(COUNT, NOUN)}${dead ? `, ${dead} dead` : ""}`;
     byId("size").max = SIZES.length - 1;
     byId("sort").addEventListener("change", (event) => changeSort({ sort: event.target.value }));
     byId("order").addEventListener("click", () =>
       changeSort({ order: state.order === "asc" ? "desc" : "asc" }));
     byId("size").addEventListener("input", (event) =>
       go({ size: SIZES[Number(event.target.value)] }, "replace"));
+    byId("images").hidden = !STRIP;
+    byId("images").addEventListener("click", () =>
+      go({ images: showsStrips() ? "best" : "all" }));
     byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
     byId("y").addEventListener("change", (event) => go({ y: event.target.value }));
     byId("clear").addEventListener("click", () => {
@@ -664,6 +733,41 @@
       byId("filters").querySelector("summary").focus();
     });
     byId("search-form").addEventListener("submit", onSearch);
+    byId("presets").append(...MAIN.filter((index) => index.words && hasNumbers(index)).map(presets));
+  }
+
+  /* Buttons for both sides of a standard threshold, with their numbers of units. */
+  function presets(index) {
+    const threshold = thresholdOf(index);
+    const { sorted } = column(index.id);
+    const below = countWhile(sorted, (value) => value <= threshold);
+    const above = sorted.length - countWhile(sorted, (value) => value < threshold);
+    const toggle = (node, range, order) => {
+      const isOn = node.getAttribute("aria-pressed") === "true";
+      const filters = new Map(state.filters);
+      if (isOn) filters.delete(index.id); else filters.set(index.id, range);
+      go({ filters, ...(state.sort === "unit" && !isOn ? { sort: index.id, order } : {}) });
+    };
+    const preset = (text, range, order) =>
+      button({ class: "preset", "data-filter": formatRange(index.id, range) },
+        (node) => toggle(node, range, order), text);
+    const [low, high] = index.words;
+    return html("span", { class: "presets-of" }, soft(`${index.measure}: `),
+      preset(`${low} (below ${threshold}): ${below}`, { low: null, high: threshold }, "asc"),
+      preset(`${high} (above ${threshold}): ${above}`, { low: threshold, high: null }, "desc"));
+  }
+
+  /* A button for every active filter, which removes it. */
+  function chip([id, { low, high }]) {
+    const range = low === null ? `up to ${digits(high)}`
+      : high === null ? `from ${digits(low)}` : `${digits(low)} to ${digits(high)}`;
+    const text = `${indexOf.get(id).name}: ${range}`;
+    const remove = () => {
+      setFilter(id, null, null);
+      byId("filters").querySelector("summary").focus({ preventScroll: true });
+    };
+    return button({ class: "chip", "aria-label": `${text}; remove` }, remove,
+      text, html("span", { "aria-hidden": "true" }, " ×"));
   }
 
   function changeSort(change) {
@@ -690,9 +794,27 @@
       `order: ${state.order === "asc" ? "low" : "high"} first; press to turn round`);
     byId("size").value = SIZES.indexOf(state.size);
     byId("size").setAttribute("aria-valuetext", `${state.size} screen pixels for a pixel`);
+    byId("images").setAttribute("aria-pressed", String(showsStrips()));
+    const sorted = indexOf.get(state.sort);
+    byId("sort-meaning").textContent = sorted ? READ[sorted.id] || sorted.meaning || ""
+      : "Choose an index to sort by: its number stands under every image, and what it means here.";
+    byId("sort-meaning").title = (sorted && sorted.meaning) || "";
     byId("clear").hidden = state.filters.size === 0;
-    byId("count").textContent = order.length === COUNT
-      ? `all ${plural(COUNT, NOUN)}` : `${order.length} of ${plural(COUNT, NOUN)}`;
+    byId("chips").replaceChildren(...[...state.filters].map(chip));
+    const active = new Set([...state.filters].map(([id, range]) => formatRange(id, range)));
+    for (const node of byId("presets").querySelectorAll(".preset")) {
+      node.setAttribute("aria-pressed", String(active.has(node.dataset.filter)));
+    }
+    showCounts();
+  }
+
+  function showCounts() {
+    const all = plural(COUNT, NOUN);
+    const shown = state.filters.size ? `${order.length} of ${all}` : null;
+    const dead = data.state.filter((name) => name === "dead").length;
+    byId("count").textContent = shown || `all ${all}`;
+    byId("count-all").textContent = `${shown || all}${dead ? `, ${dead} dead` : ""}`;
+    byId("count-all").classList.toggle("filtered", Boolean(shown));
   }
 
   const isSmooth = () => document.body.classList.contains("smoothed");
@@ -751,8 +873,9 @@
       svg("path", { class: "bars", d: barsPath(bins, box.top) }), box.within, box.brush,
       isNumber(index.threshold) ? thresholdLine(field.scale, index.threshold) : null);
     box.node = html("fieldset", { class: "filter", "data-index": index.id },
-      html("legend", { title: index.meaning || null }, index.title),
-      box.plot, scaleText(field.scale),
+      html("legend", { title: index.meaning || null }, index.name,
+        field.scale.isLog ? html("span", { class: "log" }, " log") : null),
+      box.plot,
       html("span", { class: "range" },
         html("label", null, "from ", box.from), html("label", null, "to ", box.to)));
     listenFilter(box);
@@ -765,16 +888,10 @@
     return field.bins;
   }
 
-  function scaleText({ low, high, isLog }) {
-    const ends = [digits(low), isLog ? "log" : null, digits(high)].filter(Boolean);
-    return html("span", { class: "scale", "aria-hidden": "true" },
-      ...ends.map((text) => html("span", null, text)));
-  }
-
   function rangeInput(index, end, placeholder) {
     return html("input", {
-      type: "number", step: "any", placeholder: digits(placeholder, 2),
-      "aria-label": `${index.title}, ${end}`, class: end,
+      type: "number", step: "any", placeholder: digits(placeholder),
+      "aria-label": `${index.name}, ${end}`, class: end,
     });
   }
 
@@ -819,12 +936,9 @@
       end = shareAt(event);
       if (!waiting) { waiting = true; window.requestAnimationFrame(apply); }
     };
-    const stop = (event) => {
-      if (event.type === "pointerup") { end = shareAt(event); apply(); }
-      for (const [name, listener] of listeners) box.plot.removeEventListener(name, listener);
-    };
-    const listeners = [["pointermove", move], ["pointerup", stop], ["pointercancel", stop]];
-    for (const [name, listener] of listeners) box.plot.addEventListener(name, listener);
+    box.plot.onpointermove = move;
+    box.plot.onpointerup = (event) => { end = shareAt(event); apply(); };
+    box.plot.onlostpointercapture = () => { box.plot.onpointermove = box.plot.onpointerup = null; };
     box.plot.setPointerCapture(down.pointerId);
   }
 
@@ -898,7 +1012,7 @@
       if (!state || !state.x || !state.y) return;
       byId("x").value = state.x;
       byId("y").value = state.y;
-      if (!byId("scatter-panel").open || byId("browse").hidden) return;
+      if (!canvas.clientWidth) return; // not shown: drawn when it has a size again
       placeDots();
       draw();
     }
@@ -916,8 +1030,8 @@
       }
       const without = lost ? `; ${lost} at or below 0 cannot stand on a log axis` : "";
       byId("scatter-note").textContent = plural(dots.length, "dot") + without;
-      canvas.setAttribute("aria-label", `${indexOf.get(state.x).title} across, `
-        + `${indexOf.get(state.y).title} up, ${plural(dots.length, NOUN)}`);
+      canvas.setAttribute("aria-label", `${indexOf.get(state.x).name} across, `
+        + `${indexOf.get(state.y).name} up, ${plural(dots.length, NOUN)}`);
     }
 
     /* Where a share of an axis is on the canvas; dots at its ends are within. */
@@ -1003,7 +1117,7 @@
       pen.fillStyle = color("--ink");
       pen.textAlign = "center";
       pen.textBaseline = "middle";
-      const text = `${shorten(index.title, 40)}${column(index.id).scale.isLog ? " (log)" : ""}`;
+      const text = `${shorten(index.name, 40)}${column(index.id).scale.isLog ? " (log)" : ""}`;
       if (isX) return pen.fillText(text, MARGIN.left + width / 2, MARGIN.top + height + 32, width);
       pen.save();
       pen.translate(10, MARGIN.top + height / 2);
@@ -1047,26 +1161,28 @@
       return best;
     }
 
-    /* The nearest dot in a direction; dots to the side count as further away. */
-    function nextDot(from, dx, dy) {
-      let best = null, least = Infinity;
-      for (const dot of dots) {
-        const [x, y] = [dot.x - from.x, dot.y - from.y];
-        const along = x * dx + y * dy, aside = Math.abs(x * dy) + Math.abs(y * dx);
-        if (along < 0.5 || aside > 2 * along) continue;
-        const distance = along + 2 * aside;
-        if (distance < least) [best, least] = [dot, distance];
-      }
-      return best;
+    /* The next dot along an axis: every dot can be reached. */
+    function nextDot(from, axis, by) {
+      const line = [...dots].sort((a, b) => a[axis] - b[axis] || a.row - b.row);
+      return line[line.indexOf(from) + by];
     }
 
-    function point(dot) {
-      const row = dot ? dot.row : -1;
-      if (row === pointed) return;
-      pointed = row;
-      draw();
+    function point(row, delay = 40) {
       window.clearTimeout(cardTimer);
-      if (dot) cardTimer = window.setTimeout(() => showCard(row), 40);
+      if (row === undefined || row === pointed) return;
+      cardTimer = window.setTimeout(() => {
+        pointed = row;
+        draw();
+        showCard(row);
+      }, delay);
+    }
+
+    /* Show a unit of the wall beside it, where there is room; a screen reader reads its tile. */
+    const isBeside = window.matchMedia("(min-width: 80rem)");
+    function peek(row) {
+      if (!isBeside.matches || !canvas.clientWidth) return;
+      card.setAttribute("aria-live", "off");
+      point(row, 150);
     }
 
     function showCard(row) {
@@ -1074,24 +1190,22 @@
       const unit = data.units[row];
       card.replaceChildren(
         html("p", { class: "card-title" },
-          html("a", { href: `#unit=${unit}`, "data-open": unit }, `${NOUN} ${unit}`),
+          html("a", { href: addressOf(unit), "data-open": unit }, `${NOUN} ${unit}`),
           data.state[row] ? ` ${data.state[row]}` : null),
         stripPicture(row),
-        html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.title),
+        html("dl", null, ...shown.map((index) => html("div", null, html("dt", null, index.name),
           html("dd", null, valueText(index.id, row))))));
       card.hidden = false;
     }
 
     /* The unit's strip of images as it is, or its image of the wall. */
     function stripPicture(row) {
-      const run = data.runs[data.run[row]] || {};
-      const name = `unit${String(data.units[row]).padStart(4, "0")}.png`;
-      const path = data.n ? safePath("runs", run.digest, name) : null;
+      const path = stripPath(row);
       const box = html("p", { class: "strip-box" });
-      loadImage(path && ROOT + path).then((image) => {
+      loadImage(path).then((image) => {
         const zoom = Math.max(1, Math.floor(300 / image.naturalWidth));
         box.append(html("img", {
-          src: ROOT + path, alt: `images of ${NOUN} ${data.units[row]}`, class: "pixels",
+          src: path, alt: `all images of ${describe(row, state.sort)}`, class: "pixels",
           width: image.naturalWidth * zoom, height: image.naturalHeight * zoom,
         }));
       }).catch(() => box.append(wallPicture(row, zoomFor(WIDTH, 96))));
@@ -1112,40 +1226,36 @@
     canvas.addEventListener("pointermove", (event) => {
       const dot = at(event);
       canvas.classList.toggle("over", Boolean(dot));
-      if (dot) point(dot);
+      if (!dot) return;
+      card.setAttribute("aria-live", "polite");
+      point(dot.row);
     });
     canvas.addEventListener("click", (event) => {
       const dot = at(event);
       if (!dot) return;
       const isKnown = dot.row === pointed && !card.hidden;
-      if (event.pointerType === "touch" && !isKnown) point(dot);
+      if (event.pointerType === "touch" && !isKnown) point(dot.row);
       else go({ unit: data.units[dot.row] });
     });
     canvas.addEventListener("keydown", (event) => {
-      const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+      const ways = {
+        ArrowLeft: ["x", -1], ArrowRight: ["x", 1], ArrowUp: ["y", -1], ArrowDown: ["y", 1],
+      };
       const current = dots.find(({ row }) => row === pointed);
       if (Object.hasOwn(ways, event.key)) {
         event.preventDefault();
-        const { width, height } = area();
-        const middle = { x: MARGIN.left + width / 2, y: MARGIN.top + height / 2 };
-        const next = current
-          ? nextDot(current, ...ways[event.key]) : nearest(middle.x, middle.y, 1e5);
-        if (next) point(next);
+        const middle = canvas.clientWidth / 2;
+        const next = current ? nextDot(current, ...ways[event.key]) : nearest(middle, middle, 1e5);
+        card.setAttribute("aria-live", "polite");
+        if (next) point(next.row, 0);
       } else if (event.key === "Enter" && current) {
         event.preventDefault();
         go({ unit: data.units[current.row] });
       } else if (event.key === "Escape" && current) hide();
     });
-    card.addEventListener("click", (event) => {
-      const link = event.target.closest("[data-open]");
-      if (!link) return;
-      event.preventDefault();
-      go({ unit: Number(link.dataset.open) });
-    });
-    byId("scatter-panel").addEventListener("toggle", update);
     new ResizeObserver(update).observe(canvas);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
-    return { update };
+    return { update, peek };
   }());
 
   // ---------- 11. Details of a unit, loaded when it is opened ----------------------------------
@@ -1213,7 +1323,6 @@
     browse.hidden = false;
     opened += 1;
     renderWall();
-    scatter.update();
     window.scrollTo(0, wallScroll);
     const row = rowOf.get(before);
     if (row !== undefined && positionOf[row] >= 0) focusTile(row);
@@ -1231,17 +1340,13 @@
   }
 
   function unitBar(row) {
-    const button = (id, text, action, keys) => {
-      const node = html("button", { type: "button", id, "aria-keyshortcuts": keys }, text);
-      node.addEventListener("click", action);
-      return node;
-    };
+    const key = (id, text, action, keys) => button({ id, "aria-keyshortcuts": keys }, action, text);
     return html("div", { class: "unit-bar" },
-      button("close", "Back to the wall", () => go({ unit: null }), "Escape"),
+      key("close", "Back to the wall", () => go({ unit: null }), "Escape"),
       html("span", { class: "steps" },
-        button("previous", "‹ Previous", () => goStep(-1), "ArrowLeft"),
+        key("previous", "‹ Previous", () => goStep(-1), "ArrowLeft"),
         html("span", { id: "step-text" }),
-        button("next", "Next ›", () => goStep(1), "ArrowRight")),
+        key("next", "Next ›", () => goStep(1), "ArrowRight")),
       html("button", {
         type: "button", class: "smooth", "aria-pressed": String(isSmooth()),
       }, "Smooth"));
@@ -1250,7 +1355,7 @@
   function updateSteps(row) {
     byId("previous").disabled = step(row, -1) === undefined;
     byId("next").disabled = step(row, 1) === undefined;
-    const sortedBy = state.sort === "unit" ? "number" : indexOf.get(state.sort).title;
+    const sortedBy = state.sort === "unit" ? "number" : indexOf.get(state.sort).name;
     byId("step-text").textContent = positionOf[row] >= 0
       ? `${positionOf[row] + 1} of ${order.length}, by ${sortedBy}` : "outside of the filter";
   }
@@ -1278,10 +1383,11 @@
     const unit = data.units[row];
     const body = html("div", { class: "unit-body", "aria-busy": "true" }, hint("Loading…"));
     const layer = ` of ${data.model} ${data.layer}${data.variant ? `, ${data.variant}` : ""}`;
+    const { command } = data.runs[data.run[row]] || {};
     view.replaceChildren(unitBar(row),
       html("h1", { id: "unit-title", tabindex: "-1" },
         `${NOUN[0].toUpperCase()}${NOUN.slice(1)} ${unit}`, html("span", { class: "of" }, layer)),
-      body);
+      command ? copyable("Made by", String(command), "made") : "", body);
     updateSteps(row);
     loadDetails(row).then((details) => {
       if (mine !== opened) return;
@@ -1305,13 +1411,16 @@
     const folder = `${ROOT}runs/${data.runs[data.run[row]].digest}`;
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
     return [
-      html("div", { class: "first" },
-        html("div", null, partImages(row, d), partBest(d)),
-        html("div", null, partAnswers(d), partDistances(d), partTrace(d))),
-      partIndices(row, d), partAlone(d), partNatural(d), partFilm(d, row), partPictures(d, row),
-      partNeighbours(), partFiles(row, d),
+      sideBySide([partImages(row, d)], [partAnswers(row, d)]),
+      sideBySide([partNatural(d)], [partBest(d), partAlone(d)]),
+      partIndices(row, d), sideBySide([partDistances(d)], [partTrace(d)]), partFilm(d, row),
+      partPictures(d, row), partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
   }
+
+  const sideBySide = (left, right) => html("div", { class: "beside" },
+    ...[left, right].map((parts) => html("div", null, ...parts.filter(Boolean)))
+      .filter((side) => side.firstChild));
 
   const filePath = (d, name) => {
     const path = safePath(name);
@@ -1319,9 +1428,8 @@
   };
 
   /* Images of a strip with a caption under each. */
-  function figures(d, strip, wanted, label, caption) {
+  function figures(d, strip, zoom, label, caption) {
     const path = filePath(d, strip.file);
-    const zoom = zoomFor(strip.width, wanted);
     const figure = (_, i) => html("li", null, frame(path, strip, i, zoom, label(i)), caption(i));
     const count = Math.min(strip.count, 200);
     return html("ul", { class: "figures" }, ...Array.from({ length: count }, figure));
@@ -1352,15 +1460,24 @@
 
   function partImages(row, d) {
     if (!d.images) return partWithoutImages(row, d);
-    const large = Math.max(212, Math.min(d.images.width, 320));
-    const wanted = d.images.count > 8 ? 104 : window.innerWidth < 640 ? 128 : large;
     const best = isNumber(d.response_best) ? `, ${digits(d.response_best)}` : "";
     return part("images", "Images",
       hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
         + "and as a number."),
-      figures(d, d.images, wanted, (i) => `image ${i + 1} of ${describe(row, "unit")}`,
+      figures(d, d.images, zoomOfBatch(d.images), (i) => `image ${i + 1} of ${describe(row, "unit")}`,
         (i) => responseCaption(d.responses[i], d.response_best)),
       ...stateLines(row, d));
+  }
+
+  /* As large as the first screen allows: up to six images in two rows beside the answers. */
+  function zoomOfBatch({ count, width, height }) {
+    if (count > 12) return zoomFor(width, 104);
+    const [wide, tall] = [window.innerWidth, window.innerHeight];
+    const [across, room] = wide < 640 ? [2, wide - 44] : wide < 1024 ? [3, wide - 80]
+      : [count > 6 ? 4 : count > 4 ? 3 : 2, 0.57 * wide - 72];
+    const most = clamp((tall - 290) / Math.ceil(count / across), 112, 400) / height;
+    const zoom = Math.max(1, Math.min(room / across / width, most));
+    return width < 48 ? Math.floor(zoom) : zoom; // pixels that can be seen stay square
   }
 
   function partWithoutImages(row, d) {
@@ -1376,22 +1493,29 @@
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
     if (!strip) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
-    const zoom = zoomFor(strip.width, 168);
+    const zoom = zoomFor(strip.width, 112);
     return part("best", "Best single image",
-      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image, ${of}`),
+      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image of ${NOUN} ${d.unit}, ${of}`),
       captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
   const ANSWERS = [
-    ["overall", "All in all"], ["phase", "Phase"], ["shift", "Shifts"],
-    ["deformation", "Deformations"],
+    ["phase", "Phase"], ["shift", "Shifts"], ["deformation", "Deformations"],
+    ["overall", "All in all"],
   ];
 
-  function partAnswers(d) {
+  /* An answer, with its rank among the layer's other units as `diversevis show` gives it. */
+  function answerText(name, row, d) {
+    const id = name === "overall" ? "diversity" : name;
+    const rank = indexOf.has(id) ? rankWords(rankOf(id, row), `other ${NOUN}s`) : "";
+    return [d.answers[name], rank].filter(Boolean).join("; ");
+  }
+
+  function partAnswers(row, d) {
     const known = ANSWERS.filter(([name]) => typeof d.answers[name] === "string");
     if (!known.length) return null;
     const answer = ([name, title]) => html("div", null,
-      html("dt", null, title), html("dd", null, d.answers[name]),
+      html("dt", null, title), html("dd", null, answerText(name, row, d)),
       name === "phase" && d.grating ? html("dd", { class: "hint" }, gratingText(d.grating)) : null);
     return part("answers", "To what is it invariant?",
       html("dl", { class: "answers" }, ...known.map(answer)));
@@ -1467,7 +1591,7 @@
     return part("indices", "Every number, and its place in the layer",
       main.length ? indexTable("Indices", main, row, d) : null,
       others.length ? otherIndices(others, row, d) : null,
-      absent.length ? hint(`No number: ${absent.map((index) => index.title).join(", ")}.`) : null,
+      absent.length ? hint(`No number: ${absent.map((index) => index.name).join(", ")}.`) : null,
       ...reasons.map(([name, reason]) => hint(`${name} was not measured: ${reason}`)));
   }
 
@@ -1492,7 +1616,7 @@
     const field = column(index.id);
     const words = field.weak[row] ? "says little" : word(index, field.values[row]);
     return html("tr", { "data-index": index.id, class: index.main ? "main-index" : null },
-      html("th", { scope: "row" }, index.title),
+      html("th", { scope: "row" }, index.name),
       html("td", { class: "value" }, ...valueParts(index, row, d)),
       html("td", { class: "words" }, words),
       html("td", { class: "rank" }, html("div", null,
@@ -1535,7 +1659,7 @@
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, 112, (i) => `image ${i + 1}, made alone`,
+      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1} of ${NOUN} ${d.unit}, made alone`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
@@ -1550,21 +1674,21 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, 112, (i) => `crop of ${name(i)}`, caption));
+      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)} that drives ${NOUN} ${d.unit}`, caption));
   }
 
   function partFilm(d, row) {
     const path = d.film && filePath(d, d.film);
     if (!path) return null;
     const box = html("div");
-    const button = html("button", { type: "button", "aria-expanded": "false" }, "Show the film");
-    button.addEventListener("click", () => {
+    const toggle = (node) => {
       const show = !box.firstChild;
-      button.textContent = show ? "Hide the film" : "Show the film";
-      button.setAttribute("aria-expanded", String(show));
+      node.textContent = show ? "Hide the film" : "Show the film";
+      node.setAttribute("aria-expanded", String(show));
       box.replaceChildren(...(show ? [filmNode(path, row)] : []));
-    });
-    return part("film", "Film of the optimization", button, box);
+    };
+    return part("film", "Film of the optimization",
+      button({ "aria-expanded": "false" }, toggle, "Show the film"), box);
   }
 
   function filmNode(path, row) {
@@ -1579,21 +1703,30 @@
 
   const MEASURES = {
     phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
-    dimension: "Dimension, and paths between images", diversity: "Diversity",
+    diversity: "Diversity", dimension: "Dimension, and paths between images",
     gain: "Gain of a batch", natural: "Natural images", front: "Response against diversity",
   };
 
   const pictureTitle = (name) => (Object.hasOwn(MEASURES, name) ? MEASURES[name] : name);
 
   function partPictures(d, row) {
-    const names = Object.keys(d.pictures || {});
+    const known = Object.keys(MEASURES).filter((name) => Object.hasOwn(d.pictures || {}, name));
+    const names = [...new Set([...known, ...Object.keys(d.pictures || {})])];
     if (!names.length) return null;
     const section = (name) => html("section", { class: "picture-of", "data-measure": name },
       html("h3", null, pictureTitle(name)),
       typeof d.answers[name] === "string" ? html("p", null, d.answers[name]) : null,
-      measurePicture(safePath(d.pictures[name]), name, row));
+      measurePicture(drawnPicture(d.pictures[name], row), name, row));
     return part("pictures", "Pictures of the measures",
       html("div", { class: "pictures" }, ...names.map(section)));
+  }
+
+  /* The path of a picture from the root of the atlas; null if it is not drawn yet. */
+  function drawnPicture(path, row) {
+    const folder = String(path).split("/").slice(0, -1).join("/");
+    const missing = (data.missing || {})[folder];
+    const isMissing = Array.isArray(missing) && missing.includes(data.units[row]);
+    return isMissing ? null : safePath(path);
   }
 
   function measurePicture(path, name, row) {
@@ -1624,32 +1757,25 @@
   function neighbour([row, similarity]) {
     const unit = data.units[row];
     return html("li", null, html("a", {
-      href: `#unit=${unit}`, "data-neighbour": unit, class: "tile",
+      href: addressOf(unit), "data-neighbour": unit, class: "tile",
       "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}`,
     }, wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(unit)),
     html("span", { class: "value" }, digits(similarity))));
   }
-
-  view.addEventListener("click", (event) => {
-    const link = event.target.closest("[data-neighbour]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    go({ unit: Number(link.dataset.neighbour) });
-  });
 
   /* A word of a command line, as Python's shlex.quote writes it. */
   const quoted = (text) =>
     (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
 
   let copies = 0;
-  function copyable(label, text) {
+  function copyable(label, text, look = "") {
     copies += 1;
     const id = `copy-${copies}`;
     const button = html("button", {
       type: "button", class: "copy", "data-copy": id, "aria-label": `Copy: ${label}`,
     }, "Copy");
-    return html("p", { class: "copyable" },
-      soft(`${label}: `), html("code", { id }, text), " ", button);
+    return html("p", { class: `copyable ${look}` },
+      soft(`${label}: `), html("code", { id, title: look ? text : null }, text), " ", button);
   }
 
   function runFacts(run) {
@@ -1677,7 +1803,8 @@
     const strips = [d.images, d.alone, d.natural].filter(Boolean).map((strip) => strip.file);
     const images = [...strips, d.film].filter(isSafeName)
       .map((name) => [`${d.folder}/${name}`, name]);
-    const pictures = Object.entries(d.pictures || {}).filter(([, path]) => safePath(path))
+    const pictures = Object.entries(d.pictures || {})
+      .filter(([, path]) => drawnPicture(path, row))
       .map(([name, path]) => [ROOT + path, `${name}.png`]);
     const key = detailsKey(row);
     const numbers = key ? [[`${ROOT}${key}.js`, "numbers (units of the run, as a script)"]] : [];
@@ -1728,7 +1855,7 @@
       event.preventDefault();
       byId("main").focus();
     });
-    window.addEventListener("popstate", goToAddress);
+    window.addEventListener("hashchange", goToAddress);
     goToAddress();
   }
 
