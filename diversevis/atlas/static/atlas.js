@@ -1306,9 +1306,9 @@
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
     return [
       html("div", { class: "first" },
-        html("div", null, partImages(row, d), partBest(d)),
+        html("div", null, partImages(row, d), partBest(row, d)),
         html("div", null, partAnswers(d), partDistances(d), partTrace(d))),
-      partIndices(row, d), partAlone(d), partNatural(d), partFilm(d, row), partPictures(d, row),
+      partIndices(row, d), partAlone(row, d), partNatural(row, d), partFilm(d, row), partPictures(d, row),
       partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
   }
@@ -1372,13 +1372,14 @@
     return part("images", "Images", ...stateLines(row, d), ...instead);
   }
 
-  function partBest(d) {
+  function partBest(row, d) {
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
     if (!strip) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
     const zoom = zoomFor(strip.width, 168);
     return part("best", "Best single image",
-      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image, ${of}`),
+      frame(filePath(d, d.best.file), strip, d.best.index, zoom,
+        `best single image, ${of}, of ${describe(row, "unit")}`),
       captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
@@ -1529,17 +1530,17 @@
 
   // ---------- 15. The view of a unit: more images, film, pictures, neighbours, files -----------
 
-  function partAlone(d) {
+  function partAlone(row, d) {
     const strip = d.alone;
     if (!strip) return null;
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, 112, (i) => `image ${i + 1}, made alone`,
+      figures(d, strip, 112, (i) => `image ${i + 1}, made alone, of ${describe(row, "unit")}`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
-  function partNatural(d) {
+  function partNatural(row, d) {
     const strip = d.natural;
     if (!strip) return null;
     const items = strip.items || [];
@@ -1550,7 +1551,7 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, 112, (i) => `crop of ${name(i)}`, caption));
+      figures(d, strip, 112, (i) => `crop of ${name(i)}, for ${describe(row, "unit")}`, caption));
   }
 
   function partFilm(d, row) {
@@ -1568,7 +1569,7 @@
   }
 
   function filmNode(path, row) {
-    const label = `film of the optimization of ${NOUN} ${data.units[row]}`;
+    const label = `film of the optimization of ${describe(row, "unit")}`;
     const node = path.endsWith(".mp4")
       ? html("video", { src: path, controls: true, loop: true, "aria-label": label })
       : html("img", { src: path, alt: label, class: "pixels film" });
