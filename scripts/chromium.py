@@ -28,16 +28,20 @@ def start(profile: Path, *, width: int = 1280, height: int = 900) -> Chrome:
 
 def messages(driver: Chrome) -> list[str]:
     """What the console said since the last call."""
-    return [entry["message"] for entry in driver.get_log("browser")]
+    return [entry["message"] for entry in _log(driver, "browser")]
 
 
 def requests(driver: Chrome) -> list[str]:
     """The addresses that were asked for since the last call."""
     events: list[dict[str, Any]] = [
-        json.loads(entry["message"])["message"] for entry in driver.get_log("performance")
+        json.loads(entry["message"])["message"] for entry in _log(driver, "performance")
     ]
     return [
         event["params"]["request"]["url"]
         for event in events
         if event["method"] == "Network.requestWillBeSent"
     ]
+
+
+def _log(driver: Chrome, kind: str) -> list[dict[str, Any]]:
+    return driver.get_log(kind)  # type: ignore[no-untyped-call]
