@@ -55,16 +55,21 @@ def write_runs(root: Path, *, runs: int, units: int, damaged: int = 0) -> list[P
     return broken
 
 
-def write_layer(root: Path, name: str, units: int, *, per_run: int = PER_RUN) -> None:
-    """Make the runs of all units of a layer, such as `vgg19/conv3_1`, with images of gratings."""
+def write_layer(
+    root: Path, name: str, units: int, *, per_run: int = PER_RUN, size: int = SIZE
+) -> None:
+    """Make the runs of all units of a layer, such as `vgg19/conv3_1`, with images of gratings.
+
+    size  side of an image, pixels
+    """
     template = _split(_unit())
     model, layer = name.split("/")
     for first in range(0, units, per_run):
         numbers = range(first, min(first + per_run, units))
         path = root / model / layer / f"{numbers[0]}-{numbers[-1]}" / "v001"
         responses = [1 + unit / 1000 for unit in numbers]
-        record = record_of(model, layer, 0, numbers)
-        _write_run(path, record, template, responses, _gratings(numbers), first)
+        record = record_of(model, layer, 0, numbers, size)
+        _write_run(path, record, template, responses, _gratings(numbers, size), first)
 
 
 def _write_run(
@@ -80,13 +85,13 @@ def _write_run(
     metrics = f'{{"measures": {MEASURES}, "units": [{", ".join(rows)}]}}\n'
     (path / "metrics.json").write_text(metrics)
     (path / "run.json").write_text(json.dumps(record, indent=2))
-    (path / "images.safetensors").write_bytes(_images(responses, images, record["units"]))
+    (path / "images.safetensors").write_bytes(_images(responses, images, record))
 
 
-def _gratings(units: Sequence[int]) -> Float[np.ndarray, "unit image 3 height width"]:
+def _gratings(units: Sequence[int], size: int) -> Float[np.ndarray, "unit image 3 height width"]:
     """Phases of a coloured grating for every unit; frequency, direction and colour are random."""
     generator = np.random.default_rng(list(units))
-    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    y, x = np.mgrid[:size, :size] / size
     angles, cycles = generator.uniform(0, np.pi, len(units)), generator.uniform(1, 4, len(units))
     colors = generator.normal(size=(len(units), 3))
     along = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
@@ -97,16 +102,18 @@ def _gratings(units: Sequence[int]) -> Float[np.ndarray, "unit image 3 height wi
 
 def _images(
     responses: Sequence[float], images: Float[np.ndarray, "unit image 3 height width"],
-    units: Sequence[int],
+    record: dict[str, Any],
 ) -> bytes:  # fmt: skip
     """A file of these images at the right norm, with the same response to all images of a unit."""
     norms = np.sqrt(np.square(images).sum((2, 3, 4), keepdims=True))
-    pixels = (images * (NORM / norms)).astype(np.float32)
+    pixels = (images * (record["norm"] / norms)).astype(np.float32)
     values = np.repeat(np.array(responses, np.float32)[:, None], N, axis=1)
-    return save({"images": pixels, "responses": values, "units": np.array(units)})
+    return save({"images": pixels, "responses": values, "units": np.array(record["units"])})
 
 
-def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[str, Any]:
+def record_of(
+    model: str, layer: str, seed: int, units: Sequence[int], size: int = SIZE
+) -> dict[str, Any]:
     """The entries of run.json that `collect` reads."""
     config = config_of(model, layer, seed, units)
     return {
@@ -120,12 +127,12 @@ def record_of(model: str, layer: str, seed: int, units: Sequence[int]) -> dict[s
         "units": list(units),
         "n": N,
         "seed": seed,
-        "norm": NORM,
+        "norm": NORM * size / SIZE,
         "distance": "pixels",
         "diversity": config["objective"]["diversity"],
         "fraction": None,
         "front": None,
-        "receptive_field": {"size": [SIZE, SIZE], "stride": [2, 2], "offset": [-6, -6]},
+        "receptive_field": {"size": [size, size], "stride": [2, 2], "offset": [-6, -6]},
         "weights": {
             "source": f"/weights/{model}.safetensors",
             "sha256": "0" * 64,

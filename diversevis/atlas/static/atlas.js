@@ -1412,7 +1412,7 @@
     const d = { answers: {}, errors: {}, seeds: {}, responses: [], ...details, folder };
     return [
       sideBySide([partImages(row, d)], [partAnswers(row, d)]),
-      sideBySide([partNatural(d)], [partBest(d), partAlone(d)]),
+      sideBySide([partNatural(row, d)], [partBest(row, d), partAlone(row, d)]),
       partIndices(row, d), sideBySide([partDistances(d)], [partTrace(d)]), partFilm(d, row),
       partPictures(d, row), partNeighbours(), partFiles(row, d),
     ].filter(Boolean);
@@ -1489,13 +1489,14 @@
     return part("images", "Images", ...stateLines(row, d), ...instead);
   }
 
-  function partBest(d) {
+  function partBest(row, d) {
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
     if (!strip) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
     const zoom = zoomFor(strip.width, 112);
     return part("best", "Best single image",
-      frame(filePath(d, d.best.file), strip, d.best.index, zoom, `best single image of ${NOUN} ${d.unit}, ${of}`),
+      frame(filePath(d, d.best.file), strip, d.best.index, zoom,
+        `best single image, ${of}, of ${describe(row, "unit")}`),
       captionText(strong(digits(d.best.response)), soft(` ${of}`)));
   }
 
@@ -1653,17 +1654,17 @@
 
   // ---------- 15. The view of a unit: more images, film, pictures, neighbours, files -----------
 
-  function partAlone(d) {
+  function partAlone(row, d) {
     const strip = d.alone;
     if (!strip) return null;
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1} of ${NOUN} ${d.unit}, made alone`,
+      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1}, made alone, of ${describe(row, "unit")}`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
-  function partNatural(d) {
+  function partNatural(row, d) {
     const strip = d.natural;
     if (!strip) return null;
     const items = strip.items || [];
@@ -1674,7 +1675,7 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)} that drives ${NOUN} ${d.unit}`, caption));
+      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)}, for ${describe(row, "unit")}`, caption));
   }
 
   function partFilm(d, row) {
@@ -1692,7 +1693,7 @@
   }
 
   function filmNode(path, row) {
-    const label = `film of the optimization of ${NOUN} ${data.units[row]}`;
+    const label = `film of the optimization of ${describe(row, "unit")}`;
     const node = path.endsWith(".mp4")
       ? html("video", { src: path, controls: true, loop: true, "aria-label": label })
       : html("img", { src: path, alt: label, class: "pixels film" });
