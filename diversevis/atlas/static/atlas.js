@@ -236,7 +236,12 @@
 
   const MAIN = INDICES.filter((index) => index.main);
   const OTHERS = INDICES.filter((index) => !index.main);
-  const hasNumbers = (index) => column(index.id).sorted.length > 0;
+  /* Without sorting all numbers of all indices when the page opens. */
+  function hasNumbers({ id }) {
+    const weak = new Set((data.weak || {})[id]);
+    return data.columns[id].some((value, row) =>
+      isNumber(value) && !weak.has(row) && !isDead(row));
+  }
 
   /* "unit 21 of conv3_1: F1/F0 0.25, lower than 55 % of 255 units" */
   function describe(row, sortedBy) {
