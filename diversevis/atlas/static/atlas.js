@@ -577,7 +577,7 @@
       src: path, alt: "", loading: "lazy", decoding: "async", class: "pixels strip-tile",
       ...stripSize(),
     });
-    image.addEventListener("error", () => image.replaceWith(pictureMissing(image)));
+    image.addEventListener("error", () => pictureMissing(image));
     return image;
   }
 
@@ -695,7 +695,7 @@
       changeSort({ order: state.order === "asc" ? "desc" : "asc" }));
     byId("size").addEventListener("input", (event) =>
       go({ size: SIZES[Number(event.target.value)] }, "replace"));
-    byId("images").hidden = !STRIP;
+    byId("images").parentElement.hidden = !STRIP;
     byId("images").addEventListener("click", () =>
       go({ images: showsStrips() ? "best" : "all" }));
     byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
