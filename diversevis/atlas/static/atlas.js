@@ -236,7 +236,12 @@
 
   const MAIN = INDICES.filter((index) => index.main);
   const OTHERS = INDICES.filter((index) => !index.main);
-  const hasNumbers = (index) => column(index.id).sorted.length > 0;
+  /* Without sorting all numbers of all indices when the page opens. */
+  function hasNumbers({ id }) {
+    const weak = new Set((data.weak || {})[id]);
+    return data.columns[id].some((value, row) =>
+      isNumber(value) && !weak.has(row) && !isDead(row));
+  }
 
   /* "unit 21 of conv3_1: F1/F0 0.25, lower than 55 % of 255 units" */
   function describe(row, sortedBy) {
@@ -283,21 +288,15 @@
   const formatRange = (id, { low, high }) =>
     `${encodeURIComponent(id)}:${low ?? ""}..${high ?? ""}`;
 
+  const formatFilters = (filters) => [...filters].map((filter) => formatRange(...filter)).join(",");
+
   function formatState(state) {
-    const parts = [];
-    const add = (name, value) => {
-      if (value !== DEFAULTS[name]) parts.push(`${name}=${encodeURIComponent(value)}`);
-    };
-    add("sort", state.sort);
-    add("order", state.order);
-    const ranges = [...state.filters].map(([id, range]) => formatRange(id, range));
-    if (ranges.length) parts.push(`filter=${ranges.join(",")}`);
-    add("x", state.x);
-    add("y", state.y);
-    add("size", state.size);
-    add("images", state.images);
-    add("unit", state.unit);
-    return `#${parts.join("&")}`;
+    const part = (name) => (state[name] === DEFAULTS[name] ? null
+      : `${name}=${encodeURIComponent(state[name])}`);
+    const filter = state.filters.size ? `filter=${formatFilters(state.filters)}` : null;
+    const parts = [
+      part("sort"), part("order"), filter, ...["x", "y", "size", "images", "unit"].map(part)];
+    return `#${parts.filter(Boolean).join("&")}`;
   }
 
   /* The address of a unit in this view; links need no more than that. */
@@ -308,10 +307,11 @@
     const state = { ...DEFAULTS, filters: new Map() };
     const problems = [];
     for (const part of hash.replace(/^#/, "").split("&").filter(Boolean)) {
-      const at = part.indexOf("=");
-      const name = at < 0 ? part : part.slice(0, at);
-      const reader = Object.hasOwn(READERS, name) ? READERS[name] : null;
-      if (!reader || !reader(state, part.slice(at + 1))) problems.push(shorten(readable(part)));
+      const [, name, text] = /^([^=]*)=?(.*)$/s.exec(part);
+      const isRead = name === "filter"
+        ? text.split(",").map((one) => readFilter(state, one)).every(Boolean)
+        : readValue(state, name, readable(text));
+      if (!isRead) problems.push(shorten(readable(part)));
     }
     return { state, problems };
   }
@@ -321,37 +321,18 @@
   }
   const shorten = (text, most = 60) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
-  /* How a part of the address changes a state; false if it cannot be understood. */
-  const READERS = {
-    sort: (state, text) => readId(state, "sort", text, true),
-    x: (state, text) => readId(state, "x", text, false),
-    y: (state, text) => readId(state, "y", text, false),
-    order(state, text) {
-      if (text === "asc" || text === "desc") state.order = text;
-      return state.order === text;
-    },
-    size(state, text) {
-      if (!SIZES.includes(Number(text))) return false;
-      state.size = Number(text);
-      return true;
-    },
-    images(state, text) {
-      if (text === "best" || (text === "all" && STRIP)) state.images = text;
-      return state.images === text;
-    },
-    unit(state, text) {
-      if (!/^\d+$/.test(text) || !rowOf.has(Number(text))) return false;
-      state.unit = Number(text);
-      return true;
-    },
-    filter: (state, text) => text.split(",").map((one) => readFilter(state, one)).every(Boolean),
+  /* What may stand behind a name in the address. */
+  const VALUES = {
+    sort: ["unit", ...indexOf.keys()], x: [...indexOf.keys()], y: [...indexOf.keys()],
+    order: ["asc", "desc"], size: SIZES, images: STRIP ? ["best", "all"] : ["best"],
+    unit: data.units,
   };
 
-  function readId(state, name, text, mayBeUnit) {
-    const id = readable(text);
-    if (!indexOf.has(id) && !(mayBeUnit && id === "unit")) return false;
-    state[name] = id;
-    return true;
+  function readValue(state, name, text) {
+    const value = Object.hasOwn(VALUES, name)
+      ? VALUES[name].find((known) => String(known) === text) : undefined;
+    if (value !== undefined) state[name] = value;
+    return value !== undefined;
   }
 
   function readFilter(state, text) {
@@ -371,12 +352,12 @@
   let state = null;
   let address = null;
 
-  /* Change the view. How: "push" a history entry, "replace" the current, or "none". */
+  /* Change the view, and "push" a history entry or "replace" the current. */
   function go(change, how = "push") {
     clearNotes();
     const next = { ...state, ...change };
     const hash = formatState(next);
-    if (how !== "none" && hash !== address) {
+    if (hash !== address) {
       const url = hash === "#" ? window.location.href.split("#")[0] + "#" : hash;
       window.history[how === "push" ? "pushState" : "replaceState"](null, "", url);
     }
@@ -391,7 +372,8 @@
       note(`Part of the address is not understood and ignored: ${problems.join(", ")}`);
     }
     address = formatState(next);
-    show(next);
+    const isSame = state && formatFilters(state.filters) === formatFilters(next.filters);
+    show(isSame ? { ...next, filters: state.filters } : next);
   }
 
   function show(next) {
@@ -416,18 +398,8 @@
   let order = [];        // rows in the order of the wall
   let positionOf = null; // position of a row in it, -1 if filtered out
 
-  function passes(row, filters) {
-    for (const { column: { values, counts }, low, high } of filters) {
-      if (!counts(row)) return false;
-      if (low !== null && values[row] < low) return false;
-      if (high !== null && values[row] > high) return false;
-    }
-    return true;
-  }
-
-  function resolved(filters) {
-    return [...filters].map(([id, range]) => ({ column: column(id), ...range }));
-  }
+  const isWithin = ({ values, counts }, { low, high }, row) => counts(row)
+    && (low === null || values[row] >= low) && (high === null || values[row] <= high);
 
   /* Numbers first, then those that say little, then rows without a number, then dead units. */
   function sortGroup(sortedBy, row) {
@@ -437,9 +409,9 @@
   }
 
   function arrange() {
-    const filters = resolved(state.filters);
-    const rows = [];
-    for (let row = 0; row < COUNT; row += 1) if (passes(row, filters)) rows.push(row);
+    const filters = [...state.filters].map(([id, range]) => [column(id), range]);
+    const rows = [...data.units.keys()]
+      .filter((row) => filters.every(([field, range]) => isWithin(field, range, row)));
     const sign = state.order === "desc" ? -1 : 1;
     if (state.sort === "unit") {
       if (sign < 0) rows.reverse();
@@ -605,7 +577,7 @@
       src: path, alt: "", loading: "lazy", decoding: "async", class: "pixels strip-tile",
       ...stripSize(),
     });
-    image.addEventListener("error", () => image.replaceWith(pictureMissing(image)));
+    image.addEventListener("error", () => pictureMissing(image));
     return image;
   }
 
@@ -723,7 +695,7 @@
       changeSort({ order: state.order === "asc" ? "desc" : "asc" }));
     byId("size").addEventListener("input", (event) =>
       go({ size: SIZES[Number(event.target.value)] }, "replace"));
-    byId("images").hidden = !STRIP;
+    byId("images").parentElement.hidden = !STRIP;
     byId("images").addEventListener("click", () =>
       go({ images: showsStrips() ? "best" : "all" }));
     byId("x").addEventListener("change", (event) => go({ x: event.target.value }));
