@@ -55,7 +55,8 @@ window.checks = (function () {
   function contrastOf(node, pseudo) {
     const bottom = backgroundOf(node);
     if (!bottom) return 0;
-    const color = rgba(getComputedStyle(node, pseudo).color);
+    const style = getComputedStyle(node, pseudo);
+    const color = rgba(node instanceof SVGElement ? style.fill : style.color);
     color[3] *= opacityOf(node);
     return ratio(over(color, bottom), bottom);
   }
@@ -119,8 +120,11 @@ window.checks = (function () {
       unless(node.localName === "form" || named(node), `${brief(node)} has no name`));
     shown("a[href], button, input, select, summary, [role=img], img, canvas").forEach((node) =>
       unless(node.closest("[aria-hidden=true]") || named(node), `${brief(node)} has no name`));
+    const controls = shown("input, select").map(named);
+    unless(new Set(controls).size === controls.length, `controls of the same name: ${controls}`);
     shown("svg").forEach((node) => unless(
-      node.closest("[aria-hidden=true]") || (node.getAttribute("role") === "img" && named(node)),
+      node.closest("[aria-hidden=true]") || node.querySelector("text")
+        || (node.getAttribute("role") === "img" && named(node)),
       `${brief(node)} is neither hidden nor named`));
     shown("a[aria-hidden=true]").forEach((node) =>
       unless(node.tabIndex < 0, `${brief(node)} is hidden and can be reached`));
