@@ -145,11 +145,9 @@ window.checks = (function () {
       || style.boxShadow !== "none";
   };
 
-  /* The number of the element that has the focus among those that can be reached; -1: none. */
-  function focused() {
-    const at = reachable().indexOf(document.activeElement);
-    return at < 0 ? { at } : { at, name: brief(document.activeElement), isMarked: isMarked(document.activeElement) };
-  }
+  /* The element that has the focus, and whether one sees that. */
+  const focused = () =>
+    ({ name: brief(document.activeElement), isMarked: isMarked(document.activeElement) });
 
   return { contrast, variable, structure, focused, shown, named, brief,
     reachable: () => reachable().map(brief), rgba, backgroundOf, luminance };
