@@ -55,7 +55,8 @@ window.checks = (function () {
   function contrastOf(node, pseudo) {
     const bottom = backgroundOf(node);
     if (!bottom) return 0;
-    const color = rgba(getComputedStyle(node, pseudo).color);
+    const style = getComputedStyle(node, pseudo);
+    const color = rgba(node instanceof SVGElement ? style.fill : style.color);
     color[3] *= opacityOf(node);
     return ratio(over(color, bottom), bottom);
   }
@@ -119,8 +120,11 @@ window.checks = (function () {
       unless(node.localName === "form" || named(node), `${brief(node)} has no name`));
     shown("a[href], button, input, select, summary, [role=img], img, canvas").forEach((node) =>
       unless(node.closest("[aria-hidden=true]") || named(node), `${brief(node)} has no name`));
+    const controls = shown("input, select").map(named);
+    unless(new Set(controls).size === controls.length, `controls of the same name: ${controls}`);
     shown("svg").forEach((node) => unless(
-      node.closest("[aria-hidden=true]") || (node.getAttribute("role") === "img" && named(node)),
+      node.closest("[aria-hidden=true]") || node.querySelector("text")
+        || (node.getAttribute("role") === "img" && named(node)),
       `${brief(node)} is neither hidden nor named`));
     shown("a[aria-hidden=true]").forEach((node) =>
       unless(node.tabIndex < 0, `${brief(node)} is hidden and can be reached`));
@@ -141,11 +145,9 @@ window.checks = (function () {
       || style.boxShadow !== "none";
   };
 
-  /* The number of the element that has the focus among those that can be reached; -1: none. */
-  function focused() {
-    const at = reachable().indexOf(document.activeElement);
-    return at < 0 ? { at } : { at, name: brief(document.activeElement), isMarked: isMarked(document.activeElement) };
-  }
+  /* The element that has the focus, and whether one sees that. */
+  const focused = () =>
+    ({ name: brief(document.activeElement), isMarked: isMarked(document.activeElement) });
 
   return { contrast, variable, structure, focused, shown, named, brief,
     reachable: () => reachable().map(brief), rgba, backgroundOf, luminance };
