@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.atlas.layers import Layer, describe
+from diversevis.atlas.layers import Layer, describe, order_of
 from diversevis.atlas.strips import COLUMNS, ROWS, tile_of
 
 BINS = 24
@@ -17,7 +17,7 @@ TAIL = 1.0  # percent of all units beyond either end of a scale
 
 
 def front_page(layers: Sequence[Layer], walls: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Networks with their layers, and the indices.
+    """Networks with their layers; the main indices, and the further ones.
 
     walls  file names of the sheets of every layer, by its slug
     """
@@ -27,20 +27,23 @@ def front_page(layers: Sequence[Layer], walls: Mapping[str, Sequence[str]]) -> d
         networks[layer.key["model"]].append(_layer(layer, scales, walls[layer.slug]))
     return {
         "networks": [{"model": model, "layers": rows} for model, rows in networks.items()],
-        "indices": [*scales.values()],
+        "indices": [scale for scale in scales.values() if scale["main"]],
+        "further": sorted(
+            (scale for scale in scales.values() if not scale["main"]),
+            key=lambda scale: order_of(scale["key"]),
+        ),
     }
 
 
 def _scales(layers: Sequence[Layer]) -> dict[str, dict[str, Any]]:
-    """Every main index with a scale that holds the units of all layers, by its address."""
+    """Every index with a scale that holds the units of all layers, by its address."""
     described: dict[str, dict[str, Any]] = {}
     values: dict[str, list[float]] = defaultdict(list)
     for layer in layers:
         for index in layer.indices:
             about = describe(layer, index)
-            if about["main"]:
-                described.setdefault(about["id"], about)
-                values[about["id"]] += layer.counting(about["id"])
+            described.setdefault(about["id"], about)
+            values[about["id"]] += layer.counting(about["id"])
     scales = {}
     for name, about in described.items():
         if values[name]:

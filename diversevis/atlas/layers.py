@@ -35,6 +35,17 @@ SETTINGS = {
 }  # fmt: skip
 
 
+def order_of(key: str) -> tuple[bool, int, float]:
+    """Where an index stands among others: the main ones of measures first, the rest as compared."""
+    main = [*MAIN.values()]
+    if key in main:
+        return False, main.index(key), 0.0
+    listed = next((name for name in ORDER if name.endswith(".") and key.startswith(name)), None)
+    if listed is not None:  # deformation.kept.0.5
+        return True, ORDER[listed], float(key.removeprefix(listed))
+    return True, ORDER.get(key, -1), 0.0
+
+
 class Unit(NamedTuple):
     """A unit of a layer: its number, its run, and its row in that run."""
 
@@ -77,16 +88,7 @@ class Layer:
     def indices(self) -> list[Index]:
         """Response and distance, then the indices of all runs, the main ones of measures first."""
         known = {index.key: index for entry in self.entries for index in entry.indices}
-        main = [*MAIN.values()]
-
-        def order(index: Index) -> tuple[bool, int, float]:
-            first, *_ = index.key.rpartition(".")
-            if index.key in main:
-                return False, main.index(index.key), 0.0
-            number = float(index.key.removeprefix("deformation.kept.")) if "kept" in first else 0.0
-            return True, ORDER.get(index.key, ORDER.get(f"{first}.", 0)), number
-
-        return [RESPONSE, DISTANCE, *sorted(known.values(), key=order)]
+        return [RESPONSE, DISTANCE, *sorted(known.values(), key=lambda index: order_of(index.key))]
 
     def address(self, index: Index) -> str:
         return index.key if index in (RESPONSE, DISTANCE) else address_of(index)
