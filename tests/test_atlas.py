@@ -514,6 +514,13 @@ def test_script_escapes_and_keeps_numbers():
     }
 
 
+def test_commands_are_copied_as_seen(tmp_path):
+    record = finished(command="diversevis run\nrm -rf /\u202e x", rerun="a\r\x1b[31mb")
+    complete_run(tmp_path / "m/l/0/v001", record)
+    (run,) = layer_data(make(tmp_path))["runs"]
+    assert (run["command"], run["rerun"]) == ("diversevis run rm -rf / x", "ab")
+
+
 def test_pictures_of_runs_must_be_pictures(energy_run):
     file = energy_run / "analysis/phase_unit0001.png"
     file.write_bytes(b"<html><script>alert(1)</script>")

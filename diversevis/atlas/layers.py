@@ -269,7 +269,7 @@ def describe(layer: Layer, index: Index) -> dict[str, Any]:
 
 
 def _run(entry: Entry) -> dict[str, Any]:
-    keys = "command", "made", "version", "device", "weights", "not_measured"
+    keys = "command", "rerun", "made", "version", "device", "weights", "not_measured"
     return {
         "digest": entry.digest, "folder": entry.name, "measures": [*entry.measures],
         **{key: entry.facts[key] for key in keys},

@@ -18,7 +18,7 @@ from diversevis.atlas.texts import digest
 from diversevis.compare.indices import Index, number_at, value_of
 from diversevis.compare.report import MAIN, measured_indices, share_of_best, state_of
 from diversevis.compare.runs import Run
-from diversevis.errors import InputError
+from diversevis.errors import InputError, plain
 from diversevis.runs import check
 from diversevis.runs.files import Damaged, read_json
 from diversevis.runs.find import Folder, find_folders, in_threads, no_garbage_collection
@@ -192,7 +192,7 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "sweep": record.get("sweep"),
         "config_hash": record["config_hash"],
-        "command": str(record.get("rerun") or record.get("command") or ""),
+        **{key: plain(str(record.get(key) or "")) for key in ("command", "rerun")},  # to be copied
         "made": str(record.get("start") or ""),
         "version": str(versions.get("diversevis", "")) if isinstance(versions, Mapping) else "",
         "device": str(record.get("device_name") or record.get("device") or ""),

@@ -1762,12 +1762,14 @@
 
   function partFiles(row, d) {
     const run = data.runs[data.run[row]] || {};
-    const show = `diversevis show ${quoted(String(run.folder))} unit=${data.units[row]}`;
+    const unit = `${quoted(String(run.folder))} unit=${data.units[row]}`;
     const link = ([href, name]) => html("li", null, html("a", { href, download: true }, name));
     return part("files", "How it was made, and its files",
       run.command ? copyable("Command", String(run.command)) : null,
       run.folder ? copyable("Folder", String(run.folder)) : null,
-      run.folder ? copyable("On the command line", show) : null,
+      run.rerun ? copyable("To repeat exactly this run", String(run.rerun)) : null,
+      copyable("On the command line", `diversevis show ${unit}`),
+      copyable("A figure for a paper", `diversevis figure ${unit} kind=sheet`),
       runFacts(run), html("ul", { class: "files" }, ...filesOf(row, d).map(link)));
   }
 
