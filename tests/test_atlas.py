@@ -16,7 +16,7 @@ from conftest import QUICK, complete_run, unchanged_log
 from PIL import Image
 from safetensors.torch import load_file
 
-from diversevis.atlas import build, texts
+from diversevis.atlas import processes, texts
 from diversevis.atlas.build import Atlas
 from diversevis.atlas.details import RunWork
 from diversevis.atlas.later import similar
@@ -33,7 +33,7 @@ HOSTILE = "a</script><img src=x onerror=alert(1)>\"'\u2028\u202e{{ 7 * 7 }}javas
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Other processes take seconds to start."""
-    monkeypatch.setattr(build, "FEW", 1000)
+    monkeypatch.setattr(processes, "FEW", 1000)
 
 
 def data(path):
@@ -329,7 +329,7 @@ def test_killed_process_leaves_no_half(tmp_path, monkeypatch):
     monkeypatch.setattr("diversevis.atlas.details.tiles", lambda *_: 1 / 0)
     out = tmp_path / "runs/abc"
     with pytest.raises(ZeroDivisionError):
-        RunWork(path=entry.path, name=entry.name, pictures={}, out=out)()
+        RunWork(path=entry.path, pictures={}, out=out)()
     assert list(out.parent.iterdir()) == []
 
 
@@ -379,7 +379,7 @@ def test_pages_tell_what_is_missing(energy_run):
 def test_many_processes_make_the_same(tmp_path, monkeypatch):
     synthetic.write_layer(tmp_path, "m/l", 24, per_run=4)
     make(tmp_path, tmp_path / "single")
-    monkeypatch.setattr(build, "FEW", 0)
+    monkeypatch.setattr(processes, "FEW", 0)
     make(tmp_path, tmp_path / "many")
     names = [
         sorted(path.relative_to(tmp_path / of) for path in (tmp_path / of).rglob("*"))
@@ -563,7 +563,7 @@ def test_neighbours_are_written(tmp_path):
 
 
 def test_damaged_reason_is_told():
-    work = RunWork(path=Path("nowhere"), name="n", pictures={}, out=Path("x"))
+    work = RunWork(path=Path("nowhere"), pictures={}, out=Path("x"))
     assert isinstance(work(), str)
     assert issubclass(Damaged, ValueError)
 

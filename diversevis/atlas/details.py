@@ -47,13 +47,12 @@ One = Float[Tensor, "color height width"]
 class RunWork:
     """A run whose files are to be written.
 
-    path, name  its folder, and as a person sees it
-    pictures    folder of the pictures of every measure, below that of the atlas
-    out         the folder to be made
+    path      its folder
+    pictures  folder of the pictures of every measure, below that of the atlas
+    out       the folder to be made
     """
 
     path: Path
-    name: str
     pictures: Mapping[str, str]
     out: Path
 

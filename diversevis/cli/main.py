@@ -20,6 +20,7 @@ from diversevis.errors import (
     InputError,
     Stopped,
     SweepUnfinished,
+    WorkFailed,
     plain_lines,
     suggest,
 )
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except InputError as error:
         status, message = 2, located(str(error), words)
-    except (FolderLost, SweepUnfinished) as error:
+    except (FolderLost, SweepUnfinished, WorkFailed) as error:
         status, message = 1, str(error)
     except KeyboardInterrupt:
         status, message = 130, f"interrupted. {_how_to_continue(words)}"
