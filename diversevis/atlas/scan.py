@@ -166,7 +166,8 @@ def _entry(root: str, folder: Folder) -> Entry | Damaged:
         return Damaged("metrics.json has numbers for a size of deformation that is no number")
     columns, weak = _columns(run, indices)
     return Entry(
-        path=run.path, name=folder.name, place=os.path.relpath(folder.path, root), stamps=stamps, layer=layer_of(run), facts=_facts(run),
+        path=run.path, name=folder.name, place=os.path.relpath(folder.path, root),
+        stamps=stamps, layer=layer_of(run), facts=_facts(run),
         measures=run.measures, indices=indices, units=results.units,
         states=[state_of(unit) or "" for unit in run.units], columns=columns, weak=weak,
         measured=[
