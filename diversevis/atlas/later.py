@@ -23,8 +23,6 @@ BLOCK = 2**26  # products of two images at once
 SIDE = 64  # pixels: larger images are compared at a fraction of their size
 READING = FileNotFoundError, LookupError, Damaged, SafetensorError
 
-Stack = Float[np.ndarray, "image pixel"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PictureWork:
@@ -100,7 +98,7 @@ class NeighbourWork:
         for at, position in enumerate(known):
             path, row = self.units[position] or (Path(), 0)
             by_run[path][row] = at
-        images: list[Stack] = [np.empty((0, 0))] * len(known)
+        images = [np.empty(0)] * len(known)
         for path, rows in by_run.items():
             try:
                 self._read(path, rows, images)
@@ -116,7 +114,7 @@ class NeighbourWork:
         write(self.out, script("neighbours", {"by": by, "units": listed}))
         return None
 
-    def _read(self, path: Path, rows: Mapping[int, int], into: list[Stack]) -> None:
+    def _read(self, path: Path, rows: Mapping[int, int], into: list[np.ndarray]) -> None:
         """The images of some units of a run that are compared, in their rows of `into`."""
         with safe_open(path / "images.safetensors", "np") as file:
             images, responses = file.get_slice("images"), file.get_tensor("responses")
