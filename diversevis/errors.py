@@ -60,5 +60,9 @@ class Stopped(BaseException):
         return signal.Signals(self.number).name
 
 
+class WorkFailed(Exception):
+    """The work could not be done, for no fault of the input; the message says what to do."""
+
+
 class SweepUnfinished(Exception):
     """A sweep has ended and some of its runs are unfinished; the message counts them."""

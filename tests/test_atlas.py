@@ -5,7 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK, complete_run, unchanged_log
+from damage import DAMAGES
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
-from diversevis.atlas import build, texts
+from diversevis.atlas import processes, texts
 from diversevis.atlas.build import Atlas
 from diversevis.atlas.details import RunWork
-from diversevis.atlas.later import similar
+from diversevis.atlas.later import similar, smaller
 from diversevis.atlas.scan import scan
 from diversevis.cli.main import main
 from diversevis.method.images import display
@@ -33,7 +37,7 @@ HOSTILE = "a</script><img src=x onerror=alert(1)>\"'\u2028\u202e{{ 1234567 * 9 }
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     """Other processes take seconds to start."""
-    monkeypatch.setattr(build, "FEW", 1000)
+    monkeypatch.setattr(processes, "FEW", 1000)
 
 
 def data(path):
@@ -329,7 +333,7 @@ def test_killed_process_leaves_no_half(tmp_path, monkeypatch):
     monkeypatch.setattr("diversevis.atlas.details.tiles", lambda *_: 1 / 0)
     out = tmp_path / "runs/abc"
     with pytest.raises(ZeroDivisionError):
-        RunWork(path=entry.path, name=entry.name, pictures={}, out=out)()
+        RunWork(path=entry.path, pictures={}, out=out)()
     assert list(out.parent.iterdir()) == []
 
 
@@ -379,7 +383,7 @@ def test_pages_tell_what_is_missing(energy_run):
 def test_many_processes_make_the_same(tmp_path, monkeypatch):
     synthetic.write_layer(tmp_path, "m/l", 24, per_run=4)
     make(tmp_path, tmp_path / "single")
-    monkeypatch.setattr(build, "FEW", 0)
+    monkeypatch.setattr(processes, "FEW", 0)
     make(tmp_path, tmp_path / "many")
     names = [
         sorted(path.relative_to(tmp_path / of) for path in (tmp_path / of).rglob("*"))
@@ -570,7 +574,7 @@ def test_neighbours_are_written(tmp_path):
 
 
 def test_damaged_reason_is_told():
-    work = RunWork(path=Path("nowhere"), name="n", pictures={}, out=Path("x"))
+    work = RunWork(path=Path("nowhere"), pictures={}, out=Path("x"))
     assert isinstance(work(), str)
     assert issubclass(Damaged, ValueError)
 
@@ -584,3 +588,356 @@ def test_many_images_stand_in_rows(tmp_path):
     (tmp_path / "s.png").write_bytes(content)
     with Image.open(tmp_path / "s.png") as file:
         assert file.size == (80, 8)
+
+
+# -- an unlucky or hostile world ------------------------------------------------------------------
+
+
+def test_every_damage_is_named(energy_run):
+    """All in a root: the damaged runs are left out with the reason, the whole run is shown."""
+    for number, (damage, _) in enumerate(DAMAGES.values()):
+        path = Path(f"outputs/damaged/d{number:02d}/v001")
+        shutil.copytree(energy_run, path, ignore=shutil.ignore_patterns("analysis", "*.png"))
+        damage(path)
+    atlas = make(Path("outputs"))
+    reasons = {Path(name).parent.name: reason for name, reason in atlas.left_out}
+    for number, (name, (_, said)) in enumerate(DAMAGES.items()):
+        said = said.replace("lacks unit 1", "lacks unit 3")  # written for runs of two units
+        assert said in reasons[f"d{number:02d}"], name
+    assert len(layer_data(atlas)["units"]) == 4
+
+
+def arrays(change, measure="gain"):
+    """Changes the arrays of a measure of a run."""
+
+    def damage(path):
+        file = path / f"analysis/{measure}.safetensors"
+        file.write_bytes(
+            save({name: change(x).contiguous() for name, x in load_file(file).items()})
+        )
+
+    return damage
+
+
+def of_units(**entries):
+    """Sets entries of all units in metrics.json."""
+
+    def damage(path):
+        content = json.loads((path / "metrics.json").read_text())
+        for unit in content["units"]:
+            unit.update(entries)
+        (path / "metrics.json").write_text(json.dumps(content))
+
+    return damage
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (arrays(lambda x: x[:2]), "the run has 4 units"),
+    (arrays(lambda x: x.to(torch.int32)), "torch.int32"),
+    (arrays(lambda x: x.reshape(len(x), -1)), "of shape"),
+    (arrays(lambda x: x[..., :0]), "of shape"),
+    (of_units(deformation={"kept": {"wide": 1.0}}), "size of deformation"),
+])  # fmt: skip
+def test_unusable_numbers_leave_run_out(energy_run, damage, said):
+    synthetic.write_layer(Path("outputs"), "m/simple", 2)
+    metrics = json.loads((energy_run / "metrics.json").read_text())
+    metrics["measures"]["deformation"] = {"settings": {}}
+    (energy_run / "metrics.json").write_text(json.dumps(metrics))
+    damage(energy_run)
+    atlas = make(Path("outputs"))
+    ((folder, reason),) = atlas.left_out
+    assert "complex" in folder
+    assert said in reason
+    assert [layer.key["layer"] for layer in atlas.layers] == ["simple"]
+
+
+def test_picture_that_cannot_be_drawn_is_named(energy_run):
+    arrays(lambda x: x.flatten()[:1], "phase")(energy_run)
+    record = json.loads((energy_run / "run.json").read_text())
+    (energy_run / "run.json").write_text(json.dumps(record | {"drawn": []}))
+    atlas = make(Path("outputs"), complete=False)
+    (failure,) = atlas.complete()
+    assert str(energy_run) in failure
+    assert "not as a run writes them" in failure
+    assert len(layer_data(atlas)["units"]) == 4
+
+
+@pytest.mark.parametrize("exemplars", [5, {"a": 1}, [], ["x", 3], [{"file": "</script>"}, None]])
+def test_exemplars_need_not_be_exemplars(energy_run, exemplars):
+    of_units(natural={"exemplars": exemplars})(energy_run)
+    metrics = json.loads((energy_run / "metrics.json").read_text())
+    metrics["measures"]["natural"] = {"settings": {}}
+    (energy_run / "metrics.json").write_text(json.dumps(metrics))
+    images = load_file(energy_run / "images.safetensors")["images"][:, :2].contiguous()
+    (energy_run / "analysis/natural.safetensors").write_bytes(save({"images": images}))
+    atlas = make(Path("outputs"), complete=False)
+    natural = details(atlas, layer_data(atlas), 0)["natural"]
+    shown = [x for x in exemplars if isinstance(x, dict)] if isinstance(exemplars, list) else []
+    assert (natural["items"] if natural else []) == [
+        {"photograph": x["file"], "row": None, "column": None, "response": None} for x in shown
+    ]
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\xff", b"step,unit,response_mean\n1,inf,2\n", b"step,unit,response_mean\n1\0,2,3\n",
+    b"step,unit,response_mean\n" + b"1" * 200_000 + b",1,2\n", None,
+])  # fmt: skip
+def test_trace_need_not_be_a_trace(energy_run, content):
+    (energy_run / "trace.csv").unlink()
+    if content is None:
+        os.mkfifo(energy_run / "trace.csv")
+    else:
+        (energy_run / "trace.csv").write_bytes(content)
+    atlas = make(Path("outputs"), complete=False)
+    assert details(atlas, layer_data(atlas), 0)["trace"] is None
+
+
+def test_pictures_behind_links_are_not_shown(energy_run, tmp_path):
+    (energy_run / "analysis").rename(tmp_path / "private")
+    for number in range(4):
+        (tmp_path / f"private/phase_unit{number:04d}.png").write_bytes(b"\x89PNG\r\n\x1a\nsecret")
+    (energy_run / "analysis").symlink_to(tmp_path / "private")
+    atlas = make(Path("outputs"), complete=False)
+    atlas.complete()
+    assert not any(
+        b"secret" in path.read_bytes() for path in atlas.out.rglob("*") if path.is_file()
+    )
+
+
+def test_deleted_meanwhile_is_named(energy_run):
+    atlas = make(Path("outputs"), complete=False)
+    shutil.rmtree(energy_run)
+    failures = atlas.complete()
+    assert len(failures) == 4  # pictures of three measures, and similar units
+    assert all("deleted meanwhile" in failure for failure in failures)
+    assert len(layer_data(atlas)["units"]) == 4
+
+
+def test_deleted_before_its_images_are_read(energy_run, monkeypatch):
+    synthetic.write_layer(Path("outputs"), "m/simple", 2)
+    found = scan(Path("outputs"))
+    monkeypatch.setattr("diversevis.atlas.build.scan", lambda _: found)
+    shutil.rmtree(energy_run)
+    atlas = make(Path("outputs"))
+    assert len(atlas.left_out) == 1
+    assert [layer.key["layer"] for layer in atlas.layers] == ["simple"]
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("site/index.html", "holds index.html"), ("site/runs/exp-deadbeef/x", "holds runs"),
+    ("site/atlas.css", "holds atlas.css"), ("site/run.json", "is a run's folder"),
+])  # fmt: skip
+def test_files_of_others_stay(current_folder, capsys, name, said):
+    synthetic.write_layer(Path("o"), "m/l", 2)
+    Path(name).parent.mkdir(parents=True)
+    Path(name).write_text("mine")
+    assert main(["atlas", "o", "out=site"]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.read_text() for path in Path("site").rglob("*") if path.is_file()] == ["mine"]
+
+
+@pytest.mark.parametrize("link", ["o/atlas", "o/atlas/runs", "o/atlas/layers/m-l-01234567"])
+def test_nothing_is_written_through_links(current_folder, capsys, link):
+    synthetic.write_layer(Path("o"), "m/l", 2)
+    Path("elsewhere").mkdir()
+    Path(link).parent.mkdir(parents=True, exist_ok=True)
+    Path(link).symlink_to(Path("elsewhere").resolve())
+    assert main(["atlas", "o"]) == 2
+    assert "is a link" in capsys.readouterr().err
+    assert list(Path("elsewhere").iterdir()) == []
+
+
+def test_foreign_files_stay_in_atlas(tmp_path):
+    synthetic.write_layer(tmp_path, "m/l", 2)
+    out = tmp_path / "atlas"
+    names = (
+        "notes-deadbeef",
+        ".cache.1",
+        "runs/.cache.1",
+        "runs/x-deadbeef",
+        "layers/0123456789abcdef",
+    )
+    make(tmp_path)
+    for name in names:
+        (out / name).mkdir()
+    make(tmp_path)
+    assert all((out / name).is_dir() for name in names)
+
+
+def test_leftovers_of_killed_processes_go(tmp_path):
+    synthetic.write_layer(tmp_path, "m/l", 2)
+    atlas = make(tmp_path)
+    before = sorted(atlas.out.rglob("*"))
+    (run,), (layer,) = ((atlas.out / name).iterdir() for name in ("runs", "layers"))
+    for path in (
+        run.with_name(f".{run.name}.123"),
+        layer / ".layer.js.4",
+        atlas.out / ".atlas.js.5",
+    ):
+        path.write_text("half")
+    make(tmp_path)
+    assert sorted(atlas.out.rglob("*")) == before
+
+
+def test_root_typed_otherwise_makes_nothing(comparison, current_folder):
+    before = files_of(make(Path("outputs")).out)
+    pages = sorted(Path("outputs/atlas").rglob("index.html"))
+    make(current_folder / "outputs", Path("outputs/atlas"))
+    make(Path("outputs/../outputs/"))
+    assert files_of(Path("outputs/atlas")).keys() == before.keys()
+    assert sorted(Path("outputs/atlas").rglob("index.html")) == pages
+    changed = [
+        path for path, time in files_of(Path("outputs/atlas")).items() if time != before[path]
+    ]
+    assert {path.name for path in changed} <= {"layer.js"}  # it names the folders as they are typed
+
+
+def test_pages_of_deleted_comparisons_go(comparison):
+    out = make(Path("outputs")).out
+    shutil.rmtree(comparison)
+    make(Path("outputs"))
+    assert list((out / "comparisons").iterdir()) == []
+
+
+def test_older_versions_are_not_made(tmp_path):
+    for version in (1, 2, 3):
+        complete_run(tmp_path / f"m/l/0/v00{version}", finished(start=f"2026-01-0{version}"))
+    atlas = make(tmp_path, complete=False)
+    assert len(list((atlas.out / "runs").iterdir())) == 1
+
+
+def test_older_version_stands_for_refused(energy_run):
+    shutil.copytree(energy_run, energy_run.with_name("v002"))
+    for version, start in (("v001", "2020"), ("v002", "2021")):
+        file = energy_run.with_name(version) / "run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"start": start}))
+    arrays(lambda x: x[:2])(energy_run.with_name("v002"))
+    layer = layer_data(make(Path("outputs")))
+    assert [Path(run["folder"]).name for run in layer["runs"]] == ["v001"]
+
+
+@pytest.mark.parametrize("change", [
+    lambda pair: pair["a"].update(receptive_field=[3]),
+    lambda pair: pair["a"].update(receptive_field=["3", "4"]),
+    lambda pair: pair["indices"][0].update(p="<b>"),
+    lambda pair: pair["indices"][0].pop("cliffs_delta"),
+    lambda pair: pair["indices"][0].update(cliffs_delta=[1]),
+    lambda pair: pair["indices"][0]["a"].update(values=[10**400] * 4),
+    lambda pair: pair["indices"][0]["a"].update(median={}),
+    lambda pair: pair["indices"][0].update(difference_median=None),
+])  # fmt: skip
+def test_comparison_with_odd_entries_is_named(comparison, change):
+    result = json.loads((comparison / "comparison.json").read_text())
+    change(result["pairs"][0])
+    (comparison / "comparison.json").write_text(json.dumps(result))
+    atlas = make(Path("outputs"), complete=False)
+    ((folder, reason),) = atlas.left_out
+    assert folder == str(comparison)
+    assert "is no comparison" in reason
+
+
+@pytest.mark.parametrize("named", ["/", "private", "~", "private/0-3/v001"])
+def test_received_comparison_shows_no_other_runs(comparison, capsys, named):
+    shutil.copytree("outputs/energy/complex", "private")
+    shutil.copytree(comparison, "received")
+    result = json.loads(Path("received/comparison.json").read_text())
+    for side in "ab":
+        result["pairs"][0][side] |= {"folder": named, "config_hash": "guess"}
+    Path("received/comparison.json").write_text(json.dumps(result))
+    assert main(["atlas", "received"]) == 2
+    said = capsys.readouterr().err
+    assert ("not the run that was compared" if "v001" in named else "are not there") in said
+    assert not Path("received/atlas").exists()
+
+
+def test_sweep_elsewhere_is_searched_itself(tmp_path, capsys):
+    """sweep.json in any folder must not have the folders above it searched."""
+    complete_run(tmp_path / "m/l/0/v001", finished(sweep="received"))
+    (tmp_path / "x/received").mkdir(parents=True)
+    (tmp_path / "x/received/sweep.json").write_text("{}")
+    assert main(["atlas", str(tmp_path / "x/received")]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_full_disk_is_named(small_disk, capsys):
+    synthetic.write_layer(Path("o"), "m/l", 2)
+    disk = small_disk("size=60k")
+    assert main(["atlas", "o", f"out={disk}"]) == 1
+    said = capsys.readouterr().err
+    assert "No space left" in said
+    assert "out=FOLDER" in said
+
+
+def test_large_images_are_compared_smaller():
+    images = np.arange(2 * 3 * 130 * 4, dtype=float).reshape(2, 3, 130, 4)
+    small = smaller(images)
+    assert small.shape == (2, 3, 43, 1)
+    assert small[1, 2, 5, 0] == images[1, 2, 15:18, 0:3].mean()
+    assert np.array_equal(smaller(images[..., :64, :]), images[..., :64, :])
+
+
+def process(*words):
+    command = [sys.executable, "-m", "diversevis", "atlas", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def workers(process):
+    """The processes of a command that do its work."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "-s", str(process.pid)], capture_output=True, text=True
+    ).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if "spawn_main" in line]
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_command_leaves_no_process(tmp_path, number):
+    synthetic.write_layer(tmp_path / "o", "m/l", 64, per_run=8)
+    command = process(str(tmp_path / "o"), "pictures=none")
+    wait_until(lambda: len(workers(command)) > 1)
+    before = workers(command)
+    os.killpg(command.pid, number) if number == signal.SIGINT else command.send_signal(number)
+    said = command.communicate(timeout=60)[1]
+    assert command.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in said
+    assert number == signal.SIGKILL or "resource_tracker" not in said
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
+    make(tmp_path / "o")
+    make(tmp_path / "o", tmp_path / "whole")
+    contents = [
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+        for out in (tmp_path / "o/atlas", tmp_path / "whole")
+    ]
+    assert all(content.pop(Path("index.html")) for content in contents)  # it has the time
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.process
+def test_killed_worker_is_named(tmp_path):
+    synthetic.write_layer(tmp_path, "m/l", 64, per_run=8)
+    command = process(str(tmp_path), "pictures=none")
+    wait_until(lambda: len(workers(command)) > 1)
+    os.kill(workers(command)[0], signal.SIGKILL)
+    said = command.communicate(timeout=60)[1]
+    assert command.returncode == 1
+    assert "Traceback" not in said
+    assert "ended from outside" in said
+
+
+@pytest.mark.process
+def test_two_commands_make_an_atlas(tmp_path):
+    synthetic.write_layer(tmp_path, "m/l", 64, per_run=8)
+    commands = [process(str(tmp_path), "pictures=none") for _ in range(2)]
+    said = [command.communicate(timeout=120)[1] for command in commands]
+    assert [command.returncode for command in commands] == [0, 0]
+    assert sum("waits until it is done" in text for text in said) == 1
+    before = files_of(tmp_path / "atlas")
+    assert files_of(make(tmp_path).out) == before

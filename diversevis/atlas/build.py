@@ -14,12 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import multiprocessing
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -28,21 +24,19 @@ from typing import Any
 import jinja2
 
 from diversevis import __version__
-from diversevis.atlas import texts
+from diversevis.atlas import place, texts
 from diversevis.atlas.compared import comparison_page
 from diversevis.atlas.front import front_page
 from diversevis.atlas.layers import Layer, content_of, group
+from diversevis.atlas.processes import Answer, Counted, answers
 from diversevis.atlas.scan import Entry, Found, scan
 from diversevis.atlas.strips import COLUMNS, ROWS, sheet, tile_of
 from diversevis.errors import InputError, printable
 from diversevis.runs.files import Damaged
 
 UNITS_AT_ONCE = 16  # whose pictures are drawn by a work
-FEW = 8  # units up to which no further processes are started: to start them takes 3 seconds
-STATIC = ("atlas.css", "atlas.js")
+STATIC = (place.STYLE, "atlas.js")  # the style first: it tells that the folder is an atlas's
 
-Work = Callable[[], "str | None"]
-Counted = tuple[Work, int]  # with the number of its units
 Tell = Callable[[str, int, int], None]  # what is done; so many of so many units
 
 
@@ -63,6 +57,8 @@ class Atlas:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     layers: Sequence[Layer] = ()
     _walls: dict[str, list[str]] = field(default_factory=dict)  # sheets of a layer, by its slug
+    _compared: list[str] = field(default_factory=list)  # folders of the pages of comparisons
+    _claim: place.Claim | None = None
 
     def look(self) -> Path:
         """Write all pages, with images and numbers; returns the front page.
@@ -70,19 +66,15 @@ class Atlas:
         Raises `InputError` where no run can be shown, or the folder cannot be written.
         """
         found = scan(self.root)
+        place.prepare(self.out)
+        self._claim = place.Claim(self.out)
+        if self._claim.waited:
+            found = scan(self.root)
         self.left_out = list(found.left_out)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"out={self.out}: the folder cannot be made ({error.strerror}). Choose one that "
-                "can be written, out=/some/where."
-            ) from error
         self._write_static()
-        entries = self._write_runs(found.entries)
-        if not entries:
+        self.layers = self._shown(found.entries)
+        if not self.layers:
             raise InputError(f"{self.root}: no run can be shown. " + self._reasons())
-        self.layers = group(entries)
         for layer in self.layers:
             self._write_layer(layer)
         self._write_front(found)
@@ -95,6 +87,8 @@ class Atlas:
         for layer in self.layers:
             self._write_data(layer)
         self._delete_outdated()
+        if self._claim:
+            self._claim.leave()
         return failures
 
     def _neighbours(self) -> Iterator[Counted]:
@@ -136,8 +130,21 @@ class Atlas:
 
     # -- runs -------------------------------------------------------------------------------------
 
-    def _write_runs(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Write the files of runs that are new or have changed; returns the runs to be shown."""
+    def _shown(self, entries: Sequence[Entry]) -> list[Layer]:
+        """The layers, once the files of their runs are written.
+
+        Only of the runs that stand on a page: an older run takes a refused one's units.
+        """
+        while True:
+            layers = group(entries)
+            refused = self._write_runs([entry for layer in layers for entry in layer.entries])
+            if not refused:
+                return layers
+            entries = [entry for entry in entries if entry.path not in refused]
+
+    def _write_runs(self, entries: Sequence[Entry]) -> set[Path]:
+        """Write the files of runs that are new or have changed; returns the runs that cannot be
+        shown."""
         works: list[Counted] = []
         new: list[Entry] = []
         for entry in entries:
@@ -146,17 +153,14 @@ class Atlas:
                 from diversevis.atlas.details import RunWork  # takes seconds, and is rarely needed
 
                 new.append(entry)
-                works.append((
-                    RunWork(path=entry.path, name=entry.name,
-                            pictures=self._pictures(entry), out=out),
-                    len(entry.units),
-                ))  # fmt: skip
+                work = RunWork(path=entry.path, pictures=self._pictures(entry), out=out)
+                works.append((work, len(entry.units)))
         refused: set[Path] = set()
         for position, reason in self._do("images", works):
             if reason is not None:
                 refused.add(new[position].path)
                 self.left_out.append((new[position].name, reason))
-        return [entry for entry in entries if entry.path not in refused]
+        return refused
 
     def _pictures(self, entry: Entry) -> dict[str, str]:
         """The folder of the pictures of every measure that has arrays."""
@@ -166,20 +170,21 @@ class Atlas:
             if f"analysis/{measure}.safetensors" in entry.stamps
         }
 
-    def _do(self, what: str, works: Sequence[Counted]) -> Iterator[tuple[int, str | None]]:
+    def _do(self, what: str, works: Sequence[Counted]) -> Iterator[Answer]:
         """Position and answer of every work, as they come; tells how far it is."""
         total, done = sum(units for _, units in works), 0
-        for position, answer in _answers(works):
-            done += works[position][1]
-            self.tell(what, done, total)
-            yield position, answer
+        with contextlib.closing(answers(works)) as answered:
+            for position, answer in answered:
+                done += works[position][1]
+                self.tell(what, done, total)
+                yield position, answer
 
     # -- pages ------------------------------------------------------------------------------------
 
     def _write_static(self) -> None:
         for name in STATIC:
             content = (resources.files("diversevis.atlas") / "static" / name).read_bytes()
-            texts.write(self.out / name, content)
+            texts.write(self.out / name, place.MARK + content)
 
     def _write_layer(self, layer: Layer) -> None:
         """Write the page of a layer, its wall and its data."""
@@ -219,10 +224,12 @@ class Atlas:
         pages = []
         for folder in found.comparisons:
             try:
-                page = comparison_page(folder, self.layers)
+                key = os.path.relpath(folder.resolve(), self.root.resolve())
+                page = comparison_page(folder, self.layers, key)
             except Damaged as reason:
                 self.left_out.append((str(folder), str(reason)))
                 continue
+            self._compared.append(page["slug"])
             path = f"comparisons/{page['slug']}/index.html"
             self._page(self.out / path, "comparison.html", comparison=page)
             pages.append({"href": path, "title": page["title"], "pairs": len(page["pairs"])})
@@ -249,70 +256,19 @@ class Atlas:
     def _delete_outdated(self) -> None:
         """Delete what was made of runs that have changed or are gone."""
         entries = [entry for layer in self.layers for entry in layer.entries]
-        known = {
+        wanted = {
             "runs": {entry.digest for entry in entries},
             "pictures": {
                 Path(folder).name for entry in entries for folder in self._pictures(entry).values()
             },
             "layers": {layer.slug for layer in self.layers},
+            "comparisons": {*self._compared},
         }
-        for name, wanted in known.items():
-            for path in _folders(self.out / name):
-                if path.name not in wanted:
-                    shutil.rmtree(path, ignore_errors=True)
+        alone = self._claim is not None and self._claim.alone
+        place.delete_outdated(self.out, wanted, alone=alone)
         for layer in self.layers:
             files = {*self._walls[layer.slug], f"neighbours-{layer.state}.js"}
             folder = self.out / "layers" / layer.slug
             for path in (*folder.glob("wall-*.png"), *folder.glob("neighbours-*.js")):
                 if path.name not in files:
                     path.unlink(missing_ok=True)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The folders that an atlas has made there: nothing else is ever deleted."""
-    pattern = re.compile(r"\.?[0-9a-f]{16}(\.[0-9]+)?|[A-Za-z0-9._-]+-[0-9a-f]{8}")
-    with contextlib.suppress(FileNotFoundError):
-        return [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
-    return []
-
-
-# -- processes ------------------------------------------------------------------------------------
-
-
-def _answers(works: Sequence[Counted]) -> Iterator[tuple[int, str | None]]:
-    """Position and answer of every work, as they come."""
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                    else os.cpu_count() or 1, len(works))  # fmt: skip
-    if processes <= 1 or sum(units for _, units in works) <= FEW:
-        for position, (work, _) in enumerate(works):
-            yield position, work()
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_alone) as pool:
-        waiting: dict[Future[str | None], int] = {}
-        try:
-            for position, (work, _) in enumerate(works):
-                waiting[pool.submit(work)] = position
-                while len(waiting) > 4 * processes:
-                    yield from _ended(waiting)
-            while waiting:
-                yield from _ended(waiting)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _ended(waiting: dict[Future[str | None], int]) -> Iterator[tuple[int, str | None]]:
-    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield waiting.pop(future), future.result()
-
-
-def _alone() -> None:
-    """One thread in a process that has others beside it; Ctrl-C is for the first process."""
-    import signal
-
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

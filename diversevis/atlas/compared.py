@@ -10,7 +10,7 @@ import numpy as np
 
 from diversevis.atlas.front import edges_of, histogram
 from diversevis.atlas.layers import LOGARITHMIC, Layer, Unit
-from diversevis.atlas.scan import checked_comparison
+from diversevis.atlas.scan import checked_comparison, no_comparison
 from diversevis.atlas.strips import strip_facts
 from diversevis.atlas.texts import slug
 from diversevis.compare.answers import number
@@ -23,9 +23,21 @@ SIDES = ("a", "b")
 Places = Mapping[tuple[str, int], tuple[Layer, Unit]]  # hash of a run's config and a unit
 
 
-def comparison_page(folder: Path, layers: Sequence[Layer]) -> dict[str, Any]:
-    """What a comparison's page shows; raises `Damaged` where comparison.json cannot be used."""
+def comparison_page(folder: Path, layers: Sequence[Layer], key: str) -> dict[str, Any]:
+    """What a comparison's page shows; raises `Damaged` where comparison.json cannot be used.
+
+    key  tells the comparison from others of the atlas: its path from the root
+    """
     result = checked_comparison(folder)
+    try:
+        return _page(folder, result, layers) | {
+            "slug": slug(folder.parent.name, folder.name, key=key)
+        }
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise no_comparison(error) from error
+
+
+def _page(folder: Path, result: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Any]:
     places = {
         (unit.entry.facts["config_hash"], unit.number): (layer, unit)
         for layer in layers
@@ -36,7 +48,6 @@ def comparison_page(folder: Path, layers: Sequence[Layer]) -> dict[str, Any]:
     if len(result["pairs"]) == 1:
         title = " and ".join(_name(result["pairs"][0][side]) for side in SIDES)
     return {
-        "slug": slug(folder.parent.name, folder.name, key=str(folder)),
         "title": title, "folder": str(folder), "a": a, "b": b,
         "notes": [str(note) for note in result.get("notes", [])],
         "pairs": [_pair(pair, places) for pair in result["pairs"]],
@@ -74,7 +85,7 @@ def _index(index: Mapping[str, Any], pair: Mapping[str, Any], places: Places) ->
     row: dict[str, Any] = {
         "title": index["title"], "unit": index["unit"], "log": is_log, "shares": shares,
         "meaning": meanings.get(index["index"].partition("<")[0], ""),
-        "low": edges[0], "high": edges[-1], "reason": index.get("reason"),
+        "low": edges[0], "high": edges[-1], "reason": index.get("reason") and str(index["reason"]),
         "difference": None, "effect": None, "p": None, "p_holm": None,
     }  # fmt: skip
     if index.get("reason") is None:

@@ -6,7 +6,9 @@ take longest, come later (later.py).
 
 from __future__ import annotations
 
+import csv
 import os
+import shlex
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,15 +26,19 @@ from diversevis.atlas.scan import address_of
 from diversevis.atlas.strips import strip, tiles
 from diversevis.atlas.texts import script
 from diversevis.compare.answers import answers
+from diversevis.compare.indices import look_up, number_at
 from diversevis.compare.report import measured_indices, unit_facts
 from diversevis.compare.runs import Run, open_run
 from diversevis.method.images import display
 from diversevis.pictures.page import Pixels
-from diversevis.runs.files import Damaged, Missing, read_file
+from diversevis.runs.files import Damaged, read_file
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.tensors import check_arrays
+from diversevis.units import counted
 
 UNITS_PER_FILE = 64  # units whose details are in a file
+MOST_LETTERS = 500  # of a photograph's name
+SHOWN = {"images": (5,), "grating": (4, 5), "responses": (2,)}  # arrays, with their numbers of axes
 MOST_DISTANCES = 16  # images of a unit, up to which their distances are listed
 TRACE = 120  # points of a curve
 MOST_MEDIA = 64 * 2**20  # bytes of a picture or film
@@ -47,13 +53,12 @@ One = Float[Tensor, "color height width"]
 class RunWork:
     """A run whose files are to be written.
 
-    path, name  its folder, and as a person sees it
-    pictures    folder of the pictures of every measure, below that of the atlas
-    out         the folder to be made
+    path      its folder
+    pictures  folder of the pictures of every measure, below that of the atlas
+    out       the folder to be made
     """
 
     path: Path
-    name: str
     pictures: Mapping[str, str]
     out: Path
 
@@ -69,6 +74,8 @@ class RunWork:
         except (Damaged, SafetensorError) as reason:
             return str(reason)
         except OSError:
+            if not (self.path / "run.json").is_file():
+                return "it was deleted meanwhile"
             if not self.out.is_dir():  # else another process has just made it
                 raise
         finally:
@@ -83,9 +90,11 @@ class _Writer:
         self.run, self.work, self.out = run, work, out
         self.folder = RunFolder(run.path)
         self.mean = tuple(run.record["weights"]["mean"])
+        self.size = list(run.record["receptive_field"]["size"])
         self.has_images = run.record["n"] is not None
         self.indices = measured_indices(run)
-        self.arrays = {name: self._arrays(name) for name in run.measures}
+        shown = ("gain", "natural") if self.has_images else ("phase", "natural")
+        self.arrays = {name: self._arrays(name) for name in shown if name in run.measures}
         self.batch = self.folder.read_images() if self.has_images else {}
         self.traces = self._traces()
         self.files = {file.name for file in run.path.iterdir()}
@@ -99,9 +108,8 @@ class _Writer:
             key = f"runs/{self.work.out.name}/{name}"
             (self.out / f"{name}.js").write_bytes(script(key, details))
             shown += [self._best_image(row) for row in rows]
-        size = self.run.record["receptive_field"]["size"]
         pixels = [None if image is None else self._pixels(image[None])[0] for image in shown]
-        (self.out / "tiles.png").write_bytes(tiles(pixels, (size[0], size[1])))
+        (self.out / "tiles.png").write_bytes(tiles(pixels, (self.size[0], self.size[1])))
 
     def _unit(self, row: int) -> dict[str, Any]:
         unit = self.run.units[row]
@@ -114,7 +122,8 @@ class _Writer:
         alone = None if is_dead else self._alone(row, number)
         return {
             "unit": number, "state": facts["state"] or "",
-            "stop": unit.get("stop"), "steps": unit.get("steps"),
+            "stop": stop if isinstance(stop := unit.get("stop"), str) else None,
+            "steps": number_at(unit, "steps"),
             "response_mean": facts["response"]["mean"], "response_best": facts["response"]["best"],
             **(batch or {"images": None, "responses": [], "distances": None}),
             "alone": alone, "best": _best(batch, alone),
@@ -148,15 +157,23 @@ class _Writer:
         return {**file, "responses": arrays["responses"][row].tolist()}
 
     def _natural(self, row: int, number: int) -> dict[str, Any] | None:
-        numbers, arrays = self.run.units[row].get("natural"), self.arrays.get("natural", {})
-        exemplars = numbers.get("exemplars") if isinstance(numbers, Mapping) else None
-        if not exemplars or "images" not in arrays:
+        arrays = self.arrays.get("natural", {})
+        exemplars = look_up(self.run.units[row], "natural.exemplars")
+        if not isinstance(exemplars, list) or "images" not in arrays:
             return None
-        images = arrays["images"][row][: len(exemplars)]
+        shown = [
+            (image, crop)
+            for image, crop in zip(arrays["images"][row], exemplars, strict=False)
+            if isinstance(crop, Mapping)
+        ]
+        if not shown:
+            return None
         items = [
-            {"photograph": str(crop.get("file")), **{key: crop.get(key) for key in
-             ("row", "column", "response")}} for crop in exemplars if isinstance(crop, Mapping)
+            {"photograph": str(crop.get("file"))[:MOST_LETTERS],
+             **{key: number_at(crop, key) for key in ("row", "column", "response")}}
+            for _, crop in shown
         ]  # fmt: skip
+        images = torch.stack([image for image, _ in shown])
         return {**self._strip(f"{_name(number)}-natural.png", images), "items": items}
 
     def _strip(self, name: str, images: Images) -> dict[str, Any]:
@@ -175,7 +192,8 @@ class _Writer:
         for name, array in (("phase", "grating"), ("natural", "images")):
             if array in self.arrays.get(name, {}):
                 image = self.arrays[name][array][row]
-                return image[0] if image.ndim == 4 else image
+                image = image[0] if image.ndim == 4 else image
+                return image if list(image.shape[1:]) == self.size else None
         return None
 
     def _pixels(self, images: Images) -> Pixels:
@@ -184,10 +202,25 @@ class _Writer:
     # -- files of the run -------------------------------------------------------------------------
 
     def _arrays(self, measure: str) -> dict[str, Tensor]:
+        """Images and responses of a measure; raises `Damaged` where they are not of these units."""
         try:
-            return self.folder.read_measure(measure)
+            arrays = self.folder.read_measure(measure)
         except FileNotFoundError:
             return {}
+        for name, axes in SHOWN.items():
+            if name not in arrays:
+                continue
+            shape = list(arrays[name].shape)
+            fits = len(shape) in axes and len(self.run.units) == shape[0] and 0 not in shape
+            if name != "responses":
+                fits = fits and shape[-3] == len(self.mean)
+            if not (fits and arrays[name].is_floating_point()):
+                raise Damaged(
+                    f"analysis/{measure}.safetensors: {name} is {arrays[name].dtype} of shape "
+                    f"{shape}, the run has {counted(len(self.run.units), 'unit')}; `diversevis "
+                    f"analyze {shlex.quote(str(self.run.path))} analysis={measure}` makes it anew"
+                )
+        return arrays
 
     def _film(self, number: int) -> str | None:
         for kind, (at, start) in FILMS.items():
@@ -210,6 +243,8 @@ class _Writer:
 
     def _traces(self) -> dict[int, dict[str, Sequence[float]]]:
         """Mean response and smallest distance at the steps of every unit."""
+        if not (self.run.path / "trace.csv").is_file():  # a pipe would wait for its writer
+            return {}
         try:
             names, rows = self.folder.read_trace()
             columns = [names.index(name) for name in ("step", "unit", "response_mean")]
@@ -219,7 +254,7 @@ class _Writer:
                 step, unit, response = (row[column] for column in columns)
                 more = () if distance is None else (row[distance],)
                 by_unit[int(unit)].append((step, response, *more))
-        except (OSError, ValueError, IndexError, Missing):
+        except (csv.Error, OSError, ValueError, LookupError, OverflowError):
             return {}
         return {unit: _curve(points) for unit, points in by_unit.items()}
 
@@ -227,7 +262,8 @@ class _Writer:
 def media(folder: Path, name: str) -> bytes | None:
     """A picture or a film of a run; None where there is none that can be read. A link is not
     followed: what it leads to was not made by the run, and pages are for others."""
-    if (folder / name).is_symlink():
+    path = folder / name
+    if path.is_symlink() or path.parent.resolve() != folder.resolve() / Path(name).parent:
         return None
     try:
         return read_file(folder, name, MOST_MEDIA)[0]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from diversevis.atlas.details import PNG, media
 from diversevis.atlas.texts import script, write
-from diversevis.pictures.draw import picture
+from diversevis.pictures.draw import MEASURES, picture
+from diversevis.runs.files import Damaged
 from diversevis.runs.folder import RunFolder
 
 NEIGHBOURS = 8
 MOST_IMAGES = 12_000  # of a layer that are compared; of larger layers, the best image of every unit
 BLOCK = 2**26  # products of two images at once
+SIDE = 64  # pixels: larger images are compared at a fraction of their size
+READING = FileNotFoundError, LookupError, Damaged, SafetensorError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,13 @@ class PictureWork:
 
     def __call__(self) -> str | None:
         """Write the pictures that are not there yet; returns what failed, or None."""
+        try:
+            failed = self._write()
+        except READING as error:
+            failed = _why(self.path, error)
+        return failed and f"{self.measure} of {self.path}: {failed}"
+
+    def _write(self) -> str | None:
         folder, failed = RunFolder(self.path), None
         record, metrics = folder.read_record(), folder.read_metrics()
         drawn = self.measure in record.get("drawn", [])
@@ -46,19 +57,24 @@ class PictureWork:
                 continue
             content = self._of_run(entry["unit"]) if drawn else None
             if content is None:
+                if self.measure not in MEASURES:
+                    return "this version of diversevis draws no such measure"
                 if arrays is None:
                     arrays = folder.read_measure(self.measure)
                     batch = folder.read_images() if record["n"] is not None else None
-                images, responses = (
-                    batch[key][row] if batch else None for key in ("images", "responses")
-                )
                 try:
+                    images, responses = (
+                        batch[key][row] if batch else None for key in ("images", "responses")
+                    )
                     content = picture(self.measure, record, entry, arrays, row, images, responses)
                 except Exception as error:  # a picture that fails is no reason to stop
-                    failed = f"unit {entry['unit']}: {type(error).__name__}: {error}"
+                    failed = (
+                        f"unit {entry['unit']}: its numbers or arrays are not as a run writes "
+                        f"them ({type(error).__name__}: {str(error)[:200]})"
+                    )
                     continue
             write(out, content)
-        return failed and f"{self.measure}: {failed}"
+        return failed
 
     def _of_run(self, unit: int) -> bytes | None:
         """The picture that the run has drawn; None where there is none that can be used."""
@@ -78,31 +94,59 @@ class NeighbourWork:
 
     def __call__(self) -> str | None:
         known = [position for position, unit in enumerate(self.units) if unit is not None]
-        images = self._images([unit for unit in self.units if unit is not None])
-        nearest = similar(images, min(NEIGHBOURS, len(known) - 1))
+        by_run: dict[Path, dict[int, int]] = defaultdict(dict)  # row in the run, row among known
+        for at, position in enumerate(known):
+            path, row = self.units[position] or (Path(), 0)
+            by_run[path][row] = at
+        images = [np.empty(0)] * len(known)
+        for path, rows in by_run.items():
+            try:
+                self._read(path, rows, images)
+            except (*READING, ValueError) as error:
+                return f"similar units: {path}: {_why(path, error)}"
+        compared = np.stack(images)
+        nearest = similar(compared, min(NEIGHBOURS, len(known) - 1))
         listed: list[list[tuple[int, float]]] = [[] for _ in self.units]
         for position, row in zip(known, nearest, strict=True):
             listed[position] = [(known[other], cosine) for other, cosine in row]
-        of = "two images" if images.shape[1] > 1 else "the best images"
+        of = "two images" if compared.shape[1] > 1 else "the best images"
         by = f"largest cosine similarity of {of}"
         write(self.out, script("neighbours", {"by": by, "units": listed}))
         return None
 
-    def _images(self, units: Sequence[tuple[Path, int]]) -> Float[np.ndarray, "unit image pixel"]:
-        opened: dict[Path, dict[str, np.ndarray]] = {}
-        for path, _ in units:
-            if path not in opened:
-                opened[path] = load_file(path / "images.safetensors")
-        n = next(iter(opened.values()))["images"].shape[1]
-        if n * len(units) <= MOST_IMAGES:
-            chosen = [opened[path]["images"][row] for path, row in units]
-        else:
-            best = (np.nan_to_num(opened[path]["responses"][row]).argmax() for path, row in units)
-            chosen = [
-                opened[path]["images"][row][[index]]
-                for (path, row), index in zip(units, best, strict=True)
-            ]
-        return np.nan_to_num(np.stack(chosen).reshape(*np.shape(chosen)[:2], -1), copy=False)
+    def _read(self, path: Path, rows: Mapping[int, int], into: list[np.ndarray]) -> None:
+        """The images of some units of a run that are compared, in their rows of `into`."""
+        with safe_open(path / "images.safetensors", "np") as file:
+            images, responses = file.get_slice("images"), file.get_tensor("responses")
+            few = len(into) * images.get_shape()[1] <= MOST_IMAGES
+            for row, at in rows.items():
+                stack = images[row : row + 1][0]
+                if not few:
+                    stack = stack[[np.nan_to_num(responses[row], nan=-np.inf).argmax()]]
+                into[at] = smaller(np.nan_to_num(stack.astype(np.float32))).reshape(len(stack), -1)
+
+
+def smaller(images: Float[np.ndarray, "*axes height width"]) -> Float[np.ndarray, "*axes _ _"]:
+    """The images, or where a side is larger than `SIDE` means over squares of pixels: differences
+    of pixels are nothing that two units have in common, and larger images would fill the memory.
+
+    What is left at the right and at the bottom is not shown.
+    """
+    *axes, height, width = images.shape
+    by = -(-max(height, width) // SIDE)
+    high, wide = min(by, height), min(by, width)
+    rows, columns = height // high, width // wide
+    squares = images[..., : rows * high, : columns * wide]
+    return squares.reshape(*axes, rows, high, columns, wide).mean((-3, -1))
+
+
+def _why(path: Path, error: Exception) -> str:
+    """Why the files of a run cannot be used: they have changed since they were checked."""
+    if not (path / "run.json").is_file():
+        return "it was deleted meanwhile"
+    if isinstance(error, Damaged):
+        return str(error)
+    return f"its files have changed meanwhile, or are damaged ({type(error).__name__}: {error})"
 
 
 def similar(

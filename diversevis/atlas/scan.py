@@ -5,11 +5,12 @@ Made for tens of thousands of runs: an `Entry` holds the indices of its units an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from diversevis.errors import InputError, plain
 from diversevis.runs import check
 from diversevis.runs.files import Damaged, read_json
 from diversevis.runs.find import Folder, find_folders, in_threads, no_garbage_collection
+from diversevis.runs.versions import SWEEPS
 from diversevis.table.read import read_files
 
 FORMAT = 1  # of what is written for a run: another number has everything made again
@@ -36,7 +38,7 @@ Number = float | None
 class Entry:
     """A finished run.
 
-    path       its real folder; `name`: as a person sees it
+    path       its real folder; `name`: as a person sees it; `place`: from the root to it
     stamps     size and time of change of the files that pages are made from
     layer      what its units share with those of other runs on a page (`layer_of`)
     facts      of run.json, for a person
@@ -47,6 +49,7 @@ class Entry:
 
     path: Path
     name: str
+    place: str
     stamps: Mapping[str, Sequence[int]]
     layer: Mapping[str, Any]
     facts: Mapping[str, Any]
@@ -61,13 +64,18 @@ class Entry:
     @cached_property
     def digest(self) -> str:
         """Names the files that are made from this run as it is now."""
-        return digest([FORMAT, __version__, self.name, self.stamps])
+        return digest([*self._of, self.stamps])
 
     def digest_of(self, measure: str) -> str:
         """Names the pictures of a measure: they stay where only other measures are new."""
         needed = ("images.safetensors", f"analysis/{measure}.safetensors")
         stamps = {name: stamp for name, stamp in self.stamps.items() if name in needed}
-        return digest([FORMAT, __version__, self.name, measure, stamps])
+        return digest([*self._of, measure, stamps])
+
+    @property
+    def _of(self) -> tuple[Any, ...]:
+        # Not the name: it is another one when the root is typed in another way.
+        return FORMAT, __version__, self.place, self.facts["config_hash"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +92,16 @@ def scan(root: Path) -> Found:
 
     Raises `InputError` where there is none that can be shown.
     """
-    starts, sweep = _starts(root)
+    starts, sweep, hashes = _starts(root)
     folders, left_out = find_folders(starts)
     entries: list[Entry] = []
     with no_garbage_collection():
-        answers = in_threads(_entry, folders, RUNS_AT_ONCE)
+        answers = in_threads(partial(_entry, os.path.realpath(root)), folders, RUNS_AT_ONCE)
         for folder, answer in zip(folders, answers, strict=True):
             if isinstance(answer, Damaged):
                 left_out.append((folder, str(answer)))
+            elif hashes is not None and answer.facts["config_hash"] not in hashes:
+                left_out.append((folder, "it is not the run that was compared"))
             elif sweep is None or answer.facts["sweep"] == sweep:
                 entries.append(answer)
     reasons = sorted((folder.name, reason) for folder, reason in left_out)
@@ -110,22 +120,32 @@ def _nothing(root: Path, reasons: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _starts(root: Path) -> tuple[list[Path], str | None]:
-    """Where runs are, and the name of the sweep that they must be of."""
+def _starts(root: Path) -> tuple[list[Path], str | None, set[str] | None]:
+    """Where runs are, the name of the sweep that they must be of, and the hashes that they must
+    have."""
     if (root / COMPARISON).is_file():
-        result = _read_comparison(root)
-        sides = [pair[side]["folder"] for pair in result["pairs"] for side in "ab"]
-        return list(dict.fromkeys(map(Path, sides))), None
+        sides = [pair[side] for pair in _read_comparison(root)["pairs"] for side in "ab"]
+        # The record may be somebody else's: no folders are searched that it names.
+        folders = dict.fromkeys(Path(side["folder"]) for side in sides)
+        runs = [folder for folder in folders if (folder / "run.json").is_file()]
+        if not runs:
+            named = ", ".join(map(str, [*folders][:3]))
+            raise InputError(
+                f"{root}: the runs that it compares are not there ({named}). Where these paths "
+                "begin in another folder, call the command from that folder; or compare anew."
+            )
+        return runs, None, {side["config_hash"] for side in sides}
     if (root / "sweep.json").is_file():
         folder = root.resolve()
-        return [folder.parents[1]], folder.name
-    return [root], None
+        if folder.parent.name == SWEEPS:
+            return [folder.parents[1]], folder.name, None
+    return [root], None, None
 
 
 # -- runs -----------------------------------------------------------------------------------------
 
 
-def _entry(folder: Folder) -> Entry | Damaged:
+def _entry(root: str, folder: Folder) -> Entry | Damaged:
     """The run in a folder, or why it is left out."""
     files = read_files(folder)
     if isinstance(files, Damaged):
@@ -140,10 +160,14 @@ def _entry(folder: Folder) -> Entry | Damaged:
     run = Run(
         path=Path(folder.path), record=results.record, measures=results.measures, units=results.rows
     )
-    indices = measured_indices(run)
+    try:
+        indices = measured_indices(run)
+    except ValueError:
+        return Damaged("metrics.json has numbers for a size of deformation that is no number")
     columns, weak = _columns(run, indices)
     return Entry(
-        path=run.path, name=folder.name, stamps=stamps, layer=layer_of(run), facts=_facts(run),
+        path=run.path, name=folder.name, place=os.path.relpath(folder.path, root),
+        stamps=stamps, layer=layer_of(run), facts=_facts(run),
         measures=run.measures, indices=indices, units=results.units,
         states=[state_of(unit) or "" for unit in run.units], columns=columns, weak=weak,
         measured=[
@@ -160,8 +184,9 @@ def _stamps(path: str) -> dict[str, tuple[int, int]]:
             with os.scandir(f"{path}/{below}") as listing:
                 for file in listing:
                     if file.name.endswith((".json", ".csv", ".safetensors", ".gif", ".mp4")):
-                        facts = file.stat()
-                        stamps[below + file.name] = facts.st_size, facts.st_mtime_ns
+                        with contextlib.suppress(OSError):  # a link to nowhere
+                            facts = file.stat()
+                            stamps[below + file.name] = facts.st_size, facts.st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             continue
     return dict(sorted(stamps.items()))
@@ -258,23 +283,27 @@ def checked_comparison(folder: Path) -> dict[str, Any]:
         for pair in result["pairs"]:
             for side in "ab":
                 run = pair[side]
-                texts = run["folder"], run["model"], run["layer"], run["config_hash"]
-                numbers = *run["receptive_field"], *run["units"]
-                _check(texts, str)
-                _check(numbers, int)
+                _check([run[name] for name in ("folder", "model", "layer", "config_hash")], str)
+                height, width = run["receptive_field"]
+                _check([height, width, *run["units"]], int)
             for index in pair["indices"]:
-                _check((index["index"], index["title"], index["unit"], index["statistic"]), str)
+                _check([index[name] for name in ("index", "title", "unit", "statistic")], str)
                 for side in "ab":
                     _check((value for value in index[side]["values"] if value is not None), float)
                     if len(index[side]["values"]) != len(pair[side]["units"]):
                         raise TypeError("values of other units")
     except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{COMPARISON} is no comparison ({error!r})") from error
+        raise no_comparison(error) from error
     return result
 
 
-def _check(values: Iterator[Any] | Sequence[Any], kind: type) -> None:
+def no_comparison(error: Exception) -> Damaged:
+    return Damaged(f"{COMPARISON} is no comparison ({type(error).__name__}: {str(error)[:80]})")
+
+
+def _check(values: Iterable[Any], kind: type) -> None:
     allowed = (int, float) if kind is float else kind
     for value in values:
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        is_finite = kind is str or (type(value) is not bool and abs(value) < 2**1000)
+        if not isinstance(value, allowed) or not is_finite:
             raise TypeError(json.dumps(value)[:60])

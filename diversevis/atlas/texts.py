@@ -66,5 +66,8 @@ def write(path: Path, content: bytes) -> None:
     try:
         beside.write_bytes(content)
         beside.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         beside.unlink(missing_ok=True)

@@ -20,11 +20,13 @@ from diversevis.errors import (
     InputError,
     Stopped,
     SweepUnfinished,
+    WorkFailed,
     plain_lines,
     suggest,
 )
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO
+WITH_OUT = "atlas", "view", "figure"  # commands that write to out=
 NOT_USABLE = (errno.EACCES, errno.EPERM, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
               errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ENXIO)  # fmt: skip
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except InputError as error:
         status, message = 2, located(str(error), words)
-    except (FolderLost, SweepUnfinished) as error:
+    except (FolderLost, SweepUnfinished, WorkFailed) as error:
         status, message = 1, str(error)
     except KeyboardInterrupt:
         status, message = 130, f"interrupted. {_how_to_continue(words)}"
@@ -54,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if error.errno in NO_SPACE:
-            reason = f"{error.filename or 'a file'}: {error.strerror}. The run failed"
-            status, message = 1, f"{reason}; make room or choose another folder with root=FOLDER."
+            what, setting = ("Writing", "out") if words[0] in WITH_OUT else ("The run", "root")
+            reason = f"{error.filename or 'a file'}: {error.strerror}. {what} failed"
+            way_out = f"make room or choose another folder with {setting}=FOLDER"
+            status, message = 1, f"{reason}; {way_out}."
         elif error.errno in NOT_USABLE:
             reason = f"{error.filename} cannot be read or written here ({error.strerror})"
             status, message = 2, f"{reason}. Choose another path, or change what is there."

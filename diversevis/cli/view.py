@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from diversevis.cli.atlas import SETTINGS, finish, look, open_atlas
+from diversevis.cli.atlas import SETTINGS, finish, look, open_atlas, sigterm_raises
 from diversevis.config.arguments import folders_and_settings
 from diversevis.config.log import note
 from diversevis.errors import InputError
@@ -27,10 +27,11 @@ def view_command(arguments: Sequence[str]) -> None:
             "outputs`; see `diversevis view --help`."
         )
     atlas = open_atlas("view", folders[0] if folders else Path("outputs"), settings)
-    front = look(atlas)
-    if not (_has_screen() and webbrowser.open(front.resolve().as_uri())):
-        note(f"no browser can be opened here: open {front} in one, or copy {front.parent}")
-    finish(atlas)
+    with sigterm_raises():
+        front = look(atlas)
+        if not (_has_screen() and webbrowser.open(front.resolve().as_uri())):
+            note(f"no browser can be opened here: open {front} in one, or copy {front.parent}")
+        finish(atlas)
     print(front)
 
 
