@@ -163,6 +163,12 @@ def press(selector: str) -> Action:
     )
 
 
+def scroll(driver: Chrome) -> None:
+    """From the top of the page to its end, 1500 pixels in every frame."""
+    driver.execute_script("window.scrollTo(0, 0)")
+    driver.execute_async_script(SCROLL)
+
+
 def brush(driver: Chrome) -> None:
     """Drag over a histogram, from its middle to the right."""
     plot = driver.find_element("css selector", "svg.brushable")
@@ -191,12 +197,14 @@ ACTIONS: dict[str, Action] = {
     "brush": brush,
     "clear filters": press("#clear"),
     "size of the images": choose("#size", "0", "input"),
-    "scroll through the wall": lambda driver: driver.execute_async_script(SCROLL),
+    "scroll through the wall": scroll,
     "axis of the scatter": choose("#y", "dimension"),
     "point at dots": point,
     "open a unit": press("#wall [data-unit]"),
     "next unit": press("#next"),
     "back to the wall": press("#close"),
+    "show all images of the units": press("#images"),
+    "scroll through all images": scroll,
 }
 
 

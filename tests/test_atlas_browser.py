@@ -91,7 +91,8 @@ def hostile_run(root, layer):
     folder = root / "energy<img src=x onerror=alert(1)>" / f"{layer} \"'\u2028javascript:alert(1)"
     shutil.move(f"outputs/energy/{layer}", folder)
     path = folder / "0-4" / "v001" / "run.json"
-    names = {"model": HOSTILE, "layer": layer + HOSTILE, "rerun": f"diversevis {HOSTILE}",
+    names = {"model": HOSTILE, "layer": layer + HOSTILE, "command": f"diversevis {HOSTILE}",
+             "rerun": f"diversevis {HOSTILE} again=true",
              "device_name": HOSTILE, "response": HOSTILE, "not_measured": {HOSTILE: HOSTILE}}  # fmt: skip
     path.write_text(json.dumps(json.loads(path.read_text()) | names))
     return str(folder)
@@ -578,10 +579,18 @@ def test_copy_button_copies_command(window, pages):
     window.open(pages["unit"])
     grant = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     window.driver.execute_cdp_cmd("Browser.grantPermissions", grant)
-    window.click("#part-files .copyable button.copy")
-    window.wait("return document.querySelector('#part-files button.copy').textContent === 'Copied'")
+    buttons = window.driver.find_elements("css selector", "#part-files button.copy")
+    (button,) = [button for button in buttons
+                 if button.get_attribute("aria-label").lower() == "copy: command"]  # fmt: skip
+    window.run("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    window.wait("return arguments[0].textContent === 'Copied'", button)
     read = "const done = arguments[0]; navigator.clipboard.readText().then(done, done)"
-    assert window.driver.execute_async_script(read) == f"diversevis {HOSTILE}"
+    copied = window.driver.execute_async_script(read)
+    assert copied == window.run(
+        "return arguments[0].parentNode.querySelector('code').textContent", button
+    )
+    assert copied.startswith("diversevis " + HOSTILE.partition("\u2028")[0])
 
 
 def open_all(window):
