@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from test_atlas import HOSTILE, data
 
-from diversevis.atlas import build
+from diversevis.atlas import processes
 from diversevis.atlas.build import Atlas
 from diversevis.cli.main import main
 
@@ -59,7 +59,7 @@ def root(driver, tmp_path_factory):
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch, unchanged_log():
         patch.chdir(root.parent)
-        patch.setattr(build, "FEW", 10_000)
+        patch.setattr(processes, "FEW", 10_000)
         write_photographs(Path("photographs"))
         sides = [hostile_run(root, layer) for layer in ("simple", "complex")]
         out = f"out={root}/compare/a{HOSTILE.split('/')[0]}"
@@ -791,7 +791,7 @@ def test_pages_ask_for_nothing_unfinished(window, root, pages):
     window.folder = root.parent / "early"
     early = Atlas(root=root, out=window.folder, command="", tell=lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "FEW", 10_000)
+        patch.setattr(processes, "FEW", 10_000)
         early.look()
     for kind in KINDS:
         window.open(f"{window.folder.as_uri()}/{pages[kind].rpartition('/atlas/')[2]}")

@@ -494,18 +494,39 @@
   let focusRow = -1;       // the row whose tile the Tab key reaches
   const sheetFailed = new Set();
 
+  const toFill = new Set(); // chunks that are near the screen, filled one in a frame
+
   const watcher = new IntersectionObserver((entries) => {
+    const isWaiting = toFill.size > 0;
     for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) fillChunk(target);
-      else if (!holdsFocusRow(target)) target.replaceChildren();
+      if (isIntersecting) {
+        toFill.add(target);
+        continue;
+      }
+      toFill.delete(target);
+      if (!holdsFocusRow(target)) target.replaceChildren();
     }
+    if (toFill.size && !isWaiting) fillNext();
   }, { rootMargin: "600px 0px" });
 
+  function fillNext() {
+    for (const chunk of toFill) {
+      toFill.delete(chunk);
+      if (chunk.firstChild) continue;
+      fillChunk(chunk);
+      break;
+    }
+    if (toFill.size) window.requestAnimationFrame(fillNext);
+  }
+
+  let shownStrip = null;   // size of a tile with all images of a unit
+
   function measureWall() {
+    shownStrip = stripSize();
     const rem = parseFloat(window.getComputedStyle(document.documentElement).fontSize) || 16;
     const all = showsStrips();
     byId("browse").classList.toggle("strips", all);
-    const picture = all ? stripSize() : { width: WIDTH * state.size, height: HEIGHT * state.size };
+    const picture = all ? shownStrip : { width: WIDTH * state.size, height: HEIGHT * state.size };
     const width = Math.max(picture.width, Math.ceil(3.75 * rem));
     const gap = (all ? 1 : 0.5) * rem;
     across = Math.max(1, Math.floor((wall.clientWidth + gap) / (width + gap)));
@@ -529,6 +550,7 @@
 
   function renderWall() {
     watcher.disconnect();
+    toFill.clear();
     measureWall();
     if (positionOf[focusRow] === undefined || positionOf[focusRow] < 0) focusRow = order[0] ?? -1;
     chunks = [];
@@ -572,10 +594,10 @@
 
   function tilePicture(row) {
     const path = showsStrips() && stripPath(row);
-    if (!path) return wallPicture(row, showsStrips() ? stripSize().height / HEIGHT : state.size);
+    if (!path) return wallPicture(row, showsStrips() ? shownStrip.height / HEIGHT : state.size);
     const image = html("img", {
       src: path, alt: "", loading: "lazy", decoding: "async", class: "pixels strip-tile",
-      ...stripSize(),
+      ...shownStrip,
     });
     image.addEventListener("error", () => pictureMissing(image));
     return image;
