@@ -941,3 +941,12 @@ def test_two_commands_make_an_atlas(tmp_path):
     assert sum("waits until it is done" in text for text in said) == 1
     before = files_of(tmp_path / "atlas")
     assert files_of(make(tmp_path).out) == before
+
+
+def test_tiles_that_are_gone_are_named(tmp_path, capsys):
+    synthetic.write_layer(tmp_path, "m/l", 2)
+    atlas = make(tmp_path)
+    for path in (*atlas.out.rglob("tiles-*.png"), *atlas.out.rglob("wall-*.png")):
+        path.unlink()
+    assert main(["atlas", str(tmp_path)]) == 1
+    assert "Delete this folder" in capsys.readouterr().err

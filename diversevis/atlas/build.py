@@ -27,11 +27,11 @@ from diversevis import __version__
 from diversevis.atlas import place, texts
 from diversevis.atlas.compared import comparison_page
 from diversevis.atlas.front import front_page
-from diversevis.atlas.layers import Layer, content_of, group
+from diversevis.atlas.layers import Layer, Unit, content_of, group
 from diversevis.atlas.processes import Answer, Counted, answers
 from diversevis.atlas.scan import Entry, Found, scan
-from diversevis.atlas.strips import COLUMNS, ROWS, sheet, tile_of
-from diversevis.errors import InputError, printable
+from diversevis.atlas.strips import COLUMNS, ROWS, sheet, tile_at, tile_of
+from diversevis.errors import InputError, WorkFailed, printable
 from diversevis.runs.files import Damaged
 
 UNITS_AT_ONCE = 16  # whose pictures are drawn by a work
@@ -192,18 +192,29 @@ class Atlas:
         (height, _), per = tile_of(tuple(layer.key["size"])), COLUMNS * ROWS
         wall = []
         for first in range(0, len(layer.units), per):
-            units = [
-                (self.out / "runs" / unit.entry.digest / "tiles.png", unit.row)
-                for unit in layer.units[first : first + per]
-            ]
-            name = f"wall-{texts.digest([(str(path.parent.name), row) for path, row in units])}.png"
+            units = layer.units[first : first + per]
+            name = f"wall-{texts.digest([(unit.entry.digest, unit.row) for unit in units])}.png"
             wall.append(name)
             if not (folder / name).is_file():
-                texts.write(folder / name, sheet(height, units))
+                texts.write(folder / name, self._sheet(height, units))
         self._walls[layer.slug] = wall
         content = self._write_data(layer)
         page = {key: content[key] for key in ("model", "layer", "variant", "noun", "field", "n")}
         self._page(folder / "index.html", "layer.html", layer=page | {"count": len(layer.units)})
+
+    def _sheet(self, height: int, units: Sequence[Unit]) -> bytes:
+        """The tiles of units, height pixels high, in a PNG file."""
+        places = []
+        for unit in units:
+            name, row = tile_at(unit.row)
+            places.append((self.out / "runs" / unit.entry.digest / name, row))
+        try:
+            return sheet(height, places)
+        except (OSError, ValueError) as error:
+            raise WorkFailed(
+                f"{self.out}: an image that was made before is gone or damaged ({error}). Delete "
+                "this folder, and the same command makes all anew."
+            ) from error
 
     def _write_data(self, layer: Layer) -> dict[str, Any]:
         """Write the numbers of a layer's units, and which files are not there yet."""

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from diversevis.atlas.scan import address_of
-from diversevis.atlas.strips import strip, tiles
+from diversevis.atlas.strips import UNITS_PER_FILE, strip, tile_at, tiles
 from diversevis.atlas.texts import script
 from diversevis.compare.answers import answers
 from diversevis.compare.indices import look_up, number_at
@@ -36,7 +36,6 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.tensors import check_arrays
 from diversevis.units import counted
 
-UNITS_PER_FILE = 64  # units whose details are in a file
 MOST_LETTERS = 500  # of a photograph's name
 SHOWN = {"images": (5,), "grating": (4, 5), "responses": (2,)}  # arrays, with their numbers of axes
 MOST_DISTANCES = 16  # images of a unit, up to which their distances are listed
@@ -100,16 +99,16 @@ class _Writer:
         self.files = {file.name for file in run.path.iterdir()}
 
     def write(self) -> None:
-        shown: list[One | None] = []
         for first in range(0, len(self.run.units), UNITS_PER_FILE):
             rows = range(first, min(first + UNITS_PER_FILE, len(self.run.units)))
             details = {str(self.run.units[row]["unit"]): self._unit(row) for row in rows}
             name = f"units-{first // UNITS_PER_FILE:04d}"
             key = f"runs/{self.work.out.name}/{name}"
             (self.out / f"{name}.js").write_bytes(script(key, details))
-            shown += [self._best_image(row) for row in rows]
-        pixels = [None if image is None else self._pixels(image[None])[0] for image in shown]
-        (self.out / "tiles.png").write_bytes(tiles(pixels, (self.size[0], self.size[1])))
+            shown = [self._best_image(row) for row in rows]
+            pixels = [None if image is None else self._pixels(image[None])[0] for image in shown]
+            file, _ = tile_at(first)
+            (self.out / file).write_bytes(tiles(pixels, (self.size[0], self.size[1])))
 
     def _unit(self, row: int) -> dict[str, Any]:
         unit = self.run.units[row]

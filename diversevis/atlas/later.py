@@ -107,8 +107,8 @@ class NeighbourWork:
         compared = np.stack(images)
         nearest = similar(compared, min(NEIGHBOURS, len(known) - 1))
         listed: list[list[tuple[int, float]]] = [[] for _ in self.units]
-        for position, row in zip(known, nearest, strict=True):
-            listed[position] = [(known[other], cosine) for other, cosine in row]
+        for position, others in zip(known, nearest, strict=True):
+            listed[position] = [(known[other], cosine) for other, cosine in others]
         of = "two images" if compared.shape[1] > 1 else "the best images"
         by = f"largest cosine similarity of {of}"
         write(self.out, script("neighbours", {"by": by, "units": listed}))

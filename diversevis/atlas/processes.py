@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -21,7 +21,7 @@ Counted = tuple[Work, int]  # with the number of its units
 Answer = tuple[int, "str | None"]
 
 
-def answers(works: Sequence[Counted]) -> Iterator[Answer]:
+def answers(works: Sequence[Counted]) -> Generator[Answer, None, None]:
     """Position and answer of every work, as they come; to be closed where they are not all taken.
 
     Raises `WorkFailed` where a process dies.

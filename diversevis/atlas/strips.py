@@ -12,6 +12,7 @@ from PIL import Image
 
 from diversevis.pictures.page import Block, Pixels, png, reduced
 
+UNITS_PER_FILE = 64  # units of a run whose tiles, and whose details, are in a file
 IN_ROW = 16  # images of a strip
 MOST_PIXELS = 2**22  # of a strip: larger images are shown smaller
 TILE = 64  # pixels: the largest side of a tile
@@ -43,8 +44,13 @@ def tile_of(size: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // reduction), -(-size[1] // reduction)
 
 
+def tile_at(row: int) -> tuple[str, int]:
+    """The file with the tile of the unit at a row of a run, and the tile's row in it."""
+    return f"tiles-{row // UNITS_PER_FILE:04d}.png", row % UNITS_PER_FILE
+
+
 def tiles(images: Sequence[Block | None], size: tuple[int, int]) -> bytes:
-    """A tile of every unit of a run below one another, as a PNG file."""
+    """A tile of all of some units below one another, as a PNG file."""
     height, width = tile_of(size)
     shown = [
         np.full((height, width, 3), BLANK, np.uint8)
