@@ -31,7 +31,9 @@ from diversevis.runs.files import Damaged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 synthetic = importlib.import_module("synthetic_runs")
-HOSTILE = "a</script><img src=x onerror=alert(1)>\"'\u2028\u202e{{ 1234567 * 9 }}javascript:alert(1)"
+HOSTILE = (
+    "a</script><img src=x onerror=alert(1)>\"'\u2028\u202e{{ 1234567 * 9 }}javascript:alert(1)"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -516,6 +518,18 @@ def test_script_escapes_and_keeps_numbers():
         "a": HOSTILE,
         "b": [1.234568e-8, None, None, 3],
     }
+
+
+def test_files_of_other_accounts_are_not_taken(tmp_path, monkeypatch):
+    complete_run(tmp_path / "m/l/0/v001", finished())
+    theirs = make(tmp_path).out / "runs" / layer_data(make(tmp_path))["runs"][0]["digest"]
+    assert theirs.is_dir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    ours = make(tmp_path)
+    assert [path.name for path in (ours.out / "runs").iterdir()] == [
+        layer_data(ours)["runs"][0]["digest"]
+    ]
+    assert not theirs.exists()
 
 
 def test_commands_are_copied_as_seen(tmp_path):

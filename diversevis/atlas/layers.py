@@ -114,9 +114,7 @@ class Layer:
         columns: dict[str, list[Number]] = {}
         for index in self.indices:
             name = self.address(index)
-            comparable = {
-                entry.path for entry in self.entries if self._is_comparable(entry, index)
-            }
+            comparable = {entry.path for entry in self.entries if self._is_comparable(entry, index)}
             columns[name] = [
                 _at(unit.entry.columns.get(name), unit.row)
                 if unit.entry.path in comparable else None

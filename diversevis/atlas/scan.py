@@ -20,7 +20,7 @@ from diversevis.compare.indices import Index, number_at, value_of
 from diversevis.compare.report import MAIN, measured_indices, share_of_best, state_of
 from diversevis.compare.runs import Run
 from diversevis.errors import InputError, plain
-from diversevis.runs import check
+from diversevis.runs import check, trust
 from diversevis.runs.files import Damaged, read_json
 from diversevis.runs.find import Folder, find_folders, in_threads, no_garbage_collection
 from diversevis.runs.versions import SWEEPS
@@ -38,6 +38,8 @@ Number = float | None
 class Entry:
     """A finished run.
 
+    mark       of this account, in all digests: no file that somebody else has prepared under such a
+               name is taken for one of ours
     path       its real folder; `name`: as a person sees it; `place`: from the root to it
     stamps     size and time of change of the files that pages are made from
     layer      what its units share with those of other runs on a page (`layer_of`)
@@ -47,6 +49,7 @@ class Entry:
                number says little
     """
 
+    mark: str
     path: Path
     name: str
     place: str
@@ -75,7 +78,7 @@ class Entry:
     @property
     def _of(self) -> tuple[Any, ...]:
         # Not the name: it is another one when the root is typed in another way.
-        return FORMAT, __version__, self.place, self.facts["config_hash"]
+        return self.mark, FORMAT, __version__, self.place, self.facts["config_hash"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ def scan(root: Path) -> Found:
     folders, left_out = find_folders(starts)
     entries: list[Entry] = []
     with no_garbage_collection():
-        answers = in_threads(partial(_entry, os.path.realpath(root)), folders, RUNS_AT_ONCE)
+        answers = in_threads(
+            partial(_entry, trust.mark("atlas"), os.path.realpath(root)), folders, RUNS_AT_ONCE
+        )
         for folder, answer in zip(folders, answers, strict=True):
             if isinstance(answer, Damaged):
                 left_out.append((folder, str(answer)))
@@ -145,7 +150,7 @@ def _starts(root: Path) -> tuple[list[Path], str | None, set[str] | None]:
 # -- runs -----------------------------------------------------------------------------------------
 
 
-def _entry(root: str, folder: Folder) -> Entry | Damaged:
+def _entry(mark: str, root: str, folder: Folder) -> Entry | Damaged:
     """The run in a folder, or why it is left out."""
     files = read_files(folder)
     if isinstance(files, Damaged):
@@ -166,7 +171,7 @@ def _entry(root: str, folder: Folder) -> Entry | Damaged:
         return Damaged("metrics.json has numbers for a size of deformation that is no number")
     columns, weak = _columns(run, indices)
     return Entry(
-        path=run.path, name=folder.name, place=os.path.relpath(folder.path, root),
+        mark=mark, path=run.path, name=folder.name, place=os.path.relpath(folder.path, root),
         stamps=stamps, layer=layer_of(run), facts=_facts(run),
         measures=run.measures, indices=indices, units=results.units,
         states=[state_of(unit) or "" for unit in run.units], columns=columns, weak=weak,
