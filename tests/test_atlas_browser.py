@@ -593,6 +593,20 @@ def test_copy_button_copies_command(window, pages):
     assert copied.startswith("diversevis " + HOSTILE.partition("\u2028")[0])
 
 
+def test_unit_names_command_of_figure(window, pages):
+    window.open(pages["unit"])
+    (command,) = [text for text in window.texts("#part-files code") if "diversevis figure " in text]
+    assert command.endswith(" unit=2 kind=sheet")
+
+
+def test_sorting_says_how_many_were_measured(window, pages):
+    window.open(pages["long"] + "#sort=phase")
+    # "says little" is a number; a dead unit, and a unit without F1/F0, have none
+    assert window.text("#sort-meaning").endswith(
+        f"(measured in {UNITS - 2} of these {UNITS} units)"
+    )
+
+
 def open_all(window):
     """Open what is folded, and wait for what comes late."""
     window.run("document.querySelectorAll('details').forEach((node) => { node.open = true; })")

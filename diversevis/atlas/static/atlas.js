@@ -790,7 +790,8 @@
     byId("size").setAttribute("aria-valuetext", `${state.size} screen pixels for a pixel`);
     byId("images").setAttribute("aria-pressed", String(showsStrips()));
     const sorted = indexOf.get(state.sort);
-    byId("sort-meaning").textContent = sorted ? READ[sorted.id] || sorted.meaning || ""
+    byId("sort-meaning").textContent = sorted
+      ? `${READ[sorted.id] || sorted.meaning || ""}${missingWords(sorted.id)}`
       : "Choose an index to sort by: its number stands under every image, and what it means here.";
     byId("sort-meaning").title = (sorted && sorted.meaning) || "";
     byId("clear").hidden = state.filters.size === 0;
@@ -800,6 +801,12 @@
       node.setAttribute("aria-pressed", String(active.has(node.dataset.filter)));
     }
     showCounts();
+  }
+
+  /* Why there are units without a number: slow measures are often made for a sample. */
+  function missingWords(id) {
+    const count = order.filter((row) => !Number.isNaN(column(id).values[row])).length;
+    return count < order.length ? ` (measured in ${count} of these ${plural(order.length, NOUN)})` : "";
   }
 
   function showCounts() {
@@ -1407,8 +1414,8 @@
     return [
       sideBySide([partImages(row, d)], [partAnswers(row, d)]),
       sideBySide([partNatural(row, d)], [partBest(row, d), partAlone(row, d)]),
-      partIndices(row, d), sideBySide([partDistances(d)], [partTrace(d)]), partFilm(d, row),
-      partPictures(d, row), partNeighbours(), partFiles(row, d),
+      partIndices(row, d), partNeighbours(), sideBySide([partDistances(d)], [partTrace(d)]),
+      partFilm(d, row), partPictures(d, row), partFiles(row, d),
     ].filter(Boolean);
   }
 
@@ -1458,7 +1465,7 @@
     return part("images", "Images",
       hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
         + "and as a number."),
-      figures(d, d.images, zoomOfBatch(d.images), (i) => `image ${i + 1} of ${describe(row, "unit")}`,
+      figures(d, d.images, zoomOfBatch(d.images), (i) => `image ${i} of ${describe(row, "unit")}`,
         (i) => responseCaption(d.responses[i], d.response_best)),
       ...stateLines(row, d));
   }
@@ -1499,19 +1506,23 @@
     ["overall", "All in all"],
   ];
 
-  /* An answer, with its rank among the layer's other units as `diversevis show` gives it. */
-  function answerText(name, row, d) {
+  /* "0.253 is lower than 55 % of 255 other units"; "" where numbers have no rank. */
+  function rankText(name, row) {
     const id = name === "overall" ? "diversity" : name;
     const rank = indexOf.has(id) ? rankWords(rankOf(id, row), `other ${NOUN}s`) : "";
-    return [d.answers[name], rank].filter(Boolean).join("; ");
+    return rank && `${valueText(id, row)} is ${rank}`;
   }
+
+  /* A number and its % sign stay on a line. */
+  const unbroken = (text) => text.replaceAll(" %", "\u00a0%");
 
   function partAnswers(row, d) {
     const known = ANSWERS.filter(([name]) => typeof d.answers[name] === "string");
     if (!known.length) return null;
+    const small = (text) => (text ? html("dd", { class: "hint" }, unbroken(text)) : null);
     const answer = ([name, title]) => html("div", null,
-      html("dt", null, title), html("dd", null, answerText(name, row, d)),
-      name === "phase" && d.grating ? html("dd", { class: "hint" }, gratingText(d.grating)) : null);
+      html("dt", null, title), html("dd", null, unbroken(d.answers[name])),
+      small(rankText(name, row)), small(name === "phase" && d.grating && gratingText(d.grating)));
     return part("answers", "To what is it invariant?",
       html("dl", { class: "answers" }, ...known.map(answer)));
   }
@@ -1526,7 +1537,7 @@
     const noise = isNumber(data.noise_distance)
       ? `; images of noise are ${digits(data.noise_distance)} apart` : "";
     return part("distances", "Distances of the images",
-      hint(`RMS grey levels${noise}. Bold: the smallest.`),
+      hint(`RMS grey levels${noise}. Bold: the smallest. The images count from 0, row by row.`),
       scrollBox("Distances of the images", distanceTable(d.distances)));
   }
 
@@ -1540,9 +1551,9 @@
       node.style.setProperty("--shade", `${Math.round((45 * value) / most)}%`);
       return node;
     };
-    const head = distances.map((_, j) => html("th", { scope: "col" }, String(j + 1)));
+    const head = distances.map((_, j) => html("th", { scope: "col" }, String(j)));
     const rows = distances.map((line, i) => html("tr", null,
-      html("th", { scope: "row" }, String(i + 1)),
+      html("th", { scope: "row" }, String(i)),
       ...line.map((value, j) => cell(value, i === j))));
     return html("table", { class: "distances" },
       html("thead", null, html("tr", null, html("td"), ...head)), html("tbody", null, ...rows));
@@ -1654,7 +1665,7 @@
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i + 1}, made alone, of ${describe(row, "unit")}`,
+      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i}, made alone, of ${describe(row, "unit")}`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
@@ -1745,7 +1756,8 @@
   function showNeighbours(box, { by, listed }) {
     const known = listed.filter(([row]) => data.units[row] !== undefined);
     if (!known.length) return;
-    box.replaceWith(part("neighbours", `Similar ${NOUN}s`, hint(`By ${by}.`),
+    box.replaceWith(part("neighbours", `Similar ${NOUN}s`, hint(`By ${by}. Shown is the best `
+      + "image, which need not be the most similar."),
       html("ul", { class: "neighbours" }, ...known.map(neighbour))));
   }
 
@@ -1790,8 +1802,8 @@
       run.command ? copyable("Command", String(run.command)) : null,
       run.folder ? copyable("Folder", String(run.folder)) : null,
       run.rerun ? copyable("To repeat exactly this run", String(run.rerun)) : null,
-      copyable("On the command line", `diversevis show ${unit}`),
-      copyable("A figure for a paper", `diversevis figure ${unit} kind=sheet`),
+      run.folder ? copyable("These numbers as text", `diversevis show ${unit}`) : null,
+      run.folder ? copyable("Figure for a paper", `diversevis figure ${unit} kind=sheet`) : null,
       runFacts(run), html("ul", { class: "files" }, ...filesOf(row, d).map(link)));
   }
 
