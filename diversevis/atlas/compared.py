@@ -98,6 +98,7 @@ def _index(index: Mapping[str, Any], pair: Mapping[str, Any], places: Places) ->
             "count": len(values[side]), "value": number(index[side].get(index["statistic"])),
             "histogram": plot,
         }  # fmt: skip
+    row["edges"] = edges
     row["examples"] = {
         side: [] if shares else _examples(pair[side], index[side]["values"], places)
         for side in SIDES
@@ -124,7 +125,6 @@ def _examples(
             "href": f"../../layers/{layer.slug}/index.html#unit={number_}",
             "file": f"../../runs/{unit.entry.digest}/unit{number_:04d}.png"
             if layer.key["n"] else None,
-            "name": layer.name,
-                "strip": strip_facts(layer.key["n"] or 1, tuple(layer.key["size"])),
+            "strip": strip_facts(layer.key["n"] or 1, tuple(layer.key["size"])),
         })  # fmt: skip
     return examples
