@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from diversevis.atlas.scan import Entry, Number, address_of
-from diversevis.atlas.strips import COLUMNS, ROWS, strip_facts, tile_of
+from diversevis.atlas.strips import COLUMNS, ROWS, UNITS_PER_FILE, strip_facts, tile_of
 from diversevis.atlas.texts import digest, slug
 from diversevis.compare.indices import INDICES, Index
 from diversevis.compare.report import MAIN
@@ -245,7 +245,7 @@ def content_of(layer: Layer, wall: Sequence[str]) -> dict[str, Any]:
         "columns": layer.columns, "weak": layer.weak,
         "runs": [_run(entry) for entry in layer.entries],
         "run": [at[unit.entry.path] for unit in layer.units],
-        "row": [unit.row for unit in layer.units],
+        "row": [unit.row for unit in layer.units], "units_per_file": UNITS_PER_FILE,
         "wall": {"height": height, "width": width, "columns": COLUMNS, "per": COLUMNS * ROWS,
                  "sheets": list(wall)},
         "strip": strip_facts(key["n"], size) if key["n"] and key["n"] > 1 else None,

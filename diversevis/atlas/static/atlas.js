@@ -1265,7 +1265,7 @@
   /* Where the details of a row are: "runs/<digest>/units-0000", or null. */
   function detailsKey(row) {
     const run = data.runs[data.run[row]] || {};
-    const number = String(Math.floor(data.row[row] / 64)).padStart(4, "0");
+    const number = String(Math.floor(data.row[row] / data.units_per_file)).padStart(4, "0");
     return safePath("runs", run.digest, `units-${number}`);
   }
 
