@@ -19,6 +19,7 @@ from test_atlas import HOSTILE, data
 from diversevis.atlas import processes
 from diversevis.atlas.build import Atlas
 from diversevis.cli.main import main
+from diversevis.compare.words import STATES
 
 pytest.importorskip("selenium", reason="the browser: selenium is not installed")
 from selenium.webdriver import ActionChains, Keys
@@ -100,6 +101,12 @@ def hostile_run(root, layer):
 
 def write_long_layer(root):
     synthetic.write_layer(root, "vgg19/conv3_1", UNITS, per_run=110)
+    for path in root.glob("vgg19/conv3_1/*/v001/metrics.json"):
+        metrics = json.loads(path.read_text())
+        for unit in metrics["units"]:  # responses are all alike, as in early layers; equal numbers
+            unit["response_best"] = unit["response_mean"] / (0.999 + 1e-6 * unit["unit"])
+            unit["gain"]["distance_mean"] = unit["unit"] % 5
+        path.write_text(json.dumps(metrics))
     path = root / "vgg19/conv3_1/0-109/v001"
     metrics = json.loads((path / "metrics.json").read_text())
     units = metrics["units"]
@@ -340,6 +347,19 @@ def test_brush_filters(window, pages, long_metrics):
     window.wait("return document.querySelector('#clear').hidden")
 
 
+def test_brush_tells_close_numbers_apart(window, pages):
+    window.open(pages["long"])
+    drag(window, window.see('[data-index="response"] svg.brushable'), 0.2, 0.6)
+    from_, to = (
+        float(window.see(f'[data-index="response"] .{end}').get_attribute("value"))
+        for end in ("from", "to")
+    )
+    low, high = 0.999, 0.999 + 1e-6 * (UNITS - 1)
+    assert from_ == pytest.approx(low + 0.2 * (high - low), abs=1e-5)
+    assert to == pytest.approx(low + 0.6 * (high - low), abs=1e-5)
+    assert str(from_) in window.text("#chips")
+
+
 def point_at(window, x, y):
     """Move the mouse there, shares of the scatter; returns the unit whose card appears, if any."""
     canvas = window.see("#scatter")
@@ -402,7 +422,7 @@ def test_dead_unit_is_dead(window, pages):
     assert window.text("#count-all") == f"{UNITS} units, 1 dead"
     tile.click()
     window.ready()
-    assert "This unit is dead" in window.text("#part-images")
+    assert STATES["dead"] in window.text("#part-images")
     assert window.run("return document.querySelectorAll('.frame, #part-indices tr').length") == 0
 
 

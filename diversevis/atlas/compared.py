@@ -20,7 +20,7 @@ from diversevis.compare.indices import INDICES
 QUARTILES = (25, 50, 75)
 SIDES = ("a", "b")
 
-Places = Mapping[tuple[str, int], tuple[Layer, Unit]]  # hash of a run's config and a unit
+Places = Mapping[tuple[str, str, int], tuple[Layer, Unit]]  # config's hash, version, unit
 
 
 def comparison_page(folder: Path, layers: Sequence[Layer], key: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def comparison_page(folder: Path, layers: Sequence[Layer], key: str) -> dict[str
 
 def _page(folder: Path, result: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Any]:
     places = {
-        (unit.entry.facts["config_hash"], unit.number): (layer, unit)
+        (unit.entry.facts["config_hash"], unit.entry.path.name, unit.number): (layer, unit)
         for layer in layers
         for unit in layer.units
     }
@@ -64,8 +64,13 @@ def _pair(pair: Mapping[str, Any], places: Places) -> dict[str, Any]:
     return {**sides, "indices": indices}
 
 
+def _version(run: Mapping[str, Any]) -> tuple[str, str]:
+    """Tells a run from others: also from another version of the same work."""
+    return run["config_hash"], Path(run["folder"]).name
+
+
 def _side(run: Mapping[str, Any], places: Places) -> dict[str, Any]:
-    known = (places.get((run["config_hash"], unit)) for unit in run["units"])
+    known = (places.get((*_version(run), unit)) for unit in run["units"])
     layer = next((place[0] for place in known if place), None)
     return {
         "name": _name(run), "folder": run["folder"], "field": run["receptive_field"],
@@ -98,6 +103,7 @@ def _index(index: Mapping[str, Any], pair: Mapping[str, Any], places: Places) ->
             "count": len(values[side]), "value": number(index[side].get(index["statistic"])),
             "histogram": plot,
         }  # fmt: skip
+    row["edges"] = edges
     row["examples"] = {
         side: [] if shares else _examples(pair[side], index[side]["values"], places)
         for side in SIDES
@@ -110,7 +116,7 @@ def _examples(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The units nearest to the quartiles of an index."""
     known = [(value, unit) for value, unit in zip(values, run["units"], strict=True)
-             if value is not None and (run["config_hash"], unit) in places]  # fmt: skip
+             if value is not None and (*_version(run), unit) in places]  # fmt: skip
     if not known:
         return []
     examples = []
@@ -118,13 +124,12 @@ def _examples(
         QUARTILES, np.percentile([value for value, _ in known], QUARTILES), strict=True
     ):
         value, number_ = min(known, key=lambda pair: abs(pair[0] - at))
-        layer, unit = places[run["config_hash"], number_]
+        layer, unit = places[*_version(run), number_]
         examples.append({
             "quartile": f"{quartile} %", "unit": number_, "value": number(value),
             "href": f"../../layers/{layer.slug}/index.html#unit={number_}",
             "file": f"../../runs/{unit.entry.digest}/unit{number_:04d}.png"
             if layer.key["n"] else None,
-            "name": layer.name,
-                "strip": strip_facts(layer.key["n"] or 1, tuple(layer.key["size"])),
+            "strip": strip_facts(layer.key["n"] or 1, tuple(layer.key["size"])),
         })  # fmt: skip
     return examples

@@ -27,7 +27,7 @@ from diversevis.atlas.strips import UNITS_PER_FILE, strip, tile_at, tiles
 from diversevis.atlas.texts import script
 from diversevis.compare.answers import answers
 from diversevis.compare.indices import look_up, number_at
-from diversevis.compare.report import measured_indices, unit_facts
+from diversevis.compare.report import measured_indices, state_of, unit_facts
 from diversevis.compare.runs import Run, open_run
 from diversevis.method.images import display
 from diversevis.pictures.page import Pixels
@@ -183,7 +183,7 @@ class _Writer:
     def _best_image(self, row: int) -> One | None:
         """The image that stands for the unit on a wall; of measures without images, its grating or
         photograph."""
-        if self.run.units[row].get("stop") == "dead":
+        if state_of(self.run.units[row]) == "dead":
             return None
         if self.has_images:
             responses = self.batch["responses"][row].nan_to_num(-torch.inf)

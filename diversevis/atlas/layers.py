@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from diversevis.atlas.scan import Entry, Number, address_of
-from diversevis.atlas.strips import COLUMNS, ROWS, tile_of
+from diversevis.atlas.strips import COLUMNS, ROWS, UNITS_PER_FILE, strip_facts, tile_of
 from diversevis.atlas.texts import digest, slug
 from diversevis.compare.indices import INDICES, Index
 from diversevis.compare.report import MAIN
 from diversevis.compare.same import differences
+from diversevis.compare.words import STATES
 from diversevis.units import counted
 
 RESPONSE = Index(
@@ -74,10 +76,6 @@ class Layer:
     @property
     def slug(self) -> str:
         return slug(self.key["model"], self.key["layer"], key=self.key)
-
-    @property
-    def name(self) -> str:
-        return f"{self.key['model']} {self.key['layer']}"
 
     @cached_property
     def state(self) -> str:
@@ -233,7 +231,8 @@ def content_of(layer: Layer, wall: Sequence[str]) -> dict[str, Any]:
     """What layer.js holds; `wall` lists the file names of the sheets."""
     entry, key = layer.entries[0], layer.key
     at = {entry.path: position for position, entry in enumerate(layer.entries)}
-    height, width = tile_of(tuple(key["size"]))
+    size = tuple(key["size"])
+    height, width = tile_of(size)
     return {
         "slug": layer.slug, "model": key["model"], "layer": key["layer"],
         "variant": layer.variant, "noun": "direction" if key["direction"] else "unit",
@@ -242,13 +241,14 @@ def content_of(layer: Layer, wall: Sequence[str]) -> dict[str, Any]:
         "response": entry.facts["response"],
         "indices": [describe(layer, index) for index in layer.indices],
         "units": [unit.number for unit in layer.units],
-        "state": [unit.entry.states[unit.row] for unit in layer.units],
+        "state": [unit.entry.states[unit.row] for unit in layer.units], "states": STATES,
         "columns": layer.columns, "weak": layer.weak,
         "runs": [_run(entry) for entry in layer.entries],
         "run": [at[unit.entry.path] for unit in layer.units],
-        "row": [unit.row for unit in layer.units],
+        "row": [unit.row for unit in layer.units], "units_per_file": UNITS_PER_FILE,
         "wall": {"height": height, "width": width, "columns": COLUMNS, "per": COLUMNS * ROWS,
                  "sheets": list(wall)},
+        "strip": strip_facts(key["n"], size) if key["n"] and key["n"] > 1 else None,
         "neighbours": f"neighbours-{layer.state}.js", "notes": list(layer.notes),
     }  # fmt: skip
 
@@ -262,16 +262,26 @@ def describe(layer: Layer, index: Index) -> dict[str, Any]:
     """An index, for a person."""
     return {
         "id": layer.address(index), "key": index.key, "title": index.title, "unit": index.unit,
-        "measure": index.measure, "log": index.key in LOGARITHMIC,
+        "name": name_of(index), "measure": index.measure, "log": index.key in LOGARITHMIC,
         "main": index in (RESPONSE, DISTANCE) or index.key in MAIN.values(),
         "meaning": index.meaning.format(noise_distance(layer)),
         "words": index.words, "threshold": 1 if index.words else None,
     }  # fmt: skip
 
 
+def name_of(index: Index) -> str:
+    """The title behind the name of its measure: `phase: F1/F0, best grating`."""
+    if index in (RESPONSE, DISTANCE):
+        return index.title
+    of_measure = (f"{index.measure}, ", f"{index.measure} ")
+    rest = index.title.removeprefix(of_measure[0]).removeprefix(of_measure[1])
+    return f"{index.measure}: {rest}"
+
+
 def _run(entry: Entry) -> dict[str, Any]:
     keys = "command", "rerun", "made", "version", "device", "weights", "not_measured"
     return {
-        "digest": entry.digest, "folder": entry.name, "measures": [*entry.measures],
+        "digest": entry.digest, "folder": entry.name, "quoted": shlex.quote(entry.name),
+        "measures": [*entry.measures],
         **{key: entry.facts[key] for key in keys},
     }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 DIGITS = 7  # of a number: ranks need 1e-5, as `show` gives them
 LONGEST = 60  # characters of a name within a file's name
-ESCAPED = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+ESCAPED = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}  # JSON has line separators escaped
 
 
 def script(key: str, content: Any) -> bytes:

@@ -106,7 +106,7 @@
   // ---------- 3. The layer's data --------------------------------------------------------------
 
   const ROOT = "../../";
-  const AGAIN = "run `diversevis atlas` again";
+  const AGAIN = "reload this page later, or run `diversevis atlas` again";
   const data = window.ATLAS && window.ATLAS.layer;
   const notes = byId("notes");
 
@@ -122,19 +122,10 @@
 
   const COUNT = data.units.length;
   const NOUN = data.noun || "unit";
-  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]))
-    .map((index) => ({ ...index, name: nameOf(index) }));
+  const INDICES = data.indices.filter((index) => Array.isArray(data.columns[index.id]));
   const indexOf = new Map(INDICES.map((index) => [index.id, index]));
   const rowOf = new Map(data.units.map((unit, row) => [unit, row]));
   const isDead = (row) => data.state[row] === "dead";
-
-  /* The title behind the name of its measure: "phase: F1/F0, best grating"; as in macros.html. */
-  function nameOf({ measure, title }) {
-    if (!measure || measure === "response" || measure === "distance") return title;
-    const isBehind = title.startsWith(`${measure}, `) || title.startsWith(`${measure} `);
-    const rest = isBehind ? title.slice(measure.length).replace(/^[, ]+/, "") : title;
-    return `${measure}: ${rest}`;
-  }
 
   /* What low and high numbers say about invariance. */
   const READ = {
@@ -226,12 +217,10 @@
     return weak[row] ? `(${text})` : text;
   }
 
-  const thresholdOf = (index) => (isNumber(index.threshold) ? index.threshold : 1);
-
   function word(index, value) {
     if (!index.words || !isNumber(value)) return "";
-    const threshold = thresholdOf(index);
-    return value < threshold ? index.words[0] : value > threshold ? index.words[1] : "";
+    const [low, high] = index.words;
+    return value < index.threshold ? low : value > index.threshold ? high : "";
   }
 
   const MAIN = INDICES.filter((index) => index.main);
@@ -262,9 +251,7 @@
 
   const WIDTH = (data.wall && data.wall.width) || 1;
   const HEIGHT = (data.wall && data.wall.height) || 1;
-  /* How the images of a unit lie in their file, as in strips.py; null if there is one or none. */
-  const STRIP = data.n > 1
-    ? { columns: Math.min(data.n, 16), rows: Math.ceil(data.n / 16) } : null;
+  const STRIP = data.strip; // how the images of a unit lie in their file; null if one or none
   const ZOOMS = [1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48];
   const SIZES = ZOOMS.filter(
     (size) => size === defaultSize() || (WIDTH * size >= 16 && WIDTH * size <= 288));
@@ -543,7 +530,8 @@
   /* Size on the screen of a tile with all images of a unit; not wider than the wall. */
   function stripSize() {
     const size = Math.ceil(state.size / 2);
-    const wide = STRIP.columns * WIDTH, tall = STRIP.rows * HEIGHT;
+    const wide = STRIP.columns * WIDTH;
+    const tall = Math.ceil(STRIP.count / STRIP.columns) * HEIGHT;
     const zoom = Math.min(size, Math.max(64, wall.clientWidth) / wide);
     return { width: Math.floor(wide * zoom), height: Math.floor(tall * zoom) };
   }
@@ -732,7 +720,7 @@
 
   /* Buttons for both sides of a standard threshold, with their numbers of units. */
   function presets(index) {
-    const threshold = thresholdOf(index);
+    const { threshold } = index;
     const { sorted } = column(index.id);
     const below = countWhile(sorted, (value) => value <= threshold);
     const above = sorted.length - countWhile(sorted, (value) => value < threshold);
@@ -753,8 +741,8 @@
 
   /* A button for every active filter, which removes it. */
   function chip([id, { low, high }]) {
-    const range = low === null ? `up to ${digits(high)}`
-      : high === null ? `from ${digits(low)}` : `${digits(low)} to ${digits(high)}`;
+    const range = low === null ? `up to ${high}`
+      : high === null ? `from ${low}` : `${low} to ${high}`;
     const text = `${indexOf.get(id).name}: ${range}`;
     const remove = () => {
       setFilter(id, null, null);
@@ -943,11 +931,14 @@
     box.plot.setPointerCapture(down.pointerId);
   }
 
-  /* The number at a share of the scale, in the three digits that a screen can tell apart; open at
-     the ends. */
-  function rounded(box, share) {
+  /* The number at a share of the scale, in the digits that a screen can tell apart; open at the
+     ends. */
+  function rounded({ field: { scale } }, share) {
     if (share <= 0 || share >= 1) return null;
-    return Number(box.field.scale.from(share).toPrecision(3));
+    const value = scale.from(share);
+    const [first, last] = [value, scale.from(share + 1 / PLOT.width) - value]
+      .map((number) => Math.floor(Math.log10(Math.abs(number))));
+    return Number(value.toPrecision(clamp(first - last + 1, 3, 12)));
   }
 
   function drawFilters() {
@@ -1106,8 +1097,9 @@
       pen.textBaseline = isX ? "top" : "middle";
       for (const tick of ticks(scale)) {
         line(scale.to(tick), [], color("--line"));
-        if (isX) pen.fillText(digits(tick), at(scale.to(tick)), MARGIN.top + height + 6);
-        else pen.fillText(digits(tick), MARGIN.left - 6, at(scale.to(tick)));
+        const text = digits(tick, 6); // of a narrow scale: 0.9985, 0.999
+        if (isX) pen.fillText(text, at(scale.to(tick)), MARGIN.top + height + 6);
+        else pen.fillText(text, MARGIN.left - 6, at(scale.to(tick)));
       }
       const share = isNumber(index.threshold) ? scale.to(index.threshold) : -1;
       if (share > 0 && share < 1) line(share, [4, 4], color("--orange"));
@@ -1280,7 +1272,7 @@
   /* Where the details of a row are: "runs/<digest>/units-0000", or null. */
   function detailsKey(row) {
     const run = data.runs[data.run[row]] || {};
-    const number = String(Math.floor(data.row[row] / 64)).padStart(4, "0");
+    const number = String(Math.floor(data.row[row] / data.units_per_file)).padStart(4, "0");
     return safePath("runs", run.digest, `units-${number}`);
   }
 
@@ -1449,9 +1441,7 @@
   /* Sentences on the state of a unit, and on how its optimization ended. */
   function stateLines(row, d) {
     const name = d.state || data.state[row];
-    const lines = [];
-    if (name === "dead") lines.push(`This ${NOUN} is dead: no image drives it.`);
-    if (name === "diverged") lines.push("The optimization diverged: these numbers say little.");
+    const lines = Object.hasOwn(data.states, name) ? [data.states[name]] : [];
     const ended = [];
     if (d.stop && d.stop !== "dead") ended.push(`stopped: ${d.stop}`);
     if (isNumber(d.steps) && d.steps) ended.push(`${d.steps} steps`);
@@ -1465,7 +1455,8 @@
     return part("images", "Images",
       hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
         + "and as a number."),
-      figures(d, d.images, zoomOfBatch(d.images), (i) => `image ${i} of ${describe(row, "unit")}`,
+      figures(d, d.images, zoomOfBatch(d.images),
+        (i) => `image ${i} of ${describe(row, "unit")}`,
         (i) => responseCaption(d.responses[i], d.response_best)),
       ...stateLines(row, d));
   }
@@ -1665,7 +1656,8 @@
     const responses = strip.responses || [];
     return part("alone", "Images made alone",
       hint(`${reduction(strip)}Every image was optimized without the others.`),
-      figures(d, strip, zoomFor(strip.width, 64), (i) => `image ${i}, made alone, of ${describe(row, "unit")}`,
+      figures(d, strip, zoomFor(strip.width, 64),
+        (i) => `image ${i}, made alone, of ${describe(row, "unit")}`,
         (i) => responseCaption(responses[i], d.response_best)));
   }
 
@@ -1680,7 +1672,8 @@
     return part("natural", "Natural exemplars",
       hint(`${reduction(strip)}Crops of photographs that drive the ${NOUN} most, with the response `
         + "as a share of its best response."),
-      figures(d, strip, zoomFor(strip.width, 112), (i) => `crop of ${name(i)}, for ${describe(row, "unit")}`, caption));
+      figures(d, strip, zoomFor(strip.width, 112),
+        (i) => `crop of ${name(i)}, for ${describe(row, "unit")}`, caption));
   }
 
   function partFilm(d, row) {
@@ -1770,10 +1763,6 @@
     html("span", { class: "value" }, digits(similarity))));
   }
 
-  /* A word of a command line, as Python's shlex.quote writes it. */
-  const quoted = (text) =>
-    (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\"'\"'")}'`);
-
   let copies = 0;
   function copyable(label, text, look = "") {
     copies += 1;
@@ -1796,7 +1785,7 @@
 
   function partFiles(row, d) {
     const run = data.runs[data.run[row]] || {};
-    const unit = `${quoted(String(run.folder))} unit=${data.units[row]}`;
+    const unit = `${run.quoted} unit=${data.units[row]}`;
     const link = ([href, name]) => html("li", null, html("a", { href, download: true }, name));
     return part("files", "How it was made, and its files",
       run.command ? copyable("Command", String(run.command)) : null,
