@@ -124,7 +124,8 @@ def _examples(
         QUARTILES, np.percentile([value for value, _ in known], QUARTILES), strict=True
     ):
         value, number_ = min(known, key=lambda pair: abs(pair[0] - at))
-        layer, unit = places[*_version(run), number_]
+        hash_, version = _version(run)
+        layer, unit = places[hash_, version, number_]
         examples.append({
             "quartile": f"{quartile} %", "unit": number_, "value": number(value),
             "href": f"../../layers/{layer.slug}/index.html#unit={number_}",
