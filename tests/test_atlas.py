@@ -28,6 +28,7 @@ from diversevis.atlas.scan import scan
 from diversevis.cli.main import main
 from diversevis.method.images import display
 from diversevis.runs.files import Damaged
+from diversevis.runs.find import find_folders
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 synthetic = importlib.import_module("synthetic_runs")
@@ -392,6 +393,14 @@ def test_many_processes_make_the_same(tmp_path, monkeypatch):
         for of in ("many", "single")
     ]
     assert names[0] == names[1]
+
+
+def test_other_commands_do_not_search_an_atlas(tmp_path):
+    complete_run(tmp_path / "m/l/0/v001", finished())
+    complete_run(make(tmp_path).out / "runs/0123456789abcdef", finished())
+    make(tmp_path, tmp_path)
+    folders, _ = find_folders([tmp_path])
+    assert [folder.name for folder in folders] == [str(tmp_path / "m/l/0/v001")]
 
 
 # -- what cannot be shown is named ----------------------------------------------------------------

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from diversevis.config.log import note
 from diversevis.errors import InputError
+from diversevis.runs.find import ATLAS, WITHIN_AN_ATLAS
 
 STYLE = "atlas.css"
-FOLDERS = "layers", "runs", "pictures", "comparisons"
-NAMES = (*FOLDERS, "index.html", "atlas.js", STYLE)
+FOLDERS = sorted(WITHIN_AN_ATLAS)
+NAMES = (*FOLDERS, "index.html", ATLAS, STYLE)
 MARK = b"/* diversevis atlas */\n"  # the first line of the first file that is written
 GENERATOR = b'content="diversevis atlas"'  # in the head of every page
 DIGEST = re.compile(r"[0-9a-f]{16}")

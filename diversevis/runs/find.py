@@ -25,7 +25,10 @@ from diversevis.runs.versions import SWEEPS, version_of
 THREADS = 8
 WAIT = 0.0005  # seconds for an item, from which on threads are worth their price
 MOST_AT_ONCE = 64  # items handed over together: handing over takes as long as a small file
+NONE: frozenset[str] = frozenset()
 WITHIN_A_RUN = frozenset({"images", "analysis", "checkpoint"})  # these hold no further runs
+WITHIN_AN_ATLAS = frozenset({"layers", "runs", "pictures", "comparisons"})  # nor do these
+ATLAS = "atlas.js"  # a file in the folder of an atlas
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -203,7 +206,7 @@ def in_threads(
 def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:
     """Whether the folder is a run's, and its subfolders and links to folders, or why it cannot be
     listed. The disk is asked for the list only, not about every entry."""
-    is_run = False
+    is_run = is_atlas = False
     folders: list[str] = []
     links: list[str] = []
     try:
@@ -211,6 +214,8 @@ def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:
             for entry in entries:
                 if entry.name == "run.json":
                     is_run = True
+                elif entry.name == ATLAS:
+                    is_atlas = True
                 elif entry.name.startswith(".") or entry.name == SWEEPS:
                     continue
                 elif entry.is_dir(follow_symlinks=False):
@@ -219,7 +224,7 @@ def _list(folder: Folder) -> tuple[bool, list[str], list[str]] | str:
                     links.append(entry.name)
     except OSError as error:
         return f"the folder cannot be listed ({error.strerror})"
-    skipped = WITHIN_A_RUN if is_run else frozenset()
+    skipped = (WITHIN_A_RUN if is_run else NONE) | (WITHIN_AN_ATLAS if is_atlas else NONE)
     return is_run, sorted({*folders} - skipped), sorted({*links} - skipped)
 
 
