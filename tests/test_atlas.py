@@ -908,7 +908,7 @@ def process(*words):
 def workers(process):
     """The processes of a command that do its work."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "-s", str(process.pid)], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "-s", str(process.pid)], capture_output=True, text=True
     ).stdout.splitlines()
     return [int(line.split()[0]) for line in listed if "spawn_main" in line]
 
