@@ -7,7 +7,7 @@ from pathlib import Path
 from diversevis.errors import InputError
 from diversevis.experiment.check import check_network
 from diversevis.experiment.measure import measure_folder, possible
-from diversevis.measures.catalogue import chosen
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
 from diversevis.method.setup import prepare
@@ -37,7 +37,7 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
         with logged_to(folder.log_path):
             measure_folder(setup, folder, claim, names)
         # Natural exemplars may be missing: there may have been no photographs.
-        wanted = {*chosen(record["config"].get("analysis", []))} - {"natural"}
+        wanted = {*chosen(record["config"].get("analysis", []))} - {*OF_PHOTOGRAPHS}
         complete = complete and wanted <= {*folder.read_measures()}
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing

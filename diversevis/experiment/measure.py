@@ -16,7 +16,7 @@ import torch
 from diversevis.errors import InputError, printable
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.subject import subject_of_folder
-from diversevis.measures.catalogue import measure
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS, measure
 from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import none_if_out_of_memory, precision
 from diversevis.method.setup import Setup
@@ -36,11 +36,11 @@ RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "
 
 
 def possible(names: Sequence[str], folder: str | None) -> list[str]:
-    """The measures of `names` without natural exemplars where there is no folder of photographs.
+    """The measures of `names`, without those of photographs where there is no folder of these.
 
     Raises `InputError` where the folder holds no photographs that can be read.
     """
-    if "natural" not in names:
+    if not {*names} & {*OF_PHOTOGRAPHS}:
         if folder is not None:
             warn_once(
                 f"natural={printable(folder)} is not used: natural exemplars are not asked for. "
@@ -49,7 +49,7 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
         return list(names)
     if folder is None:
         LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
-        return [name for name in names if name != "natural"]
+        return [name for name in names if name not in OF_PHOTOGRAPHS]
     survey(Path(folder).expanduser(), "natural")
     return list(names)
 

@@ -15,7 +15,7 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.check import check_network
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
-from diversevis.measures.catalogue import chosen
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
 from diversevis.method.device import pick_devices
 from diversevis.method.result import Visualization
 from diversevis.method.settings import Config, Experiment, Settled
@@ -113,6 +113,7 @@ def _work(
         hash=provenance.sha256_of(identity.science(setup)),
         measures=measures,
         measure_settings_hash=identity.measure_settings_hash(settled.content, measures),
+        later=identity.later_settings(settled.content),
         seeds=experiment.seeds, again=experiment.again,
         origin=sweep or job_id(), restarted=sweep is not None or restarts() > 0,
     )  # fmt: skip
@@ -222,7 +223,7 @@ def _repeat_with_seeds(setup: Setup, work: Work, folder: RunFolder, claim: Claim
         return
     experiment, pulse = setup.experiment, measure.pulse_of(claim)
     checkpoints = _checkpoints(setup, work, folder, claim)
-    names = [name for name in work.measures if name != "natural"]  # it has no seed
+    names = [name for name in work.measures if name not in OF_PHOTOGRAPHS]
     indices = [[measure.indices_in(unit, names) for unit in folder.read_metrics()]]
     seeds = [experiment.seed + k for k in range(experiment.seeds)]
     for seed in seeds[1:]:

@@ -26,6 +26,7 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "natural": measure_natural,
 }
 WITHOUT_IMAGES = ("phase", "natural")
+OF_PHOTOGRAPHS = ("natural",)  # of the folder natural=; they are not repeated with further seeds
 
 
 def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]:

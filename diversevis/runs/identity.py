@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS
 from diversevis.method.setup import Setup
 from diversevis.photographs.survey import survey
 from diversevis.runs import signals
@@ -27,6 +28,8 @@ from diversevis.runs.versions import create_version, versions_in, work_folder
 
 LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 1.0
+# Measures that came after runs had been hashed with the settings of all others.
+LATER = "bipartite", "selectivity", "align", "varied"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Work:
     seeds        number of seeds for the spread of the measures; 1: no spread
     again        make a new version even if a finished one exists
     measure_settings_hash  of the measures' settings
+    later        settings of the measures of `LATER`, by the measure's name
     origin       the sweep or the cluster's job that asks
     restarted    whether `origin` may have asked before, as a job does that its cluster starts
                  again: with `again`, it then means the version that it made itself
@@ -51,6 +55,7 @@ class Work:
     seeds: int
     again: bool
     measure_settings_hash: str
+    later: Mapping[str, Any]
     origin: str | None
     restarted: bool
 
@@ -78,13 +83,21 @@ class Work:
         record, known = _record(folder), set[str]()
         if is_optimized(folder) and record.get("measuring") == self.measure_settings_hash:
             with contextlib.suppress(OSError, ValueError, KeyError):
-                known = {*folder.read_measures(), *record.get("not_measured", {})}
+                taken = folder.read_measures()
+                known = {name for name in taken if self._as_asked(name, taken[name])}
+                known |= {*record.get("not_measured", {})}
         return [name for name in self.measures if name not in known]
+
+    def _as_asked(self, name: str, taken: Mapping[str, Any]) -> bool:
+        """Whether a measure was taken with the settings of today, as far as the hash does not tell:
+        it tells for all measures but those of `LATER`."""
+        asked = self.later.get(name)
+        return asked is None or all(taken["settings"].get(key) == asked[key] for key in asked)
 
     def lacks_seeds(self, folder: RunFolder) -> bool:
         """Whether the spread over seeds is asked for, and the version in `folder` lacks it."""
         seeds, names = folder.read_spread()
-        wanted = {name for name in self.measures if name != "natural"}
+        wanted = {name for name in self.measures if name not in OF_PHOTOGRAPHS}
         known = {*names, *_record(folder).get("not_measured", {})}
         return self.seeds > 1 and (len(seeds) < self.seeds or not wanted <= known)
 
@@ -199,11 +212,20 @@ def is_optimized(folder: RunFolder) -> bool:
 
 
 def measure_settings_hash(config: Mapping[str, Any], measures: Sequence[str]) -> str:
-    """Hash of what decides how these measures are taken: settings, and pixels of photographs."""
+    """Hash of what decides how these measures are taken: settings, and pixels of photographs.
+
+    Without the settings of the measures of `LATER`, so that the hashes of earlier runs remain.
+    """
     photographs = None
-    if "natural" in measures:
+    if {*OF_PHOTOGRAPHS} & {*measures}:
         photographs = survey(Path(config["natural"]).expanduser(), "natural").digest
-    return sha256_of({"measure": config.get("measure"), "natural": photographs})
+    settings = {k: value for k, value in config.get("measure", {}).items() if k not in LATER}
+    return sha256_of({"measure": settings, "natural": photographs})
+
+
+def later_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the measures of `LATER`, by the measure's name."""
+    return {k: value for k, value in config.get("measure", {}).items() if k in LATER}
 
 
 def new_analysis(setup: Setup, record: Mapping[str, Any]) -> tuple[RunFolder, Claim]:

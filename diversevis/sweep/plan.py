@@ -28,7 +28,14 @@ from diversevis.method.setup import Preparer, Setup, units_to_fill
 from diversevis.pictures import draw
 from diversevis.runs import provenance
 from diversevis.runs.folder import RunFolder
-from diversevis.runs.identity import Work, absolute_paths, measure_settings_hash, recipe, science
+from diversevis.runs.identity import (
+    Work,
+    absolute_paths,
+    later_settings,
+    measure_settings_hash,
+    recipe,
+    science,
+)
 from diversevis.runs.versions import versions_in
 from diversevis.sweep.record import Planned, share_jobs
 from diversevis.units import units_list
@@ -146,6 +153,7 @@ def _work(planned: Planned, experiment: Experiment) -> Work:
         seeds=experiment.seeds,
         again=experiment.again,
         measure_settings_hash=measure_settings_hash(planned.config, measures),
+        later=later_settings(planned.config),
         origin=None,
         restarted=False,
     )
