@@ -73,7 +73,13 @@ def grey_subject(**changes):
     """A linear unit and an energy unit; images alone are all the even filter."""
     images = torch.stack([images_of_linear_unit()[0], images_of_energy_unit()])
     alone = NORM * gabor_pair()[0].expand(N, 1, *SIZE)
-    objective = {"distance": "pixels", "scale": "best", "response": "max", "fraction": None}
+    objective = {
+        "distance": "pixels",
+        "metric": "rms",
+        "scale": "best",
+        "response": "max",
+        "fraction": None,
+    }
     settings = {
         "phase": PHASE, "shift": SHIFT, "deformation": DEFORMATION, "natural": NATURAL,
         "dimension": Dimension(points=5, connected=0.8), "diversity": objective, "gain": {},

@@ -500,7 +500,6 @@ def test_sweep_adds_missing_pictures(current_folder, capsys):
         (["layr=simple"], "no setting layr"),
         (["n=0"], "n=0"), (["n=1"], "n=1"), (["contrast=0"], "contrast=0"),
         (["objective.distance=shift"], "shift does not lie before layer=complex"),
-        (["objective.distance=complex"], "complex does not lie before layer=complex"),
         (["objective.distance=pixel"], "objective.distance=pixel is not a layer.*Did you mean pixels"),
         (["objective.direction=none.npy"], "none.npy is not a file"),
         (["norm=paper"], "norm=contrast"),

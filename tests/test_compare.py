@@ -380,6 +380,7 @@ def test_equal_fields_pair_the_same_layer(tmp_path):
         ({"diversity": 0.5}, "diversity is 0.1 in A and 0.5 in B"),
         ({"distance": "conv2_1"}, "distance is pixels in A and conv2_1 in B"),
         ({"contrast": 33.0}, "contrast is 32 in A and 33 in B"),
+        ({"metric": "cosine"}, "metric is rms in A and cosine in B"),
         ({"fraction": 0.85}, "fraction is None in A and 0.85 in B"),
         ({"measures": MEASURES | {"phase": {"settings": {"orientations": 8, "phases": 16}}}},
          "measures.phase.settings.orientations is 12 in A and 8 in B. Run `diversevis analyze"),

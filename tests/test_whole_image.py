@@ -121,7 +121,6 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["objective.distance=output"], "objective.distance=output does not lie before"),
         (["position=[9,9]"], r"position=\[9,9\]: layer output is a single vector, not a map"),
     ],
 )

@@ -203,13 +203,15 @@ def layer_of(run: Run) -> dict[str, Any]:
     The settings are those that `diversevis show` asks for before it ranks a unit, and the seed.
     """
     record, config = run.record, run.record["config"]
-    made = ("n", "diversity", "distance", "fraction", "front")
+    made, distance = ("n", "diversity", "fraction", "front"), record.get("distance")
     return {
         **{key: record.get(key) for key in ("model", "layer", "direction", "computation")},
         "weights": record["weights"].get("sha256"),
         "size": list(record["receptive_field"]["size"]),
         "contrast": float(f"{run.contrast:.3g}"),
         **{key: record.get(key) for key in made},
+        # With its metric, for which the pages of earlier runs have no key.
+        "distance": f"cosine, {distance}" if record.get("metric") == "cosine" else distance,
         "seed": record.get("seed", config.get("seed")),
     }
 

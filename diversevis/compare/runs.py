@@ -38,8 +38,8 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What comparison.json says about the run."""
-        keys = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "fraction",
-                "front", "seed", "config_hash", "weights")  # fmt: skip
+        keys = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "metric",
+                "fraction", "front", "seed", "config_hash", "weights")  # fmt: skip
         return {
             "folder": str(self.path),
             **{key: self.record.get(key) for key in keys},

@@ -9,7 +9,7 @@ from typing import Any
 from diversevis.compare.runs import Run
 
 # Entries of run.json in which two runs must agree to be compared
-SAME = "n", "diversity", "distance", "fraction", "front"
+SAME = "n", "diversity", "distance", "metric", "fraction", "front"
 CONTRAST_TOLERANCE = 0.01  # relative: norms are rounded, for fields of other sizes differently
 
 Difference = tuple[str, Any, Any]  # name of a setting, with its value in A and in B
@@ -26,11 +26,17 @@ def another_layer(a: Run, b: Run) -> str | None:
 
 def differently_made(a: Run, b: Run) -> list[Difference]:
     """Settings of the images in which two runs differ; none: their units may be compared."""
-    values = ((key, a.record.get(key), b.record.get(key)) for key in SAME)
+    values = ((key, made_with(a.record, key), made_with(b.record, key)) for key in SAME)
     made: list[Difference] = [(key, in_a, in_b) for key, in_a, in_b in values if in_a != in_b]
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     return made
+
+
+def made_with(record: Mapping[str, Any], key: str) -> Any:
+    """An entry of `SAME` in run.json; for those of runs before it came, its only value then."""
+    before = "rms" if key == "metric" and record.get("n") is not None else None
+    return record.get(key, before)
 
 
 def differences(a: Any, b: Any, key: str) -> Iterator[Difference]:

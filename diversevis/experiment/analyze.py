@@ -56,7 +56,7 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     setup = prepare(experiment)
     settled = config(absolute_paths(setup))
     record = make_record(setup, command, settled.content)
-    record |= {"n": None, "distance": None, "diversity": None}
+    record |= {"n": None, "distance": None, "metric": None, "diversity": None}
     folder, claim = new_analysis(setup, record)
     with keep_record(folder, claim, record, setup.device):
         folder.write_config(settled.text)

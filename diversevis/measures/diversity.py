@@ -77,7 +77,8 @@ def measure_diversity(subject: Subject, progress: Progress) -> Measured:
     norm = subject.norm / math.sqrt(images[0, 0].numel())  # in RMS grey levels, as the distances
     # Also of dead units, whose images are noise: the pictures show them.
     distances = torch.cat([distance_matrix(unit_images[None]) for unit_images in images])
-    is_sum = objective["distance"] == "pixels" and objective["scale"] == "best"
+    rms_of_pixels = (objective["distance"], objective["metric"]) == ("pixels", "rms")
+    is_sum = rms_of_pixels and objective["scale"] == "best"
     numbers: list[Numbers | None] = [None] * len(images)
     for row in subject.living if n > 1 and objective["response"] == "max" else []:
         mean = distances[row].sum().item() / (n * (n - 1))

@@ -5,7 +5,8 @@ docs/method.md, section 4; Cadena et al. 2018. `Objective.__call__` sums the ter
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,8 @@ from torch.nn import functional
 # about 7 digits for a squared distance, resolve no smaller distance.
 RESOLUTION = 1e-3
 
+# `rms`: root mean square difference of the features; `cosine`: 1 - their cosine similarity.
+Metric = Literal["rms", "cosine"]
 # Terms by name, all of shape [unit]. The gradient is that of `descent`; `loss` judges the images.
 Terms = dict[str, Float[Tensor, " unit"]]
 
@@ -29,10 +32,12 @@ class Objective:
     distance_scale: Float[Tensor, " unit"]
     # A larger response is not rewarded further (threshold objective; docs/method.md, section 9).
     enough: Float[Tensor, " unit"] | None
+    metric: Metric = "rms"
 
     def of(self, index: Int[Tensor, " unit"]) -> Objective:
         """The objective of some of the units."""
-        return Objective(
+        return replace(
+            self,
             diversity=self.diversity[index],
             response_scale=self.response_scale[index],
             distance_scale=self.distance_scale[index],
@@ -57,7 +62,7 @@ class Objective:
         terms = {"response": responses.mean(1) / self.response_scale}
         total = followed = terms["response"]
         if features.shape[1] > 1:
-            distance = smallest_distance(features, softness)
+            distance = smallest_distance(features, softness, self.metric)
             terms["distance_min"] = distance
             terms["diversity"] = self.diversity * distance / self.distance_scale
             total = total + terms["diversity"]
@@ -66,9 +71,9 @@ class Objective:
 
 
 def smallest_distance(
-    features: Float[Tensor, "unit image feature"], softness: float = 0.0
+    features: Float[Tensor, "unit image feature"], softness: float = 0.0, metric: Metric = "rms"
 ) -> Float[Tensor, " unit"]:
-    """Root mean square difference between the two most similar images of every unit.
+    """Distance between the two most similar images of every unit.
 
     All pairs are compared through one product of the (centred) features with themselves; the
     closest pair is then measured exactly, and it alone carries the gradient. With `softness` > 0
@@ -77,6 +82,7 @@ def smallest_distance(
     equally close, all of them are driven away from one another at once. (The paper has no such
     softness; `optimizer=paper` leaves it at 0.)
     """
+    features = comparable(features, metric)
     n, device = features.shape[1], features.device
     # Around their mean, since |a|^2 + |b|^2 - 2ab loses the digits that a common offset takes up.
     centred = features.detach() - features.detach().mean(1, keepdim=True)
@@ -88,31 +94,53 @@ def smallest_distance(
     closest = squared.masked_fill(~above, torch.inf).flatten(1).argmin(1)
     units = torch.arange(len(features), device=device)
     difference = features[units, closest // n] - features[units, closest % n]
-    # vector_norm has gradient 0, not NaN, where two images are identical.
-    exact = torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
+    if metric == "cosine":
+        exact = difference.square().sum(1) / 2
+    else:  # vector_norm has gradient 0, not NaN, where two images are identical
+        exact = torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
     if softness == 0 or n == 2:
         return exact
-    return _WithGradient.apply(exact.detach(), features, _soft_gradient(centred, squared, softness))
+    gradient = _soft_gradient(centred, squared, softness, metric)
+    return _WithGradient.apply(exact.detach(), features, gradient)
+
+
+def comparable(
+    features: Float[Tensor, "unit image feature"], metric: Metric
+) -> Float[Tensor, "unit image feature"]:
+    """Features whose differences are the distances of `metric`.
+
+    For `cosine` at unit norm: the square of a difference is then 2 (1 - cosine similarity). A
+    vector of zeros, which has no direction, stays one: it is 1/2 away from all others.
+    """
+    if metric == "rms":
+        return features
+    norms = torch.linalg.vector_norm(features, dim=2, keepdim=True)
+    return features / torch.where(norms > 0, norms, 1)
 
 
 def _soft_gradient(
     centred: Float[Tensor, "unit image feature"],
     squared: Float[Tensor, "unit image image"],
     softness: float,
+    metric: Metric,
 ) -> Float[Tensor, "unit image feature"]:
     """Weighted mean over pairs of the gradient of their distance."""
     n, size = centred.shape[1:]
     diagonal = torch.eye(n, dtype=torch.bool, device=centred.device)
-    distances = (squared.clamp(min=0) / size).sqrt().masked_fill(diagonal, 0)
+    distances = squared.clamp(min=0).masked_fill(diagonal, 0)
+    distances = distances / 2 if metric == "cosine" else (distances / size).sqrt()
     mean = distances.sum((1, 2), keepdim=True) / (n * (n - 1))
     of_pairs = distances.masked_fill(diagonal, torch.inf)
     closest = of_pairs.amin((1, 2), keepdim=True)
     tiny = torch.finfo(centred.dtype).tiny
     weights = torch.exp((closest - of_pairs) / (softness * mean).clamp(min=tiny))
     weights = weights / weights.sum((1, 2), keepdim=True)
-    # Pairs that the product cannot distinguish from identical images have no direction to move in.
-    distinct = distances > RESOLUTION * mean
-    pulls = torch.where(distinct, weights / distances.clamp(min=tiny), 0) * (2 / size)
+    if metric == "cosine":
+        pulls = 2 * weights  # a pair stands twice among the weights
+    else:
+        # Pairs that the product cannot tell from identical images have no direction to move in.
+        distinct = distances > RESOLUTION * mean
+        pulls = torch.where(distinct, weights / distances.clamp(min=tiny), 0) * (2 / size)
     return pulls.sum(2, keepdim=True) * centred - _product(pulls, centred)
 
 
@@ -149,15 +177,15 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_distances(
-    features: Float[Tensor, "unit image feature"],
+    features: Float[Tensor, "unit image feature"], metric: Metric = "rms"
 ) -> Float[Tensor, "unit pair"]:
-    """Root mean square difference of every pair of images, by direct subtraction in float64.
+    """Distance of every pair of images, by direct subtraction in float64.
 
     `pairwise_distances(torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]))` is [[3.5355]], sqrt(25 / 2).
     """
     n, size = features.shape[1:]
-    distances = torch.cdist(
-        features.double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist"
-    )
+    vectors = comparable(features.double(), metric)
+    distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
     first, second = torch.triu_indices(n, n, 1, device=features.device)
-    return distances[:, first, second] / size**0.5
+    pairs = distances[:, first, second]
+    return pairs.square() / 2 if metric == "cosine" else pairs / size**0.5

@@ -15,7 +15,11 @@ from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.setup import Setup
 from diversevis.models.cpu import tune_for_cpu
-from diversevis.models.targets import responses_to_all_images, responses_to_own_images
+from diversevis.models.targets import (
+    responses_to_all_images,
+    responses_to_own_images,
+    without_own,
+)
 
 
 class Responses(NamedTuple):
@@ -35,6 +39,7 @@ def respond(
     z = images.to_network_input(x.flatten(0, 1), setup.network.weights.std)  # [unit * image, 3, ..]
     target, *maps = _through_network(setup, z.contiguous(memory_format=setup.layout), rows)
     vectors, gain = setup.targets.vectors[rows], setup.channel_gain
+    features = x.flatten(2)  # distances in pixels
     if setup.reads_out:
         responses = target  # [unit, image]
         # The readout gives the unit's own channel only: it has one gain.
@@ -45,12 +50,17 @@ def respond(
         scaled = responses
         if gain is not None:
             scaled = responses_to_own_images(channels * gain, vectors, kind)
-    features = x  # distances in pixels
+        if setup.population:
+            features = setup.network.layer.activations(channels)
+            if setup.feature_gain is not None:
+                features = features * setup.feature_gain
+            features = without_own(features, vectors)
     if maps:
         features = maps[0].reshape(units, n, *maps[0].shape[1:])
         if setup.feature_gain is not None:
             features = features * setup.feature_gain[:, None, None]
-    return Responses(images=x, responses=responses, scaled=scaled, features=features.flatten(2))
+        features = features.flatten(2)
+    return Responses(images=x, responses=responses, scaled=scaled, features=features)
 
 
 def _through_network(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diversevis.method import images
 from diversevis.method.device import precision
-from diversevis.method.objective import pairwise_distances
+from diversevis.method.objective import Metric, pairwise_distances
 from diversevis.method.optimize.descend import Result as Optimized
 from diversevis.method.response import Responses, respond
 from diversevis.method.setup import Setup
@@ -57,8 +57,8 @@ def unit_result(
         | _response_metrics("", final.responses[index])
         | _response_metrics("_scaled", scaled)
         | {"response_best": best_response.item()}
-        | _distance_metrics("distance", final.features[index])
-        | _distance_metrics("distance_pixels", final.images[index].flatten(1))
+        | _distance_metrics("distance", final.features[index], setup.experiment.objective.metric)
+        | _distance_metrics("distance_pixels", final.images[index].flatten(1), "rms")
         | {"steps": steps, "stop": optimized.stop[index]}
     )
     return Visualization(
@@ -76,9 +76,11 @@ def _response_metrics(suffix: str, responses: Float[Tensor, " image"]) -> dict[s
     return {f"response_{name}{suffix}": value.item() for name, value in values.items()}
 
 
-def _distance_metrics(name: str, features: Float[Tensor, "image feature"]) -> dict[str, Any]:
+def _distance_metrics(
+    name: str, features: Float[Tensor, "image feature"], metric: Metric
+) -> dict[str, Any]:
     """None for a single image."""
-    pairs = pairwise_distances(features[None])[0]
+    pairs = pairwise_distances(features[None], metric)[0]
     return {
         f"{name}_min": pairs.min().item() if len(pairs) else None,
         f"{name}_mean": pairs.mean().item() if len(pairs) else None,

@@ -15,6 +15,7 @@ from diversevis.measures.shift import Shift
 from diversevis.method.checks import check_at_least, check_positive
 from diversevis.method.device import Precision
 from diversevis.method.images import Precondition
+from diversevis.method.objective import Metric
 from diversevis.method.optimize.adam import Adam
 from diversevis.method.optimize.sphere import Sphere
 from diversevis.models.architectures import Model
@@ -42,7 +43,10 @@ class ObjectiveSettings:
     """The objective (docs/method.md, section 4), as a person sets it."""
 
     diversity: float  # weight of the smallest pairwise distance
-    distance: str  # `pixels`, or an earlier layer in whose activations distances are measured
+    # `pixels`, or an earlier layer in whose activations distances are measured; the target layer
+    # itself: the responses of all units but the target
+    distance: str
+    metric: Metric  # of distances
     response: ResponseKind
     direction: str | None  # file with directions in channel space; None: units are channels
     scale: Literal["best", "natural", "none"]  # what calibrates responses and distances

@@ -57,8 +57,8 @@ class Setup:
     # z and rows of the targets [unit] -> responses [unit, image] (by the fast way, every image
     # meets its unit's filter alone) and the activations in which distances are measured.
     readout: nn.Module
-    # False where a response needs all channels (cosine, mean squared difference, scaled
-    # directions): the first output of `readout` is then [image, channel, 1, 1].
+    # False where a response or a distance needs all channels (cosine, mean squared difference,
+    # scaled directions, population): the first output of `readout` is then [image, channel, 1, 1].
     reads_out: bool
     layout: torch.memory_format  # of images
     batch: int  # upper bound on the images that go through the network at once
@@ -76,6 +76,8 @@ class Setup:
     # Factors on the channels of the target layer and of the distance layer, None for 1.
     channel_gain: Float[Tensor, " channel"] | None
     feature_gain: Float[Tensor, " feature"] | None
+    # Whether distances are measured in the responses of the target layer, without the unit itself.
+    population: bool
 
     @property
     def where(self) -> tuple[str, str, str]:
@@ -109,6 +111,10 @@ def prepare(experiment: Experiment) -> Setup:
     distance = experiment.objective.distance
     names = [] if distance == "pixels" else [distance]
     distance_layers = [opened.layer(name, "objective.distance", ("pixels",)) for name in names]
+    population = [known.name for known in distance_layers] == [layer.name]
+    if population:
+        _check_population(layer)
+        distance_layers = []  # its responses are there already
     targets = targets_of(experiment, layer, device)
     network = load(opened, layer, distance_layers)
     seen = view(opened, network, reading)
@@ -131,9 +137,8 @@ def prepare(experiment: Experiment) -> Setup:
         layout = torch.channels_last
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
-    reads_out = experiment.objective.response == "max" and (
-        channel_gain is None or targets.are_channels
-    )
+    one_channel = channel_gain is None or targets.are_channels
+    reads_out = experiment.objective.response == "max" and one_channel and not population
     readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
     if why_slow is not None:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
@@ -155,7 +160,8 @@ def prepare(experiment: Experiment) -> Setup:
         norm=norm,
         device=device,
         channel_gain=channel_gain,
-        feature_gain=feature_gain if distance_layers else None,
+        feature_gain=feature_gain if distance_layers or population else None,
+        population=population,
     )
 
 
@@ -190,6 +196,16 @@ def units_to_fill(setup: Setup, kind: str) -> int:
     per_unit = setup.experiment.images_per_unit
     per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
+
+
+def _check_population(layer: Layer) -> None:
+    """Raises `InputError` for a layer of a single channel."""
+    if layer.channels == 1:
+        raise InputError(
+            f"objective.distance={layer.name} is the target layer itself: distances are measured "
+            "in its other units, and it has a single one. Use objective.distance=pixels or an "
+            "earlier layer."
+        )
 
 
 def _unit_fields(

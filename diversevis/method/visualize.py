@@ -144,7 +144,8 @@ def measure_scales(batch: Batch, noise: Noise, best: Responses) -> Scales:
         return Scales(response_scale, ones)
     with torch.no_grad():
         features = respond(setup, images.render(noise.together, setup.norm), noise.rows).features
-        distances = torch.stack([pairwise_distances(f[None]).mean() for f in features]).float()
+        means = [pairwise_distances(f[None], settings.metric).mean() for f in features]
+        distances = torch.stack(means).float()
     return Scales(response_scale, torch.where(distances > 0, distances, ones))
 
 
@@ -201,6 +202,7 @@ def _objective(setup: Setup, best: Responses, scales: Scales) -> Objective:
         response_scale=response_scale,
         distance_scale=distance_scale,
         enough=enough,
+        metric=settings.metric,
     )
 
 

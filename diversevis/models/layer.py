@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 NONLINEARITIES: dict[object, str] = {
     nn.ReLU: "ReLU", torch.relu: "ReLU", nn.functional.relu: "ReLU", "relu": "ReLU",
@@ -18,6 +20,11 @@ NONLINEARITIES: dict[object, str] = {
     nn.Hardswish: "hard swish", nn.functional.hardswish: "hard swish",
     nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", "sigmoid": "sigmoid",
     nn.Tanh: "tanh", torch.tanh: "tanh", "tanh": "tanh",
+}  # fmt: skip
+RECTIFIERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReLU": functional.relu, "ReLU6": functional.relu6, "leaky ReLU": functional.leaky_relu,
+    "ELU": functional.elu, "GELU": functional.gelu, "SiLU": functional.silu,
+    "hard swish": functional.hardswish, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
 }  # fmt: skip
 DESCRIPTIONS = {
     nn.Conv2d: "convolution", nn.BatchNorm2d: "batch norm",
@@ -67,6 +74,7 @@ class Layer:
     response  what the response is, in words
     node      the traced graph's node whose value is the response; None without a trace
     features  the node whose value later layers read: the response after its nonlinearity
+    nonlinearity  name of the nonlinearity that reads the response; None where none does
     """
 
     name: str
@@ -77,11 +85,17 @@ class Layer:
     response: str
     node: fx.Node | None = None
     features: fx.Node | None = None
+    nonlinearity: str | None = None
 
     @property
     def is_rectified(self) -> bool:
         """Whether later layers read it after a nonlinearity, if one follows in a forward pass."""
         return self.node is None or self.features is not self.node
+
+    def activations(self, responses: Tensor) -> Tensor:
+        """What later layers read of the responses: their values after the layer's nonlinearity, if
+        it has one (a leaky ReLU or ELU with torch's default slope)."""
+        return RECTIFIERS[self.nonlinearity](responses) if self.nonlinearity else responses
 
 
 def described(module: nn.Module) -> str:

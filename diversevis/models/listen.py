@@ -147,6 +147,7 @@ def _layer(
         kind=kind,
         channels=read.shape[1 if kind in ("maps", "vector") else -1],
         response=f"{what}, before its {nonlinear}" if nonlinear else what,
+        nonlinearity=nonlinear,
     )
 
 

@@ -103,7 +103,8 @@ def load(opened: OpenNetwork, layer: Layer, features: Sequence[Layer] = ()) -> N
         if not _lies_before(opened, feature, layer):
             raise InputError(
                 f"objective.distance={feature.name} does not lie before layer={layer.name}. "
-                "Distances are measured in `pixels` or in an earlier layer."
+                "Distances are measured in `pixels`, in an earlier layer, or in the target layer "
+                "itself."
             )
     needed = opened.tensors(layer)
     features = [_on_the_way(opened, feature, layer) for feature in features]

@@ -6,6 +6,7 @@ A channel is the direction along its own axis. docs/method.md, section 4.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,18 @@ def responses_to_all_images(
         return -torch.stack([(y - vector).square().mean(1) for vector in vectors], dim=1)
     projection = y @ at_unit_norm(vectors).T
     return projection if kind == "max" else projection / _cosine_norm(y)[:, None]
+
+
+def without_own(
+    y: Float[Tensor, "unit image channel"], vectors: Float[Tensor, "unit channel"]
+) -> Float[Tensor, "unit image channel"]:
+    """Values of all channels but the unit's: without their component along its vector.
+
+    Scaled so that a mean square over the channels is that over the `channels - 1` that remain.
+    """
+    own = at_unit_norm(vectors)[:, None]
+    rest = y - (y * own).sum(2, keepdim=True) * own
+    return rest * math.sqrt(y.shape[2] / (y.shape[2] - 1))
 
 
 def _cosine_norm(y: Float[Tensor, "*batch channel"]) -> Float[Tensor, "*batch"]:

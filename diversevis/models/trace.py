@@ -106,15 +106,17 @@ def _layers_of(
         direct = [path for path in paths if outputs[path][0] is node]
         read, name = (direct or paths)[0], field_names.get(paths[0], paths[0])
         output = outputs[paths[0]][0]
+        what, nonlinear = _described(root, node, paths[0])
         layers[node] = Layer(
             name=name,
             paths=tuple(dict.fromkeys((name, *paths))),
             tap=Tap(read, 0, not direct),
             kind="maps",
             channels=channels[output],
-            response=_describe(root, node, paths[0]),
+            response=f"{what}, before its {nonlinear}" if nonlinear else what,
             node=node,
             features=_features(root, node, output),
+            nonlinearity=nonlinear,
         )
     return tuple(layers[node] for node in graph.nodes if node in layers)
 
@@ -228,8 +230,8 @@ def _features(root: nn.Module, response: fx.Node, output: fx.Node) -> fx.Node:
     return next((user for user in response.users if _nonlinearity(root, user)), response)
 
 
-def _describe(root: nn.Module, node: fx.Node, path: str) -> str:
-    """What the response of `node` is, in words.
+def _described(root: nn.Module, node: fx.Node, path: str) -> tuple[str, str | None]:
+    """What computes the response of `node`, and the nonlinearity that reads it, in words.
 
     path  of a module that returns it
     """
@@ -247,5 +249,4 @@ def _describe(root: nn.Module, node: fx.Node, path: str) -> str:
     users = list(node.users)
     if node.target is torch.cat and not users:  # made by _before_nonlinearity
         users = [user for part in sources for user in part.users]
-    nonlinear = next(filter(None, (_nonlinearity(root, user) for user in users)), None)
-    return f"{what}, before its {nonlinear}" if nonlinear else what
+    return what, next(filter(None, (_nonlinearity(root, user) for user in users)), None)

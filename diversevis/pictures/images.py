@@ -103,9 +103,9 @@ def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
         smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
         what = "distance between images, RMS grey levels"
         lines.append(f"{what}: smallest {smallest:.3g}, mean {mean:.3g}")
-        if record["distance"] != "pixels":
+        if (where := _distance_as_optimized(record)) is not None:
             smallest, mean = metrics["distance_min"], metrics["distance_mean"]
-            lines.append(f"in {record['distance']}: smallest {smallest:.3g}, mean {mean:.3g}")
+            lines.append(f"{where}: smallest {smallest:.3g}, mean {mean:.3g}")
     return lines
 
 
@@ -142,7 +142,7 @@ def trace_graphs(columns: Columns, record: dict[str, Any]) -> list[Callable[[Any
     draws: list[Callable[[Any], None]]
     draws = [partial(_trace, columns, "response_mean", "mean response", graph.BLUE)]
     if "distance_min" in columns:
-        label = _distance_label(record["distance"])
+        label = _distance_label(record)
         draws.append(partial(_trace, columns, "distance_min", label, graph.ORANGE))
     return draws
 
@@ -248,11 +248,20 @@ def front_graph(record: dict[str, Any], metrics: dict[str, Any], axis: Any) -> N
                 look = {"xytext": (-6, -6), "color": graph.ORANGE, "ha": "right", "va": "top"}
             point = x, row["response_mean"]
             axis.annotate(text, point, textcoords="offset points", fontsize=9, **look)
-    axis.set(xlabel=_distance_label(record["distance"]), ylabel="response")
+    axis.set(xlabel=_distance_label(record), ylabel="response")
     axis.margins(0.06, 0.1)
     axis.ticklabel_format(axis="y", scilimits=graph.POWERS)
 
 
-def _distance_label(distance: str) -> str:
-    unit = "RMS grey levels" if distance == "pixels" else f"RMS, {distance}"
-    return f"smallest distance ({unit})"
+def _distance_label(record: dict[str, Any]) -> str:
+    is_cosine, where = record.get("metric") == "cosine", record["distance"]
+    unit = "RMS grey levels" if where == "pixels" else f"RMS, {where}"
+    return f"smallest distance ({f'cosine, {where}' if is_cosine else unit})"
+
+
+def _distance_as_optimized(record: dict[str, Any]) -> str | None:
+    """Where the distances of the objective were measured, in words; None: in grey levels."""
+    where = record["distance"]
+    if record.get("metric") == "cosine":
+        return f"cosine distance in {where}"
+    return None if where == "pixels" else f"in {where}"

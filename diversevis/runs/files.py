@@ -31,6 +31,7 @@ OPTIONAL: dict[str, Any] = {  # what records of other versions may lack
     "attempts": int, "seconds": (int, float, NoneType), "start": str,
     "sweep": (str, NoneType), "origin": (str, NoneType), "rerun": (str, NoneType),
     "direction": (str, NoneType), "distance": (str, NoneType),
+    "metric": (str, NoneType),
     "diversity": (int, float, NoneType), "fraction": (int, float, NoneType),
     "front": (list, NoneType),
 }  # fmt: skip

@@ -30,6 +30,8 @@ LOG = logging.getLogger("diversevis")
 SECONDS_BETWEEN_LOOKS = 1.0
 # Measures that came after runs had been hashed with the settings of all others.
 LATER = "bipartite", "selectivity", "align", "varied"
+# Settings of the objective that came later: while they have these values, hashes are as before.
+CAME_LATER = {"metric": "rms"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,9 @@ def science(setup: Setup) -> dict[str, Any]:
     experiment, network = setup.experiment, setup.network
     objective = {**vars(experiment.objective)}
     del objective["direction"]
+    for name, default in CAME_LATER.items():
+        if objective[name] == default:
+            del objective[name]
     photographs = objective.pop("photographs")
     natural_images = None
     if photographs:

@@ -43,7 +43,7 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
         "layer": setup.network.layer.name, "response": setup.network.layer.response,
         "direction": setup.targets.file, "units": list(setup.targets.units),
         "n": experiment.n, "seed": experiment.seed, "norm": setup.norm,
-        "distance": experiment.objective.distance,
+        "distance": experiment.objective.distance, "metric": experiment.objective.metric,
         "diversity": None if experiment.objective.front else experiment.objective.diversity,
         "fraction": experiment.objective.fraction, "front": experiment.objective.front,
         "receptive_field": asdict(setup.field), "unit_fields": setup.unit_fields,
