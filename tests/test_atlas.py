@@ -596,6 +596,32 @@ def test_neighbours_are_written(tmp_path):
     )
 
 
+def test_measured_neighbours_stand_in_details(energy_run):
+    """Where selectivity was measured: units and responses as in metrics.json; else nothing."""
+    before = make(Path("outputs"))
+    assert details(before, layer_data(before), 1)["driven_by"] is None
+    assert main(["analyze", str(energy_run), "analysis=selectivity", "device=cpu"]) == 0
+    atlas = make(Path("outputs"))
+    layer = layer_data(atlas)
+    metrics = json.loads((energy_run / "metrics.json").read_text())["units"]
+    for row, unit in enumerate(metrics):
+        shown, listed = details(atlas, layer, row)["driven_by"], unit["selectivity"]["driven_by"]
+        assert len(shown) == 3
+        assert [other for other, _ in shown] == [other["unit"] for other in listed]
+        assert [value for _, value in shown] == pytest.approx([o["value"] for o in listed])
+    assert "selectivity.mean_others" in [index["key"] for index in layer["indices"]]
+
+
+@pytest.mark.parametrize("listed", [5, {"a": 1}, [], ["x", None], [{"unit": 1}, {"value": 0.5}]])
+def test_measured_neighbours_need_not_be_units(energy_run, listed):
+    of_units(selectivity={"driven_by": listed})(energy_run)
+    metrics = json.loads((energy_run / "metrics.json").read_text())
+    metrics["measures"]["selectivity"] = {"settings": {}}
+    (energy_run / "metrics.json").write_text(json.dumps(metrics))
+    atlas = make(Path("outputs"), complete=False)
+    assert not details(atlas, layer_data(atlas), 0)["driven_by"]
+
+
 def test_damaged_reason_is_told():
     work = RunWork(path=Path("nowhere"), pictures={}, out=Path("x"))
     assert isinstance(work(), str)

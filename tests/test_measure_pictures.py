@@ -20,7 +20,8 @@ RECORD = {
     "model": "vgg19", "layer": "conv2_1", "direction": None, "distance": "pixels",
     "weights": {"mean": [0.485, 0.456, 0.406]},
 }  # fmt: skip
-NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural"]
+NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural",
+         "selectivity"]  # fmt: skip
 MEAN = 255 * np.array(RECORD["weights"]["mean"])
 
 
@@ -223,9 +224,27 @@ def make_natural(rng, units, n, h, w):
     return measures, arrays
 
 
+def make_selectivity(rng, units, n, h, w):
+    matrix = torch.from_numpy(rng.uniform(-0.4, 0.6, (units, units))).float().fill_diagonal_(0.95)
+    few = min(5, units - 1)
+    others = torch.tensor([[u for u in range(units) if u != row] for row in range(units)])
+    others = others.reshape(units, units - 1)[:, :few]
+    arrays = {"matrix": matrix, "confused": others, "drivers": others.flip(1),
+              "best_images": batch(units, h, w)}  # fmt: skip
+    measures = [
+        {"rank": 1, "own": 0.95, "mean_others": float(rng.uniform(0, 0.3)), "units": units,
+         "mean_by_others": float(rng.uniform(0, 0.3)), "above_half": 1, "share_above_half": 0.5,
+         "confused": [{"unit": 12 + u, "value": 0.4} for u in others[row].tolist()],
+         "driven_by": [{"unit": 12 + u, "value": 0.3} for u in others[row].flip(0).tolist()]}
+        for row in range(units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
 MAKERS = {
     "gain": make_gain, "phase": make_phase, "shift": make_shift, "deformation": make_deformation,
     "diversity": make_diversity, "dimension": make_dimension, "natural": make_natural,
+    "selectivity": make_selectivity,
 }  # fmt: skip
 
 
@@ -355,7 +374,7 @@ def test_direction_is_named_by_its_file():
     assert not np.array_equal(named[:60], pixels_of(made_picture("natural", alone=True))[:60])
 
 
-COLORED = ("images", "grating", "fitted_grating", "texture_fixed", "texture_learned",
+COLORED = ("images", "best_images", "grating", "fitted_grating", "texture_fixed", "texture_learned",
            "masked_fixed", "masked_learned", "deformed")  # fmt: skip
 
 

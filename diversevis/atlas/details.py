@@ -27,6 +27,7 @@ from diversevis.atlas.strips import UNITS_PER_FILE, strip, tile_at, tiles
 from diversevis.atlas.texts import script
 from diversevis.compare.answers import answers
 from diversevis.compare.indices import look_up, number_at
+from diversevis.compare.layer import Unit
 from diversevis.compare.report import measured_indices, state_of, unit_facts
 from diversevis.compare.runs import Run, open_run
 from diversevis.method.images import display
@@ -127,6 +128,7 @@ class _Writer:
             **(batch or {"images": None, "responses": [], "distances": None}),
             "alone": alone, "best": _best(batch, alone),
             "natural": None if is_dead else self._natural(row, number),
+            "driven_by": None if is_dead else _driven_by(unit),
             "film": self._film(number), "trace": self.traces.get(number),
             "pictures": {
                 name: f"{folder}/{_name(number)}.png"
@@ -272,6 +274,19 @@ def media(folder: Path, name: str) -> bytes | None:
 
 def _name(number: int) -> str:
     return f"unit{number:04d}"
+
+
+def _driven_by(unit: Unit) -> list[tuple[int, float]] | None:
+    """Units whose images drive the unit most, with its response as a share of its best; None where
+    selectivity was not measured."""
+    listed = look_up(unit, "selectivity.driven_by")
+    if not isinstance(listed, list):
+        return None
+    pairs = [(number_at(other, "unit"), number_at(other, "value")) for other in listed
+             if isinstance(other, Mapping)]  # fmt: skip
+    return [
+        (int(other), value) for other, value in pairs if other is not None and value is not None
+    ]
 
 
 def _known(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,7 @@ Measures:
   diversity    mean distance, between that of a simple (0) and of a complex cell (1)
   dimension    participation ratio; responses between images along great circles
   natural      the crops of natural=FOLDER that drive the unit most
+  selectivity  responses of all units of the run to the images of every unit
 
 Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
@@ -191,8 +192,8 @@ Examples:
 
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
-               phase, shift, deformation, diversity, dimension, natural; layer: all measures of all
-               units. Without unit=, trace and measures show all units of the run
+               phase, shift, deformation, diversity, dimension, natural, selectivity; layer: all
+               measures of all units. Without unit=, trace and measures show all units of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

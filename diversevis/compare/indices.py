@@ -93,6 +93,17 @@ INDICES = (
                   "response"),
     Index("natural.of_synthetic", "best natural / synthetic", "ratio",
           meaning="response to the best crop of a photograph / mean response to the images"),
+    Index("selectivity.mean_others", "other units, mean response", OF_BEST,
+          meaning="mean response of the other units of the run to the unit's images / their best "
+                  "response; below 0: counts as 0"),
+    Index("selectivity.mean_by_others", "others' images, mean response", OF_BEST,
+          meaning="mean response of the unit to the images of the other units / its best response"),
+    Index("selectivity.rank", "rank on its images", "rank",
+          meaning="place of the unit among all units of the run by their response to its images; "
+                  "1: itself is driven most"),
+    Index("selectivity.share_above_half", "other units above half", "share of units",
+          meaning="share of the other units that the images drive above half of their best "
+                  "response"),
 )  # fmt: skip
 
 

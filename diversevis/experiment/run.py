@@ -223,7 +223,8 @@ def _repeat_with_seeds(setup: Setup, work: Work, folder: RunFolder, claim: Claim
         return
     experiment, pulse = setup.experiment, measure.pulse_of(claim)
     checkpoints = _checkpoints(setup, work, folder, claim)
-    names = [name for name in work.measures if name not in OF_PHOTOGRAPHS]
+    left_out = {*OF_PHOTOGRAPHS, *folder.read_record().get("not_measured", {})}
+    names = [name for name in work.measures if name not in left_out]
     indices = [[measure.indices_in(unit, names) for unit in folder.read_metrics()]]
     seeds = [experiment.seed + k for k in range(experiment.seeds)]
     for seed in seeds[1:]:

@@ -13,6 +13,7 @@ from diversevis.measures.diversity import measure_diversity
 from diversevis.measures.gain import measure_gain
 from diversevis.measures.natural import measure_natural
 from diversevis.measures.phase import measure_phase
+from diversevis.measures.selectivity import measure_selectivity
 from diversevis.measures.shift import measure_shift
 from diversevis.measures.subject import Measured, Progress, Subject
 
@@ -24,6 +25,7 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "diversity": measure_diversity,
     "dimension": measure_dimension,
     "natural": measure_natural,
+    "selectivity": measure_selectivity,
 }
 WITHOUT_IMAGES = ("phase", "natural")
 OF_PHOTOGRAPHS = ("natural",)  # of the folder natural=; they are not repeated with further seeds

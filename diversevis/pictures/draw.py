@@ -22,6 +22,7 @@ from diversevis.pictures.measures import (
     gain,
     natural,
     phase,
+    selectivity,
     shift,
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
@@ -37,6 +38,7 @@ MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
+    "selectivity": (selectivity, "mean_others"),
 }  # fmt: skip
 
 

@@ -1386,9 +1386,13 @@
       if (mine !== opened) return;
       body.replaceChildren(...unitParts(row, details));
       body.removeAttribute("aria-busy");
-      loadNeighbours(row).then((neighbours) => {
-        if (mine === opened && neighbours) showNeighbours(byId("part-neighbours"), neighbours);
-      });
+      const drivers = driversOf(details);
+      if (drivers) showDrivers(byId("part-neighbours"), drivers);
+      else {
+        loadNeighbours(row).then((neighbours) => {
+          if (mine === opened && neighbours) showNeighbours(byId("part-neighbours"), neighbours);
+        });
+      }
     });
   }
 
@@ -1746,21 +1750,39 @@
 
   const partNeighbours = () => html("div", { id: "part-neighbours" });
 
+  /* Rows of the units whose images drive the unit, with its response: measured (selectivity). */
+  function driversOf(details) {
+    if (!details || !Array.isArray(details.driven_by)) return null;
+    const known = details.driven_by.map(([unit, value]) => [rowOf.get(unit), value])
+      .filter(([row]) => row !== undefined);
+    return known.length ? known : null;
+  }
+
+  function showDrivers(box, listed) {
+    box.replaceWith(part("neighbours", `${NOUN[0].toUpperCase()}${NOUN.slice(1)}s whose images `
+      + "drive this one",
+      hint(`Measured: the mean response of this ${NOUN} to their images, as a share of its best `
+        + "response. Shown is the best image of each."),
+      html("ul", { class: "neighbours" },
+        ...listed.map(([row, value]) => neighbour(row, percent(value), "response")))));
+  }
+
   function showNeighbours(box, { by, listed }) {
     const known = listed.filter(([row]) => data.units[row] !== undefined);
     if (!known.length) return;
     box.replaceWith(part("neighbours", `Similar ${NOUN}s`, hint(`By ${by}. Shown is the best `
       + "image, which need not be the most similar."),
-      html("ul", { class: "neighbours" }, ...known.map(neighbour))));
+      html("ul", { class: "neighbours" },
+        ...known.map(([row, value]) => neighbour(row, digits(value), "similarity")))));
   }
 
-  function neighbour([row, similarity]) {
+  function neighbour(row, text, what) {
     const unit = data.units[row];
     return html("li", null, html("a", {
       href: addressOf(unit), "data-neighbour": unit, class: "tile",
-      "aria-label": `${describe(row, state.sort)}; similarity ${digits(similarity)}`,
+      "aria-label": `${describe(row, state.sort)}; ${what} ${text}`,
     }, wallPicture(row, zoomFor(WIDTH, 96)), html("span", { class: "number" }, String(unit)),
-    html("span", { class: "value" }, digits(similarity))));
+    html("span", { class: "value" }, text)));
   }
 
   let copies = 0;
