@@ -93,6 +93,15 @@ INDICES = (
                   "response"),
     Index("natural.of_synthetic", "best natural / synthetic", "ratio",
           meaning="response to the best crop of a photograph / mean response to the images"),
+    Index("align.to_nearest", "alignment, nearest unit", OF_BEST,
+          meaning="response to a unit's images, rotated, scaled and moved as fits best / best "
+                  "response, there and back, for the unit that is most alike; 1: the same but for "
+                  "that"),
+    Index("align.to_family", "alignment, family", OF_BEST,
+          meaning="the same, mean over the other units of its family"),
+    Index("align.asymmetry", "alignment, there minus back", OF_BEST,
+          meaning="how much better its images drive other units than theirs drive it; below 0: it "
+                  "accepts more than others"),
 )  # fmt: skip
 
 

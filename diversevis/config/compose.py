@@ -96,7 +96,9 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     if model is None or not Path(config_folder(), "model", f"{kind}.yaml").is_file():
         return dict(config)
     defaults = _defaults(kind)
-    return {**defaults, **config, "model": {**defaults["model"], **model}}
+    recorded = {"model": model, "measure": config.get("measure", {})}
+    groups = {name: {**defaults[name], **of_run} for name, of_run in recorded.items()}
+    return {**defaults, **config, **groups}
 
 
 @functools.cache
