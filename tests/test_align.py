@@ -1,6 +1,7 @@
 """Alignment: maps and families by hand, and units of the analytic network that are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 from test_visualize import setup_of
 
 from diversevis.errors import InputError
-from diversevis.experiment.measure import spread
+from diversevis.experiment.measure import flat, spread
 from diversevis.experiment.subject import subject_of
 from diversevis.measures.affine import Maps, grid_of_maps, limited, matrices, resample
 from diversevis.measures.catalogue import measure
 from diversevis.measures.families import adjusted_rand, families_of, silhouettes
-from diversevis.measures.matching import Align, match
+from diversevis.measures.matching import match
 from diversevis.method.visualize import visualize
 
 QUICK = ("measure.align.steps=20", "measure.align.shifts=[0.08]", "measure.align.checked=4", "n=4",
@@ -200,3 +201,128 @@ def test_complex_units_align_within_their_axis(axes):
     families = [numbers["family"] for numbers in measured.numbers]
     assert families == ["1"] * 4 + ["2"] * 4
     assert all(numbers["silhouette"] > 0.9 for numbers in measured.numbers)
+
+
+def test_units_share_at_least_their_own_images(axes):
+    shares = measure(axes, "align").arrays["shares"]
+    own = axes.responses.mean(1) / axes.best_responses()
+    assert (shares.diagonal() >= own - 1e-4).all()
+    first = measure(axes, "align").arrays["first_pass"]
+    assert (shares >= first).all()
+
+
+def test_simple_images_drive_complex_units_only():
+    """A simple unit's images lie at an angle t around its filter, and a linear response to them is
+    cos t: the energy is cos^2 t or more. The n phases of a complex unit's images cancel in a linear
+    response: their mean is 0, however they are moved."""
+    simple, complexes = subject("layer=simple", "unit=0"), subject("layer=complex", "unit=0")
+    settings = simple.settings["align"]
+    there = match(simple.images, complexes, settings, lambda done: None).shares.item()
+    back = match(complexes.images, simple, settings, lambda done: None).shares.item()
+    cosine = (simple.responses.mean() / simple.best_responses()).item()
+    assert cosine**2 - 0.01 < there < 1.001
+    assert there > 0.9
+    assert abs(back) < 0.15
+
+
+def test_shuffled_images_align_with_nothing(axes):
+    """Pixels in another order hold all frequencies: little of them is a unit's."""
+    pixels = torch.randperm(21 * 21, generator=torch.Generator().manual_seed(0))
+    shuffled = axes.images.flatten(3)[..., pixels].unflatten(3, (21, 21))
+    matches = match(shuffled, axes, axes.settings["align"], lambda done: None)
+    assert matches.shares.max() < 0.3
+
+
+def test_hopeless_pairs_are_counted(axes):
+    """Colour axes never meet: 32 of 64 pairs are left out, and none of the sample was lost. What is
+    left out keeps the share of the first pass."""
+    settings = axes.settings["align"]
+    assert match(axes.images, axes, settings, lambda done: None).lost == (0, 4, 32)
+    left_out = match(axes.images, axes, replace(settings, hopeful=1.0), lambda done: None)
+    assert left_out.lost[1:] == (4, 64 - int(left_out.refined.sum()))
+    assert torch.equal(left_out.shares, left_out.first)
+
+
+def test_numbers_of_a_unit(axes):
+    measured = measure(axes, "align")
+    numbers, arrays = measured.numbers, measured.arrays
+    shares = arrays["shares"].double().numpy()
+    first = numbers[0]
+    assert first["family_size"] == 4
+    assert sum(of_unit["typical"] for of_unit in numbers) == 2  # one in a family
+    likeness = (shares + shares.T) / 2
+    assert first["to_family"] == pytest.approx(likeness[0, 1:4].mean().clip(0, 1), abs=1e-6)
+    assert first["to_others"] == pytest.approx(0, abs=1e-3)
+    assert first["to_nearest"] == pytest.approx(likeness[0, 1:].max(), abs=1e-6)
+    assert first["asymmetry"] == pytest.approx((shares[0] - shares[:, 0])[1:].mean(), abs=1e-6)
+    nearest = first["nearest"][0]
+    row = list(axes.units).index(nearest["unit"])
+    assert nearest["there"] == pytest.approx(shares[0, row])
+    assert nearest["back"] == pytest.approx(shares[row, 0])
+    # families are labels: their mean over seeds would mean nothing
+    (entry,) = spread([[dict(flat("align", first))]])
+    assert "align.to_family" in entry
+    assert not {"align.family", "align.typical"} & {*entry}
+
+
+def test_shown_images_drive_the_unit(axes):
+    """The nearest unit's best image, moved, is at the norm and drives the unit about as told."""
+    measured = measure(axes, "align")
+    shown = measured.arrays["images"]
+    assert torch.equal(shown[:, 0], axes.best_images())
+    lengths = torch.linalg.vector_norm(shown[:, :4].flatten(2), dim=2)
+    assert torch.allclose(lengths, torch.tensor(axes.norm), rtol=1e-4)
+    answers = axes.respond_own()(shown[:, 1:2])[:, 0] / axes.best_responses()
+    told = torch.tensor([of_unit["nearest"][0]["back"] for of_unit in measured.numbers])
+    assert (answers - told).abs().max() < 0.05
+
+
+def test_units_left_out_have_no_numbers(axes):
+    dead = replace(axes, alive=(False, *axes.alive[1:]), sampled=(*axes.sampled[:-1], False))
+    measured = measure(dead, "align")
+    taken = [of_unit is not None for of_unit in measured.numbers]
+    assert taken == [False, *[True] * 6, False]
+    for name in ("shares", "maps", "sign", "images"):
+        assert measured.arrays[name][0].isnan().all(), name
+        assert len(measured.arrays[name]) == 8
+    assert measured.arrays["shares"][1:7, 1:7].isfinite().all()
+    assert sorted(measured.arrays["order"].tolist()) == [*range(1, 7)]
+
+
+def test_single_unit_is_refused(axes):
+    with pytest.raises(InputError, match=r"and 1 of 1 can be compared\. Make a run of several"):
+        measure(axes.take([0]), "align")
+    below = replace(axes, best=-torch.ones(8), responses=-torch.ones_like(axes.responses))
+    with pytest.raises(InputError, match="and 0 of 8 can be compared"):
+        measure(below, "align")
+
+
+def test_alignment_does_not_depend_on_batches(axes):
+    """A batch smaller than a unit's images, and than the maps of a grid."""
+    few = axes.take([0, 2, 4])
+    numbers = [measure(replace(few, batch=batch), "align").arrays["shares"] for batch in (7, 1000)]
+    assert torch.allclose(*numbers, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rotations": 0}, r"measure\.align\.rotations=0 must be 1 or more"),
+        ({"scales": [0.7, 1.4]}, "with 1 among them"),
+        ({"scales": [0.3, 1.0]}, "must be from 0.5 to 2"),
+        ({"shifts": [0.6]}, "must be above 0 and at most 0.5"),
+        ({"hopeful": 1.5}, r"measure\.align\.hopeful=1\.5 must be from 0 to 1"),
+        ({"steps": -1}, r"measure\.align\.steps=-1 must be 0 or more"),
+    ],
+)
+def test_settings_are_checked(axes, change, message):
+    with pytest.raises(InputError, match=message):
+        replace(axes.settings["align"], **change)
+
+
+@pytest.mark.slow
+def test_families_of_complex_layer_are_colour_axes():
+    complexes = subject("layer=complex", "unit=all")
+    measured = measure(complexes, "align")
+    families = np.array([int(of_unit["family"]) for of_unit in measured.numbers])
+    assert adjusted_rand(families, np.arange(72) // 24) == 1

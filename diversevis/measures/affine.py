@@ -101,16 +101,16 @@ def resample(
     total = images.new_zeros(())
     for offset in offsets:
         moved = at + wider[:, None, None] * torch.tensor(offset, device=device)
-        grid = (2 * moved / sides).unflatten(1, size)
+        grid = torch.unflatten(2 * moved / sides, 1, size)
         sampled = grid_sample(images.flatten(1, 2), grid, mode="bicubic", align_corners=False)
         total = total + sampled / len(offsets)
-    return total.unflatten(1, (n, channels))
+    return torch.unflatten(total, 1, (n, channels))
 
 
 def _rotation(maps: Maps) -> Float[Tensor, "*map 2 2"]:
     """Counter-clockwise for the eye: the second coordinate points down."""
     cos, sin = maps.parameters[..., 2].cos(), maps.parameters[..., 2].sin()
-    return torch.stack([cos, sin, -sin, cos], dim=-1).unflatten(-1, (2, 2))
+    return torch.unflatten(torch.stack([cos, sin, -sin, cos], dim=-1), -1, (2, 2))
 
 
 def _stretch(maps: Maps, power: int) -> Float[Tensor, "*map 2 2"]:
@@ -119,7 +119,7 @@ def _stretch(maps: Maps, power: int) -> Float[Tensor, "*map 2 2"]:
     r = (b.square() + c.square() + 1e-12).sqrt()  # the root's derivative at 0 is infinite
     even, odd = a.exp() * r.cosh(), a.exp() * r.sinh() / r
     entries = [even + odd * b, odd * c, odd * c, even - odd * b]
-    return torch.stack(entries, dim=-1).unflatten(-1, (2, 2))
+    return torch.unflatten(torch.stack(entries, dim=-1), -1, (2, 2))
 
 
 def _reflection(maps: Maps) -> Float[Tensor, "*map 2 2"]:

@@ -125,7 +125,7 @@ def _first_pass(
     best = targets.best_responses()
     flat = Maps(*(x.flatten(0, 3).to(targets.device) for x in grid))
     maps_at_once = max(1, targets.batch // (2 * images.shape[1]))
-    parts = torch.arange(len(flat.sign)).split(maps_at_once)
+    parts = torch.split(torch.arange(len(flat.sign)), maps_at_once)
     first, starts = [], []
     for number, of_unit in enumerate(images):
         shares = []
@@ -133,7 +133,8 @@ def _first_pass(
             of_maps = of_unit.to(targets.device).expand(len(part), *of_unit.shape)
             x = _moved(of_maps, flat.at(part), targets)
             answers = respond(torch.stack([x, -x]).flatten(0, 2))[:, rows].cpu()
-            shares.append(answers.unflatten(0, (2, len(part), -1)).mean(2) / best)
+            answers = torch.unflatten(answers, 0, (2, len(part), -1))
+            shares.append(answers.mean(2) / best)
             tell(number / len(images))
         values, indices = _best_starts(torch.cat(shares, dim=1), grid.sign.shape)
         first.append(values)
@@ -153,7 +154,9 @@ def _best_starts(
     numbers = torch.arange(2 * total).reshape(
         2, *shape
     )  # [sign, scale, reflected, rotation, shift]
-    by_turn = shares.unflatten(1, shape).permute(2, 3, 0, 1, 4, 5).flatten(0, 1).flatten(1, 3)
+    by_turn = (
+        torch.unflatten(shares, 1, shape).permute(2, 3, 0, 1, 4, 5).flatten(0, 1).flatten(1, 3)
+    )
     numbers = numbers.permute(2, 3, 0, 1, 4).flatten(0, 1).flatten(1)  # [turn, the rest]
     of_turn, at = by_turn.max(1)  # [turn, target]
     largest, starts = of_turn.amax(0), []
@@ -178,7 +181,8 @@ def _by_gradient(
     jobs = pairs.repeat_interleave(per_pair, dim=0)
     flat = Maps(*(x.flatten(0, 1) for x in starts))
     shares, parameters = torch.full((len(jobs),), -math.inf), flat.parameters.clone()
-    for part in torch.arange(len(jobs)).split(max(1, targets.batch // images.shape[1])):
+    jobs_at_once = max(1, targets.batch // images.shape[1])
+    for part in torch.split(torch.arange(len(jobs)), jobs_at_once):
         source, target = jobs[part].T
         moved = images[source].to(targets.device)
         subject = targets.take(target.tolist())

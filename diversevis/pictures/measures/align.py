@@ -65,19 +65,26 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     names = [layer.units[row] for row in order]
     draw = partial(draw_matrix, shares, labels, names, layer.array("linkage"))
     images, captions = _typical(layer)
+    pairs = int(np.isfinite(layer.array("shares")).sum())
 
     def above() -> list[page.Block]:
-        heading = f"typical unit of the {len(images)} largest families"
+        heading = "typical units of the families, the largest family first"
         return [matrix_block(draw), page.tiles(images, captions, heading)]
 
+    left_out = left_out_line(*layer.arrays["left_out"].tolist(), pairs=pairs)
     return spread(
-        layer, f"Alignment. {families_line(layer.array('silhouettes'), labels)}",
-        {"to_nearest": nearest}, label="share of the best response, there and back, nearest unit",
-        limits=(0.0, 1.0), above=above,
-        more=[_left_out(layer), f"Median share with the nearest unit {number(median(nearest))}"],
-        panels_above=[Graph(draw=draw, height=75, subplots=ROWS),
-                      Tiles(images=list(images), captions=captions)],
-    )  # fmt: skip
+        layer,
+        f"Alignment. {families_line(layer.array('silhouettes'), labels)}",
+        {"to_nearest": nearest},
+        label="share of the best response, there and back, with the nearest unit",
+        limits=(0.0, 1.0),
+        above=above,
+        more=[left_out, f"Median share with the nearest unit {number(median(nearest))}"],
+        panels_above=[
+            Graph(draw=draw, height=75, subplots=ROWS),
+            Tiles(images=list(images), captions=captions),
+        ],
+    )
 
 
 def families_line(means: Float[np.ndarray, " count"], labels: Sequence[str]) -> str:
@@ -96,7 +103,7 @@ def matrix_block(draw: Any) -> page.Block:
     """The matrix under its tree, as `draw_matrix` draws them, for a page."""
     width = graph.LEFT + SIDE + graph.FOR_COLOR_BAR
     height = TREE + SIDE + graph.BOTTOM + graph.TOP
-    return graph.block(draw, width, height, right=graph.FOR_COLOR_BAR, hspace=0.02, **ROWS)
+    return graph.block(draw, width, height, right=graph.FOR_COLOR_BAR, **ROWS)
 
 
 def draw_matrix(
@@ -161,24 +168,21 @@ def _caption(other: Mapping[str, Any]) -> str:
 
 def _typical(layer: Layer) -> tuple[page.Pixels, list[str]]:
     """Best images of the typical units of the largest families, with captions."""
-    rows = [row for row, entry in enumerate(layer.numbers) if entry and entry.get("typical")]
-    rows = sorted(rows, key=lambda row: int(layer.numbers[row]["family"]))[:MOST_SHOWN]
+    typical = [(row, entry) for row, entry in enumerate(layer.numbers)
+               if entry and entry.get("typical")]  # fmt: skip
+    typical = sorted(typical, key=lambda of_row: int(of_row[1]["family"]))[:MOST_SHOWN]
     captions = [
-        f"family {layer.numbers[row]['family']}\n"
-        f"{counted(layer.numbers[row]['family_size'], 'unit')}\nunit {layer.units[row]}"
-        for row in rows
+        f"family {entry['family']}\n{counted(entry['family_size'], 'unit')}\n"
+        f"unit {layer.units[row]}"
+        for row, entry in typical
     ]
-    images = layer.arrays["images"][rows, 0]
+    images = layer.arrays["images"][[row for row, _ in typical], 0]
     return display(images.nan_to_num(), tuple(layer.record["weights"]["mean"])), captions
 
 
-def _left_out(layer: Layer) -> str:
-    """What the first pass left out, and how many pairs were lost by it."""
-    lost, sampled, left_out = layer.arrays["left_out"].tolist()
-    pairs = np.isfinite(layer.array("shares")).sum()
-    said = (
-        f"{percent(left_out / pairs)} of {counted(int(pairs), 'pair')} left out by the first pass"
-    )
+def left_out_line(lost: int, sampled: int, left_out: int, *, pairs: int) -> str:
+    """What the first pass left out of all pairs, and how many of a sample were lost by it."""
+    said = f"{percent(left_out / pairs)} of {counted(pairs, 'pair')} left out by the first pass"
     if sampled:
         said += f"; {lost} of {sampled} of these, tried all the same, were lost by it"
     return said
