@@ -91,6 +91,7 @@ def test_help_imports_nothing_heavy():
         ["run"],
         ["analyze"],
         ["compare"],
+        ["align"],
         ["status"],
         ["retry"],
         ["collect"],

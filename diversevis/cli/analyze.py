@@ -60,8 +60,8 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
             )
     config = plain(compose_config(settings))
     anew = chosen(config["analysis"])
-    runs = [(Path(folder), _config_of(Path(folder), anew)) for folder in folders]
-    _check_code(runs, targets)
+    runs = [(Path(folder), config_of(Path(folder), anew)) for folder in folders]
+    check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
     asked = bind(Experiment, config, "").analysis
     if not {"all", "natural"} & {*([asked] if isinstance(asked, str) else asked)}:
@@ -77,7 +77,7 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
         print(run, flush=True)
 
 
-def _check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequence[str]) -> None:
+def check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequence[str]) -> None:
     """Raises `InputError` for a run whose network's code is neither typed nor this account's."""
     codes = [code_of(config["model"]) for _, config in runs]
     check_typed(targets, codes)
@@ -87,8 +87,9 @@ def _check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequenc
             raise InputError(distrust(str(path), code))
 
 
-def _config_of(path: Path, anew: Sequence[str]) -> Mapping[str, Any]:
-    """The config of the run at `path`; raises InputError if its files do not fit together.
+def config_of(path: Path, anew: Sequence[str]) -> Mapping[str, Any]:
+    """The config of the run at `path`, with defaults for settings that it lacks; raises InputError
+    if its files do not fit together.
 
     anew  the measures to be taken, whose arrays may be damaged
     """

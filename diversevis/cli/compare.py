@@ -1,19 +1,18 @@
-"""`diversevis compare`: its arguments, and where its files go."""
+"""`diversevis compare`: its arguments."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from diversevis.cli.out import name_of, next_version
 from diversevis.compare import files
 from diversevis.compare.comparison import compare
 from diversevis.config.arguments import folders_and_settings, named_folder
 from diversevis.config.log import note
 from diversevis.errors import InputError, plain_lines
 from diversevis.runs.files import replacing
-from diversevis.runs.versions import versions_in
 
 
 def compare_command(arguments: Sequence[str]) -> None:
@@ -38,8 +37,8 @@ def compare_command(arguments: Sequence[str]) -> None:
     result = compare(a, b, resamples=resamples, seed=seed, networks=networks)
     for text in result["notes"]:
         note(text)
-    default = Path("outputs", "compare", f"{_name(a)}_vs_{_name(b)}")
-    out = _next_version(named_folder(settings["out"]) if settings["out"] else default)
+    default = Path("outputs", "compare", f"{name_of(a)}_vs_{name_of(b)}")
+    out = next_version(named_folder(settings["out"]) if settings["out"] else default)
     for name, content in files.files(result).items():
         with replacing(out / name) as beside:
             beside.write_bytes(content)
@@ -52,28 +51,3 @@ def _whole_number(key: str, text: str, least: int, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
         raise InputError(f"{key}={text} must be a whole number from {least} to {most}.")
     return int(text)
-
-
-def _name(folder: Path) -> str:
-    """A file name for a folder; for a run folder it is model-layer-units-version."""
-    parts = folder.resolve().parts
-    name = "-".join(parts[-4:]) if (folder / "run.json").is_file() else parts[-1]
-    return re.sub(r"[^A-Za-z0-9._,-]", "_", name).strip(".")[:80] or "_"
-
-
-def _next_version(above: Path) -> Path:
-    """A new folder v001, v002, ... in `above`; never an existing folder."""
-    try:
-        above.mkdir(parents=True, exist_ok=True)
-        version = max((number for number, _ in versions_in(above)), default=0)
-        while True:
-            version += 1
-            path = above / f"v{version:03d}"
-            with contextlib.suppress(FileExistsError):  # another process has just made it
-                path.mkdir()
-                return path
-    except OSError as error:
-        raise InputError(
-            f"out={above}: no folder can be made there ({error.strerror}). Choose one that can be "
-            "written, out=/some/where."
-        ) from error

@@ -16,6 +16,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "show": ("RUN", "what a run says: is a unit invariant? its rank in its layer"),
     "figure": ("RUN kind=...", "a figure of a run for a paper: PDF, SVG or PNG"),
     "compare": ("A B", "compare the invariances of two sets of analyzed runs"),
+    "align": ("RUN...", "families of units: one another's rotations, scalings, shifts"),
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
     "retry": ("[ROOT]", "repeat what failed, never began or died"),
     "collect": ("ROOT", "every unit of every finished run as one table"),
@@ -126,6 +127,7 @@ Measures:
   dimension    participation ratio; responses between images along great circles
   natural      the crops of natural=FOLDER that drive the unit most
   selectivity  responses of all units of the run to the images of every unit
+  align        which units are one another's rotations, scalings and shifts; their families
 
 Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
@@ -155,6 +157,29 @@ Settings:
   resamples    of the bootstrap (10000)
   seed         of the bootstrap (0)
   network      skip: do not check that the networks still give the responses that were recorded
+""",
+    "align": """\
+diversevis align RUN... [out=FOLDER] [measure.align.KEY=...]
+
+Finds for every two units A and B the affine map (shift, rotation, scale from 0.5 to 2, stretch,
+reflection, and the sign of contrast) of A's images that drives B most, and sorts the units into
+families of those that drive one another. Prints the families, then the folder with all numbers,
+arrays and pictures. Units of several layers and networks make one matrix; every network sees the
+others' images pixel for pixel, at its norm. Runs of the same units with other seeds make a matrix
+for every seed, and the adjusted Rand index tells how stable the families are. `analysis=align`
+does the same within a run.
+
+Examples:
+  diversevis align outputs/vgg19/conv2_1/0-127/v001 outputs/vgg19/conv2_2/0-127/v001
+  diversevis align outputs/vgg19/conv2_1/0-127/v001 outputs/vgg19/conv2_1/0-127/v002 out=seeds
+
+Settings:
+  out              where the versions go (outputs/align/<RUN>_and_<N>_more)
+  measure.sample   number of units of a run, drawn at random (null: all)
+  measure.align    its settings, as in `diversevis analyze --help`: measure.align.steps=60
+  device, batch    as in `diversevis run`
+  model.target     trust the code of a custom network that RUN names: needed if the folder was
+                   copied, or another account made it
 """,
     "show": """\
 diversevis show RUN [unit=UNIT] [--json]
@@ -192,8 +217,9 @@ Examples:
 
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
-               phase, shift, deformation, diversity, dimension, natural, selectivity; layer: all
-               measures of all units. Without unit=, trace and measures show all units of the run
+               phase, shift, deformation, diversity, dimension, natural, selectivity, align;
+               layer: all measures of all units. Without unit=, trace and measures show all units
+               of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

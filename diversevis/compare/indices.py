@@ -104,6 +104,15 @@ INDICES = (
     Index("selectivity.share_above_half", "other units above half", "share of units",
           meaning="share of the other units that the images drive above half of their best "
                   "response"),
+    Index("align.to_nearest", "alignment, nearest unit", OF_BEST,
+          meaning="response to a unit's images, rotated, scaled and moved as fits best / best "
+                  "response, there and back, for the unit that is most alike; 1: the same but for "
+                  "that"),
+    Index("align.to_family", "alignment, family", OF_BEST,
+          meaning="the same, mean over the other units of its family"),
+    Index("align.asymmetry", "alignment, there minus back", OF_BEST,
+          meaning="how much better its images drive other units than theirs drive it; below 0: it "
+                  "accepts more than others"),
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ MAIN = {
     "diversity": "diversity.index", "gain": "gain.distance_min",
     "dimension": "dimension.participation", "natural": "natural.of_synthetic",
     "selectivity": "selectivity.mean_others",
+    "align": "align.to_nearest",
 }  # fmt: skip
 STATES = "dead", "diverged"  # how an optimization may end without images to be trusted
 

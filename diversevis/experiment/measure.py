@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from diversevis.runs.lease import Claim
 from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
+Result = TypeVar("Result")
 
 # Numbers that depend on the seed, beside those of the measures.
 RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "distance_mean",
@@ -101,13 +102,17 @@ def take_measure(subject: Subject, name: str, pulse: Progress) -> Measured:
             pulse(name, done, total)
             display(name, done, total)
 
-        while True:
-            attempt = partial(measure, subject, name, report)
-            measured = none_if_out_of_memory(attempt, subject.batch, subject.device)
-            if measured is not None:
-                return measured
-            subject = replace(subject, batch=subject.batch // 2)
-            LOG.warning(f"out of memory: {name} goes on with batch={subject.batch} images at once")
+        return in_memory(subject, name, lambda smaller: measure(smaller, name, report))
+
+
+def in_memory(subject: Subject, name: str, attempt: Callable[[Subject], Result]) -> Result:
+    """What `attempt` returns for the subject; repeated with half the batch when out of memory."""
+    while True:
+        result = none_if_out_of_memory(partial(attempt, subject), subject.batch, subject.device)
+        if result is not None:
+            return result
+        subject = replace(subject, batch=subject.batch // 2)
+        LOG.warning(f"out of memory: {name} goes on with batch={subject.batch} images at once")
 
 
 def indices_of(

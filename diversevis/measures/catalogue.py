@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from diversevis.errors import InputError, suggest
+from diversevis.measures.align import measure_align
 from diversevis.measures.deformation import measure_deformation
 from diversevis.measures.dimension import measure_dimension
 from diversevis.measures.diversity import measure_diversity
@@ -26,6 +27,7 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "dimension": measure_dimension,
     "natural": measure_natural,
     "selectivity": measure_selectivity,
+    "align": measure_align,
 }
 WITHOUT_IMAGES = ("phase", "natural")
 OF_PHOTOGRAPHS = ("natural",)  # of the folder natural=; they are not repeated with further seeds

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from diversevis.errors import InputError
 from diversevis.measures.deformation import Deformation
 from diversevis.measures.dimension import Dimension
+from diversevis.measures.matching import Align
 from diversevis.measures.natural import Exemplars
 from diversevis.measures.phase import Phase
 from diversevis.measures.shift import Shift
@@ -113,7 +114,9 @@ class Measures:
     deformation: Deformation
     dimension: Dimension
     natural: Exemplars
-    # Number of units, drawn at random, for the slow measures (shift, deformation); None: all.
+    align: Align
+    # Number of units, drawn at random, for the slow measures (shift, deformation, align).
+    # None: all.
     sample: int | None
     # Number of units that get pictures: half have the lowest index, half the highest.
     pictures: int | Literal["all"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diversevis.pictures.images import draw_images, noted
 from diversevis.pictures.measures import (
+    align,
     deformation,
     dimension,
     diversity,
@@ -39,6 +40,7 @@ MEASURES = {  # the module, and the index that units are ordered by
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
     "selectivity": (selectivity, "mean_others"),
+    "align": (align, "to_nearest"),
 }  # fmt: skip
 
 
