@@ -126,6 +126,7 @@ Measures:
   dimension    participation ratio; responses between images along great circles
   natural      the crops of natural=FOLDER that drive the unit most
   selectivity  responses of all units of the run to the images of every unit
+  varied       the most different crops of natural=FOLDER that the unit accepts, against its images
 
 Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
@@ -192,8 +193,9 @@ Examples:
 
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
-               phase, shift, deformation, diversity, dimension, natural, selectivity; layer: all
-               measures of all units. Without unit=, trace and measures show all units of the run
+               phase, shift, deformation, diversity, dimension, natural, selectivity, varied;
+               layer: all measures of all units. Without unit=, trace and measures show all units
+               of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)
