@@ -193,6 +193,24 @@ def test_natural_exemplars(tmp_path):
     )
 
 
+def test_weak_synthetic_responses_give_no_ratio(tmp_path):
+    """Below 1 % of the best response, or below 0, the ratio to the best crop would say nothing."""
+    pixels = torch.randint(0, 256, (60, 70, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "photograph.png")
+    words = ["layer=simple", "unit=[3,8,9]", f"natural={tmp_path}", "optimizer.steps=5",
+             "measure.natural.crops=20", "measure.natural.top=2"]  # fmt: skip
+    setup = setup_of(*words)
+    subject = subject_of(setup, visualize(setup, range(3)))
+    best = subject.best_responses()
+    means = best * torch.tensor([0.02, 0.005, -0.3])
+    numbers = measure(
+        replace(subject, best=best, responses=means[:, None].repeat(1, 6)), "natural"
+    ).numbers
+    expected = numbers[0]["response_max"] / means[0].item()
+    assert numbers[0]["of_synthetic"] == pytest.approx(expected, rel=1e-5)
+    assert [unit["of_synthetic"] for unit in numbers[1:]] == [None, None]
+
+
 def test_names_of_measures_are_checked(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("diversevis"), "propagate", True)
     assert chosen("all") == list(MEASURES)

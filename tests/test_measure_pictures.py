@@ -21,7 +21,7 @@ RECORD = {
     "weights": {"mean": [0.485, 0.456, 0.406]},
 }  # fmt: skip
 NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural",
-         "selectivity"]  # fmt: skip
+         "selectivity", "varied"]  # fmt: skip
 MEAN = 255 * np.array(RECORD["weights"]["mean"])
 
 
@@ -241,10 +241,31 @@ def make_selectivity(rng, units, n, h, w):
     return measures, arrays
 
 
+def make_varied(rng, units, n, h, w):
+    arrays = {
+        "images": repeated(units, torch.stack([batch(n, h, w), batch(n, h, w)])),
+        "responses": repeated(units, torch.linspace(6, 4, n).repeat(2, 1)),
+        "fractions": torch.tensor([0.5, 0.75]),
+    }
+    arrays["images"][:, 1, 1:] = arrays["responses"][:, 1, 1:] = math.nan  # a single crop
+    measures = [
+        {"best_crop": float(best), "photographs_shown": 65, "crops_shown": 25986,
+         "crops": {"0.5": 40, "0.75": 1}, "share": {"0.5": 40 / 25986, "0.75": 1 / 25986},
+         "photographs": {"0.5": 9, "0.75": 1}, "images": {"0.5": n, "0.75": 1},
+         "distance_min": {"0.5": 30.0, "0.75": None}, "distance_mean": {"0.5": 38.0, "0.75": None},
+         "of_synthetic_min": {"0.5": 1.2, "0.75": None},
+         "of_synthetic_mean": {"0.5": float(best) + 0.4, "0.75": None},
+         "chosen": {"0.5": [], "0.75": []}}
+        for best in rng.uniform(0.5, 0.9, units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
 MAKERS = {
     "gain": make_gain, "phase": make_phase, "shift": make_shift, "deformation": make_deformation,
     "diversity": make_diversity, "dimension": make_dimension, "natural": make_natural,
     "selectivity": make_selectivity,
+    "varied": make_varied,
 }  # fmt: skip
 
 

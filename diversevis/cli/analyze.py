@@ -13,7 +13,7 @@ from diversevis.config.bind import bind
 from diversevis.config.compose import completed, compose_config, plain, settled
 from diversevis.config.log import show_warnings
 from diversevis.errors import InputError
-from diversevis.measures.catalogue import chosen
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
 from diversevis.method.settings import Experiment
 from diversevis.runs import files
 from diversevis.runs.check import check, read_rest
@@ -64,7 +64,7 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
     check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
     asked = bind(Experiment, config, "").analysis
-    if not {"all", "natural"} & {*([asked] if isinstance(asked, str) else asked)}:
+    if not {"all", *OF_PHOTOGRAPHS} & {*([asked] if isinstance(asked, str) else asked)}:
         free["natural"] = config["natural"]  # not the run's: nobody has typed it here
     experiments = [bind(Experiment, {**made, **free, "seeds": 1}, "") for _, made in runs]
     show_warnings()

@@ -14,6 +14,7 @@ from diversevis.cli.run_folder import open_given, unit_given, units_of
 from diversevis.compare.runs import Run
 from diversevis.config.arguments import folders_and_settings, named_folder, without_dashes
 from diversevis.errors import InputError, plain, suggest
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS
 from diversevis.pictures.figure import KINDS, LAYER, OF_IMAGES, OF_UNIT, content_of, kinds_of
 from diversevis.pictures.paper import WIDTHS, saved
 from diversevis.runs.files import Damaged, replacing
@@ -114,7 +115,7 @@ def _kind(run: Run, has: Sequence[str], kind: str) -> str:
             f"kind={kind}: the run has no images. {can}. `diversevis run` makes images."
         )
     quoted = shlex.quote(str(run.path))
-    photographs = " natural=FOLDER" if kind == "natural" else ""
+    photographs = " natural=FOLDER" if kind in OF_PHOTOGRAPHS else ""
     raise InputError(
         f"kind={kind}: it was not measured. {can}. To measure it: `diversevis analyze {quoted} "
         f"analysis={kind}{photographs}`."

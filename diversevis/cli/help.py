@@ -128,6 +128,7 @@ Measures:
   natural      the crops of natural=FOLDER that drive the unit most
   selectivity  responses of all units of the run to the images of every unit
   align        which units are one another's rotations, scalings and shifts; their families
+  varied       the most different crops of natural=FOLDER that the unit accepts, against its images
 
 Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
@@ -217,9 +218,9 @@ Examples:
 
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
-               phase, shift, deformation, diversity, dimension, natural, selectivity, align;
-               layer: all measures of all units. Without unit=, trace and measures show all units
-               of the run
+               phase, shift, deformation, diversity, dimension, natural, selectivity, align,
+               varied; layer: all measures of all units. Without unit=, trace and measures show
+               all units of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

@@ -113,6 +113,16 @@ INDICES = (
     Index("align.asymmetry", "alignment, there minus back", OF_BEST,
           meaning="how much better its images drive other units than theirs drive it; below 0: it "
                   "accepts more than others"),
+    Index("varied.best_crop", "best crop", OF_BEST,
+          meaning="response to the best of all crops shown / best response"),
+    Index("varied.share.*", "crops above {} of best", "share of crops",
+          meaning="share of the crops of photographs that keep this fraction of the best response"),
+    Index("varied.photographs.*", "photographs above {} of best", "photographs",
+          meaning="how many photographs such crops are from"),
+    Index("varied.distance_mean.*", "varied crops above {}, distance", "RMS grey levels",
+          meaning="mean distance of the most different of these crops, at most as many as images"),
+    Index("varied.of_synthetic_mean.*", "varied crops above {} / synthetic", "ratio",
+          meaning="the same / mean distance of the images; 1: photographs vary as much as they do"),
 )  # fmt: skip
 
 

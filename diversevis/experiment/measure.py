@@ -45,11 +45,15 @@ def possible(names: Sequence[str], folder: str | None) -> list[str]:
         if folder is not None:
             warn_once(
                 f"natural={printable(folder)} is not used: natural exemplars are not asked for. "
-                "analysis=natural measures them, and so does analysis=all"
+                "analysis=natural measures them, and so does analysis=all; analysis=varied takes "
+                "photographs as well"
             )
         return list(names)
     if folder is None:
-        LOG.warning("no natural exemplars: they need a folder of photographs, natural=FOLDER")
+        LOG.warning(
+            "no natural exemplars or varied images: they need a folder of photographs, "
+            "natural=FOLDER"
+        )
         return [name for name in names if name not in OF_PHOTOGRAPHS]
     survey(Path(folder).expanduser(), "natural")
     return list(names)

@@ -13,7 +13,11 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOUNS = {"natural": "photographs", "drawing": "pictures"}  # what is counted, if it is not units
+NOUNS = {
+    "natural": "photographs",
+    "varied": "photographs",
+    "drawing": "pictures",
+}  # what is counted, if it is not units
 
 
 class ProgressDisplay:

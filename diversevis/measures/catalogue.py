@@ -17,6 +17,7 @@ from diversevis.measures.phase import measure_phase
 from diversevis.measures.selectivity import measure_selectivity
 from diversevis.measures.shift import measure_shift
 from diversevis.measures.subject import Measured, Progress, Subject
+from diversevis.measures.varied import measure_varied
 
 MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "gain": measure_gain,
@@ -28,9 +29,11 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "natural": measure_natural,
     "selectivity": measure_selectivity,
     "align": measure_align,
+    "varied": measure_varied,
 }
 WITHOUT_IMAGES = ("phase", "natural")
-OF_PHOTOGRAPHS = ("natural",)  # of the folder natural=; they are not repeated with further seeds
+# Of the folder natural=; they are not repeated with further seeds.
+OF_PHOTOGRAPHS = ("natural", "varied")
 
 
 def chosen(names: str | Sequence[str], *, with_images: bool = True) -> list[str]:

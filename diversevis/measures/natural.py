@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +22,8 @@ from diversevis.photographs.survey import Photograph, survey
 from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
+
+LEAST_SYNTHETIC = 0.01  # of the best response: images that drive a unit less are no measure
 
 Position = tuple[str, int, int]  # file, row, column
 Report = Callable[[int, int], None]  # arguments: how many photographs are done, of how many
@@ -104,8 +105,10 @@ class Exemplars:
         """
         photographs = survey(scissors.folder, "natural").photographs
         best: list[list[Exemplar]] = [[] for _ in range(units)]
-        cut = _CutAndCount(scissors, progress, len(photographs))
-        drawn = read_ahead(photographs, lambda photograph: self._draw(scissors, seed, photograph))
+        cut = CutAndCount(scissors, progress, len(photographs))
+        drawn = read_ahead(
+            photographs, lambda photograph: scissors.draw(photograph, crops=self.crops, seed=seed)
+        )
         for photograph in responses(respond, cut(drawn), batch):
             _update_best(best, photograph, self.top)
         cut.refuse_none()
@@ -128,15 +131,6 @@ class Exemplars:
         positions = tuple(tuple((e.file, e.row, e.column) for e in row) for row in best)
         return BestCrops(images=images, responses=answers_to_best, positions=positions, **count)
 
-    def _draw(self, scissors: Scissors, seed: int, photograph: Photograph) -> Sheet:
-        """A photograph and random positions in it, all different."""
-        pixels = scissors.photograph(photograph.file)
-        rows, columns = scissors.positions(pixels)
-        start = hashlib.sha256(f"{seed}/{photograph.digest}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(start, "big"))
-        drawn = generator.choice(rows * columns, min(self.crops, rows * columns), replace=False)
-        return Sheet(pixels, np.stack(np.divmod(drawn, columns), axis=1))
-
     def _neighbours(self, scissors: Scissors, exemplar: Exemplar) -> Sheet:
         """The exemplar's photograph, and all positions at most `refine` pixels away from it."""
         pixels = scissors.photograph(exemplar.file)
@@ -147,7 +141,7 @@ class Exemplars:
         return Sheet(pixels, corners[inside.all(1)])
 
 
-class _CutAndCount:
+class CutAndCount:
     """Cuts crops out of photographs as they are read, counts both, and reports progress."""
 
     def __init__(self, scissors: Scissors, progress: Report, total: int) -> None:
@@ -209,7 +203,7 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     settings: Exemplars = subject.settings["natural"]
     if (folder := subject.photographs) is None:
         raise InputError("analysis=natural needs a folder of photographs: natural=FOLDER.")
-    respond = _WithBounds(subject.respond_all(subject.batch), subject.rows)
+    respond = WithBounds(subject.respond_all(subject.batch), subject.rows)
     scissors = Scissors(
         folder=folder, side=settings.side, mean=subject.mean, size=subject.size,
         norm=subject.norm, least_contrast=settings.least_contrast,
@@ -228,7 +222,7 @@ def measure_natural(subject: Subject, progress: Progress) -> Measured:
     return Measured(numbers, {"images": best.images, "responses": best.responses}, made_with)
 
 
-class _WithBounds:
+class WithBounds:
     """Responses of some units to images; remembers the lowest and highest of every unit."""
 
     def __init__(self, respond: Respond, rows: Sequence[int]) -> None:
@@ -249,11 +243,10 @@ def _unit(subject: Subject, best: BestCrops, row: int) -> Numbers | None:
     if not len(answers):
         return None
     largest = answers.max().item()
-    synthetic = None if subject.responses is None else subject.responses[row].mean().item()
     return {
         "response_max": largest,
         "response_mean": answers.mean().item(),
-        "of_synthetic": None if synthetic is None else ratio_or_none(largest, synthetic),
+        "of_synthetic": _of_synthetic(subject, row, largest),
         "photographs": best.photographs,
         "crops": best.crops,
         "exemplars": [
@@ -261,3 +254,14 @@ def _unit(subject: Subject, best: BestCrops, row: int) -> Numbers | None:
             for (file, y, x), response in zip(best.positions[row], answers.tolist(), strict=True)
         ],
     }
+
+
+def _of_synthetic(subject: Subject, row: int, response: float) -> float | None:
+    """A response over the mean response to the run's images of the unit at `row`; None without
+    images, and where these hardly drive the unit: the ratio would mean nothing."""
+    if subject.responses is None:
+        return None
+    synthetic = subject.responses[row].mean().item()
+    if synthetic < LEAST_SYNTHETIC * subject.best_responses()[row].item():
+        return None
+    return ratio_or_none(response, synthetic)

@@ -13,6 +13,7 @@ from diversevis.measures.matching import Align
 from diversevis.measures.natural import Exemplars
 from diversevis.measures.phase import Phase
 from diversevis.measures.shift import Shift
+from diversevis.measures.varied import Varied
 from diversevis.method.checks import check_at_least, check_positive
 from diversevis.method.device import Precision
 from diversevis.method.images import Precondition
@@ -115,6 +116,7 @@ class Measures:
     dimension: Dimension
     natural: Exemplars
     align: Align
+    varied: Varied
     # Number of units, drawn at random, for the slow measures (shift, deformation, align).
     # None: all.
     sample: int | None
@@ -151,7 +153,7 @@ class Experiment:
     objective: ObjectiveSettings
     optimizer: Adam | Sphere
     analysis: str | list[str]  # names of the measures of invariance to take, or `all`
-    natural: str | None  # folder of photographs for natural exemplars
+    natural: str | None  # folder of photographs for natural exemplars and varied images
     seeds: int  # number of seeds, from `seed` on, for the indices' mean and spread
     measure: Measures
     images: Literal["png", "tensor"]  # pictures beside the tensors, or the tensors alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from diversevis.photographs.files import check_channels, shown
+from diversevis.photographs.survey import Photograph
 
 # Images [image, c, h, w] (grey levels around the network's mean) -> responses [image, unit].
 Respond = Callable[[Tensor], Tensor]
@@ -76,6 +78,16 @@ class Scissors:
     def positions(self, pixels: UInt8[np.ndarray, "rows columns color"]) -> tuple[int, int]:
         """Number of rows and of columns in which a crop can begin."""
         return pixels.shape[0] - self.size[0] + 1, pixels.shape[1] - self.size[1] + 1
+
+    def draw(self, photograph: Photograph, *, crops: int, seed: int) -> Sheet:
+        """A photograph and random positions in it, all different: at most `crops`. They depend on
+        its pixels and the seed alone."""
+        pixels = self.photograph(photograph.file)
+        rows, columns = self.positions(pixels)
+        start = hashlib.sha256(f"{seed}/{photograph.digest}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(start, "big"))
+        drawn = generator.choice(rows * columns, min(crops, rows * columns), replace=False)
+        return Sheet(pixels, np.stack(np.divmod(drawn, columns), axis=1))
 
     def __call__(self, sheet: Sheet) -> Crops:
         """The crops with enough contrast, at equal norm."""

@@ -25,6 +25,7 @@ from diversevis.pictures.measures import (
     phase,
     selectivity,
     shift,
+    varied,
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
 from diversevis.pictures.page import compose, png
@@ -39,8 +40,8 @@ MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
-    "selectivity": (selectivity, "mean_others"),
-    "align": (align, "to_nearest"),
+    "selectivity": (selectivity, "mean_others"), "align": (align, "to_nearest"),
+    "varied": (varied, "best_crop"),
 }  # fmt: skip
 
 

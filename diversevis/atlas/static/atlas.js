@@ -138,6 +138,8 @@
     gain: "high: the batch shows differences that images made alone do not",
     dimension: "near 1: images lie on a line; 2: in a plane, as the phases of a grating; more: beyond",
     natural: "near 1: photographs drive the unit as well as its images do",
+    selectivity: "near 0: its images drive no other unit; high: other units respond to them as well",
+    varied: "near 1: a photograph drives the unit as well as the best image",
   };
   const columns = new Map();
 
@@ -1707,7 +1709,8 @@
   const MEASURES = {
     phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
     diversity: "Diversity", dimension: "Dimension, and paths between images",
-    gain: "Gain of a batch", natural: "Natural images", front: "Response against diversity",
+    gain: "Gain of a batch", natural: "Natural images",
+    selectivity: "Selectivity", varied: "Natural varied images", front: "Response against diversity",
   };
 
   const pictureTitle = (name) => (Object.hasOwn(MEASURES, name) ? MEASURES[name] : name);
