@@ -146,7 +146,7 @@ def test_dead_unit_has_no_measures(tmp_path):
              "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]"]  # fmt: skip
     pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
-    names = list(MEASURES)
+    names = [name for name in MEASURES if name != "align"]  # here a single unit can be compared
     setup, subject, found = measured(names, *words, "unit=[0,2]", f"natural={tmp_path}")
     assert subject.alive == (False, True)
     for name in names:
