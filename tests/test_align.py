@@ -13,7 +13,7 @@ from diversevis.experiment.measure import flat, spread
 from diversevis.experiment.subject import subject_of
 from diversevis.measures.affine import Maps, grid_of_maps, limited, matrices, resample
 from diversevis.measures.catalogue import measure
-from diversevis.measures.families import adjusted_rand, families_of, silhouettes
+from diversevis.measures.families import adjusted_rand, families_of, silhouettes, structure_of
 from diversevis.measures.matching import match
 from diversevis.method.visualize import visualize
 
@@ -155,7 +155,7 @@ def test_families_are_the_blocks():
     families = families_of(shares[np.ix_(order, order)])
     assert adjusted_rand(families.labels, labels[order]) == 1
     assert np.bincount(families.labels)[1:].tolist() == [9, 5, 3]  # the largest is the first
-    assert families.structure == "strong"
+    assert structure_of(families.divisions[0, 0]) == "strong"
     in_order = families.labels[families.order]
     assert (np.diff(in_order) != 0).sum() == 2  # families stand together
 
@@ -163,14 +163,33 @@ def test_families_are_the_blocks():
 def test_random_shares_have_no_families():
     shares = np.random.default_rng(0).uniform(0.2, 0.8, (40, 40))
     families = families_of(shares)
-    assert families.structure == "none"
+    assert structure_of(families.divisions[0, 0]) == "none"
     assert set(families.labels) == {1}
 
 
 def test_two_units_are_no_families():
     families = families_of(np.array([[1.0, 0.2], [0.1, 1.0]]))
     assert families.labels.tolist() == [1, 1]
-    assert len(families.means) == 0
+    assert len(families.divisions) == 0
+
+
+def test_odd_units_do_not_hide_families():
+    """Two units apart from all: a single division would leave the two blocks together."""
+    shares, labels = blocks([8, 8, 2], within=0.9, between=0.7)
+    shares[16:, :16] = shares[:16, 16:] = 0
+    families = families_of(shares)
+    assert adjusted_rand(families.labels, labels) == 1
+    (whole, _), *parts = families.divisions.tolist()
+    assert whole > 0.4
+    assert len(parts) == 3  # of the 16, and of both blocks, in which all distances are equal
+
+
+def test_units_that_align_are_not_divided():
+    """Parts that align to 0.9: clear as they are, they are a family."""
+    shares, _ = blocks([8, 8], within=0.999, between=0.9)
+    families = families_of(shares)
+    assert set(families.labels) == {1}
+    assert families.divisions[0, 0] > 0.9
 
 
 # -- units that are known -------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from diversevis.cli.main import main
 from diversevis.runs.folder import RunFolder
 
 FAST = ["measure.shift.steps=2", "measure.shift.crops=4", "measure.deformation.draws=2",
-        "measure.phase.orientations=4", "measure.phase.per_octave=1"]  # fmt: skip
+        "measure.phase.orientations=4", "measure.phase.per_octave=1",
+        "measure.align.rotations=2", "measure.align.scales=[1]", "measure.align.steps=2",
+        "measure.align.checked=0"]  # fmt: skip
 
 
 def make_run(capsys, *words):
@@ -27,7 +29,8 @@ def test_run_takes_all_measures(current_folder, capsys):
     path = Path(said.out.splitlines()[-1])
     assert "natural=FOLDER" in said.err  # said, and the rest goes on
     metrics = json.loads((path / "metrics.json").read_text())
-    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "selectivity"]
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "selectivity",
+             "align"]  # fmt: skip
     assert list(metrics["measures"]) == names
     assert metrics["measures"]["phase"]["settings"]["orientations"] == 4
     for unit in metrics["units"]:
@@ -36,6 +39,7 @@ def test_run_takes_all_measures(current_folder, capsys):
         assert set(unit["shift"]) >= {"mean", "min", "learned"}
         assert set(unit["deformation"]) >= {"stability", "stability_error", "kept"}
         assert set(unit["dimension"]) == {"participation", "path_min", "path_mean", "groups"}
+        assert set(unit["align"]) >= {"family", "typical", "to_nearest", "nearest"}
     files = {file.name for file in (path / "analysis").iterdir()}
     assert files == {
         f"{name}{end}" for name in names

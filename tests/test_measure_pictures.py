@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diversevis.measures.families import families_of
 from diversevis.pictures import graph
 from diversevis.pictures.draw import layer_picture, picture
 from diversevis.pictures.measures.phase import verdict
@@ -21,7 +22,7 @@ RECORD = {
     "weights": {"mean": [0.485, 0.456, 0.406]},
 }  # fmt: skip
 NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural",
-         "selectivity", "varied"]  # fmt: skip
+         "selectivity", "align", "varied"]  # fmt: skip
 MEAN = 255 * np.array(RECORD["weights"]["mean"])
 
 
@@ -241,6 +242,30 @@ def make_selectivity(rng, units, n, h, w):
     return measures, arrays
 
 
+def make_align(rng, units, n, h, w):
+    """Two families, of even and odd units, as far as there are so many."""
+    near, labels = min(5, units - 1), np.arange(units) % 2
+    shares = np.where(labels[:, None] == labels, 0.9, 0.2) + rng.uniform(-0.05, 0.05, (units,) * 2)
+    shown = torch.stack([gabor(h, w, i) for i in range(1 + near)])
+    families = families_of(shares) if units > 1 else None
+    arrays = {
+        "images": repeated(units, shown), "shares": torch.from_numpy(shares).float(),
+        "order": torch.arange(units) if families is None else torch.from_numpy(families.order),
+        "linkage": torch.zeros(0, 4) if families is None else torch.from_numpy(families.linkage),
+        "divisions": torch.zeros(0, 2) if families is None else torch.from_numpy(families.divisions),
+        "left_out": torch.tensor([1, 20, 30]),
+    }  # fmt: skip
+    measures = [
+        {"family": str(labels[row] + 1), "family_size": int((labels == labels[row]).sum()),
+         "typical": row < 2, "to_family": 0.9, "to_others": 0.2, "to_nearest": 0.93,
+         "silhouette": 0.8, "asymmetry": 0.01,
+         "nearest": [{"unit": other, "there": 0.9, "back": 0.8, "rotation": 177.3, "scale": 1.2,
+                      "reflected": bool(other % 2), "sign": -1} for other in range(near)]}
+        for row in range(units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
 def make_varied(rng, units, n, h, w):
     arrays = {
         "images": repeated(units, torch.stack([batch(n, h, w), batch(n, h, w)])),
@@ -264,8 +289,7 @@ def make_varied(rng, units, n, h, w):
 MAKERS = {
     "gain": make_gain, "phase": make_phase, "shift": make_shift, "deformation": make_deformation,
     "diversity": make_diversity, "dimension": make_dimension, "natural": make_natural,
-    "selectivity": make_selectivity,
-    "varied": make_varied,
+    "selectivity": make_selectivity, "align": make_align, "varied": make_varied,
 }  # fmt: skip
 
 

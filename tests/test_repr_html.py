@@ -77,7 +77,14 @@ def test_sheets_are_shown_as_png(measured):
 
 
 def test_indices_are_those_of_show(current_folder, capsys):
-    words = ["device=cpu", "layer=simple", "unit=2", "analysis=all", "images=tensor", *QUICK]
+    words = [
+        "device=cpu",
+        "layer=simple",
+        "unit=2",
+        "images=tensor",
+        *QUICK,
+        "analysis=[gain,phase,shift,deformation,diversity,dimension]",
+    ]
     result = diversevis.run(*words, "measure.shift.steps=3", "measure.deformation.draws=2")
     capsys.readouterr()
     assert main(["show", str(result.path), "--json"]) == 0

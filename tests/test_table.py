@@ -645,18 +645,21 @@ def test_rows_only_grow_during_a_sweep(tmp_path):
 def test_real_run_is_collected(current_folder, capsys):
     """Its words are known: a measure with a new one would be taken for damage."""
     few = ["measure.phase.orientations=4", "measure.phase.per_octave=1", "measure.shift.steps=2",
-           "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0"]  # fmt: skip
-    words = ["device=cpu", "layer=simple", "unit=3", "n=2", *QUICK, *few]
+           "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0",
+           "measure.align.rotations=2", "measure.align.scales=[1]",
+           "measure.align.steps=2", "measure.align.checked=0"]  # fmt: skip
+    words = ["device=cpu", "layer=simple", "unit=[3,5]", "n=2", *QUICK, *few]
     assert main(["run", *words, "analysis=all"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     table = collect("outputs")
     assert table.attrs["left_out"] == []
-    assert Path("outputs", table.folder.item()).resolve() == path.resolve()
-    [row] = table.to_dict("records")
-    [unit] = json.loads((path / "metrics.json").read_text())["units"]
+    assert Path("outputs", table.folder[0]).resolve() == path.resolve()
+    row, _ = table.to_dict("records")
+    unit, _ = json.loads((path / "metrics.json").read_text())["units"]
     assert row["shift.learned.sigma"] == unit["shift"]["learned"]["sigma"]
     numbers = dict(pair for name, value in unit.items() for pair in flat(name, value))
     assert {name: row[name] for name in numbers} == numbers
+    assert row["align.family"] == unit["align"]["family"]
     assert (row["objective.restarts"], row["measure.phase.orientations"]) == (2, 4)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from diversevis.experiment.align import Group
 from diversevis.measures.affine import Maps, matrices
 from diversevis.measures.align import MOST_MAPS, numbers_of
+from diversevis.measures.families import is_divided
 from diversevis.measures.matching import Align
 from diversevis.method.images import display
 from diversevis.pictures import page
@@ -88,7 +89,7 @@ def _number(value: float | None) -> str:
 
 
 def _line(group: Group) -> str:
-    return families_line(group.families.means, [str(label) for label in group.families.labels])
+    return families_line(group.families.divisions, [str(label) for label in group.families.labels])
 
 
 def _left_out(group: Group) -> str:
@@ -112,8 +113,10 @@ def _facts(group: Group, numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return {
         "runs": runs,
         "families": len(families.members()),
-        "silhouette": float(families.means.max()) if len(families.means) else None,
-        "structure": families.structure,
+        "divisions": [
+            {"silhouette": mean, "distance": height, "divided": is_divided(mean, height)}
+            for mean, height in families.divisions.tolist()
+        ],
         "pairs": {"all": group.shares.size, "left_out": left_out, "sampled": sampled, "lost": lost},
         "units": [{**facts, **of_unit} for facts, of_unit in rows],
     }
@@ -128,7 +131,7 @@ def _arrays(groups: Sequence[Group]) -> dict[str, Tensor]:
             "shares": torch.from_numpy(group.shares).float(),
             "order": torch.from_numpy(group.families.order),
             "linkage": torch.from_numpy(group.families.linkage),
-            "silhouettes": torch.from_numpy(group.families.means),
+            "divisions": torch.from_numpy(group.families.divisions),
         }
         if len(group.shares) <= MOST_MAPS:
             of_group |= {"maps": _maps(group), "sign": group.maps.sign}

@@ -152,11 +152,11 @@ def _of_pairs(matches: Matches, units: Subject) -> dict[str, Tensor]:
 
 def _of_layer(families: Families, matches: Matches, taken: Sequence[int]) -> dict[str, Tensor]:
     """Arrays without unit axis: rows of the units as leaves of the tree, the tree over the units
-    that were compared, mean silhouettes by the number of families from 2 on, and `Matches.lost`."""
+    that were compared, the divisions into families, and `Matches.lost`."""
     return {
         "order": torch.tensor(taken)[torch.from_numpy(families.order)],
         "linkage": torch.from_numpy(families.linkage),
-        "silhouettes": torch.from_numpy(families.means),
+        "divisions": torch.from_numpy(families.divisions),
         "left_out": torch.tensor(matches.lost),
     }
 

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 # Mean silhouettes up to which there is no structure, a weak one, and a reasonable one
 # (Kaufman & Rousseeuw 1990, table 4 of chapter 2).
 STRUCTURE = ((0.25, "none"), (0.5, "weak"), (0.7, "reasonable"), (1.0, "strong"))
-MOST_FAMILIES = 200
+LEAST = STRUCTURE[0][0]
+ALIKE = 0.15  # distance: units are not divided whose halves align to 0.85 or more on average; ours
+MOST_PARTS = 200  # of a division
 MOST_ORDERED = 1000  # units whose leaves are brought into the best order, which takes n^3 steps
 
 
@@ -22,16 +24,15 @@ class Families(NamedTuple):
 
     labels       1 for the largest family, and so on
     silhouettes  of every unit
-    means        mean silhouette for 2, 3, ... families
-    structure    in a word of `STRUCTURE`; "none" means a single family
+    divisions    of all units, then of every family of three or more: mean silhouette of its best
+                 division, and the distance of its last two parts; `is_divided` says if it was made
     order        units as leaves of the dendrogram: families stand together
     linkage      as scipy.cluster.hierarchy writes it
     """
 
     labels: Int[np.ndarray, " unit"]
     silhouettes: Float[np.ndarray, " unit"]
-    means: Float[np.ndarray, " count"]
-    structure: str
+    divisions: Float[np.ndarray, "division 2"]
     order: Int[np.ndarray, " unit"]
     linkage: Float[np.ndarray, "merge 4"]
 
@@ -46,29 +47,66 @@ def similarities(shares: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, "u
 
 
 def families_of(shares: Float[np.ndarray, "unit unit"]) -> Families:
-    """The partition with the largest mean silhouette; a single family where that is 0.25 or less.
+    """All units are divided where their mean silhouette is largest, and so is every part again,
+    while that is above 0.25 and the parts align to less than 0.85.
+
+    A single division would often split off two odd units, and leave all others in a family.
 
     shares  S of two or more units
     """
-    from scipy.cluster.hierarchy import fcluster, leaves_list, linkage, optimal_leaf_ordering
+    from scipy.cluster.hierarchy import leaves_list, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
     distances = 1 - similarities(shares)
     np.fill_diagonal(distances, 0)
-    condensed = squareform(distances, checks=False)
-    tree = linkage(condensed, "average")
+    tree = _tree(distances)
     if len(distances) <= MOST_ORDERED:
-        tree = optimal_leaf_ordering(tree, condensed)
-    counts = range(2, min(len(distances) - 1, MOST_FAMILIES) + 1)
-    partitions = [fcluster(tree, count, "maxclust") for count in counts]
-    each = [silhouettes(distances, labels) for labels in partitions]
-    means = np.array([values.mean() for values in each])
-    best = int(means.argmax()) if len(means) else None
-    labels, values = np.ones(len(distances), dtype=int), np.zeros(len(distances))
-    if best is not None and means[best] > STRUCTURE[0][0]:
-        labels, values = _by_size(partitions[best]), each[best]
-    word = structure_of(means[best]) if best is not None else STRUCTURE[0][1]
-    return Families(labels, values, means, word, leaves_list(tree).astype(int), tree)
+        tree = optimal_leaf_ordering(tree, squareform(distances, checks=False))
+    divisions: list[tuple[float, float]] = []
+    families, waiting = list[Int[np.ndarray, " unit"]](), [np.arange(len(distances))]
+    while waiting:
+        units = waiting.pop()
+        if len(units) < 3:
+            families.append(units)
+            continue
+        labels, mean, height = _division(distances[np.ix_(units, units)])
+        divisions.append((mean, height))
+        if is_divided(mean, height):
+            waiting += [units[labels == label] for label in np.unique(labels)]
+        else:
+            families.append(units)
+    labels = np.empty(len(distances), dtype=int)
+    for label, units in enumerate(families):
+        labels[units] = label
+    labels = _by_size(labels)
+    return Families(labels, silhouettes(distances, labels), np.array(divisions).reshape(-1, 2),
+                    leaves_list(tree).astype(int), tree)  # fmt: skip
+
+
+def is_divided(mean: float, height: float) -> bool:
+    """Whether units are divided, by the mean silhouette and the distance of their last parts."""
+    return mean > LEAST and height > ALIKE
+
+
+def _tree(distances: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, "merge 4"]:
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    return linkage(squareform(distances, checks=False), "average")
+
+
+def _division(
+    distances: Float[np.ndarray, "unit unit"],
+) -> tuple[Int[np.ndarray, " unit"], float, float]:
+    """The cut of the tree with the largest mean silhouette, that mean, and the tree's height."""
+    from scipy.cluster.hierarchy import fcluster
+
+    tree = _tree(distances)
+    counts = range(2, min(len(distances) - 1, MOST_PARTS) + 1)
+    cuts = [fcluster(tree, count, "maxclust") for count in counts]
+    means = [float(silhouettes(distances, labels).mean()) for labels in cuts]
+    best = int(np.argmax(means))
+    return cuts[best], means[best], float(tree[-1, 2])
 
 
 def structure_of(mean: float) -> str:
@@ -83,8 +121,11 @@ def silhouettes(
     distances: Float[np.ndarray, "unit unit"], labels: Int[np.ndarray, " unit"]
 ) -> Float[np.ndarray, " unit"]:
     """`(b - a) / max(a, b)` of every unit (Rousseeuw 1987): a is its mean distance to the others of
-    its family, b that to the nearest other family. From -1 to 1; 0 for a unit alone."""
+    its family, b that to the nearest other family. From -1 to 1; 0 for a unit alone,
+    and where there is a single family."""
     names, index = np.unique(labels, return_inverse=True)
+    if len(names) == 1:
+        return np.zeros(len(labels))
     member = np.eye(len(names))[index]  # [unit, family]
     sizes, sums = member.sum(0), distances @ member
     rows = np.arange(len(labels))

@@ -26,7 +26,8 @@ MOST = 5000  # numbers of a unit; all measures with their spread have 250
 PER_UNIT = 2**18  # bytes of metrics.json; all measures with their spread have 2**14
 
 # All entries of a unit in metrics.json are numbers, except those whose last name is one of these.
-KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool}}
+KINDS: dict[str, set[type]] = {"stop": {str}, "color": {str}, "weak": {bool},
+                               "family": {str}, "typical": {bool}}  # fmt: skip
 NUMBER: set[type] = {int, float}
 FLOAT: set[type] = {float}
 OF_IMAGES = "response_mean", "response_best", "stop"  # of every unit with images

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diversevis.measures.families import structure_of
+from diversevis.measures.families import ALIKE, LEAST, is_divided, structure_of
 from diversevis.method.images import display
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import LayerPicture, spread
@@ -21,6 +21,7 @@ MOST_SHOWN = 16  # families whose typical unit is shown, the largest
 LARGE = 0.03  # share of the units from which on a family's number is written beside the matrix
 FEW = 24  # units up to which their numbers are written under the matrix
 SIDE, TREE = 560, 110  # pixels: of the matrix, height of the tree
+CLOSE = {"gridspec_kw": {"hspace": 0.04}}
 ROWS = {"nrows": 2, "sharex": True, "height_ratios": (TREE, SIDE)}
 
 
@@ -74,7 +75,7 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     left_out = left_out_line(*layer.arrays["left_out"].tolist(), pairs=pairs)
     return spread(
         layer,
-        f"Alignment. {families_line(layer.array('silhouettes'), labels)}",
+        f"Alignment. {families_line(layer.array('divisions'), labels)}",
         {"to_nearest": nearest},
         label="share of the best response, there and back, with the nearest unit",
         limits=(0.0, 1.0),
@@ -87,23 +88,32 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     )
 
 
-def families_line(means: Float[np.ndarray, " count"], labels: Sequence[str]) -> str:
+def families_line(divisions: Float[np.ndarray, "division 2"], labels: Sequence[str]) -> str:
     """How many families there are, and how clear they are."""
-    count, units = len(set(labels)), counted(len(labels), "unit")
-    if not len(means):
+    units = counted(len(labels), "unit")
+    if not len(divisions):
         return f"{units}, too few for families"
-    best = float(means.max())
-    said = f"mean silhouette {number(best)}"
-    if (structure := structure_of(best)) == "none":
-        return f"No families among {units}: {said}, and up to 0.25 there is no structure"
-    return f"{count} families of {units}: {said}, {structure} structure"
+    made = [mean for mean, height in divisions.tolist() if is_divided(mean, height)]
+    mean, height = divisions[0].tolist()
+    if not made and height <= ALIKE:
+        return f"All {units} are a family: they align to {number(1 - height)} and more on average"
+    if not made:
+        return (
+            f"No families among {units}: mean silhouette of the best division {number(mean)}, and "
+            f"up to {LEAST} there is no structure"
+        )
+    clear = " to ".join(dict.fromkeys(
+        f"{number(mean)} ({structure_of(mean)})" for mean in (min(made), max(made))
+    ))  # fmt: skip
+    count = len(set(labels))
+    return f"{count} families of {units}; mean silhouettes of the divisions: {clear}"
 
 
 def matrix_block(draw: Any) -> page.Block:
     """The matrix under its tree, as `draw_matrix` draws them, for a page."""
     width = graph.LEFT + SIDE + graph.FOR_COLOR_BAR
     height = TREE + SIDE + graph.BOTTOM + graph.TOP
-    return graph.block(draw, width, height, right=graph.FOR_COLOR_BAR, **ROWS)
+    return graph.block(draw, width, height, right=graph.FOR_COLOR_BAR, **CLOSE, **ROWS)
 
 
 def draw_matrix(
