@@ -17,6 +17,7 @@ from diversevis.measures.phase import Phase
 from diversevis.measures.shift import Shift
 from diversevis.measures.stimuli import COLOR_AXES, color_axes, color_table, soft_mask
 from diversevis.measures.subject import Subject
+from diversevis.measures.varied import Varied
 from diversevis.method.images import norm_of_contrast
 from diversevis.photographs.crops import Scissors
 from diversevis.photographs.files import pixels_of
@@ -82,6 +83,7 @@ def grey_subject(**changes):
     }
     settings = {
         "phase": PHASE, "shift": SHIFT, "deformation": DEFORMATION, "natural": NATURAL,
+        "varied": Varied(fractions=[0.5], crops=4, side=40, least_contrast=0.0),
         "dimension": Dimension(points=5, connected=0.8), "diversity": objective, "gain": {},
     }  # fmt: skip
     rows = torch.arange(2)
@@ -329,9 +331,32 @@ def test_measures_can_stop_within_a_batch(name):
     assert calls == [(name, 0, 2)] * 2
 
 
-def test_photographs_have_no_four_channels(folder):
+@pytest.mark.parametrize("name", ["natural", "varied"])
+def test_photographs_have_no_four_channels(folder, name):
     with pytest.raises(InputError, match=r"natural=.*1 or 3 channels; this network takes 4\."):
-        measure(grey_subject(photographs=folder, mean=(0.5,) * 4), "natural")
+        measure(grey_subject(photographs=folder, mean=(0.5,) * 4), name)
+
+
+def test_selectivity_of_grey_units():
+    """A linear unit and the energy of the same pair: each over its best, by hand."""
+    subject = grey_subject()
+    taken = measure(subject, "selectivity")
+    shown = torch.stack([respond(subject.images[row]).mean(0) for row in range(2)])
+    best = subject.responses.amax(1)
+    assert torch.allclose(taken.arrays["matrix"], shown / best, rtol=1e-4)
+
+
+def test_varied_crops_of_grey_units(folder):
+    """Their luma, at equal norm; the best crop is that of an exhaustive search."""
+    settings = {"varied": Varied(fractions=[0.01], crops=10**6, side=40, least_contrast=0.0)}
+    subject = grey_subject(photographs=folder, settings=settings)
+    taken = measure(subject, "varied")
+    images = taken.arrays["images"]
+    assert images.shape == (2, 1, N, 1, *SIZE)
+    assert torch.allclose(images[:, 0, 0].flatten(1).norm(dim=1), torch.tensor(NORM))
+    for row, unit in enumerate(taken.numbers):
+        best = respond(images[row, 0, :1])[0, row] / subject.responses[row].max()
+        assert unit["best_crop"] == pytest.approx(best.item(), rel=1e-4)
 
 
 def test_grey_ground_behind_transparent_pixels(tmp_path):

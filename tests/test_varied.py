@@ -277,3 +277,10 @@ def test_command_measures_a_run(current_folder, folder, capsys):
     assert "crops above 0.01 of best" in capsys.readouterr().out
     assert main(["figure", str(run), "kind=varied"]) == 0
     assert main(["figure", str(run), "kind=varied", "unit=4"]) == 0
+
+
+def test_responses_below_zero_are_refused(gratings):
+    subject = grating_subject("simple", gratings, 0.5, 3, "0-1")
+    below = torch.full((2, 3), -1.0)
+    with pytest.raises(InputError, match=r"no unit of this run has a best response above 0"):
+        measure(replace(subject, responses=below, best=below[:, 0]), "varied")

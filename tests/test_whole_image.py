@@ -3,9 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, custom_model
+from PIL import Image
 from torch import nn
 
 from diversevis.cli.main import main
@@ -86,6 +88,25 @@ def test_classes_see_all_of_it():
 
 WORDS = ["model=custom", "model.target=test_whole_image.neurons", "model.arguments={masked:true}",
          "model.mean=[0.5]", "model.std=[0.25]", "size=[20,32]"]  # fmt: skip
+
+
+def test_measures_of_photographs_of_a_model_neuron(current_folder, tmp_path_factory):
+    """Crops as large as the network's input, grey; and the units compared with one another."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    words = [*WORDS, "layer=output", "unit=[2,0]", "n=3", "device=cpu", f"natural={folder}"]
+    few = ["analysis=[selectivity,varied]", "measure.varied.crops=20", "measure.varied.side=40",
+           "measure.varied.fractions=[0.001]"]  # fmt: skip
+    assert main(["run", *words, *few, *QUICK]) == 0
+    (path,) = current_folder.rglob("metrics.json")
+    assert json.loads((path.parent / "run.json").read_text())["not_measured"] == {}
+    for unit in json.loads(path.read_text())["units"]:
+        assert unit["selectivity"]["units"] == 2
+        assert unit["varied"]["crops_shown"] == 60
+        if unit["varied"]["best_crop"] > 0.001:
+            assert unit["varied"]["images"]["0.001"] >= 1
 
 
 def test_layers_tells_the_range_of_boxes(capsys):

@@ -62,8 +62,8 @@ def measure_varied(subject: Subject, progress: Progress) -> Measured:
     Not in batches of units: every photograph is shown to all units at once. Memory: a bit for every
     crop, unit and fraction, of the units that accept any crop of its photograph (512 MB at most for
     10,000 photographs of 400 crops, 512 units and 2 fractions), and the chosen crops.
-    Raises `InputError` without images or a folder of photographs, and for a network that takes no
-    images with the channels of photographs.
+    Raises `InputError` without images or a folder of photographs, where no unit has a best response
+    above 0, and for a network that takes no images with the channels of photographs.
     """
     settings: Varied = subject.settings["varied"]
     images, _ = subject.of_run()
@@ -98,9 +98,16 @@ def measure_varied(subject: Subject, progress: Progress) -> Measured:
 
 
 def _usable(subject: Subject) -> Bool[np.ndarray, " unit"]:
-    """Units of whose best response a fraction can be asked for."""
+    """Units of whose best response a fraction can be asked for; raises `InputError` for none."""
     best = subject.best_responses()
-    return ((best > 0) & best.isfinite() & torch.tensor(subject.alive)).numpy()
+    usable = (best > 0) & best.isfinite() & torch.tensor(subject.alive)
+    if not usable.any():
+        raise InputError(
+            "analysis=varied counts the crops that keep a share of a unit's best response, and no "
+            f"unit of this run has a best response above 0 (of {len(best)}). "
+            "objective.response=max gives such responses."
+        )
+    return usable.numpy()
 
 
 def _responses(
