@@ -24,7 +24,7 @@ HEADS = {  # of the columns of a table of units, with the decimals of their numb
     "gain.distance_min": ("gain", 1), "dimension.participation": ("dimensions", 1),
     "natural.of_synthetic": ("natural", 2),
     "selectivity.mean_others": ("others", 2),
-    "varied.best_crop": ("best crop", 2),
+    "align.to_nearest": ("align", 2), "varied.best_crop": ("best crop", 2),
 }  # fmt: skip
 WITH_WORD = "phase.f1f0"  # the column where words say more than they take room
 
