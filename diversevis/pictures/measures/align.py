@@ -19,7 +19,7 @@ from diversevis.units import counted
 
 MOST_SHOWN = 16  # families whose typical unit is shown, the largest
 LARGE = 0.03  # share of the units from which on a family's number is written beside the matrix
-FEW = 24  # units up to which their numbers are written under the matrix
+FEW = 24  # units up to which their numbers are written; families with broad lines between them
 SIDE, TREE = 560, 110  # pixels: of the matrix, height of the tree
 CLOSE = {"gridspec_kw": {"hspace": 0.04}}
 ROWS = {"nrows": 2, "sharex": True, "height_ratios": (TREE, SIDE)}
@@ -132,9 +132,10 @@ def draw_matrix(
     colors = axis.imshow(shares, cmap=graph.MAP, vmin=0, vmax=1, aspect="auto",
                          interpolation="nearest")  # fmt: skip
     starts = [0, *(at for at in range(1, len(labels)) if labels[at] != labels[at - 1])]
+    thin = 0.8 if len(starts) <= FEW else 0.3
     for start in starts[1:]:
         for line in (axis.axhline, axis.axvline):
-            line(start - 0.5, color="white", lw=0.8)
+            line(start - 0.5, color="white", lw=thin)
     spans = list(zip(starts, [*starts[1:], len(labels)], strict=True))
     large = [(start, end) for start, end in spans if end - start >= LARGE * len(labels)]
     axis.set_yticks([(start + end - 1) / 2 for start, end in large])
