@@ -93,6 +93,14 @@ INDICES = (
                   "response"),
     Index("natural.of_synthetic", "best natural / synthetic", "ratio",
           meaning="response to the best crop of a photograph / mean response to the images"),
+    Index("metamers.error_of_trained", "error with random weights", "relative error",
+          meaning="how far metamers are from matching the photograph in the same network with "
+                  "random weights; 0: they match there as well"),
+    Index("metamers.error_of_random", "error of random metamers", "relative error",
+          meaning="the same of the random network's metamers in the trained network"),
+    Index("metamers.distance_to_reference_mean", "distance with random weights",
+          "RMS grey levels",
+          meaning="mean distance of the random network's metamers to the photograph"),
 )  # fmt: skip
 
 

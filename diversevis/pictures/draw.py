@@ -20,6 +20,7 @@ from diversevis.pictures.measures import (
     dimension,
     diversity,
     gain,
+    metamers,
     natural,
     phase,
     shift,
@@ -37,6 +38,7 @@ MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
+    "metamers": (metamers, "error_of_trained"),
 }  # fmt: skip
 
 
