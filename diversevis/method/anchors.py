@@ -21,7 +21,6 @@ from diversevis.method.setup import Setup
 # Part of the tolerance at which nothing more is gained (ours): images come to rest a little above
 # the point where the two terms of the objective balance.
 AIM = 0.9
-START_NOISE = 0.3  # size of the noise in the images that are begun with, relative to the photograph
 
 
 def respond_to_references(setup: Setup, rows: Int[Tensor, " unit"]) -> Responses:
@@ -40,11 +39,12 @@ def beside_references(
 
     From noise alone, many images come to rest far from a match.
     """
-    if setup.targets.references is None:
+    share = setup.experiment.objective.start
+    if setup.targets.references is None or share is None:
         return noise
     photographs = setup.targets.references[rows][:, None]
     size = math.sqrt(noise[0, 0].numel())  # of standard normal noise
-    return photographs * (size / setup.norm) + START_NOISE * noise
+    return photographs * (size / setup.norm) + share * noise
 
 
 def anchors(setup: Setup, best: Responses) -> Float[Tensor, "unit few feature"]:

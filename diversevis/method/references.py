@@ -40,7 +40,7 @@ def reference_targets(
     every = len(matched) == layer.channels
     given = f"objective.reference={printable(str(settings.reference))}"
     check_channels(network.colors, given, "take another objective")
-    files = _files(settings.reference or "")
+    files = _files(settings.reference if settings.reference is not None else [])
     pixels = [_read(file, seen.field.size) for file in files]
     crops = torch.stack([_crop(file, experiment, network, seen.field.size, norm) for file in files])
     mask = torch.zeros(layer.channels)

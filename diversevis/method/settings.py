@@ -60,6 +60,8 @@ class ObjectiveSettings:
     crop: list[int] | None  # row and column at which it begins in the photograph; None: the centre
     side: int  # to which the shorter side of the photograph is scaled, pixels
     tolerance: float | None  # relative error of the match below which nothing is gained
+    # Noise in the images that are begun with, relative to the photograph; None: noise alone.
+    start: float | None
     default_unit: int | str  # what `unit` is where nobody says
     # Ascending diversity weights, in place of `diversity`, at which the front is traced.
     front: list[float] | None
@@ -103,8 +105,9 @@ class ObjectiveSettings:
     def _check_reference(self) -> None:
         if (self.response == "match") != (self.reference is not None):
             raise InputError(
-                "objective=metamers and objective.reference=PHOTOGRAPH belong together: the "
-                "layer's responses are matched to those to the photograph."
+                "objective=metamers and objective.reference belong together: give the photograph "
+                "to which the layer's responses are matched, objective=metamers "
+                "objective.reference=photo.jpg."
             )
         if self.reference is None:
             return
@@ -120,6 +123,8 @@ class ObjectiveSettings:
                 "Use objective.scale=best."
             )
         check_at_least(1, {"objective.side": self.side})
+        if self.start is not None:
+            check_positive({"objective.start": self.start})
         if self.crop is not None and not is_pair(self.crop, least=0):
             raise InputError(
                 f"objective.crop={self.crop} must be the row and column of the photograph at which "

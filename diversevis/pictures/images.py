@@ -72,7 +72,7 @@ def noted(failures: list[str], what: str) -> Iterator[None]:
 
 
 def with_reference(
-    images: Float[Tensor, "image color h w"],
+    images: Float[Tensor, "metamer color h w"],
     responses: list[float],
     reference: Float[Tensor, "color h w"],
     record: dict[str, Any],

@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 # Measures that came after runs had been hashed with the settings of all others.
 LATER = "bipartite", "selectivity", "align", "varied"
 # Settings of the objective that came later: while they have these values, hashes are as before.
-CAME_LATER = {"metric": "rms", "crop": None, "side": 256, "tolerance": None}
+CAME_LATER = {"metric": "rms", "crop": None, "side": 256, "tolerance": None, "start": None}
 
 
 @dataclass(frozen=True, kw_only=True)
