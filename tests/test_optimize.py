@@ -64,13 +64,12 @@ def test_optimizer_reaches_the_best_image(optimizer):
 
 def test_annealed_reaches_the_best_image():
     goals = noise(3, 1, seed=1)[:, 0]
-    goals[2] = 0  # no gradient: its images stay
-    start = noise(3)
-    result = ANNEALED(problem(towards(goals)), start)
+    result = ANNEALED(problem(towards(goals)), noise(3))
     cosines = torch.cosine_similarity(result.images.flatten(2), goals.flatten(1)[:, None], dim=2)
-    assert cosines[:2].min().item() > 0.999
-    assert torch.equal(result.images[2], render(start, NORM)[2])
+    assert cosines.min().item() > 0.999
     assert (result.steps, result.stop) == ((200,) * 3, ("annealed",) * 3)
+    still = ANNEALED(problem(lambda x, rows: 0 * x.sum((1, 2, 3, 4))), noise(1))
+    assert torch.allclose(still.images, render(noise(1), NORM))
     assert ANNEALED.guidance(1) == (4.0, 0.03)
     assert ANNEALED.guidance(121)[0] == 1  # after 60 % of the steps
 
