@@ -312,7 +312,7 @@ def test_every_file_of_a_group_is_swept(current_folder, capsys):
     kinds = [
         json.loads(Path(p, "run.json").read_text())["config"]["optimizer"]["kind"] for p in made
     ]
-    assert kinds == ["adam", "sphere"]
+    assert kinds == ["annealed", "adam", "sphere"]
 
 
 def test_runs_of_older_versions_are_understood(current_folder, capsys):

@@ -21,6 +21,7 @@ EXAMPLES = {  # what each model's file needs beside itself
     "timm": ["model.name=resnet50d", "layer=layer1.0"],
     "vgg19": ["layer=conv1_1"],
     "resnet50": ["layer=conv1"],
+    "metamers": ["objective.reference=photo.jpg"],
 }
 
 
@@ -74,7 +75,7 @@ def test_published_setting():
         (["+new=1"], "no setting new"),
         (["model=resnet18"], "one of torchvision's: write model=torchvision model.name=resnet18"),
         (["model=vgg"], "model=vgg is unknown. Did you mean vgg19"),
-        (["optimizer=sgd"], r"optimizer=sgd is unknown. Choose from: paper, sphere\.$"),
+        (["optimizer=sgd"], r"optimizer=sgd is unknown. Choose from: annealed, paper, sphere\.$"),
         (["vgg19"], "'vgg19' sets nothing: settings are written key=value"),
         (["-m"], "no flag -m"),
         (["n=(1"], "cannot be read. A value with spaces"),
@@ -269,7 +270,7 @@ def test_text_settings_are_those_annotated():
 
 def test_glob_chooses_files_of_a_group(tmp_path):
     found = [c["optimizer"]["kind"] for c in combinations([], ["optimizer=glob(*)"])]
-    assert found == ["adam", "sphere"]
+    assert found == ["annealed", "adam", "sphere"]
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer/slow.yaml").write_text("defaults: [sphere]\nsteps: 9999\n")
     flags = ["--config-dir", str(tmp_path)]

@@ -7,6 +7,7 @@ import torch
 from diversevis.method.alone import live_start
 from diversevis.method.images import render
 from diversevis.method.optimize.adam import Adam
+from diversevis.method.optimize.annealed import Annealed
 from diversevis.method.optimize.loop import Problem
 from diversevis.method.optimize.sphere import Sphere
 
@@ -16,6 +17,10 @@ ADAM = Adam(
 )  # fmt: skip
 SPHERE = Sphere(
     kind="sphere", learning_rate=1.0, momentum=0.8, steps=200, search_steps=1, tolerance=1e-4,
+    emphasis=4.0, softness=0.03,
+)  # fmt: skip
+ANNEALED = Annealed(
+    kind="annealed", learning_rate=0.3, beta1=0.9, beta2=0.999, steps=200, search_steps=1,
     emphasis=4.0, softness=0.03,
 )  # fmt: skip
 BOTH = pytest.mark.parametrize("optimizer", [ADAM, SPHERE], ids=["adam", "sphere"])
@@ -55,6 +60,18 @@ def test_optimizer_reaches_the_best_image(optimizer):
     steps = min(result.steps)
     assert torch.equal(result.trace["twice"][:steps], 2 * result.trace["loss"][:steps])
     assert result.trace["loss"][steps - 1].tolist() == pytest.approx([-NORM] * 3, rel=2e-3)
+
+
+def test_annealed_reaches_the_best_image():
+    goals = noise(3, 1, seed=1)[:, 0]
+    result = ANNEALED(problem(towards(goals)), noise(3))
+    cosines = torch.cosine_similarity(result.images.flatten(2), goals.flatten(1)[:, None], dim=2)
+    assert cosines.min().item() > 0.999
+    assert (result.steps, result.stop) == ((200,) * 3, ("annealed",) * 3)
+    still = ANNEALED(problem(lambda x, rows: 0 * x.sum((1, 2, 3, 4))), noise(1))
+    assert torch.allclose(still.images, render(noise(1), NORM))
+    assert ANNEALED.guidance(1) == (4.0, 0.03)
+    assert ANNEALED.guidance(121)[0] == 1  # after 60 % of the steps
 
 
 @BOTH

@@ -97,6 +97,8 @@ def _explained(name: str, meaning: str) -> Iterator[str]:
 def _of_unit(run: Run, report: Report) -> Iterator[str]:
     name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
     of = f" of {report['direction']}" if report["direction"] else ""
+    if report["references"]:
+        name, of = f"photograph {report['unit']}", f" ({report['direction']}), metamers"
     yield f"{report['model']} {report['layer']} {name}{of}{how_made(report)}"
     yield str(run.path)
     yield from _state(run)
@@ -130,7 +132,9 @@ def _images(report: Report) -> Iterator[str]:
         yield STATES["diverged"]
     if report["n"] is not None:
         means = f"mean {number(response['mean'], 4)}, best {number(response['best'], 4)}"
-        if response["of_best"] is not None:
+        if response["error"] is not None:
+            means = f"relative error of the match {percent(response['error'])}, on average"
+        elif response["of_best"] is not None:
             share = f"{percent(response['of_best'])} of the best response to a single image"
             means = f"{share} ({means})"
         yield f"response   {means}"
@@ -205,11 +209,13 @@ def _state(run: Run) -> Iterator[str]:
 
 def _unmeasured(run: Run, report: Report) -> Iterator[str]:
     """What was not measured, and the command that measures it."""
-    unmeasured = lacking(report)
+    unmeasured = [] if report["references"] else lacking(report)
     command = f"diversevis analyze {_quoted(run)}"
     if not report["measures"]:
         yield ""
-        yield f"No measures were taken: how invariant it is cannot be said. To measure: {command}"
+        of_metamers = "how random weights compare"
+        what = of_metamers if report["references"] else "how invariant it is"
+        yield f"No measures were taken: {what} cannot be said. To measure: {command}"
     elif unmeasured and report["n"] is not None:
         yield f"Not measured: {', '.join(unmeasured)}. To measure:"
         yield f"  {command} 'analysis=[{','.join(unmeasured)}]'"

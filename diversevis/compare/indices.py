@@ -123,6 +123,14 @@ INDICES = (
           meaning="mean distance of the most different of these crops, at most as many as images"),
     Index("varied.of_synthetic_mean.*", "varied crops above {} / synthetic", "ratio",
           meaning="the same / mean distance of the images; 1: photographs vary as much as they do"),
+    Index("metamers.error_of_trained", "error with random weights", "relative error",
+          meaning="how far metamers are from matching the photograph in the same network with "
+                  "random weights; 0: they match there as well"),
+    Index("metamers.error_of_random", "error of random metamers", "relative error",
+          meaning="the same of the random network's metamers in the trained network"),
+    Index("metamers.distance_to_reference_mean", "distance with random weights",
+          "RMS grey levels",
+          meaning="mean distance of the random network's metamers to the photograph"),
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ MAIN = {
     "diversity": "diversity.index", "gain": "gain.distance_min",
     "dimension": "dimension.participation", "natural": "natural.of_synthetic",
     "selectivity": "selectivity.mean_others", "align": "align.to_nearest",
-    "varied": "varied.best_crop",
+    "varied": "varied.best_crop", "metamers": "metamers.error_of_trained",
 }  # fmt: skip
 STATES = "dead", "diverged"  # how an optimization may end without images to be trusted
 
@@ -57,6 +57,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.path),
         **{key: run.record.get(key) for key in keys},
+        "references": run.record.get("references") or [],
         "receptive_field": list(run.record["receptive_field"]["size"]),
         "contrast": run.contrast,
         "measures": [*run.measures],
@@ -122,6 +123,7 @@ def unit_facts(
             "mean": number_at(unit, "response_mean"),
             "best": number_at(unit, "response_best"),
             "of_best": share_of_best(unit),
+            "error": number_at(unit, "error_mean"),
         },
         "distance": {
             "min": number_at(unit, "distance_pixels_min"),

@@ -22,9 +22,9 @@ HEADS = {  # of the columns of a table of units, with the decimals of their numb
     "phase.f1f0": ("phase (F1/F0)", 2), "shift.mean_masked": ("shift", 2),
     "deformation.stability": ("deformation (R)", 2), "diversity.index": ("diversity", 2),
     "gain.distance_min": ("gain", 1), "dimension.participation": ("dimensions", 1),
-    "natural.of_synthetic": ("natural", 2),
-    "selectivity.mean_others": ("others", 2),
+    "natural.of_synthetic": ("natural", 2), "selectivity.mean_others": ("others", 2),
     "align.to_nearest": ("align", 2), "varied.best_crop": ("best crop", 2),
+    "metamers.error_of_trained": ("random error", 2),
 }  # fmt: skip
 WITH_WORD = "phase.f1f0"  # the column where words say more than they take room
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diversevis.errors import InputError
 from diversevis.experiment.check import check_network
-from diversevis.experiment.measure import measure_folder, possible
+from diversevis.experiment.measure import measure_folder, measures_of, possible
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
 from diversevis.method.device import keep_pages
 from diversevis.method.settings import Config, Experiment
@@ -26,7 +26,7 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     Raises `InputError` where the network, its weights or its responses have changed since the run,
     or another process holds it.
     """
-    names = possible(chosen(experiment.analysis), experiment.natural)
+    names = possible(measures_of(experiment), experiment.natural)
     keep_pages()
     setup = prepare(experiment)
     check_network(setup, folder)
@@ -37,7 +37,9 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
         with logged_to(folder.log_path):
             measure_folder(setup, folder, claim, names)
         # Natural exemplars may be missing: there may have been no photographs.
-        wanted = {*chosen(record["config"].get("analysis", []))} - {*OF_PHOTOGRAPHS}
+        metamers = experiment.objective.reference is not None
+        asked = chosen(record["config"].get("analysis", []), metamers=metamers)
+        wanted = {*asked} - {*OF_PHOTOGRAPHS}
         complete = complete and wanted <= {*folder.read_measures()}
         if complete and record["status"] != "finished":
             folder.update_record(status="finished")  # only its measures were missing

@@ -16,9 +16,10 @@ import torch
 from diversevis.errors import InputError, printable
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.subject import subject_of_folder
-from diversevis.measures.catalogue import OF_PHOTOGRAPHS, measure
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen, measure
 from diversevis.measures.subject import Measured, Progress, Subject
 from diversevis.method.device import none_if_out_of_memory, precision
+from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup
 from diversevis.photographs.cache import warn_once
 from diversevis.photographs.survey import survey
@@ -34,6 +35,11 @@ Result = TypeVar("Result")
 # Numbers that depend on the seed, beside those of the measures.
 RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "distance_mean",
              "distance_pixels_min", "distance_pixels_mean")  # fmt: skip
+
+
+def measures_of(experiment: Experiment) -> list[str]:
+    """The measures that the run asks for; raises `InputError` for an unknown name."""
+    return chosen(experiment.analysis, metamers=experiment.objective.reference is not None)
 
 
 def possible(names: Sequence[str], folder: str | None) -> list[str]:

@@ -70,6 +70,13 @@ def log_result(unit: Visualization) -> None:
     closest = "" if distance is None else f", smallest distance {distance:.4g}"
     ended = f"unit {unit.unit} {metrics['stop']} after {counted(metrics['steps'], 'step')}"
     response, seconds = metrics["response_mean"], metrics["seconds"]
+    if metrics.get("error_over"):
+        LOG.warning(
+            "%s: its largest error is %.1f %%; %s above objective.tolerance. More steps or a "
+            "smaller objective.diversity bring them closer",
+            ended, 100 * metrics["error_max"], counted(metrics["error_over"], "image"),
+        )  # fmt: skip
+        return
     LOG.log(level, f"{ended}: mean response {response:.4g}{closest}, {seconds:.1f} s")
 
 
@@ -87,7 +94,9 @@ def write(setup: Setup, folder: RunFolder, units: Sequence[Visualization]) -> No
     images = torch.stack([unit.images for unit in units])
     responses = torch.stack([unit.responses for unit in units])
     draw.mark_outdated(folder, draw.IMAGES)
-    folder.write_images(images, responses, torch.tensor([unit.unit for unit in units]))
+    numbers, references = [unit.unit for unit in units], setup.targets.references
+    photographs = None if references is None else references[numbers].cpu()
+    folder.write_images(images, responses, torch.tensor(numbers), photographs)
     folder.write_metrics([unit.metrics for unit in units])
     _write_front(folder, [unit for unit in units if unit.front is not None])
     _write_trace(folder, units)

@@ -15,7 +15,7 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.check import check_network
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
-from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
+from diversevis.measures.catalogue import OF_PHOTOGRAPHS
 from diversevis.method.device import pick_devices
 from diversevis.method.result import Visualization
 from diversevis.method.settings import Config, Experiment, Settled
@@ -67,7 +67,7 @@ def run(
     far, `Stopped` after a checkpoint if the system asked this process to end, and `FolderLost` if
     the folder was deleted or taken over by another process.
     """
-    measures = measure.possible(chosen(experiment.analysis), experiment.natural)
+    measures = measure.possible(measure.measures_of(experiment), experiment.natural)
     setup = prepare(experiment)
     check_film(experiment.record, experiment.n, setup.field.size)
     settled = config(identity.absolute_paths(setup))

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diversevis.experiment.control import random_control
 from diversevis.measures.subject import RespondOwn, Subject
 from diversevis.method.alone import images_alone
 from diversevis.method.response import generator_of, noise_of, respond, respond_all
@@ -77,6 +78,7 @@ def _subject(
         mean=setup.network.weights.mean,
         device=setup.device, batch=setup.batch,
         photographs=None if photographs is None else Path(photographs).expanduser(),
+        control=partial(random_control, setup) if objective.reference is not None else None,
     )  # fmt: skip
 
 

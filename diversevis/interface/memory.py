@@ -18,11 +18,10 @@ from diversevis.config.hydra_call import own_hydra
 from diversevis.errors import InputError
 from diversevis.experiment import results
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.measure import possible, take_measure
+from diversevis.experiment.measure import measures_of, possible, take_measure
 from diversevis.experiment.subject import subject_of
 from diversevis.interface.state import own_state
 from diversevis.interface.visualized import Visualized
-from diversevis.measures.catalogue import chosen
 from diversevis.measures.subject import Measured
 from diversevis.method.device import pick_devices
 from diversevis.method.result import Visualization
@@ -110,7 +109,7 @@ def visualize(module: Any, *, mean: Any, std: Any, settings: Mapping[str, Any]) 
             f"device={experiment.device}: a module in memory is visualized on one device. Runs in "
             'folders take several: diversevis.run("model=custom", ...).'
         )
-    names = possible(chosen(experiment.analysis), experiment.natural)
+    names = possible(measures_of(experiment), experiment.natural)
     began = time.perf_counter()
     with own_state():
         setup = prepare(experiment)

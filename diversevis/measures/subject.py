@@ -61,6 +61,7 @@ class Subject:
     mean         of the network's input, in [0, 1], a number for every channel of an image
     batch        upper bound on the images that go through the network at once
     photographs  folder for natural exemplars
+    control      of metamers alone: images of the run -> `metamers.Control`
     """
 
     respond: Callable[[Sequence[int], int], RespondOwn]
@@ -85,6 +86,7 @@ class Subject:
     batch: int
     seed: int
     photographs: Path | None
+    control: Callable[[Tensor], Any] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

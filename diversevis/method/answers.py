@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from diversevis.method import images as pixels
 from diversevis.method.device import precision
+from diversevis.method.references import reference_targets
 from diversevis.method.response import respond
 from diversevis.method.settings import Experiment
-from diversevis.method.setup import Setup, targets_of
+from diversevis.method.setup import Setup, norm_of, targets_of
 from diversevis.models.checks import difference
 from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
@@ -85,13 +86,18 @@ def opened(experiment: Experiment) -> tuple[Network, View]:
 def answers_by(network: Network, seen: View, experiment: Experiment) -> Answers:
     """The network that `opened` returned, for the units of an experiment on the same layer."""
     device = torch.device("cpu")
-    targets, kind = targets_of(experiment, network.layer, device), experiment.objective.response
+    kind = experiment.objective.response
+    if experiment.objective.reference is None:
+        targets = targets_of(experiment, network.layer, device)
+    else:
+        norm = norm_of(experiment, network, seen)
+        targets = reference_targets(experiment, network, seen, norm, device)
     module = seen.fast or seen.plain
 
     def answer(x: Tensor, rows: Tensor) -> Tensor:
         z = pixels.to_network_input(x.flatten(0, 1), network.weights.std)
         channels = module(z)[0].reshape(*x.shape[:2], -1)
-        return responses_to_own_images(channels, targets.vectors[rows], kind)
+        return responses_to_own_images(targets.counted(channels), targets.vectors[rows], kind)
 
     return Answers(
         respond=answer,
@@ -180,7 +186,10 @@ class _Kinds(TorchFunctionMode):
 
 
 def _zero(targets: Targets, experiment: Experiment) -> Float[Tensor, " row"]:
-    """The response of a silent layer: an optimum of `mse` is 0, which is no scale for errors."""
+    """The response of a silent layer: the optimum of `mse` and `match` is 0, which is no scale for
+    errors."""
+    if experiment.objective.response == "match":
+        return -torch.ones(len(targets.units))
     if experiment.objective.response == "mse":
         return -targets.vectors.square().mean(1)
     return torch.zeros(len(targets.units))

@@ -47,13 +47,14 @@ class Objective:
     def __call__(
         self,
         responses: Float[Tensor, "unit image"],
-        features: Float[Tensor, "unit image feature"],
+        features: Float[Tensor, "unit shown feature"],
         emphasis: float = 1.0,
         softness: float = 0.0,
     ) -> Terms:
         """Terms by name: `response` and `diversity`; `loss`, the negative of their sum; and
         `descent`, whose gradient the optimizer follows. A single image has no distance terms.
 
+        features  of the images; of metamers also of the photograph, which has no response
         emphasis  factor on the diversity term in `descent`
         softness  of the smallest distance's gradient (see `smallest_distance`)
         """

@@ -45,9 +45,11 @@ def respond(
         # The readout gives the unit's own channel only: it has one gain.
         scaled = responses if gain is None else responses * (vectors @ gain)[:, None]
     else:
-        channels, kind = target.reshape(units, n, -1), setup.experiment.objective.response
-        responses = responses_to_own_images(channels, vectors, kind)
-        scaled = responses
+        channels, objective = target.reshape(units, n, -1), setup.experiment.objective
+        kind, counted = objective.response, setup.targets.counted(channels)
+        responses = responses_to_own_images(counted, vectors, kind)
+        is_squared = kind == "match" and objective.tolerance is None
+        scaled = -responses.square() if is_squared else responses
         if gain is not None:
             scaled = responses_to_own_images(channels * gain, vectors, kind)
         if setup.population:
@@ -107,7 +109,8 @@ def respond_all(setup: Setup) -> Callable[[Tensor], Tensor]:
             for part in torch.split(x, setup.batch):
                 z = images.to_network_input(part.to(setup.device), setup.network.weights.std)
                 channels = network(z.contiguous(memory_format=setup.layout))[0].flatten(1)
-                parts.append(responses_to_all_images(channels, vectors, kind))
+                counted = setup.targets.counted(channels)
+                parts.append(responses_to_all_images(counted, vectors, kind))
         return torch.cat(parts)
 
     return responses

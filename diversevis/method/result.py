@@ -23,6 +23,10 @@ MISSING_IF_DEAD = (
     "response_mean_scaled", "response_min_scaled", "response_max_scaled", "response_best",
     "distance_min", "distance_mean", "distance_pixels_min", "distance_pixels_mean",
 )  # fmt: skip
+OF_METAMERS = (
+    "error_mean", "error_max", "distance_to_reference_min", "distance_to_reference_mean",
+    "distance_pixels_to_reference_min", "distance_pixels_to_reference_mean",
+)  # fmt: skip
 IN_FRONT = "response_mean", "response_min", "distance_min", "distance_mean", "stop"
 
 
@@ -94,12 +98,13 @@ def dead_units(setup: Setup, rows: Tensor, noise: Tensor) -> list[Visualization]
     with torch.no_grad(), precision("float32"):
         seen = respond(setup, images.render(noise, setup.norm), rows)
     units = [setup.targets.units[row] for row in rows.tolist()]
+    missing = MISSING_IF_DEAD + (() if setup.targets.references is None else OF_METAMERS)
     return [
         Visualization(
             unit=unit,
             images=x.cpu(),
             responses=responses.cpu(),
-            metrics={"unit": unit} | dict.fromkeys(MISSING_IF_DEAD) | {"steps": 0, "stop": "dead"},
+            metrics={"unit": unit} | dict.fromkeys(missing) | {"steps": 0, "stop": "dead"},
             trace={},
             interrupted=False,
         )

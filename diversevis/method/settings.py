@@ -19,6 +19,7 @@ from diversevis.method.device import Precision
 from diversevis.method.images import Precondition
 from diversevis.method.objective import Metric
 from diversevis.method.optimize.adam import Adam
+from diversevis.method.optimize.annealed import Annealed
 from diversevis.method.optimize.sphere import Sphere
 from diversevis.models.architectures import Model
 from diversevis.models.layer import Reading
@@ -56,6 +57,14 @@ class ObjectiveSettings:
     restarts: int  # images in the search for the unit's best response
     # Share of the unit's best response: no image is rewarded for more (threshold objective).
     fraction: float | None
+    # Metamers: photographs (a file, files, or a folder) that the layer's responses are matched to.
+    reference: str | list[str] | None
+    crop: list[int] | None  # row and column at which it begins in the photograph; None: the centre
+    side: int  # to which the shorter side of the photograph is scaled, pixels
+    tolerance: float | None  # relative error of the match below which nothing is gained
+    # Noise in the images that are begun with, relative to the photograph; None: noise alone.
+    start: float | None
+    default_unit: int | str  # what `unit` is where nobody says
     # Ascending diversity weights, in place of `diversity`, at which the front is traced.
     front: list[float] | None
 
@@ -69,6 +78,7 @@ class ObjectiveSettings:
         check_positive({"objective.restarts": self.restarts})
         self._check_fraction()
         self._check_front()
+        self._check_reference()
         if self.response == "mse" and self.direction is None:
             raise InputError(
                 "objective.response=mse compares with a target vector: "
@@ -92,6 +102,40 @@ class ObjectiveSettings:
             raise InputError(
                 f"objective.fraction={self.fraction} is a share of the unit's best response, "
                 f"so it goes with objective.scale=best, not {self.scale}."
+            )
+
+    def _check_reference(self) -> None:
+        if (self.response == "match") != (self.reference is not None):
+            raise InputError(
+                "objective=metamers and objective.reference belong together: give the photograph "
+                "to which the layer's responses are matched, objective=metamers "
+                "objective.reference=photo.jpg."
+            )
+        if self.reference is None:
+            return
+        for name, value in {"direction": self.direction, "fraction": self.fraction}.items():
+            if value is not None:
+                raise InputError(
+                    f"objective.{name}={value} does not go with metamers, whose images answer to a "
+                    "photograph. Leave it out."
+                )
+        if self.scale == "natural":
+            raise InputError(
+                "objective.scale=natural scales units; the error of metamers is relative already. "
+                "Use objective.scale=best."
+            )
+        check_at_least(1, {"objective.side": self.side})
+        if self.start is not None:
+            check_positive({"objective.start": self.start})
+        if self.crop is not None and not is_pair(self.crop, least=0):
+            raise InputError(
+                f"objective.crop={self.crop} must be the row and column of the photograph at which "
+                "the crop begins: objective.crop=[40,100]."
+            )
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise InputError(
+                f"objective.tolerance={self.tolerance} is a relative error: it must be above 0 and "
+                "below 1, such as 0.05, or null for none."
             )
 
     def _check_front(self) -> None:
@@ -151,7 +195,7 @@ class Experiment:
     precondition: Precondition
     record: Literal["none", "gif", "mp4"]  # also film the optimization
     objective: ObjectiveSettings
-    optimizer: Adam | Sphere
+    optimizer: Adam | Annealed | Sphere
     analysis: str | list[str]  # names of the measures of invariance to take, or `all`
     natural: str | None  # folder of photographs for natural exemplars and varied images
     seeds: int  # number of seeds, from `seed` on, for the indices' mean and spread
@@ -208,7 +252,7 @@ class Experiment:
 
     def _check_reading(self) -> None:
         checked_size(self.size)
-        if self.position is not None and not _is_pair(self.position, least=0):
+        if self.position is not None and not is_pair(self.position, least=0):
             raise InputError(
                 f"position={self.position} must be a row and a column of the layer's map, from 0 "
                 "on: position=[7,7]."
@@ -224,7 +268,7 @@ class Experiment:
                 f"record={self.record}: which images are at the knee of the front is not known "
                 "before its end, so they cannot be filmed. Film a run with objective=diverse."
             )
-        if self.n == 1 and diversity > 0:
+        if self.n == 1 and diversity > 0 and self.objective.reference is None:
             raise InputError(
                 f"n=1 leaves nothing to be diverse: objective.diversity={diversity} needs n=2 or "
                 "more, or set objective.diversity=0."
@@ -236,7 +280,7 @@ def checked_size(size: int | list[int] | None) -> tuple[int, int] | None:
     sides = [size, size] if isinstance(size, int) else size
     if sides is None:
         return None
-    if not _is_pair(sides, least=1):
+    if not is_pair(sides, least=1):
         raise InputError(
             f"size={size} must be the side of the network's images in pixels, size=224, or their "
             "rows and columns, size=[36,64]."
@@ -244,5 +288,5 @@ def checked_size(size: int | list[int] | None) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def _is_pair(value: Any, least: int) -> bool:
+def is_pair(value: Any, least: int) -> bool:
     return isinstance(value, list) and len(value) == 2 and min(value) >= least

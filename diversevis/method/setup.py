@@ -23,6 +23,7 @@ from diversevis.method.device import (
     pick_devices,
 )
 from diversevis.method.gains import natural_gains
+from diversevis.method.references import reference_targets
 from diversevis.method.settings import Experiment
 from diversevis.models.architectures import OWN, TimmModel
 from diversevis.models.checks import difference, random_images
@@ -113,16 +114,20 @@ def prepare(experiment: Experiment) -> Setup:
     distance_layers = [opened.layer(name, "objective.distance", ("pixels",)) for name in names]
     population = [known.name for known in distance_layers] == [layer.name]
     if population:
-        _check_population(layer)
+        _check_population(layer, experiment.objective.reference is not None)
         distance_layers = []  # its responses are there already
-    targets = targets_of(experiment, layer, device)
+    matched = experiment.objective.reference is not None
+    targets = None if matched else targets_of(experiment, layer, device)
     network = load(opened, layer, distance_layers)
     seen = view(opened, network, reading)
-    of_units = _unit_fields(network, targets, seen)  # before the network moves to a device
-    colors = network.colors
-    norm = images.norm_of_contrast(experiment.contrast, seen.field.size, channels=colors)
-    if experiment.norm == "paper":
-        norm = images.paper_norm(network.name, layer.name)
+    if targets is None:
+        targets = reference_targets(
+            experiment, network, seen, norm_of(experiment, network, seen), device
+        )
+        of_units = None
+    else:
+        of_units = _unit_fields(network, targets, seen)  # before the network moves to a device
+    colors, norm = network.colors, norm_of(experiment, network, seen)
     custom = isinstance(experiment.model, (*OWN, TimmModel))
     computation = fingerprint(network, seen) if custom else None
     module = (seen.fast or seen.plain).to(device)
@@ -186,7 +191,8 @@ def _network_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that decide about the network, its targets and its scales."""
     names = ("model", "layer", "unit", "size", "position", "token", "norm", "contrast", "device",
              "precision")  # fmt: skip
-    in_objective = "distance", "direction", "scale", "photographs", "response"
+    in_objective = ("distance", "direction", "scale", "photographs", "response", "reference",
+                    "crop", "side")  # fmt: skip
     settings = {name: getattr(experiment, name) for name in names}
     return settings | {name: getattr(experiment.objective, name) for name in in_objective}
 
@@ -198,8 +204,21 @@ def units_to_fill(setup: Setup, kind: str) -> int:
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
 
 
-def _check_population(layer: Layer) -> None:
-    """Raises `InputError` for a layer of a single channel."""
+def norm_of(experiment: Experiment, network: Network, seen: View) -> float:
+    """Euclidean norm of every image."""
+    if experiment.norm == "paper":
+        return images.paper_norm(network.name, network.layer.name)
+    size, colors = seen.field.size, network.colors
+    return images.norm_of_contrast(experiment.contrast, size, channels=colors)
+
+
+def _check_population(layer: Layer, matched: bool) -> None:
+    """Raises `InputError` for a layer of a single channel, and one whose responses are matched."""
+    if matched:
+        raise InputError(
+            f"objective.distance={layer.name} is the layer in which metamers answer alike: they "
+            "cannot differ there. Use objective.distance=pixels or an earlier layer."
+        )
     if layer.channels == 1:
         raise InputError(
             f"objective.distance={layer.name} is the target layer itself: distances are measured "

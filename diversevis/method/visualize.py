@@ -20,6 +20,13 @@ from torch import Tensor
 
 from diversevis.method import images
 from diversevis.method.alone import live_noise, optimize_alone, problem_of
+from diversevis.method.anchors import (
+    AIM,
+    anchors,
+    beside_references,
+    respond_to_references,
+    with_errors,
+)
 from diversevis.method.device import precision
 from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.descend import Result
@@ -107,19 +114,25 @@ def draw_noise(batch: Batch) -> Noise:
 
 
 def search_best(batch: Batch, noise: Noise) -> Responses:
-    """Step 2: the best of several images, all optimized alone for the response, [unit, 1]."""
+    """Step 2: the best of several images, all optimized alone for the response, [unit, 1].
+
+    Of metamers nothing is searched for: the best image is the photograph itself.
+    """
     setup, checkpoints, progress = batch.setup, batch.checkpoints, batch.progress
     if progress:
         progress.begin("search")
     if checkpoints and (remembered := checkpoints.recall()) is not None:
         return Responses(**remembered)
-    steps = setup.experiment.optimizer.search_steps
-    tell = progress.step if progress else None
-    checkpoint = checkpoints.of("search") if checkpoints else None
-    final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
-    index = final.scaled.argmax(1)  # of [unit, restart]
-    units = torch.arange(len(index), device=index.device)
-    best = Responses(*(values[units, index][:, None] for values in final))
+    if setup.targets.references is not None:
+        best = respond_to_references(setup, noise.rows)
+    else:
+        steps = setup.experiment.optimizer.search_steps
+        tell = progress.step if progress else None
+        checkpoint = checkpoints.of("search") if checkpoints else None
+        final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
+        index = final.scaled.argmax(1)  # of [unit, restart]
+        units = torch.arange(len(index), device=index.device)
+        best = Responses(*(values[units, index][:, None] for values in final))
     if checkpoints:
         checkpoints.remember(best._asdict())
     return best
@@ -134,16 +147,19 @@ def measure_scales(batch: Batch, noise: Noise, best: Responses) -> Scales:
     ones = torch.ones(len(noise.rows), device=setup.device)
     if settings.scale != "best":
         return Scales(ones, ones)
-    if settings.response == "mse":  # its best is 0; a silent layer would reach -mean(target^2)
+    if settings.response == "match":  # relative errors
+        response_scale = ones
+    elif settings.response == "mse":  # its best is 0; a silent layer would reach -mean(target^2)
         response_scale = setup.targets.vectors[noise.rows].square().mean(1)
     else:
         # Below 0 for a unit that no image drives past its ReLU: only the size serves as a scale.
         response_scale = best.scaled[:, 0].abs()
         response_scale = torch.where(response_scale > 0, response_scale, ones)
-    if noise.together.shape[1] == 1:  # a single image has no distance
-        return Scales(response_scale, ones)
     with torch.no_grad():
         features = respond(setup, images.render(noise.together, setup.norm), noise.rows).features
+        features = torch.cat([anchors(setup, best), features], dim=1)
+        if features.shape[1] == 1:  # a single image has no distance
+            return Scales(response_scale, ones)
         means = [pairwise_distances(f[None], settings.metric).mean() for f in features]
         distances = torch.stack(means).float()
     return Scales(response_scale, torch.where(distances > 0, distances, ones))
@@ -153,11 +169,13 @@ def optimize_together(batch: Batch, noise: Noise, best: Responses, scales: Scale
     """Step 4: all images of a unit together; all units and diversity weights side by side."""
     setup, checkpoints = batch.setup, batch.checkpoints
     objective = _objective(setup, best, scales)  # [unit * weight]
-    rows, start = _per_weight(setup, noise.rows, noise.together)
+    begun = beside_references(setup, noise.rows, noise.together)
+    rows, start, fixed = _per_weight(setup, noise.rows, begun, anchors(setup, best))
 
     def evaluate(x: Tensor, index: Tensor, *, emphasis: float, softness: float) -> Terms:
         seen = respond(setup, x, rows[index])
-        terms = objective.of(index)(seen.scaled, seen.features, emphasis, softness)
+        features = torch.cat([fixed[index], seen.features], dim=1)
+        terms = objective.of(index)(seen.scaled, features, emphasis, softness)
         return {"response_mean": seen.responses.mean(1)} | terms
 
     if batch.progress:
@@ -175,15 +193,18 @@ def score(
     Computed in plain float32, whatever the precision of the steps before.
     """
     setup, weights = batch.setup, batch.setup.experiment.objective.weights
-    repeated = _per_weight(setup, noise.rows, best.responses[:, 0], scales.response)
+    fixed = anchors(setup, best)
+    repeated = _per_weight(setup, noise.rows, best.responses[:, 0], scales.response, fixed)
     with torch.no_grad(), precision("float32"):
         final = respond(setup, optimized.images, repeated[0])
     final = Responses(*(values.cpu() for values in final))
-    rows, best_responses, response_scales = (values.cpu() for values in repeated)
-    results = [  # [unit * weight]
-        unit_result(setup, row, i, final, optimized, best_responses[i], response_scales[i])
-        for i, row in enumerate(rows.tolist())
-    ]
+    rows, best_responses, response_scales, fixed = (values.cpu() for values in repeated)
+    results = []  # [unit * weight]
+    for i, row in enumerate(rows.tolist()):
+        result = unit_result(setup, row, i, final, optimized, best_responses[i], response_scales[i])
+        if setup.targets.references is not None:
+            result = with_errors(setup, result, row, final.features[i], fixed[i])
+        results.append(result)
     size = len(weights)
     return [at_knee(results[i : i + size], weights) for i in range(0, len(results), size)]
 
@@ -194,6 +215,8 @@ def _objective(setup: Setup, best: Responses, scales: Scales) -> Objective:
     best_scaled, response_scale, distance_scale = _per_weight(setup, best.scaled[:, 0], *scales)
     weights = torch.tensor(settings.weights, device=setup.device)
     enough = None
+    if settings.response == "match" and settings.tolerance is not None:
+        enough = torch.full_like(response_scale, -AIM * settings.tolerance)
     if settings.fraction is not None:
         # Not fraction * best, so that a best response below 0 has its threshold below it as well.
         enough = best_scaled - (1 - settings.fraction) * response_scale

@@ -23,8 +23,9 @@ from diversevis.errors import InputError
 from diversevis.units import parse_units, units_text
 
 # `max`: projection on the unit-norm direction; `cos`: cosine with the direction;
-# `mse`: negative mean squared difference to the vector as it is.
-ResponseKind = Literal["max", "cos", "mse"]
+# `mse`: negative mean squared difference to the vector as it is; `match`: negative norm of that
+# difference over the vector's norm.
+ResponseKind = Literal["max", "cos", "mse", "match"]
 COSINE_FLOOR = 0.01  # added under the root of the cosine's denominator (docs/method.md, section 4)
 
 
@@ -32,11 +33,17 @@ COSINE_FLOOR = 0.01  # added under the root of the cosine's denominator (docs/me
 class Targets:
     """The units of a run; a row is an index into `units` and `vectors`.
 
-    units    numbers, ascending: channels of the layer, or rows of the direction file
-    vectors  a direction in channel space for every unit, of any length; one-hot for a channel
+    units    numbers, ascending: channels of the layer, rows of the direction file, or photographs
+    vectors  a direction in channel space for every unit, of any length; one-hot for a channel; the
+             layer's responses to a photograph
     text     name of all units together, safe in a file name
-    file     name of the direction file; None if the units are channels
-    sha256   of the direction file
+    file     name of the direction file or photograph; None if the units are channels
+    sha256   of the direction file, or of the photographs' pixels
+
+    Of metamers alone:
+    references  crops of the photographs, grey levels around the mean of the network's input
+    names       of the photographs' files
+    matched     1 for channels that count, 0 for others; None: all count
     """
 
     units: tuple[int, ...]
@@ -44,6 +51,13 @@ class Targets:
     text: str
     file: str | None
     sha256: str | None
+    references: Float[Tensor, "row color height width"] | None = None
+    names: tuple[str, ...] = ()
+    matched: Float[Tensor, " channel"] | None = None
+
+    def counted(self, y: Float[Tensor, "*image channel"]) -> Float[Tensor, "*image channel"]:
+        """The values of the layer's channels, 0 for those that do not count."""
+        return y if self.matched is None else y * self.matched
 
     @property
     def are_channels(self) -> bool:
@@ -59,6 +73,8 @@ class Targets:
         rows = [self.units.index(unit) for unit in units]
         if len(rows) == len(self.units):
             return self
+        if self.references is not None:
+            raise ValueError("photographs of metamers are made together")
         text = units_text(units)
         if self.file is not None:
             text = f"direction-{Path(self.file).stem}-{text}"
@@ -77,6 +93,9 @@ def responses_to_own_images(
     """Responses of every unit to its own images, from the values `y` of its layer's channels."""
     if kind == "mse":
         return -(y - vectors[:, None]).square().mean(-1)
+    if kind == "match":
+        away = torch.linalg.vector_norm(y - vectors[:, None], dim=-1)
+        return -away / torch.linalg.vector_norm(vectors, dim=1)[:, None]
     projection = torch.einsum("uic,uc->ui", y, at_unit_norm(vectors))
     return projection if kind == "max" else projection / _cosine_norm(y)
 
@@ -87,6 +106,9 @@ def responses_to_all_images(
     """Responses of all units to every image, from the values `y` of their layer's channels."""
     if kind == "mse":  # vector by vector: all at once would need [image, unit, channel]
         return -torch.stack([(y - vector).square().mean(1) for vector in vectors], dim=1)
+    if kind == "match":
+        away = [torch.linalg.vector_norm(y - vector, dim=1) for vector in vectors]
+        return -torch.stack(away, dim=1) / torch.linalg.vector_norm(vectors, dim=1)
     projection = y @ at_unit_norm(vectors).T
     return projection if kind == "max" else projection / _cosine_norm(y)[:, None]
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import PIL
 from PIL import Image
@@ -62,6 +62,14 @@ class Survey:
     words: str
 
 
+class Pixels(NamedTuple):
+    """A single photograph: SHA-256 (hex) of its pixels when upright, and its sides."""
+
+    digest: str
+    rows: int
+    columns: int
+
+
 @dataclass(frozen=True)
 class _Seen:
     """Digest of a photograph's pixels, and which of `NOTES` hold."""
@@ -95,6 +103,16 @@ def survey(folder: Path, setting: str) -> Survey:
         if known.words:  # not again for the same folder, written as a full path
             cache.warn_once(f"{printable(folder)}: {known.words}")
     return known
+
+
+def pixels_in(file: Path) -> Pixels:
+    """Raises `Unreadable`."""
+
+    def make(image: Image.Image) -> Pixels:
+        columns, rows = decoded(image).size
+        return Pixels(_see_image(image).digest, rows, columns)
+
+    return read(file, make)
 
 
 def _survey(folder: Path, given: str, listing: Listing) -> Survey:

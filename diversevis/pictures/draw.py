@@ -21,6 +21,7 @@ from diversevis.pictures.measures import (
     dimension,
     diversity,
     gain,
+    metamers,
     natural,
     phase,
     selectivity,
@@ -41,7 +42,7 @@ MEASURES = {  # the module, and the index that units are ordered by
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
     "selectivity": (selectivity, "mean_others"), "align": (align, "to_nearest"),
-    "varied": (varied, "best_crop"),
+    "varied": (varied, "best_crop"), "metamers": (metamers, "error_of_trained"),
 }  # fmt: skip
 
 

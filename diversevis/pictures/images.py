@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,13 +41,18 @@ def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> list[str
     failures: list[str] = []
     record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
     batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
+    references = arrays.get("reference")
     for done, (entry, images, responses) in enumerate(batches):
         tell(done, len(metrics))
         with noted(failures, f"unit {entry['unit']}"):
             pixels = display(images, tuple(record["weights"]["mean"]))
             for index, image in enumerate(pixels):
                 folder.write_image(entry["unit"], index, page.png(image))
-            folder.write_sheet(entry["unit"], page.png(sheet(pixels, responses, record, entry)))
+            captions = None
+            if references is not None:
+                pixels, captions = with_reference(images, responses, references[done], record)
+            drawn = sheet(pixels, responses, record, entry, captions)
+            folder.write_sheet(entry["unit"], page.png(drawn))
     with noted(failures, "trace"):
         _draw_trace(folder)
     with noted(failures, "front"):
@@ -65,17 +71,40 @@ def noted(failures: list[str], what: str) -> Iterator[None]:
         failures.append(f"{what}: {type(error).__name__}: {error}")
 
 
+def with_reference(
+    images: Float[Tensor, "metamer color h w"],
+    responses: list[float],
+    reference: Float[Tensor, "color h w"],
+    record: dict[str, Any],
+) -> tuple[page.Pixels, list[str]]:
+    """The photograph and its metamers for display, with their captions."""
+    mean = tuple(record["weights"]["mean"])
+    away = (images - reference).square().mean((1, 2, 3)).sqrt().tolist()
+    captions = [
+        f"error {-response:.1%}\ndistance {distance:.3g}"
+        for response, distance in zip(responses, away, strict=True)
+    ]
+    return display(torch.cat([reference[None], images]), mean), ["photograph\n", *captions]
+
+
 def sheet(
-    pixels: page.Pixels, responses: list[float], record: dict[str, Any], metrics: dict[str, Any]
+    pixels: page.Pixels,
+    responses: list[float],
+    record: dict[str, Any],
+    metrics: dict[str, Any],
+    captions: list[str] | None = None,
 ) -> page.Block:
     """The picture a person looks at first; its images are reduced only where all of them, in
-    their size, are more than `SHEET` pixels high and wide."""
+    their size, are more than `SHEET` pixels high and wide.
+
+    captions  under the images, in place of the responses
+    """
     n, size = len(pixels), pixels.shape[1:3]
     grid = grid_of(n, size, page.TILE, (SHEET, SHEET), (CAPTIONED, page.GAP))
     if grid is None:
         grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
     shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
-    captions = response_captions(responses)
+    captions = captions or response_captions(responses)
     images = page.gallery(list(shown), captions, columns=grid.columns)
     lines = sheet_lines(record, metrics)
     if grid.reduction > 1:
@@ -99,6 +128,8 @@ def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     if best is not None and best > 0:  # `mse` has negative responses: a ratio would mislead
         response += f"  ({metrics['response_mean'] / best:.0%} of best {best:.4g})"
     lines = [response]
+    if "error_max" in metrics:
+        lines = _lines_of_metamers(metrics)
     if metrics["distance_min"] is not None:
         smallest, mean = metrics["distance_pixels_min"], metrics["distance_pixels_mean"]
         what = "distance between images, RMS grey levels"
@@ -107,6 +138,17 @@ def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
             smallest, mean = metrics["distance_min"], metrics["distance_mean"]
             lines.append(f"{where}: smallest {smallest:.3g}, mean {mean:.3g}")
     return lines
+
+
+def _lines_of_metamers(metrics: dict[str, Any]) -> list[str]:
+    mean, largest = (f"{metrics[f'error_{name}']:.1%}" for name in ("mean", "max"))
+    nearest, away = (metrics[f"distance_pixels_to_reference_{name}"] for name in ("min", "mean"))
+    over = metrics.get("error_over")
+    above = f"; {counted(over, 'image')} above the tolerance" if over else ""
+    return [
+        f"error of the layer's responses, relative: mean {mean}, largest {largest}{above}",
+        f"distance to the photograph, RMS grey levels: smallest {nearest:.3g}, mean {away:.3g}",
+    ]
 
 
 # -- trace: at every step -------------------------------------------------------------------------

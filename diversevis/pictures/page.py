@@ -45,6 +45,9 @@ def compose(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> Block:
 
 def title_of(record: dict[str, Any], units: Sequence[int]) -> str:
     """`vgg19  conv3_1  unit 21` or `vgg19  conv3_1  64 units`, of a run's record and units."""
+    if names := record.get("references"):
+        what = names[units[0]] if len(units) == 1 else counted(len(units), "photograph")
+        return f"{record['model']}  {record['layer']}  metamers of {printable(what)}"
     noun = f"{record['direction']}, direction" if record["direction"] else "unit"
     count = f"{noun} {units[0]}" if len(units) == 1 else counted(len(units), noun)
     return f"{record['model']}  {record['layer']}  {count}"

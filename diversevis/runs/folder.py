@@ -147,9 +147,15 @@ class RunFolder:
         images: Float[Tensor, "unit image color height width"],
         responses: Float[Tensor, "unit image"],
         units: Int[Tensor, " unit"],
+        references: Float[Tensor, "unit color height width"] | None = None,
     ) -> None:
-        """Write `images.safetensors`; images are in grey levels around the network's input mean."""
+        """Write `images.safetensors`; images are in grey levels around the network's input mean.
+
+        references  the photographs that metamers are made of
+        """
         arrays = {"images": images, "responses": responses, "units": units}
+        if references is not None:
+            arrays["reference"] = references
         self._write_tensors("images.safetensors", arrays)
 
     def read_images(self) -> dict[str, Tensor]:

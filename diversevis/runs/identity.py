@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 # Measures that came after runs had been hashed with the settings of all others.
 LATER = "bipartite", "selectivity", "align", "varied"
 # Settings of the objective that came later: while they have these values, hashes are as before.
-CAME_LATER = {"metric": "rms"}
+CAME_LATER = {"metric": "rms", "crop": None, "side": 256, "tolerance": None, "start": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,8 @@ def science(setup: Setup) -> dict[str, Any]:
     """All that the images depend on: no device and no path, but hashes of the files' content."""
     experiment, network = setup.experiment, setup.network
     objective = {**vars(experiment.objective)}
-    del objective["direction"]
+    for name in ("direction", "reference", "default_unit"):
+        del objective[name]
     for name, default in CAME_LATER.items():
         if objective[name] == default:
             del objective[name]
@@ -176,7 +177,10 @@ def science(setup: Setup) -> dict[str, Any]:
         natural_images = survey(Path(photographs).expanduser(), "objective.photographs").digest
     reading = experiment.reading if setup.field.is_whole_image else None
     # Settings that most runs do not have are left out of their hashes.
-    rare = {"image": reading, "computation": setup.computation, "input": network.convention}
+    counts = setup.targets.matched
+    matched = None if counts is None else counts.nonzero()[:, 0].tolist()
+    rare = {"image": reading, "computation": setup.computation, "input": network.convention,
+            "matched": matched}  # fmt: skip
     return {
         **{name: value for name, value in rare.items() if value is not None},
         "model": network.name, "weights": network.weights.identity,
@@ -195,17 +199,21 @@ def recipe(science: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in science.items() if name != "units"}
 
 
-def absolute_paths(setup: Setup) -> dict[str, str]:
+def absolute_paths(setup: Setup) -> dict[str, Any]:
     """The settings that name files, as absolute paths: they hold in any working folder."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().resolve())
+
     objective, weights = setup.experiment.objective, setup.network.weights
     typed = {"objective.direction": objective.direction,
              "objective.photographs": objective.photographs,
              "natural": setup.experiment.natural}  # fmt: skip
-    paths = {
-        name: str(Path(path).expanduser().resolve())
-        for name, path in typed.items()
-        if path is not None
-    }
+    paths: dict[str, Any] = {name: absolute(p) for name, p in typed.items() if p is not None}
+    if isinstance(objective.reference, str):
+        paths["objective.reference"] = absolute(objective.reference)
+    elif objective.reference is not None:
+        paths["objective.reference"] = [absolute(path) for path in objective.reference]
     if weights.is_file and weights.url is None:
         paths["model.weights"] = weights.source
     return paths

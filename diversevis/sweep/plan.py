@@ -20,8 +20,7 @@ import torch
 
 from diversevis.config.bind import bind, with_settings
 from diversevis.errors import InputError
-from diversevis.experiment.measure import possible
-from diversevis.measures.catalogue import chosen
+from diversevis.experiment.measure import measures_of, possible
 from diversevis.method.device import check_precision
 from diversevis.method.settings import Experiment
 from diversevis.method.setup import Preparer, Setup, units_to_fill
@@ -128,6 +127,8 @@ def _left(
 ) -> list[Planned]:
     """The unfinished work of a combination; counts in `finished` what is."""
     experiment, units = setup.experiment, setup.targets.units
+    if setup.targets.references is not None:  # photographs are matched in one run
+        size = len(units)
     scientific = science(setup)
     works = []
     for part in (units[first : first + size] for first in range(0, len(units), size)):
@@ -144,7 +145,7 @@ def _left(
 
 
 def _work(planned: Planned, experiment: Experiment) -> Work:
-    measures = possible(chosen(experiment.analysis), experiment.natural)
+    measures = possible(measures_of(experiment), experiment.natural)
     return Work(
         root=Path(planned.config["root"]),
         where=planned.where,
@@ -183,7 +184,9 @@ def _planned(
     setup: Setup, config: PlainConfig, scientific: PlainConfig, units: Sequence[int]
 ) -> Planned:
     root = str(Path(setup.experiment.root).expanduser().resolve())
-    fixed = {"root": root, "unit": units_list(units), **absolute_paths(setup)}
+    fixed = {"root": root, **absolute_paths(setup)}
+    if setup.targets.references is None:  # of metamers, `unit` names what is matched
+        fixed["unit"] = units_list(units)
     return Planned(
         hash=provenance.sha256_of({**scientific, "units": list(units)}),
         model=setup.network.name,
