@@ -8,29 +8,37 @@ section 10.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from diversevis.measures.ascent import FIRST_STEP, Momentum
+from diversevis.errors import InputError
 from diversevis.measures.checks import check_least
-from diversevis.measures.partial import at_least, directions, envelope, fitted_share, fixed_parts
-from diversevis.measures.stimuli import at_norm
-from diversevis.measures.subject import RespondOwn
+from diversevis.measures.partial import (
+    PARTIAL,
+    SHARES,
+    TENTHS,
+    at_least,
+    boundary_of,
+    fitted_share,
+    index_of,
+    knee_of,
+    side_of,
+)
+from diversevis.measures.partly import COARSE, COARSE_TURNS, Choice, PartialImages
+from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in_batches
 from diversevis.measures.textures import Torus
 
-SHARES = tuple(number / 10 for number in range(11))
-PARTIAL = SHARES[1:]  # those at which something varies
-BEST_STEPS = 40  # of the best image, which begins at the run's
-GENTLE = 0.5  # first step of a texture that is improved
-COARSE, FINE = 8, 16  # crops by which directions are compared; and windows and turns
-COARSE_TURNS = 30.0, 50.0, 70.0  # degrees: the variable part has sin^2 of them of the energy
-FINE_TURNS = 15.0, 27.0, 39.0, 51.0, 63.0, 75.0, 90.0
-STEPS_OF_TURN = -6.0, -3.0, 0.0, 3.0, 6.0  # degrees, around the best of these
+ARRAYS = (
+    "curve", "best_image", "mask", "fixed", "texture", "examples", "example_responses", "best",
+)  # fmt: skip
+LEAST_SHARE, MOST_SHARE = 0.05, 0.9  # beyond, a side has no meaning
+EXAMPLES = 8  # images of the boundary that are kept
+LEAST_MEANING = 0.02  # of a side: below, the opposite side would do as well
+MISFIT = 0.08  # of the model of a bipartite unit, above which its share says little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class Bipartite:
     steps       of the texture under the whole envelope; half as many improve it at the boundary
     crops       of the texture in a step
     shown       crops of which the curve is the mean
-    directions  of the half-planes, over a turn
+    directions  of the half-planes, over a turn; even
     """
 
     steps: int
@@ -49,184 +57,173 @@ class Bipartite:
     directions: int
 
     def __post_init__(self) -> None:
-        check_least("measure.bipartite", self, steps=1, crops=2, shown=2, directions=2)
+        check_least("measure.bipartite", self, steps=2, crops=2, shown=EXAMPLES, directions=4)
+        if self.directions % 2:
+            raise InputError(
+                f"measure.bipartite.directions={self.directions} must be even: every side is "
+                "compared with the opposite side."
+            )
 
 
-class Choice(NamedTuple):
-    """How the images of every unit with a share that varies are made, [unit] all.
+def measure_bipartite(subject: Subject, progress: Progress) -> Measured:
+    """How much of the best image may vary, and on which side, of the units of the sample."""
+    settings: Bipartite = subject.settings["bipartite"]
+    if math.prod(subject.size) < 2:  # a single pixel has no sides
+        return Measured([None] * len(subject.rows), {}, asdict(settings))
+    height, width = subject.size
+    rows, columns = Torus(height, width).texture_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "curve": (len(SHARES),), "best_image": subject.image_shape, "mask": subject.size,
+        "fixed": subject.size, "texture": (len(subject.mean), rows, columns),
+        "examples": (EXAMPLES, *subject.image_shape), "example_responses": (EXAMPLES,),
+        "best": (),
+    }  # fmt: skip
 
-    value      mean response to the crops that the choice was made by
-    direction  of the half-plane: index
-    window     share of the energy that the texture is shown in
-    turn       the variable part has sin^2 of it of the energy; degrees
-    texture    which of the textures
-    """
+    def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+        return _measure(batch, settings)
 
-    value: Float[Tensor, " unit"]
-    direction: Int[Tensor, " unit"]
-    window: Float[Tensor, " unit"]
-    turn: Float[Tensor, " unit"]
-    texture: Int[Tensor, " unit"]
-
-    def better(self, other: Choice) -> Choice:
-        """Of every unit the choice with the higher value."""
-        first = self.value >= other.value
-        return Choice(*(torch.where(first, *both) for both in zip(self, other, strict=True)))
+    at_once = max(settings.shown, COARSE * len(COARSE_TURNS) * settings.directions)
+    measured = in_batches(
+        "bipartite", subject, subject.living_sample, at_once, shapes, measure_batch, progress
+    )
+    measured.arrays["shares"] = torch.tensor(SHARES)
+    return measured
 
 
-class PartialImages:
-    """Images with a part that stays and a part that shows crops of a texture; of all units of a
-    batch, side by side.
+class Search:
+    """Finds the textures, and for every share the images with the highest mean response."""
 
-    best   images from which the search for the best image starts
-    noise  (rows, columns) -> a standard normal image [unit, c, rows, columns]
-    norm   root-mean-square Euclidean norm of the images over the crops
-    """
+    def __init__(self, settings: Bipartite, images: PartialImages) -> None:
+        self.settings, self.images = settings, images
 
-    def __init__(
-        self,
-        settings: Bipartite,
-        respond: RespondOwn,
-        best: Float[Tensor, "unit color height width"],
-        noise: Callable[[tuple[int, int]], Tensor],
-        norm: float,
-        generator: torch.Generator,
-    ) -> None:
-        self.settings, self.respond, self.norm, self.generator = settings, respond, norm, generator
-        self.torus, self.units = Torus(best.shape[2], best.shape[3]), len(best)
-        self.angles = directions(settings.directions)
-        self.x, self.best = self._ascend(at_norm(best, norm))
-        self.mask = envelope(self.x)
-        self.noise = noise
+    def __call__(self, noise: Callable[[tuple[int, int]], Tensor]) -> dict[str, Tensor]:
+        """Arrays [unit, ...]; `noise` as for `PartialImages.full_texture`.
 
-    def _ascend(self, start: Tensor) -> tuple[Tensor, Float[Tensor, " unit"]]:
-        """The best image of every unit, with norm `norm`, and the response to it."""
-        x, move = start, Momentum()
-        for step in range(BEST_STEPS):
-            x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(-self.respond(x[:, None]).sum(), x)
-            x = x.detach()
-            along = (x * gradient).sum((1, 2, 3), keepdim=True) / self.norm**2
-            x = at_norm(move(x, gradient - along * x, step / BEST_STEPS), self.norm)
-        both = torch.stack([start, x], dim=1)
+        curve         mean response to images with every share of `SHARES`, relative to the best
+        by_direction  the same by the direction of the half-plane, for the shares of `TENTHS`, of
+                      fewer images
+        share         of the boundary: the fitted share, or the next at which no less is kept
+        direction     of its half-plane: index
+        fixed         what stays there; texture, and responses to its crops; examples: images
+        """
+        images, settings = self.images, self.settings
+        first = images.full_texture(noise, settings.steps)
         with torch.no_grad():
-            best, first = self.respond(both).max(1)
-        return both[torch.arange(self.units), first], best
+            by_direction = images.by_direction(first)
+            directions = by_direction.argmax(2)
+            tenths = [
+                images.choose(first, 0, share, directions[:, at]) for at, share in enumerate(TENTHS)
+            ]
+            share, choice = self._boundary(TENTHS, tenths, [one.value for one in tenths])
+        second = images.improve(first, share, choice, max(1, settings.steps // 2))
+        with torch.no_grad():
+            choices = [
+                images.choose(second, 1, share, directions[:, at // 2])
+                for at, share in enumerate(PARTIAL)
+            ]
+            for at, choice in enumerate(tenths):
+                choices[2 * at + 1] = choices[2 * at + 1].better(choice)
+            textures = torch.stack([first, second], dim=1)
+            means = [
+                self._mean(textures, share, choice)
+                for share, choice in zip(PARTIAL, choices, strict=True)
+            ]
+            share, choice = self._boundary(PARTIAL, choices, means)
+            responses, shown = images.chosen(textures, share, choice, settings.shown)
+        rows = torch.arange(images.units, device=share.device)
+        return {
+            "curve": torch.stack([images.best, *means], dim=1) / images.best[:, None],
+            "by_direction": by_direction / images.best[:, None, None],
+            "share": share, "direction": choice.direction, "responses": responses,
+            "fixed": images.half_planes(choice.direction, share)[:, 0],
+            "texture": textures[rows, choice.texture], "examples": shown[:, :EXAMPLES],
+        }  # fmt: skip
 
-    def images(
-        self,
-        fixed: Float[Tensor, "unit candidate height width"],
-        window: Float[Tensor, "unit candidate height width"],
-        turn: Float[Tensor, "unit candidate"],
-        crops: Float[Tensor, "unit crop color height width"],
-    ) -> Float[Tensor, "unit candidate crop color height width"]:
-        """`cos(turn)` of the fixed part at norm 1 plus `sin(turn)` of the crops at RMS norm 1, in
-        the window and under the envelope, times `norm`.
+    def _mean(self, textures: Tensor, share: float, choice: Choice) -> Float[Tensor, " unit"]:
+        """Mean response to many crops, or the response without a variable part if it is higher."""
+        responses, _ = self.images.chosen(textures, share, choice, self.settings.shown)
+        mean = responses.mean(1)
+        return (
+            mean if share == 1 else torch.maximum(mean, self.images.alone(share, choice.direction))
+        )
 
-        The crops' mean is 0. So the RMS norm is `norm`, and a linear unit's mean response is that
-        to the fixed part.
-        """
-        still = self.x[:, None] * fixed[:, :, None]
-        size = torch.linalg.vector_norm(still, dim=(2, 3, 4), keepdim=True).clamp(min=1e-12)
-        moving = crops[:, None] * (window * self.mask[:, None])[:, :, None, None]
-        square = moving.square().sum((3, 4, 5), keepdim=True).mean(2, keepdim=True)
-        moving = moving / square.sqrt().clamp(min=1e-12)
-        turn = torch.deg2rad(turn)[:, :, None, None, None]
-        still = torch.cos(turn) * still / size
-        return self.norm * (still[:, :, None] + torch.sin(turn)[:, :, None] * moving)
+    def _boundary(
+        self, shares: Sequence[float], choices: Sequence[Choice], means: Sequence[Tensor]
+    ) -> tuple[Float[Tensor, " unit"], Choice]:
+        """The share of every unit that the model of a bipartite unit fits best, or of those above
+        it that with the highest response, which also has at least this share; and the choice."""
+        curves = torch.stack([self.images.best, *means], dim=1) / self.images.best[:, None]
+        grid, found = torch.tensor([0.0, *shares]), []
+        for curve in curves.cpu():
+            fitted, *_ = fitted_share(grid, at_least(curve))
+            near = int((grid[1:] - fitted).abs().argmin())
+            found.append(near + int(curve[1 + near :].argmax()))
+        at, rows = torch.tensor(found), range(len(found))
+        chosen = [
+            torch.stack([values[at[row]][row] for row in rows])
+            for values in zip(*choices, strict=True)
+        ]
+        return torch.tensor(shares)[at].to(self.images.x.device), Choice(*chosen)
 
-    def responses(self, *parts: Tensor) -> Float[Tensor, "unit candidate crop"]:
-        """Responses to `images` of these parts."""
-        images = self.images(*parts)
-        return torch.unflatten(self.respond(images.flatten(1, 2)), 1, images.shape[1:3])
 
-    def half_planes(
-        self, direction: Int[Tensor, " unit"], share: float | Float[Tensor, " unit"]
-    ) -> Float[Tensor, "unit 1 height width"]:
-        """What stays where the half-plane in every unit's direction varies."""
-        by_unit = share[:, None, None].to(self.x.device) if isinstance(share, Tensor) else share
-        return fixed_parts(self.x, self.angles[direction.cpu()][:, None], by_unit)
+def _measure(batch: Subject, settings: Bipartite) -> tuple[list[Numbers | None], dict[str, Tensor]]:
+    """Numbers and arrays of the units of a batch."""
 
-    def full_texture(self) -> Float[Tensor, "unit color rows columns"]:
-        """The best texture where everything varies."""
-        texture = at_norm(self.noise(self.torus.texture_size), 1.0)
-        nothing = torch.zeros_like(self.mask)[:, None]
-        turn = torch.full_like(nothing[:, :, 0, 0], 90.0)
-        return self.optimize(texture, nothing, 1 - nothing, turn, FIRST_STEP, self.settings.steps)
+    def noise(size: tuple[int, int]) -> Tensor:
+        return torch.cat([batch.noise(unit, "bipartite", 1, size) for unit in batch.units])
 
-    def optimize(
-        self, texture: Tensor, fixed: Tensor, window: Tensor, turn: Tensor, first: float, steps: int
-    ) -> Float[Tensor, "unit color rows columns"]:
-        """The texture with the highest mean response to its crops."""
-        move = Momentum(first)
-        for step in range(steps):
-            texture = texture.detach().requires_grad_(True)
-            start = torch.rand(2, generator=self.generator).tolist()
-            corners = self.torus.corners(self.settings.crops, start)
-            responses = self.responses(fixed, window, turn, self.torus.cut(texture, corners))
-            (gradient,) = torch.autograd.grad(-responses.mean((1, 2)).sum(), texture)
-            texture = at_norm(move(texture.detach(), gradient, step / steps), 1.0)
-        return texture.detach()
+    images = PartialImages(
+        batch.respond_own(), batch.best_images().to(batch.device), batch.norm,
+        directions_of_half_planes=settings.directions, crops=settings.crops,
+        generator=batch.generator("bipartite"),
+    )  # fmt: skip
+    found = {name: values.cpu() for name, values in Search(settings, images)(noise).items()}
+    found |= {"best": images.best.cpu(), "best_image": images.x.cpu(), "mask": images.mask.cpu()}
+    found["example_responses"] = found["responses"][:, :EXAMPLES]
+    numbers = [
+        _unit({name: values[row] for name, values in found.items()}, images.angles)
+        for row in range(images.units)
+    ]
+    for row, unit in enumerate(numbers):
+        if unit is None:
+            for name in ARRAYS:
+                found[name][row] = torch.nan
+    return numbers, {name: found[name] for name in ARRAYS}
 
-    def crops(self, texture: Tensor, count: int) -> Float[Tensor, "unit crop color h w"]:
-        """`count` crops, spread evenly."""
-        return self.torus.cut(texture, self.torus.corners(count, (0.0, 0.0)))
 
-    def directions(self, texture: Tensor) -> Float[Tensor, "unit share direction"]:
-        """Highest mean response for every share of `PARTIAL` and direction of the half-plane, over
-        few turns and crops."""
-        crops, values = self.crops(texture, COARSE), []
-        count, turns = self.settings.directions, self._degrees(COARSE_TURNS)
-        for share in PARTIAL[:-1]:
-            fixed = fixed_parts(self.x, self.angles[None], share).repeat(1, len(turns), 1, 1)
-            turn = turns.repeat_interleave(count).expand(self.units, -1)
-            found = self.responses(fixed, 1 - fixed, turn, crops).mean(2)
-            values.append(torch.unflatten(found, 1, (len(turns), count)).amax(1))
-        return torch.stack([*values, values[-1]], dim=1)
+def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numbers | None:
+    """Numbers of a unit; None where its best response is not above 0."""
+    shares, curve = torch.tensor(SHARES), found["curve"]
+    if not found["best"] > 0 or not bool(curve.isfinite().all()):
+        return None
+    falling = at_least(curve)
+    share, kept, misfit = fitted_share(shares, falling)
+    at, direction = SHARES.index(round(20 * found["share"].item()) / 20), int(found["direction"])
+    meaning = _meaning(found["by_direction"], (at - 1) // 2, direction)
+    angle = angles[direction].item()
+    side = side_of(found["best_image"], found["fixed"])
+    two_sided = side is not None and meaning >= LEAST_MEANING and LEAST_SHARE < share < MOST_SHARE
+    middle, half = TENTHS.index(0.5), found["by_direction"]
+    return {
+        "index": index_of(shares, falling),
+        "share": share,
+        "kept": kept,
+        "misfit": misfit,
+        "knee": knee_of(shares, falling),
+        "dip": (falling - curve).max().item(),
+        "full": curve[-1].item(),
+        "side": side if two_sided else None,
+        "position": boundary_of(found["fixed"], angle) if two_sided else None,
+        "side_meaning": meaning,
+        "side_meaning_half": _meaning(half, middle, int(half[middle].argmax())),
+        "mean": (found["responses"].mean() / found["best"]).item(),
+        "min": (found["responses"].min() / found["best"]).item(),
+        "weak": misfit > MISFIT,
+    }
 
-    def choose(
-        self, texture: Tensor, number: int, share: float, direction: Int[Tensor, " unit"]
-    ) -> Choice:
-        """Window and turn of the highest mean response, found one after the other.
 
-        number  of the texture
-        """
-        crops, fixed = self.crops(texture, FINE), self.half_planes(direction, share)
-        shares = [window for window in PARTIAL if window <= share]
-        windows = torch.cat([1 - self.half_planes(direction, w) for w in shares], dim=1)
-
-        def value(window: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
-            turn = turn.expand(self.units, -1)
-            shape = *turn.shape, *self.mask.shape[1:]
-            found = self.responses(fixed.expand(shape), window.expand(shape), turn, crops)
-            return found.mean(2).max(1)
-
-        rows = torch.arange(self.units, device=self.x.device)
-        turns = self._degrees(FINE_TURNS if share < 1 else FINE_TURNS[-1:])
-        turn = turns[value(1 - fixed, turns[None])[1]]
-        at = value(windows, turn[:, None].expand(-1, len(shares)))[1]
-        turns = (turn[:, None] + self._degrees(STEPS_OF_TURN)).clamp(max=90.0)
-        if share == 1:
-            turns = turn[:, None]
-        best, index = value(windows[rows, at][:, None], turns)
-        window = self._degrees(shares)[at]
-        return Choice(best, direction, window, turns[rows, index], torch.full_like(at, number))
-
-    def _degrees(self, values: tuple[float, ...] | list[float]) -> Float[Tensor, " value"]:
-        return torch.tensor(values, device=self.x.device)
-
-    def chosen(
-        self, textures: Float[Tensor, "unit texture color rows columns"], share: float, how: Choice
-    ) -> tuple[Float[Tensor, "unit crop"], Float[Tensor, "unit crop color height width"]]:
-        """Responses to images with many crops, and the images."""
-        rows = torch.arange(self.units, device=self.x.device)
-        crops = self.crops(textures[rows, how.texture], self.settings.shown)
-        fixed = self.half_planes(how.direction, share)
-        window = 1 - self.half_planes(how.direction, how.window)
-        images = self.images(fixed, window, how.turn[:, None], crops)[:, 0]
-        return self.respond(images), images
-
-    def alone(self, share: float, direction: Int[Tensor, " unit"]) -> Float[Tensor, " unit"]:
-        """Response to the fixed part alone, brought to the norm."""
-        still = self.x * self.half_planes(direction, share)
-        return self.respond(at_norm(still, self.norm)[:, None])[:, 0]
+def _meaning(by_direction: Float[Tensor, "share direction"], at: int, direction: int) -> float:
+    """Response to half-planes in a direction minus that in the opposite, relative to the best."""
+    values = by_direction[at]
+    opposite = (direction + len(values) // 2) % len(values)
+    return (values[direction] - values[opposite]).item()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from diversevis.errors import InputError, suggest
+from diversevis.measures.bipartite import measure_bipartite
 from diversevis.measures.deformation import measure_deformation
 from diversevis.measures.dimension import measure_dimension
 from diversevis.measures.diversity import measure_diversity
@@ -24,6 +25,7 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "diversity": measure_diversity,
     "dimension": measure_dimension,
     "natural": measure_natural,
+    "bipartite": measure_bipartite,
 }
 WITHOUT_IMAGES = ("phase", "natural")
 OF_PHOTOGRAPHS = ("natural",)  # of the folder natural=; they are not repeated with further seeds

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SHARES = tuple(number / 20 for number in range(21))
+PARTIAL = SHARES[1:]  # those at which something varies
+TENTHS = SHARES[2::2]
 KNEE = 0.85  # share of the best response down to which a part counts as free
 BLUR = 1 / 32  # standard deviation that smooths the local energy, in sides of the image
 
@@ -115,6 +118,14 @@ def side_of(
     return math.degrees(math.atan2(free_up - up_of, free_right - right_of)) % 360
 
 
+def boundary_of(fixed: Float[Tensor, "height width"], angle: float) -> float:
+    """Distance of the half-plane's edge from the centre of the field, pixels along its direction."""
+    right, up = offsets((fixed.shape[0], fixed.shape[1]))
+    turn = math.radians(angle)
+    along = math.cos(turn) * right + math.sin(turn) * up
+    return along[fixed < 1].min().item()
+
+
 def index_of(shares: Float[Tensor, " share"], curve: Float[Tensor, " share"]) -> float:
     """`3 (area - 2/3)`: 0 for a linear unit, 1 where nothing is lost. The linear unit's curve
     `sqrt(1 - k)` is steep at its end: the area of its difference to the curve is taken."""
@@ -129,13 +140,21 @@ def model_curve(shares: Float[Tensor, " share"], q: float) -> Float[Tensor, " sh
 
 def fitted_share(
     shares: Float[Tensor, " share"], curve: Float[Tensor, " share"]
-) -> tuple[float, float]:
-    """The share q whose model fits the curve best, in steps of 0.005, and the root-mean-square
-    misfit."""
-    candidates = [number / 200 for number in range(201)]
-    misfits = [(model_curve(shares, q) - curve).square().mean().sqrt().item() for q in candidates]
-    least = min(misfits)
-    return candidates[misfits.index(least)], least
+) -> tuple[float, float, float]:
+    """Least squares fit of `c min(1, sqrt(1 - k + q))` above k = 0: q in steps of 0.005, c, and the
+    root-mean-square misfit.
+
+    c is what the texture keeps of the response where it takes the free subfield's part.
+    """
+    shares, curve = shares[1:].double(), curve[1:].double()
+    fits = []
+    for number in range(201):
+        model = model_curve(shares, number / 200)
+        kept = ((model * curve).sum() / model.square().sum().clamp(min=1e-12)).item()
+        misfit = (kept * model - curve).square().mean().sqrt().item()
+        fits.append((misfit, number / 200, kept))
+    misfit, q, kept = min(fits)
+    return q, kept, misfit
 
 
 def at_least(curve: Float[Tensor, "*unit share"]) -> Float[Tensor, "*unit share"]:

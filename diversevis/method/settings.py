@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from diversevis.errors import InputError
+from diversevis.measures.bipartite import Bipartite
 from diversevis.measures.deformation import Deformation
 from diversevis.measures.dimension import Dimension
 from diversevis.measures.natural import Exemplars
@@ -109,7 +110,9 @@ class Measures:
     deformation: Deformation
     dimension: Dimension
     natural: Exemplars
-    # Number of units, drawn at random, for the slow measures (shift, deformation); None: all.
+    bipartite: Bipartite
+    # Number of units, drawn at random, for the slow measures (shift, deformation,
+    # bipartite); None: all.
     sample: int | None
     # Number of units that get pictures: half have the lowest index, half the highest.
     pictures: int | Literal["all"]
