@@ -96,7 +96,12 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     if model is None or not Path(config_folder(), "model", f"{kind}.yaml").is_file():
         return dict(config)
     defaults = _defaults(kind)
-    return {**defaults, **config, "model": {**defaults["model"], **model}}
+    groups = {
+        name: {**defaults[name], **config[name]}
+        for name in ("model", "objective", "measure")
+        if isinstance(config.get(name), Mapping)
+    }
+    return {**defaults, **config, **groups}
 
 
 @functools.cache
