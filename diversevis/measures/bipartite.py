@@ -117,12 +117,10 @@ class Search:
             share, choice = self._boundary(TENTHS, tenths, [one.value for one in tenths])
         second = images.improve(first, share, choice, max(1, settings.steps // 2))
         with torch.no_grad():
-            choices = [
-                images.choose(second, 1, share, directions[:, at // 2])
-                for at, share in enumerate(PARTIAL)
-            ]
-            for at, choice in enumerate(tenths):
-                choices[2 * at + 1] = choices[2 * at + 1].better(choice)
+            # In the boundary's direction: far above its share, few crops do not tell the direction.
+            choices = [images.choose(second, 1, k, choice.direction) for k in PARTIAL]
+            for at, tenth in enumerate(tenths):
+                choices[2 * at + 1] = choices[2 * at + 1].better(tenth)
             textures = torch.stack([first, second], dim=1)
             means = [
                 self._mean(textures, share, choice)
