@@ -22,6 +22,7 @@ MAIN = {
     "phase": "phase.f1f0", "shift": "shift.mean_masked", "deformation": "deformation.stability",
     "diversity": "diversity.index", "gain": "gain.distance_min",
     "dimension": "dimension.participation", "natural": "natural.of_synthetic",
+    "bipartite": "bipartite.index",
 }  # fmt: skip
 STATES = "dead", "diverged"  # how an optimization may end without images to be trusted
 

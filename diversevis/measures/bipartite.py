@@ -206,6 +206,7 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
         "index": index_of(shares, falling),
         "share": share,
         "kept": kept,
+        "boundary": SHARES[at],
         "misfit": misfit,
         "knee": knee_of(shares, falling),
         "dip": (falling - curve).max().item(),

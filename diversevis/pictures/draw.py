@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diversevis.pictures.images import draw_images, noted
 from diversevis.pictures.measures import (
+    bipartite,
     deformation,
     dimension,
     diversity,
@@ -37,6 +38,7 @@ MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
+    "bipartite": (bipartite, "index"),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from diversevis.pictures.panels import Tiles
 from diversevis.units import counted
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
-SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs"}
+SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs", "shares"}
 LISTED = 6  # unit numbers that are written out
 NO_NUMBER = "-"
 
