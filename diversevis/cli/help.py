@@ -193,8 +193,8 @@ Examples:
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
                phase, shift, deformation, diversity, dimension, natural, bipartite;
-               layer: all measures of all
-               units. Without unit=, trace and measures show all units of the run
+               layer: all measures of all units. Without unit=, trace and measures show all
+               units of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

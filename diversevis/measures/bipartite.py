@@ -26,9 +26,11 @@ from diversevis.measures.partial import (
     fitted_share,
     index_of,
     knee_of,
+    middle_of_best,
     side_of,
 )
 from diversevis.measures.partly import COARSE, COARSE_TURNS, Choice, PartialImages
+from diversevis.measures.stimuli import at_norm
 from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in_batches
 from diversevis.measures.textures import Torus
 
@@ -110,7 +112,7 @@ class Search:
         first = images.full_texture(noise, settings.steps)
         with torch.no_grad():
             by_direction = images.by_direction(first)
-            directions = by_direction.argmax(2)
+            directions = middle_of_best(by_direction)
             tenths = [
                 images.choose(first, 0, share, directions[:, at]) for at, share in enumerate(TENTHS)
             ]
@@ -134,8 +136,13 @@ class Search:
             "by_direction": by_direction / images.best[:, None, None],
             "share": share, "direction": choice.direction, "responses": responses,
             "fixed": images.half_planes(choice.direction, share)[:, 0],
-            "texture": textures[rows, choice.texture], "examples": shown[:, :EXAMPLES],
+            "texture": self._at_contrast(textures[rows, choice.texture]), "examples": shown[:, :EXAMPLES],
         }  # fmt: skip
+
+    def _at_contrast(self, texture: Tensor) -> Tensor:
+        """The texture with the RMS contrast of an image of the norm."""
+        pixels = texture[0].numel() / self.images.x[0].numel()
+        return at_norm(texture, self.images.norm * math.sqrt(pixels))
 
     def _mean(self, textures: Tensor, share: float, choice: Choice) -> Float[Tensor, " unit"]:
         """Mean response to many crops, or the response without a variable part if it is higher."""

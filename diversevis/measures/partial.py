@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SHARES = tuple(number / 20 for number in range(21))
@@ -103,6 +103,14 @@ def _weight_of_edge(energy: Tensor, behind: Tensor, keeps: float | Tensor) -> Te
     return (-2 * constant / (linear + root).clamp(min=1e-300)).clamp(0, 1)
 
 
+def middle_of_best(
+    values: Float[Tensor, "*unit direction"],
+) -> Int[Tensor, "*unit"]:
+    """Index of the direction with the highest sum of five neighbours: many directions may part two
+    subfields equally well, and the middle of these is meant."""
+    return torch.stack([values.roll(by, -1) for by in range(-2, 3)]).sum(0).argmax(-1)
+
+
 def side_of(
     x: Float[Tensor, "color height width"], fixed: Float[Tensor, "height width"]
 ) -> float | None:
@@ -127,10 +135,16 @@ def boundary_of(fixed: Float[Tensor, "height width"], angle: float) -> float:
 
 
 def index_of(shares: Float[Tensor, " share"], curve: Float[Tensor, " share"]) -> float:
-    """`3 (area - 2/3)`: 0 for a linear unit, 1 where nothing is lost. The linear unit's curve
-    `sqrt(1 - k)` is steep at its end: the area of its difference to the curve is taken."""
-    more = curve.double() - (1 - shares.double()).clamp(min=0).sqrt()
-    return 3 * torch.trapezoid(more, shares.double()).item()
+    """`3 (area - 2/3)`: 0 for a linear unit, 1 where nothing is lost.
+
+    The curve's square is taken as straight between the shares, as that of a linear unit is, whose
+    curve is too steep near 1 for trapezoids. Responses below 0 count as 0.
+    """
+    y = curve.double().clamp(min=0)
+    low, high = y[:-1], y[1:]
+    squares = low.square() + low * high + high.square()
+    means = 2 / 3 * squares / (low + high).clamp(min=1e-12)
+    return 3 * ((means * shares.double().diff()).sum().item() - 2 / 3)
 
 
 def model_curve(shares: Float[Tensor, " share"], q: float) -> Float[Tensor, " share"]:

@@ -143,8 +143,8 @@ class PartialImages:
         move = Momentum(first)
         for step in range(steps):
             texture = texture.detach().requires_grad_(True)
-            start = torch.rand(2, generator=self.generator).tolist()
-            corners = self.torus.corners(self.crops, start)
+            down, right = torch.rand(2, generator=self.generator).tolist()
+            corners = self.torus.corners(self.crops, (down, right))
             responses = self.responses(fixed, window, turn, self.torus.cut(texture, corners))
             (gradient,) = torch.autograd.grad(-responses.mean((1, 2)).sum(), texture)
             texture = at_norm(move(texture.detach(), gradient, step / steps), 1.0)
