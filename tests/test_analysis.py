@@ -146,7 +146,7 @@ def test_dead_unit_has_no_measures(tmp_path):
              "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]"]  # fmt: skip
     pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
-    names = [name for name in MEASURES if name not in ("selectivity", "align")]  # of several units
+    names = [name for name in MEASURES if name not in ("selectivity", "align", "metamers")]
     setup, subject, found = measured(names, *words, "unit=[0,2]", f"natural={tmp_path}")
     assert subject.alive == (False, True)
     for name in names:
@@ -213,7 +213,8 @@ def test_weak_synthetic_responses_give_no_ratio(tmp_path):
 
 def test_names_of_measures_are_checked(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("diversevis"), "propagate", True)
-    assert chosen("all") == list(MEASURES)
+    assert chosen("all") == [name for name in MEASURES if name != "metamers"]
+    assert chosen("all", metamers=True) == ["metamers"]
     assert chosen(["shift", "phase"]) == ["phase", "shift"]
     assert chosen([]) == []
     assert chosen("all", with_images=False) == ["phase", "natural"]

@@ -22,7 +22,7 @@ RECORD = {
     "weights": {"mean": [0.485, 0.456, 0.406]},
 }  # fmt: skip
 NAMES = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "natural",
-         "selectivity", "align", "varied"]  # fmt: skip
+         "bipartite", "selectivity", "align", "varied"]  # fmt: skip
 MEAN = 255 * np.array(RECORD["weights"]["mean"])
 
 
@@ -225,6 +225,28 @@ def make_natural(rng, units, n, h, w):
     return measures, arrays
 
 
+def make_bipartite(rng, units, n, h, w):
+    fixed = torch.ones(h, w)
+    fixed[:, w // 2 :] = 0
+    shares, free = torch.linspace(0, 1, 21), rng.uniform(0, 1, units)
+    curve = torch.stack([(1 - shares + q).clamp(0, 1).sqrt() for q in free])
+    arrays = {
+        "curve": curve.float(), "best_image": repeated(units, gabor(h, w, 0)),
+        "mask": torch.rand(units, h, w), "fixed": repeated(units, fixed),
+        "texture": repeated(units, gabor(max(1, 2 * h - 2), max(1, 2 * w - 2), 0)),
+        "examples": repeated(units, batch(8, h, w)), "example_responses": torch.full((units, 8), 7.0),
+        "best": torch.full((units,), 8.0), "energy_shares": shares,
+    }  # fmt: skip
+    measures = [
+        {"index": float(3 * q - 2 * q**1.5), "share": float(q), "kept": 0.97, "misfit": 0.02,
+         "knee": 0.5, "dip": 0.1, "full": 0.6, "boundary": 0.5, "side": 12.0, "position": -1.5,
+         "side_meaning": 0.2, "side_meaning_half": 0.2, "mean": 0.9, "min": 0.8, "weak": False}
+        for q in free
+        for row in range(units)
+    ]  # fmt: skip
+    return measures, arrays
+
+
 def make_selectivity(rng, units, n, h, w):
     matrix = torch.from_numpy(rng.uniform(-0.4, 0.6, (units, units))).float().fill_diagonal_(0.95)
     few = min(5, units - 1)
@@ -289,7 +311,8 @@ def make_varied(rng, units, n, h, w):
 MAKERS = {
     "gain": make_gain, "phase": make_phase, "shift": make_shift, "deformation": make_deformation,
     "diversity": make_diversity, "dimension": make_dimension, "natural": make_natural,
-    "selectivity": make_selectivity, "align": make_align, "varied": make_varied,
+    "bipartite": make_bipartite, "selectivity": make_selectivity, "align": make_align,
+    "varied": make_varied,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Metamers: images to which a layer answers as to a photograph. docs/method.md, section 10."""
+"""Metamers: images to which a layer answers as to a photograph. docs/method.md, section 11."""
 
 import json
 import math

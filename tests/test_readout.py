@@ -63,7 +63,7 @@ def test_readout_equals_the_full_layer(model, layer, features, target):
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("layer", ["simple", "complex", "shift", "bipartite"])
+@pytest.mark.parametrize("layer", ["simple", "complex", "shift", "bipartite", "bipartite50"])
 def test_readout_equals_the_energy_layer(layer):
     energy = EnergyModel(kind="energy", name="energy", default_layer="complex")
     module, channels, size = unpadded(energy, layer)

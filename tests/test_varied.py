@@ -256,7 +256,7 @@ def test_older_runs_get_new_settings():
     model = {"kind": "energy", "name": "energy", "default_layer": "complex"}
     config = completed({"model": model, "measure": {"sample": 7}})
     assert config["measure"]["sample"] == 7
-    assert config["measure"]["varied"]["fractions"] == [0.5, 0.75]
+    assert config["measure"]["varied"]["fractions"] == [0.25, 0.5, 0.75]
 
 
 def test_command_measures_a_run(current_folder, folder, capsys):

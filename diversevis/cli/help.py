@@ -125,6 +125,7 @@ Measures:
   deformation  response under smooth deformations, and stability against noise as large
   diversity    mean distance, between that of a simple (0) and of a complex cell (1)
   dimension    participation ratio; responses between images along great circles
+  bipartite    how much of the best image may show a shifting texture, and on which side
   natural      the crops of natural=FOLDER that drive the unit most
   selectivity  responses of all units of the run to the images of every unit
   align        which units are one another's rotations, scalings and shifts; their families
@@ -218,9 +219,9 @@ Examples:
 
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
-               phase, shift, deformation, diversity, dimension, natural, selectivity, align,
-               varied; layer: all measures of all units. Without unit=, trace and measures show
-               all units of the run
+               phase, shift, deformation, diversity, dimension, natural, bipartite, selectivity,
+               align, varied; layer: all measures of all units. Without unit=, trace and measures
+               show all units of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

@@ -91,6 +91,14 @@ INDICES = (
     Index("gain.response", "response, batch / alone", "ratio",
           meaning="mean response to the images / to images made alone; 1: diversity costs no "
                   "response"),
+    Index("bipartite.index", "bipartite index", "index (0 linear, 1 all free)",
+          meaning="how much of the best image may show a shifting texture; 0: as for a linear unit, "
+                  "1: all of it"),
+    Index("bipartite.share", "bipartite, free share", "share of energy", unless="bipartite.weak",
+          meaning="share of the best image's energy in the part that may show a shifting texture"),
+    Index("bipartite.dip", "bipartite, dip", OF_BEST,
+          meaning="what a texture in a part of the free part costs: 0.5 for an ideal complex cell, "
+                  "0 where pieces of it may move alone"),
     Index("natural.of_synthetic", "best natural / synthetic", "ratio",
           meaning="response to the best crop of a photograph / mean response to the images"),
     Index("selectivity.mean_others", "other units, mean response", OF_BEST,

@@ -22,8 +22,9 @@ MAIN = {
     "phase": "phase.f1f0", "shift": "shift.mean_masked", "deformation": "deformation.stability",
     "diversity": "diversity.index", "gain": "gain.distance_min",
     "dimension": "dimension.participation", "natural": "natural.of_synthetic",
-    "selectivity": "selectivity.mean_others", "align": "align.to_nearest",
-    "varied": "varied.best_crop", "metamers": "metamers.error_of_trained",
+    "bipartite": "bipartite.index", "selectivity": "selectivity.mean_others",
+    "align": "align.to_nearest", "varied": "varied.best_crop",
+    "metamers": "metamers.error_of_trained",
 }  # fmt: skip
 STATES = "dead", "diverged"  # how an optimization may end without images to be trusted
 

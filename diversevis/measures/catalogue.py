@@ -8,6 +8,7 @@ import torch
 
 from diversevis.errors import InputError, suggest
 from diversevis.measures.align import measure_align
+from diversevis.measures.bipartite import measure_bipartite
 from diversevis.measures.deformation import measure_deformation
 from diversevis.measures.dimension import measure_dimension
 from diversevis.measures.diversity import measure_diversity
@@ -28,6 +29,7 @@ MEASURES: dict[str, Callable[[Subject, Progress], Measured]] = {
     "diversity": measure_diversity,
     "dimension": measure_dimension,
     "natural": measure_natural,
+    "bipartite": measure_bipartite,
     "selectivity": measure_selectivity,
     "align": measure_align,
     "varied": measure_varied,

@@ -1,7 +1,7 @@
 """Metamers' control: the same photographs matched by a network with random weights.
 
 Are images that look unlike the photograph a property of what the network has learned, or of any
-network of its kind? After Feather et al. 2023; docs/method.md, section 10.
+network of its kind? After Feather et al. 2023; docs/method.md, section 11.
 """
 
 from __future__ import annotations

@@ -18,13 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.errors import InputError
+from diversevis.measures.ascent import Adam, Momentum
 from diversevis.measures.checks import check_least, ratio_or_none
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 from diversevis.measures.textures import Rolls, Windows
 
-MOMENTUM = 0.8  # of textures' and masked images' steps, as of the images' (optimizer=sphere)
-FIRST_STEP = 2.0  # likewise
 SINGLE_STEPS = 60  # of the search for the best single image under a mask
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
@@ -121,8 +120,8 @@ class TextureSearch:
         texture = self.noise(1, self.crops.texture_size)[:, 0]
         shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
-        move = _Momentum() if self.settings.optimizer == "sphere" else _Adam(TEXTURE_RATE)
-        move_shape = _Adam(MASK_RATE)
+        move = Momentum() if self.settings.optimizer == "sphere" else Adam(TEXTURE_RATE)
+        move_shape = Adam(MASK_RATE)
         for step in range(self.settings.steps):
             done = step / self.settings.steps
             texture = texture.detach().requires_grad_(True)
@@ -188,7 +187,7 @@ class TextureSearch:
         """
         masks, norm = masks[:, None, None], self.norm
         starts = torch.cat([self.best[:, None], self.noise(SINGLE_STARTS, self.size)], dim=1)
-        x, move = at_norm(starts * masks, norm), _Momentum()
+        x, move = at_norm(starts * masks, norm), Momentum()
         for step in range(SINGLE_STEPS):
             x = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(-self.respond(x).sum(), x)
@@ -202,41 +201,6 @@ class TextureSearch:
             responses = self.respond(x)
         first, rows = responses.argmax(1), torch.arange(self.units, device=self.device)
         return x[rows, first], responses[rows, first]
-
-
-class _Momentum:
-    """A step along the mean of the latest directions, relative to the value's norm; a cosine brings
-    its length to zero. The caller brings the norm back."""
-
-    def __init__(self) -> None:
-        self.velocity = torch.zeros(())
-
-    def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
-        size, steepness = (
-            torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]
-            for x in (value, gradient)
-        )
-        direction = gradient * (size / steepness.clamp(min=torch.finfo(gradient.dtype).tiny))
-        self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
-        pace = FIRST_STEP * (1 + math.cos(math.pi * done)) / 2
-        return value + pace * self.velocity
-
-
-class _Adam:
-    """Kingma & Ba 2015."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate, self.step = rate, 0
-        self.first = self.second = torch.zeros(())
-
-    def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
-        beta1, beta2, floor = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the root
-        self.step += 1
-        self.first = beta1 * self.first + (1 - beta1) * gradient
-        self.second = beta2 * self.second + (1 - beta2) * gradient.square()
-        first = self.first / (1 - beta1**self.step)
-        second = self.second / (1 - beta2**self.step)
-        return value - self.rate * first / (second.sqrt() + floor)
 
 
 def measure_shift(subject: Subject, progress: Progress) -> Measured:

@@ -153,3 +153,54 @@ class Rolls:
     def stored(self, texture: Tensor) -> Tensor:
         """As it is."""
         return texture
+
+
+# Steps of the R2 sequence (Roberts 2018): powers of the inverse of the root of x^3 = x + 1.
+EVENLY = 0.7548776662466927, 0.5698402909980532
+
+
+@dataclass(frozen=True)
+class Torus:
+    """Crops of h x w pixels of a texture of 2h-2 x 2w-2 that goes on at its other side.
+
+    Over all shifts every pixel of a crop sees every pixel of the texture once.
+    """
+
+    height: int
+    width: int
+
+    @property
+    def texture_size(self) -> tuple[int, int]:
+        return max(1, 2 * self.height - 2), max(1, 2 * self.width - 2)
+
+    def corners(self, count: int, start: tuple[float, float]) -> Int[Tensor, "crop 2"]:
+        """`count` rows and columns where crops begin, spread evenly; all, if there are no more.
+
+        start  position of the first, in sides of the texture
+        """
+        rows, columns = self.texture_size
+        if count >= rows * columns:
+            return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+        number = torch.arange(count, dtype=torch.float64)
+        at = [
+            ((first + step * number) % 1 * side).long() % side
+            for first, step, side in zip(start, EVENLY, (rows, columns), strict=True)
+        ]
+        return torch.stack(at, dim=1)
+
+    def cut(
+        self, texture: Float[Tensor, "unit color rows columns"], corners: Int[Tensor, "crop 2"]
+    ) -> Float[Tensor, "unit crop color height width"]:
+        """The crops with these upper left corners, minus their mean.
+
+        A linear unit's mean response to them is 0, whatever it prefers and whichever they are.
+        """
+        (rows, columns), device = self.texture_size, texture.device
+        down = (corners[:, :1] + torch.arange(self.height)) % rows
+        right = (corners[:, 1:] + torch.arange(self.width)) % columns
+        pixels = (down[:, :, None] * columns + right[:, None, :]).flatten().to(device)
+        # By pixel numbers, as the shift measure does: views would need much memory for gradients.
+        chosen = texture.flatten(2).permute(2, 0, 1).index_select(0, pixels)
+        crops = chosen.reshape(len(corners), self.height, self.width, *texture.shape[:2])
+        crops = crops.permute(3, 0, 4, 1, 2)
+        return crops - crops.mean(1, keepdim=True)

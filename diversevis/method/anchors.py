@@ -1,6 +1,6 @@
 """Metamers: the photographs among the images, and the errors of the match.
 
-docs/method.md, section 10. A photograph counts for distances, and is never moved.
+docs/method.md, section 11. A photograph counts for distances, and is never moved.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Photographs that metamers are made of: crops, and what the layer answers to them.
 
-docs/method.md, section 10. A row of the targets is a photograph, not a unit.
+docs/method.md, section 11. A row of the targets is a photograph, not a unit.
 """
 
 from __future__ import annotations

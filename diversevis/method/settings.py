@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from diversevis.errors import InputError
+from diversevis.measures.bipartite import Bipartite
 from diversevis.measures.deformation import Deformation
 from diversevis.measures.dimension import Dimension
 from diversevis.measures.matching import Align
@@ -159,10 +160,11 @@ class Measures:
     deformation: Deformation
     dimension: Dimension
     natural: Exemplars
+    bipartite: Bipartite
     align: Align
     varied: Varied
-    # Number of units, drawn at random, for the slow measures (shift, deformation, align).
-    # None: all.
+    # Number of units, drawn at random, for the slow measures (shift, deformation, bipartite,
+    # align). None: all.
     sample: int | None
     # Number of units that get pictures: half have the lowest index, half the highest.
     pictures: int | Literal["all"]

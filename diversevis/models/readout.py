@@ -87,6 +87,8 @@ class _Reader:
         two = len(sources) == 2 and all(map(sees_image, sources))
         if node.target in SUMS and two and not node.kwargs:
             return self._call(operator.add, *[self.select(source) for source in sources])
+        if self.channels is not None and node.target in POINTWISE_FUNCTIONS:
+            return self._call(node.target, self.select(sources[0]))
         if node.target is operator.getitem and _keeps_channels(node.args[1]):
             return self._call(operator.getitem, self.select(sources[0]), node.args[1])
         return self._project(node)

@@ -17,6 +17,7 @@ from torch import Tensor
 from diversevis.pictures.images import draw_images, noted
 from diversevis.pictures.measures import (
     align,
+    bipartite,
     deformation,
     dimension,
     diversity,
@@ -41,8 +42,9 @@ MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
     "dimension": (dimension, "participation"), "natural": (natural, "of_synthetic"),
-    "selectivity": (selectivity, "mean_others"), "align": (align, "to_nearest"),
-    "varied": (varied, "best_crop"), "metamers": (metamers, "error_of_trained"),
+    "bipartite": (bipartite, "index"), "selectivity": (selectivity, "mean_others"),
+    "align": (align, "to_nearest"), "varied": (varied, "best_crop"),
+    "metamers": (metamers, "error_of_trained"),
 }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from diversevis.units import counted
 
 # Arrays that all units of a run share; the first axis of every other array is the unit.
 SHARED = {"phases", "frequencies", "orientations", "deltas", "mask_fixed", "pairs", "best_images",
-          "order", "linkage", "divisions", "left_out", "fractions"}  # fmt: skip
+          "order", "linkage", "divisions", "left_out", "fractions",
+          "energy_shares"}  # fmt: skip
 LISTED = 6  # unit numbers that are written out
 NO_NUMBER = "-"
 
