@@ -29,8 +29,8 @@ def test_run_takes_all_measures(current_folder, capsys):
     path = Path(said.out.splitlines()[-1])
     assert "natural=FOLDER" in said.err  # said, and the rest goes on
     metrics = json.loads((path / "metrics.json").read_text())
-    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "selectivity",
-             "align"]  # fmt: skip
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "bipartite",
+             "selectivity", "align"]  # fmt: skip
     assert list(metrics["measures"]) == names
     assert metrics["measures"]["phase"]["settings"]["orientations"] == 4
     for unit in metrics["units"]:

@@ -136,7 +136,8 @@ class Search:
             "by_direction": by_direction / images.best[:, None, None],
             "share": share, "direction": choice.direction, "responses": responses,
             "fixed": images.half_planes(choice.direction, share)[:, 0],
-            "texture": self._at_contrast(textures[rows, choice.texture]), "examples": shown[:, :EXAMPLES],
+            "texture": self._at_contrast(textures[rows, choice.texture]),
+            "examples": shown[:, :EXAMPLES],
         }  # fmt: skip
 
     def _at_contrast(self, texture: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def side_of(
 
 
 def boundary_of(fixed: Float[Tensor, "height width"], angle: float) -> float:
-    """Distance of the half-plane's edge from the centre of the field, pixels along its direction."""
+    """Distance of the half-plane's edge from the field's centre, pixels along its direction."""
     right, up = offsets((fixed.shape[0], fixed.shape[1]))
     turn = math.radians(angle)
     along = math.cos(turn) * right + math.sin(turn) * up

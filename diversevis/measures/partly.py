@@ -1,4 +1,4 @@
-"""Images of which a part stays and a part shows the crops of a texture, and the search for the best.
+"""Images of which a part stays and a part shows crops of a texture; the search for the best.
 
 The part that stays is cut from a unit's best image by a half-plane; docs/method.md, section 10.
 """

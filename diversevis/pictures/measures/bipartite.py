@@ -67,7 +67,8 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     series = {"index": index, "share of the free part": share}
     return spread(
         layer, line, series, label="bipartite index", limits=(0.0, 1.0), marks=marks,
-        more=["q: index of known units with this share of their best image's energy in a free part"],
+        more=["q: index of known units with this share of their best image's energy in a part "
+              "that is free"],
     )  # fmt: skip
 
 
