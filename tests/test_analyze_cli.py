@@ -12,7 +12,9 @@ from diversevis.cli.main import main
 from diversevis.runs.folder import RunFolder
 
 FAST = ["measure.shift.steps=2", "measure.shift.crops=4", "measure.deformation.draws=2",
-        "measure.phase.orientations=4", "measure.phase.per_octave=1"]  # fmt: skip
+        "measure.phase.orientations=4", "measure.phase.per_octave=1",
+        "measure.bipartite.steps=2", "measure.bipartite.shown=8", "measure.bipartite.crops=4",
+        "measure.bipartite.directions=4"]  # fmt: skip
 
 
 def make_run(capsys, *words):
@@ -27,7 +29,7 @@ def test_run_takes_all_measures(current_folder, capsys):
     path = Path(said.out.splitlines()[-1])
     assert "natural=FOLDER" in said.err  # said, and the rest goes on
     metrics = json.loads((path / "metrics.json").read_text())
-    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "bipartite"]
     assert list(metrics["measures"]) == names
     assert metrics["measures"]["phase"]["settings"]["orientations"] == 4
     for unit in metrics["units"]:

@@ -51,7 +51,9 @@ def test_linear_units_lose_exactly_their_share():
         fixed = fixed_parts(x, directions(16)[None], share)
         kept = x[:, None] * fixed[:, :, None]
         along = (kept * x[:, None]).sum((2, 3, 4))
-        found = along / kept.square().sum((2, 3, 4)).sqrt() / x.square().sum((1, 2, 3)).sqrt()[:, None]
+        found = (
+            along / kept.square().sum((2, 3, 4)).sqrt() / x.square().sum((1, 2, 3)).sqrt()[:, None]
+        )
         assert torch.allclose(found, torch.tensor(math.sqrt(1 - share)), atol=1e-4)
         assert ((fixed > 0) & (fixed < 1)).sum((2, 3)).max() <= 1
 
@@ -89,7 +91,9 @@ def test_envelope_of_gabors_is_their_gaussian():
         assert (envelope(wave[None])[0] - expected).abs().mean() < 0.04
 
 
-@pytest.mark.parametrize(("q", "index"), [(0.0, 0.0), (0.25, 0.5), (0.5, 0.793), (0.75, 0.951), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("q", "index"), [(0.0, 0.0), (0.25, 0.5), (0.5, 0.793), (0.75, 0.951), (1.0, 1.0)]
+)
 def test_model_has_its_closed_forms(q, index):
     """Index `3 q - 2 q^1.5`, knee `q + 0.2775`."""
     curve = model_curve(GRID, q)
@@ -145,7 +149,9 @@ def test_bipartite_unit_has_its_share_and_side():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("layer", "share"), [("bipartite25", 0.25), ("bipartite50", 0.5), ("bipartite75", 0.75)])
+@pytest.mark.parametrize(
+    ("layer", "share"), [("bipartite25", 0.25), ("bipartite50", 0.5), ("bipartite75", 0.75)]
+)
 def test_bipartite_units_have_share_and_side(layer, share):
     """Every wavelength, orientation and side, of all colours."""
     check_bipartite(layer, share, [*range(0, 72, 5)], words=())

@@ -645,7 +645,8 @@ def test_rows_only_grow_during_a_sweep(tmp_path):
 def test_real_run_is_collected(current_folder, capsys):
     """Its words are known: a measure with a new one would be taken for damage."""
     few = ["measure.phase.orientations=4", "measure.phase.per_octave=1", "measure.shift.steps=2",
-           "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0"]  # fmt: skip
+           "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0",
+           "measure.bipartite.steps=2", "measure.bipartite.shown=8"]  # fmt: skip
     words = ["device=cpu", "layer=simple", "unit=3", "n=2", *QUICK, *few]
     assert main(["run", *words, "analysis=all"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])

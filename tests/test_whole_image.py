@@ -98,7 +98,8 @@ def test_layers_tells_the_range_of_boxes(capsys):
 def test_all_measures_of_a_model_neuron(current_folder, capsys):
     """Shift is circular; run.json has the boxes of the run's units."""
     few = ["measure.shift.steps=3", "measure.shift.crops=4", "measure.deformation.draws=2",
-           "measure.deformation.deltas=[0.5,1]", "measure.phase.orientations=4"]  # fmt: skip
+           "measure.deformation.deltas=[0.5,1]", "measure.phase.orientations=4",
+           "measure.bipartite.steps=2", "measure.bipartite.shown=8"]  # fmt: skip
     words = [*WORDS, "layer=output", "unit=[2,0]", "analysis=all", "n=3", "device=cpu"]
     assert main(["run", *words, *few, *QUICK]) == 0
     (path,) = current_folder.rglob("run.json")
@@ -112,7 +113,7 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
     }
     for unit in json.loads((path.parent / "metrics.json").read_text())["units"]:
         assert unit["shift"]["step"] == 1
-        assert {"gain", "phase", "deformation", "diversity", "dimension"} <= set(unit)
+        assert {"gain", "phase", "deformation", "diversity", "dimension", "bipartite"} <= set(unit)
     assert main(["run", "model=energy", "layer=simple", "n=2", *QUICK, "device=cpu"]) == 0
     (other,) = current_folder.glob("outputs/energy/**/run.json")
     assert json.loads(other.read_text())["unit_fields"] is None

@@ -92,8 +92,8 @@ INDICES = (
           meaning="mean response to the images / to images made alone; 1: diversity costs no "
                   "response"),
     Index("bipartite.index", "bipartite index", "index (0 linear, 1 all free)",
-          meaning="how much of the best image may show a shifting texture; 0: as for a linear unit, "
-                  "1: all of it"),
+          meaning="how much of the best image may show a shifting texture; 0: as for a linear "
+                  "unit, 1: all of it"),
     Index("bipartite.share", "bipartite, free share", "share of energy", unless="bipartite.weak",
           meaning="share of the best image's energy in the part that may show a shifting texture"),
     Index("bipartite.dip", "bipartite, dip", OF_BEST,

@@ -20,7 +20,8 @@ ERROR = "±: standard error over random deformations"
 HEADS = {  # of the columns of a table of units, with the decimals of their numbers
     "response_of_best": ("response", 0), "distance_min": ("distance", 1),
     "phase.f1f0": ("phase (F1/F0)", 2), "shift.mean_masked": ("shift", 2),
-    "deformation.stability": ("deformation (R)", 2), "diversity.index": ("diversity", 2), "bipartite.index": ("bipartite", 2),
+    "deformation.stability": ("deformation (R)", 2), "diversity.index": ("diversity", 2),
+    "bipartite.index": ("bipartite", 2),
     "gain.distance_min": ("gain", 1), "dimension.participation": ("dimensions", 1),
     "natural.of_synthetic": ("natural", 2),
 }  # fmt: skip

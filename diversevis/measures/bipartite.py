@@ -2,7 +2,7 @@
 
 Ding et al. 2026 (Nature Neuroscience, s41593-026-02213-3) describe units with a fixed subfield and
 one that accepts any crop of a texture. How the curve is measured here is ours: docs/method.md,
-section 10.
+section 11.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class Search:
             "by_direction": by_direction / images.best[:, None, None],
             "share": share, "direction": choice.direction, "responses": responses,
             "fixed": images.half_planes(choice.direction, share)[:, 0],
-            "texture": self._at_contrast(textures[rows, choice.texture]), "examples": shown[:, :EXAMPLES],
+            "texture": self._at_contrast(textures[rows, choice.texture]),
+            "examples": shown[:, :EXAMPLES],
         }  # fmt: skip
 
     def _at_contrast(self, texture: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Images of which a part stays and a part shows the crops of a texture, and the search for the best.
+"""Images of which a part stays and a part shows crops of a texture, and the search for the best.
 
-The part that stays is cut from a unit's best image by a half-plane; docs/method.md, section 10.
+The part that stays is cut from a unit's best image by a half-plane; docs/method.md, section 11.
 """
 
 from __future__ import annotations

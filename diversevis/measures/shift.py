@@ -8,7 +8,6 @@ are circular shifts of a texture of the image's size. docs/method.md, sections 6
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

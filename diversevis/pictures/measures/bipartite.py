@@ -1,5 +1,5 @@
 """Bipartite: which part of the best image may show a shifting texture? (docs/method.md, section
-10; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
+11; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def lines(view: View) -> list[str]:
         f"{percent(view.numbers.get('min'))}",
     ]
     if view.numbers.get("weak"):
-        said.append(f"Weak: the model misses the curve by {view.text('misfit')}; distrust the share")
+        said.append(
+            f"Weak: the model misses the curve by {view.text('misfit')}; distrust the share"
+        )
     return said
 
 
@@ -65,7 +67,7 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     series = {"index": index, "share of the free part": share}
     return spread(
         layer, line, series, label="bipartite index", limits=(0.0, 1.0), marks=marks,
-        more=["q: index of known units with this share of their best image's energy in a free part"],
+        more=["q: index of known units with this share of the energy in a free part"],
     )  # fmt: skip
 
 
@@ -133,6 +135,8 @@ def _curve(view: View, axis: Any) -> None:
         axis.plot(fine, model, color=graph.ORANGE, lw=1.4)
         ends.append((float(model[-1]), f"model, q = {number(q)}", graph.ORANGE))
         axis.axvline(q, color=graph.ORANGE, lw=0.8, ls=":")
-    axis.set(xlim=(0, 1), xlabel="share of the energy that varies", ylabel="response / best image's")
+    axis.set(
+        xlim=(0, 1), xlabel="share of the energy that varies", ylabel="response / best image's"
+    )
     axis.set_ylim(bottom=min(0.0, float(np.nanmin([0.0, *curve]))))
     graph.label_ends(axis, ends)
