@@ -17,7 +17,8 @@ from diversevis.measures.catalogue import MEASURES, chosen, measure
 from diversevis.measures.subject import in_batches
 from diversevis.method.visualize import visualize
 
-QUICK = ("measure.shift.steps=30", "measure.shift.crops=32", "measure.deformation.draws=6")
+QUICK = ("measure.shift.steps=30", "measure.shift.crops=32", "measure.deformation.draws=6",
+         "measure.bipartite.steps=5", "measure.bipartite.shown=16")  # fmt: skip
 
 
 def measured(names, *words, rows=None):
@@ -127,7 +128,7 @@ def test_diversity_dimension_and_gain(known_units):
 
 
 def test_measures_do_not_depend_on_other_units():
-    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension"]
+    names = ["gain", "phase", "shift", "deformation", "diversity", "dimension", "bipartite"]
     words = ["layer=complex", "optimizer.steps=20", "measure.shift.steps=5"]
     *_, alone = measured(names, *words, "unit=5")
     *_, among = measured(names, *words, "unit=[2,5,40]")

@@ -14,7 +14,9 @@ from diversevis.runs.folder import RunFolder
 FAST = ["measure.shift.steps=2", "measure.shift.crops=4", "measure.deformation.draws=2",
         "measure.phase.orientations=4", "measure.phase.per_octave=1",
         "measure.align.rotations=2", "measure.align.scales=[1]", "measure.align.steps=2",
-        "measure.align.checked=0"]  # fmt: skip
+        "measure.align.checked=0",
+        "measure.bipartite.steps=2", "measure.bipartite.shown=8", "measure.bipartite.crops=4",
+        "measure.bipartite.directions=4"]  # fmt: skip
 
 
 def make_run(capsys, *words):

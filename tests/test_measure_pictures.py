@@ -443,7 +443,8 @@ def test_direction_is_named_by_its_file():
 
 
 COLORED = ("images", "best_images", "grating", "fitted_grating", "texture_fixed", "texture_learned",
-           "masked_fixed", "masked_learned", "deformed")  # fmt: skip
+           "masked_fixed", "masked_learned", "deformed", "best_image", "texture",
+           "examples")  # fmt: skip
 
 
 def with_channels(x, channels):
@@ -469,7 +470,7 @@ def other_picture(name, channels, size=(36, 64)):
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_of_other_channels_are_grey(name, channels):
     pixels, grey = other_picture(name, channels)
-    if name not in ("shift", "dimension"):  # these show other images than the batch
+    if name not in ("shift", "dimension", "bipartite"):  # these show other images than the batch
         assert contains(pixels, grey[0].repeat(2, 0).repeat(2, 1))  # 2 * 64 is below a tile of 160
 
 

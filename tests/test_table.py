@@ -647,7 +647,8 @@ def test_real_run_is_collected(current_folder, capsys):
     few = ["measure.phase.orientations=4", "measure.phase.per_octave=1", "measure.shift.steps=2",
            "measure.shift.crops=4", "measure.deformation.draws=2", "measure.pictures=0",
            "measure.align.rotations=2", "measure.align.scales=[1]",
-           "measure.align.steps=2", "measure.align.checked=0"]  # fmt: skip
+           "measure.align.steps=2", "measure.align.checked=0",
+           "measure.bipartite.steps=2", "measure.bipartite.shown=8"]  # fmt: skip
     words = ["device=cpu", "layer=simple", "unit=[3,5]", "n=2", *QUICK, *few]
     assert main(["run", *words, "analysis=all"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])

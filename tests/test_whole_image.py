@@ -121,7 +121,8 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
     few = ["measure.shift.steps=3", "measure.shift.crops=4", "measure.deformation.draws=2",
            "measure.deformation.deltas=[0.5,1]", "measure.phase.orientations=4",
            "measure.align.rotations=2", "measure.align.scales=[1]",
-           "measure.align.steps=2", "measure.align.checked=0"]  # fmt: skip
+           "measure.align.steps=2", "measure.align.checked=0",
+           "measure.bipartite.steps=2", "measure.bipartite.shown=8"]  # fmt: skip
     words = [*WORDS, "layer=output", "unit=[2,0]", "analysis=all", "n=3", "device=cpu"]
     assert main(["run", *words, *few, *QUICK]) == 0
     (path,) = current_folder.rglob("run.json")
@@ -135,7 +136,8 @@ def test_all_measures_of_a_model_neuron(current_folder, capsys):
     }
     for unit in json.loads((path.parent / "metrics.json").read_text())["units"]:
         assert unit["shift"]["step"] == 1
-        assert {"gain", "phase", "deformation", "diversity", "dimension", "align"} <= set(unit)
+        names = {"gain", "phase", "deformation", "diversity", "dimension", "bipartite", "align"}
+        assert names <= set(unit)
     assert main(["run", "model=energy", "layer=simple", "n=2", *QUICK, "device=cpu"]) == 0
     (other,) = current_folder.glob("outputs/energy/**/run.json")
     assert json.loads(other.read_text())["unit_fields"] is None

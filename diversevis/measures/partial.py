@@ -1,6 +1,6 @@
 """Images of which a part stays and the rest may vary: half-planes, envelopes, curves and their fit.
 
-docs/method.md, section 11. `x` is a unit's best image; a half-plane's share is the part of the
+docs/method.md, section 10. `x` is a unit's best image; a half-plane's share is the part of the
 energy `sum x^2` that lies in it.
 """
 
@@ -16,6 +16,7 @@ SHARES = tuple(number / 20 for number in range(21))
 PARTIAL = SHARES[1:]  # those at which something varies
 TENTHS = SHARES[2::2]
 KNEE = 0.85  # share of the best response down to which a part counts as free
+AS_GOOD = 0.02  # share of the response by which directions differ without being better
 BLUR = 1 / 32  # standard deviation that smooths the local energy, in sides of the image
 
 
@@ -106,9 +107,11 @@ def _weight_of_edge(energy: Tensor, behind: Tensor, keeps: float | Tensor) -> Te
 def middle_of_best(
     values: Float[Tensor, "*unit direction"],
 ) -> Int[Tensor, "*unit"]:
-    """Index of the direction with the highest sum of five neighbours: many directions may part two
-    subfields equally well, and the middle of these is meant."""
-    return torch.stack([values.roll(by, -1) for by in range(-2, 3)]).sum(0).argmax(-1)
+    """Index of the best direction; of those as good but for `AS_GOOD`, the one with the best
+    neighbours: many directions may part two subfields equally well, and the middle is meant."""
+    best = values.amax(-1, keepdim=True)
+    around = torch.stack([values.roll(by, -1) for by in range(-2, 3)]).sum(0)
+    return around.masked_fill(values < best - AS_GOOD * best.abs(), -torch.inf).argmax(-1)
 
 
 def side_of(

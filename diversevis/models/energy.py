@@ -121,7 +121,7 @@ def _best_pooled_energies(filters: Float[Tensor, "filter 3 kernel kernel"]) -> l
         for right in range(3):
             top, left = down * POOL_STRIDE, right * POOL_STRIDE
             at = slice(top, top + KERNEL), slice(left, left + KERNEL)
-            shifted[:, :, down, right, at[0], at[1]] = waves.unflatten(0, (pairs, 2))
+            shifted[:, :, down, right, at[0], at[1]] = waves.reshape(pairs, 2, KERNEL, KERNEL)
     flat = shifted.reshape(pairs, 18, -1)
     best = torch.linalg.eigvalsh(flat @ flat.mT / 9)[:, -1]
     return best.tolist() * len(COLOR_AXES)

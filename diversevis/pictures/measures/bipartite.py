@@ -1,5 +1,5 @@
 """Bipartite: which part of the best image may show a shifting texture? (docs/method.md, section
-10; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
+11; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
 
 from __future__ import annotations
 
