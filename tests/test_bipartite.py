@@ -9,7 +9,7 @@ from test_visualize import setup_of
 
 from diversevis.experiment.subject import subject_of
 from diversevis.measures.catalogue import measure
-from diversevis.measures.partial import (
+from diversevis.measures.half_planes import (
     SHARES,
     at_least,
     directions,

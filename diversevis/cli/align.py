@@ -42,7 +42,7 @@ def align_command(arguments: Sequence[str]) -> None:
     experiments = [(RunFolder(path), _experiment(made, config)) for path, made in runs]
     show_warnings()
     from diversevis.experiment.align import align_runs
-    from diversevis.experiment.alignment import files, table
+    from diversevis.experiment.align_files import files, table
 
     align = bind(Experiment, config, "").measure.align
     groups, agreement = align_runs(experiments, align)

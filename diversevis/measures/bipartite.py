@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diversevis.errors import InputError
 from diversevis.measures.checks import check_least
-from diversevis.measures.partial import (
+from diversevis.measures.half_planes import (
     PARTIAL,
     SHARES,
     TENTHS,
@@ -29,7 +29,7 @@ from diversevis.measures.partial import (
     middle_of_best,
     side_of,
 )
-from diversevis.measures.partly import COARSE, COARSE_TURNS, Choice, PartialImages
+from diversevis.measures.partial_images import COARSE, COARSE_TURNS, Choice, PartialImages
 from diversevis.measures.stimuli import at_norm
 from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in_batches
 from diversevis.measures.textures import Torus

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.measures.ascent import FIRST_STEP, Momentum
-from diversevis.measures.partial import PARTIAL, TENTHS, directions, envelope, fixed_parts
+from diversevis.measures.half_planes import PARTIAL, TENTHS, directions, envelope, fixed_parts
 from diversevis.measures.stimuli import at_norm
 from diversevis.measures.subject import RespondOwn
 from diversevis.measures.textures import Torus
