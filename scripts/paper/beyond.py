@@ -22,9 +22,8 @@ BOTH_RULE = (
     "fits the curve (not weak)."
 )
 CLEAREST_RULE = (
-    "Of all layers, the units with both parts and a boundary whose side has a meaning, by how "
-    "much more they respond at the boundary than a linear unit, which would keep sqrt(1 - varying "
-    "share of the energy)."
+    "Clear: both parts, a boundary whose side has a meaning, and at the boundary a higher mean "
+    "response than a linear unit, which would keep sqrt(1 - varying share of the energy)."
 )
 Numbers = dict[str, Any]
 
@@ -63,22 +62,26 @@ def bipartite(run: Run) -> Numbers:
         "index": spread(run.values("bipartite.index")),
         "share": spread(run.values("bipartite.share")),
         "both_parts": int(both.sum()),
-        "with_side": int((both & np.isfinite(run.values("bipartite.side"))).sum()),
+        "clear": len(_clear(run)),
     }
 
 
 def clearest(layers: Mapping[str, Run]) -> list[Numbers]:
-    """The units of `CLEAREST_RULE`, the clearest first."""
-    found = []
-    for name, run in layers.items():
-        for row in np.flatnonzero(_both_parts(run) & np.isfinite(run.values("bipartite.side"))):
-            unit, of_unit = run.units[row], run.units[row]["bipartite"]
-            keys = "index", "share", "boundary", "side", "mean", "min"
-            above = of_unit["mean"] - sqrt(1 - of_unit["boundary"])
-            found.append({"layer": name, "unit": unit["unit"], "above_linear": above,
-                          **{key: of_unit[key] for key in keys}})  # fmt: skip
-    found.sort(key=lambda unit: -unit["above_linear"])
-    return found[:CLEAREST]
+    """The units of `CLEAREST_RULE` furthest above a linear unit, at most `CLEAREST`."""
+    clear = [{"layer": name, **unit} for name, run in layers.items() for unit in _clear(run)]
+    return sorted(clear, key=lambda unit: -unit["above_linear"])[:CLEAREST]
+
+
+def _clear(run: Run) -> list[Numbers]:
+    keys = "index", "share", "boundary", "side", "mean", "min"
+    chosen = []
+    for row in np.flatnonzero(_both_parts(run) & np.isfinite(run.values("bipartite.side"))):
+        of_unit = run.units[row]["bipartite"]
+        above = of_unit["mean"] - sqrt(1 - of_unit["boundary"])
+        if above > 0:
+            chosen.append({"unit": run.units[row]["unit"], "above_linear": above,
+                           **{key: of_unit[key] for key in keys}})  # fmt: skip
+    return chosen
 
 
 def _both_parts(run: Run) -> Bool[ndarray, " unit"]:

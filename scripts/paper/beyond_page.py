@@ -148,17 +148,18 @@ def _commands(lines: Mapping[str, str], key: str) -> str:
 
 def _bipartite(numbers: Numbers) -> str:
     head = ["layer", "measured", "weak", "median index", "median share of the free part",
-            "both parts", "with a side", "true share"]  # fmt: skip
+            "both parts", "clear", "true share"]  # fmt: skip
     known = {f"energy {layer}": of_layer for layer, of_layer in numbers["known"].items()}
     rows = [
         [name, layer["measured"], layer["weak"], number(layer["index"]["median"]),
-         number(layer["share"]["median"]), layer["both_parts"], layer["with_side"],
+         number(layer["share"]["median"]), layer["both_parts"], layer["clear"],
          number(layer.get("true_share"))]
         for name, layer in {**known, **numbers["layers"]}.items()
     ]  # fmt: skip
     return table_of(head, rows) + faint(
         "A linear unit has index 0, a unit that accepts a shifting texture everywhere 1. Energy: "
-        f"units whose free part is known. {BOTH_RULE} Shown below: {CLEAREST_RULE}"
+        f"units whose free part is known. {BOTH_RULE} {CLEAREST_RULE} Shown below: the clearest "
+        "units of all layers, those furthest above a linear unit."
     )
 
 
