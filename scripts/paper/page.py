@@ -61,54 +61,69 @@ def page(content: Numbers, pictures: Mapping[int, Sequence[Picture]]) -> str:
         _head(content),
         *(_claim(claim, pictures.get(claim["number"], ())) for claim in claims),
     ]
+    return document(TITLE, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """The HTML document with these parts."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(TITLE)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def _head(content: Numbers) -> str:
-    made, versions = content["made"], content["made"]["versions"]
     links = "\n".join(
         f'<a href="#claim{claim["number"]}">{_badge(claim["verdict"])}'
         f'<span class="text">{claim["number"]}. {escape(claim["claim"])}</span></a>'
         for claim in content["claims"]
-    )
-    sample = " Only a sample of units (--quick): the numbers are rough." if made["quick"] else ""
-    about = (
-        f"diversevis {versions['diversevis']}, torch {versions['torch']}, {made['device_name']} "
-        f"({made['device']}), seed {made['seed']}; the runs took "
-        f"{made['seconds_of_runs']:.0f} s; {made['when'][:10]}.{sample}"
     )
     return (
         f"<h1>{escape(TITLE)}</h1>\n<p>Four claims of Cadena, Weis, Gatys, Bethge &amp; Ecker "
         "(ECCV 2018), measured on early layers of VGG-19 and ResNet-50. Every verdict follows from "
         "the rule below it; all numbers are in "
         '<a href="claims.json">claims.json</a>.</p>\n'
-        f'<p class="faint">{escape(about)}</p>\n<div class="summary">\n{links}\n</div>'
+        f'{faint(made_by(content["made"]))}<div class="summary">\n{links}\n</div>'
+    )
+
+
+def made_by(made: Numbers) -> str:
+    """How and when the runs were made, in words."""
+    versions = made["versions"]
+    sample = " Only a sample of units (--quick): the numbers are rough." if made["quick"] else ""
+    return (
+        f"diversevis {versions['diversevis']}, torch {versions['torch']}, {made['device_name']} "
+        f"({made['device']}), seed {made['seed']}; the runs took "
+        f"{made['seconds_of_runs']:.0f} s; {made['when'][:10]}.{sample}"
+    )
+
+
+def commands_of(lines: Sequence[str]) -> str:
+    """The commands, folded."""
+    return (
+        "<details><summary>Commands, to be typed in the folder of this page</summary>\n"
+        "<pre>" + escape("\n".join(lines)) + "</pre></details>\n"
     )
 
 
 def _claim(claim: Numbers, pictures: Sequence[Picture]) -> str:
-    wide = [_figure(picture) for picture in pictures if picture.wide]
-    cards = [_figure(picture) for picture in pictures if not picture.wide]
+    wide = [figure_of(picture) for picture in pictures if picture.wide]
+    cards = [figure_of(picture) for picture in pictures if not picture.wide]
     tables = {1: _gain_table, 2: _phase_table, 3: _deformation_table, 4: _difference_tables}
-    commands = escape("\n".join(claim["commands"]))
     more = f'<div class="cards">\n{"".join(cards)}</div>' if cards else ""
     return (
         f'<section id="claim{claim["number"]}">\n{_badge(claim["verdict"])}\n'
         f"<h2>{claim['number']}. {escape(claim['claim'])}</h2>\n<p>{escape(claim['finding'])}</p>\n"
         f'<p class="faint">Rule: {escape(claim["rule"])}</p>\n'
         f"{''.join(wide[:1])}\n{tables[claim['number']](claim['numbers'])}\n{''.join(wide[1:])}\n{more}\n"
-        f"<details><summary>Commands, to be typed in the folder of this page</summary>\n"
-        f"<pre>{commands}</pre></details>\n</section>"
+        f"{commands_of(claim['commands'])}</section>"
     )
 
 
-def _figure(picture: Picture) -> str:
+def figure_of(picture: Picture) -> str:
     file = escape(picture.file, quote=True)
     caption = escape(picture.caption)
     image = f'<img src="{file}" alt="{escape(picture.caption, quote=True)}">'
@@ -132,13 +147,13 @@ def _gain_table(numbers: Numbers) -> str:
             "dimensions, alone", "dimensions, together", "diversity index", "p, Holm"]  # fmt: skip
     rows = [
         [name, layer["counted"], layer["dead"], _median(layer["smallest_alone"]),
-         _median(layer["gain_smallest"]), _percent(layer["share_larger"]),
-         _median(layer["gain_mean"]), _percent(layer["response"]["median"]),
+         _median(layer["gain_smallest"]), percent(layer["share_larger"]),
+         _median(layer["gain_mean"]), percent(layer["response"]["median"]),
          _median(layer["dimensions_alone"]),
-         _median(layer["dimensions"]), _median(layer["diversity_index"]), _number(layer["p_holm"])]
+         _median(layer["dimensions"]), _median(layer["diversity_index"]), number(layer["p_holm"])]
         for name, layer in numbers["layers"].items()
     ]  # fmt: skip
-    return _table(head, rows) + _faint(
+    return table_of(head, rows) + faint(
         "Medians over units; distances in RMS grey levels (images have a contrast of 32). "
         "Diversity index: 0 for the batch of a noiseless linear unit with the same objective, 1 "
         "for that of an ideal complex cell. Dimensions: participation ratio. p, Holm: corrected "
@@ -151,15 +166,15 @@ def _phase_table(numbers: Numbers) -> str:
             "fitted: median"]  # fmt: skip
     rows = [
         [name, layer["best"]["counted"], layer["dead"], layer["best"]["weak"],
-         _percent(layer["best"]["below_1"]), _percent(layer["best"]["near_perfect"]),
-         _number(layer["best"]["median"]), layer["fitted"]["counted"] or "-",
-         _percent(layer["fitted"]["below_1"]), _percent(layer["fitted"]["near_perfect"]),
-         _number(layer["fitted"]["median"])]
+         percent(layer["best"]["below_1"]), percent(layer["best"]["near_perfect"]),
+         number(layer["best"]["median"]), layer["fitted"]["counted"] or "-",
+         percent(layer["fitted"]["below_1"]), percent(layer["fitted"]["near_perfect"]),
+         number(layer["fitted"]["median"])]
         for name, layer in {**numbers["layers"], **numbers["controls"]}.items()
     ]  # fmt: skip
     example = numbers["example"]
     passing = f"{example['passing']} of {example['candidates']} candidates satisfy it"
-    return _table(head, rows) + _faint(
+    return table_of(head, rows) + faint(
         f"The unit below is chosen by a rule ({passing}): {example['rule']}"
     )
 
@@ -169,22 +184,22 @@ def _deformation_table(numbers: Numbers) -> str:
             "R < 1, same spectrum", "accepting", "p", "kept at 0.5 px", "kept at 1 px",
             "kept at 2 px"]  # fmt: skip
     rows = [
-        [name, layer["counted"], layer["units"], _number(layer["delta"]),
-         _percent(layer["below_1_white"]["share"]), _percent(layer["below_1_strict"]["share"]),
-         f"{layer['accepting']['units']}", _number(layer["accepting"]["p"]),
-         *(_percent(layer["kept"][delta]["median"]) for delta in ("0.5", "1", "2"))]
+        [name, layer["counted"], layer["units"], number(layer["delta"]),
+         percent(layer["below_1_white"]["share"]), percent(layer["below_1_strict"]["share"]),
+         f"{layer['accepting']['units']}", number(layer["accepting"]["p"]),
+         *(percent(layer["kept"][delta]["median"]) for delta in ("0.5", "1", "2"))]
         for name, layer in numbers["layers"].items()
     ]  # fmt: skip
-    text = _table(head, rows) + _faint(
+    text = table_of(head, rows) + faint(
         "R < 1: by at least two standard errors. If not all units of a layer are measured, the "
         "measured units are a random sample. Kept: median share of the response; a dash if the "
         "receptive field is too small.")  # fmt: skip
     if "example" not in numbers:
         return text
     example = numbers["example"]
-    ranks = [[key, _number(entry["value"]), _percent(entry["lower"]), entry["of_units"]]
+    ranks = [[key, number(entry["value"]), percent(entry["lower"]), entry["of_units"]]
              for key, entry in example["indices"].items()]  # fmt: skip
-    return text + _table(
+    return text + table_of(
         [
             f"{example['layer']} unit {example['unit']}",
             "value",
@@ -202,9 +217,9 @@ def _difference_tables(numbers: Numbers) -> str:
         a, b = (f"{pair[s]['model']} {pair[s]['layer']} ({pair[s]['receptive_field']} px)"
                 for s in "ab")  # fmt: skip
         rows = [
-            [index["title"], *(_number(index[s][index["statistic"]]) for s in "ab"),
-             _interval(index), _number(index["cliffs_delta"]), index["effect"] or index["reason"],
-             _number(index["p_holm"])]
+            [index["title"], *(number(index[s][index["statistic"]]) for s in "ab"),
+             _interval(index), number(index["cliffs_delta"]), index["effect"] or index["reason"],
+             number(index["p_holm"])]
             for index in pair["indices"]
         ]  # fmt: skip
         head = ["index", f"A: {a}", f"B: {b}", "A - B [95 %]", "Cliff's delta", "effect", "p, Holm"]
@@ -213,12 +228,12 @@ def _difference_tables(numbers: Numbers) -> str:
         count = f"{sum(differs)} of {tested} indices differ"
         tables.append(
             f"<details><summary>{escape(f'{a} and {b}: {count}')}</summary>"
-            f"{_table(head, rows, differs)}</details>"
+            f"{table_of(head, rows, differs)}</details>"
         )
     return "".join(tables)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bool] = ()) -> str:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bool] = ()) -> str:
     """HTML table; `bold` says which rows are printed in bold."""
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     lines = []
@@ -229,19 +244,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]], bold: Sequence[bo
     return f'<div class="scroll"><table>\n<tr>{first}</tr>\n{body}\n</table></div>\n'
 
 
-def _faint(text: str) -> str:
+def faint(text: str) -> str:
     return f'<p class="faint">{escape(text)}</p>\n'
 
 
 def _median(spread: Numbers) -> str:
-    return _number(spread["median"])
+    return number(spread["median"])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -168,9 +169,9 @@ def plans(
     return planned
 
 
-def sample_units(name: str, count: int, seed: int) -> str:
+def sample_units(name: str, count: int, seed: int, size: int = QUICK_UNITS) -> str:
     """A random sample of a layer's units, as a setting: `[1,5,9]`."""
-    chosen = random.Random(f"{name} {seed}").sample(range(count), QUICK_UNITS)  # noqa: S311
+    chosen = random.Random(f"{name} {seed}").sample(range(count), size)  # noqa: S311
     return f"[{','.join(map(str, sorted(chosen)))}]"
 
 
@@ -215,12 +216,17 @@ def find(plan: Plan, out: Path) -> Run | None:
 
 
 def portable(settings: Sequence[str]) -> list[str]:
-    """The settings without device and root folder; of the photographs' path, only the last name."""
+    """The settings without device and root folder; of photographs' paths, only the last name."""
     shared = [setting for setting in settings if not setting.startswith(MACHINE_SETTINGS)]
-    return [
-        f"natural={Path(setting[8:]).name}" if setting.startswith("natural=") else setting
-        for setting in shared
-    ]
+    return [_without_folders(setting) for setting in shared]
+
+
+def _without_folders(setting: str) -> str:
+    if setting.startswith("natural="):
+        return f"natural={Path(setting[8:]).name}"
+    if setting.startswith("objective.reference="):  # ['/folder/a.jpg','/folder/b.jpg']
+        return re.sub(r"(?<=')[^']*/", "", setting)
+    return setting
 
 
 def _scientific(settings: Sequence[str]) -> set[str]:
