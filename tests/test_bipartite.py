@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_measure_pictures import RECORD, entry, make_measure
 from test_visualize import setup_of
 
 from diversevis.experiment.subject import subject_of
@@ -24,6 +25,7 @@ from diversevis.measures.half_planes import (
 from diversevis.measures.textures import Torus
 from diversevis.method.visualize import visualize
 from diversevis.models.energy import free_side, gabor_pairs, subfield_centers
+from diversevis.pictures.draw import MEASURES, view_of
 
 GRID = torch.tensor(SHARES)
 FEW = ("measure.bipartite.shown=32", "measure.bipartite.steps=40", "measure.bipartite.crops=24")
@@ -172,3 +174,12 @@ def test_units_without_positive_response_have_no_numbers():
     found = measure(below, "bipartite")
     assert found.numbers == [None]
     assert found.arrays["curve"].isnan().all()
+
+
+@pytest.mark.parametrize("side", [7, 21, 224])
+def test_figure_has_parts_at_one_scale(side):
+    measures, arrays = make_measure("bipartite", units=1, size=(side, side))
+    view = view_of("bipartite", RECORD, entry("bipartite", measures[0]), arrays, 0, None, None)
+    best, boundary, zones, texture = MEASURES["bipartite"][0].panels(view)[0].images
+    assert best.shape == boundary.shape == zones.shape
+    assert len(texture) / len(best) == pytest.approx((2 * side - 2) / side)

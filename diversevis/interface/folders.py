@@ -86,7 +86,7 @@ def _loaded(path: Path, results: check.Results) -> Visualized:
         metrics=results.rows,
         settings={name: entry.get("settings", {}) for name, entry in results.measures.items()},
         arrays={name: _arrays(path, name, results.units) for name in results.measures},
-        record=results.record, path=path,
+        record=results.record, path=path, reference=tensors.get("reference"),
     )  # fmt: skip
 
 

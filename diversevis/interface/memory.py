@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diversevis.config.bind import bind
 from diversevis.config.compose import Opening, compose_opening, experiment_with
@@ -122,7 +122,7 @@ def visualize(module: Any, *, mean: Any, std: Any, settings: Mapping[str, Any]) 
         "status": "finished", "optimized": True, "not_measured": impossible,
         "seconds": round(time.perf_counter() - began, 3),
     }  # fmt: skip
-    return _result(units, measured, record)
+    return _result(units, measured, record, setup.targets.references)
 
 
 def _modules(module: Any, function: str) -> nn.Module | tuple[nn.Module, ...]:
@@ -185,14 +185,18 @@ def _measured(
 
 
 def _result(
-    units: Sequence[Visualization], measured: Mapping[str, Measured], record: Mapping[str, Any]
+    units: Sequence[Visualization],
+    measured: Mapping[str, Measured],
+    record: Mapping[str, Any],
+    references: Tensor | None,
 ) -> Visualized:
+    numbers = [unit.unit for unit in units]
     metrics = [
         unit.metrics | {name: taken.numbers[row] for name, taken in measured.items()}
         for row, unit in enumerate(units)
     ]
     return Visualized(
-        units=tuple(unit.unit for unit in units),
+        units=tuple(numbers),
         images=torch.stack([unit.images for unit in units]),
         responses=torch.stack([unit.responses for unit in units]),
         metrics=finite(metrics),
@@ -200,4 +204,5 @@ def _result(
         arrays={name: taken.arrays for name, taken in measured.items() if taken.arrays},
         record=finite(record),
         path=None,
+        reference=None if references is None else references[numbers].cpu(),
     )

@@ -42,6 +42,7 @@ class Visualized:
     settings   of the measures that were taken, by the measure's name
     arrays     of the measures (docs/measures.md), by the measure's name
     record     what run.json holds: settings, hashes, versions, device
+    reference  of metamers the photographs that they match, as the images; else None
     path       the run's folder; None for a module in memory
     """
 
@@ -53,6 +54,7 @@ class Visualized:
     arrays: Mapping[str, Mapping[str, Tensor]]
     record: Mapping[str, Any]
     path: Path | None
+    reference: Float[Tensor, "unit color height width"] | None = None
 
     def __repr__(self) -> str:
         record, (rows, columns) = self.record, self.field.size
@@ -87,7 +89,8 @@ class Visualized:
         return display(self.images, self.mean)
 
     def sheet(self, unit: int | None = None) -> Image.Image:
-        """The unit's images with their responses, as `sheet_unit0012.png` in a run folder.
+        """The unit's images with their responses, as `sheet_unit0012.png` in a run folder; of
+        metamers, with the photograph.
 
         unit  its number; None: the first unit
 
@@ -95,12 +98,12 @@ class Visualized:
         """
         from PIL import Image
 
-        from diversevis.pictures.images import sheet
+        from diversevis.pictures.images import captioned, sheet
 
-        row = 0 if unit is None else self._row(unit)
-        pixels = display(self.images[row], self.mean)
-        responses, metrics = self.responses[row].tolist(), self.metrics[row]
-        return Image.fromarray(sheet(pixels, responses, dict(self.record), metrics))
+        row, record = 0 if unit is None else self._row(unit), dict(self.record)
+        reference = None if self.reference is None else self.reference[row]
+        shown = captioned(self.images[row], self.responses[row].tolist(), reference, record)
+        return Image.fromarray(sheet(*shown, record, self.metrics[row]))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write run.json, metrics.json, images.safetensors, the arrays of the measures and a sheet
@@ -119,7 +122,7 @@ class Visualized:
         if occupied:
             raise InputError(f"{path} is not empty: save writes to a new folder.")
         to = RunFolder(path)
-        to.write_images(self.images, self.responses, tensor(self.units))
+        to.write_images(self.images, self.responses, tensor(self.units), self.reference)
         to.write_metrics(self.metrics)
         for name, settings in self.settings.items():
             numbers = [unit[name] for unit in self.metrics]

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from diversevis.errors import InputError
-from diversevis.method.images import display
 from diversevis.pictures import images
 from diversevis.pictures.draw import MEASURES, layer_of, view_of
 from diversevis.pictures.page import title_of
@@ -80,8 +79,10 @@ Drawn = tuple[Sequence[Panel], Sequence[str]]
 def _sheet(folder: RunFolder, entry: dict[str, Any]) -> Drawn:
     record, arrays = folder.read_record(), folder.read_images()
     row = arrays["units"].tolist().index(entry["unit"])
-    pixels = display(arrays["images"][row], tuple(record["weights"]["mean"]))
-    captions = images.response_captions(arrays["responses"][row].tolist())
+    reference = arrays["reference"][row] if "reference" in arrays else None
+    pixels, captions = images.captioned(
+        arrays["images"][row], arrays["responses"][row].tolist(), reference, record
+    )
     return [Tiles(images=list(pixels), captions=captions)], images.sheet_lines(record, entry)
 
 

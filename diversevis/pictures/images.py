@@ -48,10 +48,9 @@ def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> list[str
             pixels = display(images, tuple(record["weights"]["mean"]))
             for index, image in enumerate(pixels):
                 folder.write_image(entry["unit"], index, page.png(image))
-            captions = None
-            if references is not None:
-                pixels, captions = with_reference(images, responses, references[done], record)
-            drawn = sheet(pixels, responses, record, entry, captions)
+            reference = None if references is None else references[done]
+            shown, captions = captioned(images, responses, reference, record)
+            drawn = sheet(shown, captions, record, entry)
             folder.write_sheet(entry["unit"], page.png(drawn))
     with noted(failures, "trace"):
         _draw_trace(folder)
@@ -71,14 +70,17 @@ def noted(failures: list[str], what: str) -> Iterator[None]:
         failures.append(f"{what}: {type(error).__name__}: {error}")
 
 
-def with_reference(
-    images: Float[Tensor, "metamer color h w"],
+def captioned(
+    images: Float[Tensor, "shown color h w"],
     responses: list[float],
-    reference: Float[Tensor, "color h w"],
+    reference: Float[Tensor, "color h w"] | None,
     record: dict[str, Any],
 ) -> tuple[page.Pixels, list[str]]:
-    """The photograph and its metamers for display, with their captions."""
+    """A unit's images for display, with the responses under them; of metamers, the photograph
+    `reference` before them, errors and distances to it under them."""
     mean = tuple(record["weights"]["mean"])
+    if reference is None:
+        return display(images, mean), [f"{response:.4g}" for response in responses]
     away = (images - reference).square().mean((1, 2, 3)).sqrt().tolist()
     captions = [
         f"error {-response:.1%}\ndistance {distance:.3g}"
@@ -88,33 +90,20 @@ def with_reference(
 
 
 def sheet(
-    pixels: page.Pixels,
-    responses: list[float],
-    record: dict[str, Any],
-    metrics: dict[str, Any],
-    captions: list[str] | None = None,
+    pixels: page.Pixels, captions: Sequence[str], record: dict[str, Any], metrics: dict[str, Any]
 ) -> page.Block:
     """The picture a person looks at first; its images are reduced only where all of them, in
-    their size, are more than `SHEET` pixels high and wide.
-
-    captions  under the images, in place of the responses
-    """
+    their size, are more than `SHEET` pixels high and wide."""
     n, size = len(pixels), pixels.shape[1:3]
     grid = grid_of(n, size, page.TILE, (SHEET, SHEET), (CAPTIONED, page.GAP))
     if grid is None:
         grid = Grid(MOST_IN_ROW, 1, max(1, max(size) // SMALLEST))
     shown = page.enlarge(page.reduced(pixels, grid.reduction), grid.zoom)
-    captions = captions or response_captions(responses)
     images = page.gallery(list(shown), captions, columns=grid.columns)
     lines = sheet_lines(record, metrics)
     if grid.reduction > 1:
         lines.append(f"(shown at 1/{grid.reduction} size; images/ has them in full)")
     return page.compose(page.title_of(record, [metrics["unit"]]), lines, [images])
-
-
-def response_captions(responses: list[float]) -> list[str]:
-    """The responses as they stand under the images of a sheet."""
-    return [f"{response:.4g}" for response in responses]
 
 
 def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
@@ -183,6 +172,9 @@ def trace_graphs(columns: Columns, record: dict[str, Any]) -> list[Callable[[Any
     """What draws the response and, where there is more than one image, the smallest distance."""
     draws: list[Callable[[Any], None]]
     draws = [partial(_trace, columns, "response_mean", "mean response", graph.BLUE)]
+    if record.get("references"):
+        errors = columns | {"error_mean": -columns["response_mean"]}
+        draws = [partial(_trace, errors, "error_mean", "mean relative error", graph.BLUE)]
     if "distance_min" in columns:
         label = _distance_label(record)
         draws.append(partial(_trace, columns, "distance_min", label, graph.ORANGE))

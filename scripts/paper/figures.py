@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diversevis.method.images import display
 from diversevis.pictures.draw import picture
-from diversevis.pictures.images import sheet
+from diversevis.pictures.images import captioned, sheet
 from diversevis.pictures.page import enlarge, png
 from paper.graphs import (
     deformation_figure,
@@ -191,9 +191,10 @@ def measure_picture(run: Run, name: str, row: int) -> bytes:
 
 
 def _sheet(run: Run, row: int) -> bytes:
-    arrays, mean = run.images(), tuple(run.record["weights"]["mean"])
-    pixels = display(arrays["images"][row], mean)
-    return png(sheet(pixels, arrays["responses"][row].tolist(), run.record, run.units[row]))
+    arrays = run.images()
+    responses = arrays["responses"][row].tolist()
+    shown = captioned(arrays["images"][row], responses, None, run.record)
+    return png(sheet(*shown, run.record, run.units[row]))
 
 
 def _card(run: Run, out: Path, name: str, pixels: np.ndarray, row: int, caption: str) -> Picture:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -33,6 +32,9 @@ def picture(view: View) -> page.Block:
 def panels(view: View) -> list[Panel]:
     """The same, for a paper."""
     images, captions = zip(*_parts(view), strict=True)
+    size = max(image.shape[0] for image in images[:3])  # of the image with the boundary, enlarged
+    zoom = size // images[0].shape[0]
+    images = [image if len(image) == size else page.enlarge(image, zoom) for image in images]
     parts: list[Panel] = [Tiles(images=images, captions=captions, width=85)]
     parts.append(Graph(draw=partial(_curve, view)))
     if shown := _examples(view):
@@ -93,8 +95,8 @@ def _parts(view: View) -> list[tuple[page.Block, str]]:
 
 
 def _with_boundary(image: page.Block, fixed: Any) -> page.Block:
-    """The image with the rim of the free part's pixels drawn over it, enlarged four times."""
-    zoom = max(1, math.ceil(TILE / max(fixed.shape)))
+    """The image with the rim of the free part's pixels drawn over it, enlarged to a tile."""
+    zoom = max(1, TILE // max(fixed.shape))
     drawn = Image.fromarray(image.repeat(zoom, 0).repeat(zoom, 1))
     pen, free = ImageDraw.Draw(drawn), fixed < 0.5
     for row, column in np.argwhere(free):
