@@ -238,7 +238,7 @@ def make_bipartite(rng, units, n, h, w):
         "best": torch.full((units,), 8.0), "energy_shares": shares,
     }  # fmt: skip
     measures = [
-        {"index": float(3 * q - 2 * q**1.5), "share": float(q), "kept": 0.97, "misfit": 0.02,
+        {"index": float(3 * q - 2 * q**1.5), "index_at_least": 0.9, "share": float(q), "kept": 0.97, "misfit": 0.02,
          "knee": 0.5, "dip": 0.1, "full": 0.6, "boundary": 0.5, "side": 12.0, "position": -1.5,
          "side_meaning": 0.2, "side_meaning_half": 0.2, "mean": 0.9, "min": 0.8, "weak": False}
         for q in free

@@ -93,7 +93,9 @@ INDICES = (
                   "response"),
     Index("bipartite.index", "bipartite index", "index (0 linear, 1 all free)",
           meaning="how much of the best image may show a shifting texture; 0: as for a linear "
-                  "unit, 1: all of it"),
+                  "unit, 0.25: an ideal complex cell, 1: any part of it"),
+    Index("bipartite.index_at_least", "bipartite index, at least", "index (0 linear, 1 all free)",
+          meaning="the same where more of the image may vary than is asked: 1 for a complex cell"),
     Index("bipartite.share", "bipartite, free share", "share of energy", unless="bipartite.weak",
           meaning="share of the best image's energy in the part that may show a shifting texture"),
     Index("bipartite.dip", "bipartite, dip", OF_BEST,

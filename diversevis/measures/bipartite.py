@@ -211,7 +211,8 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
     two_sided = side is not None and meaning >= LEAST_MEANING and LEAST_SHARE < share < MOST_SHARE
     middle, half = TENTHS.index(0.5), found["by_direction"]
     return {
-        "index": index_of(shares, falling),
+        "index": index_of(shares, curve),
+        "index_at_least": index_of(shares, falling),
         "share": share,
         "kept": kept,
         "boundary": SHARES[at],

@@ -48,8 +48,8 @@ def lines(view: View) -> list[str]:
     side = view.numbers.get("side")
     where = "no side" if side is None else f"at {side:.0f}° (0°: right, 90°: up)"
     said = [
-        f"Bipartite. Index {view.text('index')}: 0 is a linear unit, 1 accepts a shifting texture "
-        "everywhere",
+        f"Bipartite. Index {view.text('index')}: 0 is a linear unit, 0.25 an ideal complex cell, "
+        "1 accepts a shifting texture in any part",
         f"Share of the free part {view.text('share')}, {where}; response there "
         f"{percent(view.numbers.get('mean'))} of the best image, worst crop "
         f"{percent(view.numbers.get('min'))}",
@@ -65,7 +65,7 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     """Index of every unit, with the known values of simple, bipartite and complex units."""
     index, share = layer.values("index"), layer.values("share")
     line = f"Bipartite. Median index {number(median(index))}, median share {number(median(share))}"
-    marks = [(0.0, "linear"), (0.5, "q = 1/4"), (0.793, "1/2"), (1.0, "all free")]
+    marks = [(0.0, "linear"), (0.25, "complex"), (0.5, "q = 1/4"), (0.793, "1/2"), (1.0, "all")]
     series = {"index": index, "share of the free part": share}
     return spread(
         layer, line, series, label="bipartite index", limits=(0.0, 1.0), marks=marks,
