@@ -57,7 +57,7 @@ def related(family, rank=1):
 
 def families_run(root, families, units=(38, 55, 68, 1)):
     divided = {"left_out": torch.tensor([3, 20, 50]),
-               "divisions": torch.tensor([[0.5, 0.9], [0.25, 0.6]])}  # fmt: skip
+               "divisions": torch.tensor([[0.5, 0.9], [0.375, 0.6], [0.125, 0.6]])}  # fmt: skip
     entries = [related(family, rank) | {"unit": unit}
                for unit, family, rank in zip(units, families, (1, 1, 1, 3), strict=True)]  # fmt: skip
     return run_with(root, entries, arrays={"align": divided, "selectivity": {}})
@@ -116,7 +116,7 @@ def test_families_of_a_layer(tmp_path):
     assert numbers["sizes"] == [3, 1]
     assert numbers["rank_1"] == 0.75
     assert numbers["mean_others"]["median"] == pytest.approx(0.1)
-    assert numbers["divisions"] == [0.25, 0.5]
+    assert numbers["divisions"] == [0.375, 0.5]
     assert numbers["left_out"] == {"pairs": 50, "tried": 20, "lost": 3}
     assert numbers["phase_invariant"] == {"38": "2", "55": "2", "68": "2"}
     assert numbers["together"]
