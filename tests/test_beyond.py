@@ -55,6 +55,13 @@ def related(family, rank=1):
     }
 
 
+def accepting(crops, photographs, ratio=None, shown=100):
+    of = {"share": crops / shown, "crops": crops, "photographs": photographs,
+          "of_synthetic_min": ratio, "of_synthetic_mean": ratio}  # fmt: skip
+    return {"varied": {"best_crop": 0.4, "photographs_shown": 3, "crops_shown": shown,
+                       **{key: {"0.25": value} for key, value in of.items()}}}  # fmt: skip
+
+
 def families_run(root, families, units=(38, 55, 68, 1)):
     divided = {"left_out": torch.tensor([3, 20, 50]),
                "divisions": torch.tensor([[0.5, 0.9], [0.375, 0.6], [0.125, 0.6]])}  # fmt: skip
@@ -129,13 +136,7 @@ def test_phase_invariant_units_may_part(tmp_path):
 
 
 def test_accepted_crops_of_a_layer(tmp_path):
-    def unit(crops, photographs, ratio):
-        of = {"share": crops / 100, "crops": crops, "photographs": photographs,
-              "of_synthetic_min": ratio, "of_synthetic_mean": ratio}  # fmt: skip
-        return {"varied": {"best_crop": 0.4, "photographs_shown": 3, "crops_shown": 100,
-                           **{key: {"0.25": value} for key, value in of.items()}}}  # fmt: skip
-
-    units = [unit(0, 0, None), unit(2, 1, None), unit(10, 2, 1.5), unit(20, 3, 0.5)]
+    units = [accepting(0, 0), accepting(2, 1), accepting(10, 2, 1.5), accepting(20, 3, 0.5)]
     numbers = beyond.varied(run_with(tmp_path, [*units, {"varied": None}]))
     assert numbers["measured"] == 4
     assert numbers["crops_shown"] == 100
@@ -175,6 +176,14 @@ def test_page_has_numbers_and_escapes(tmp_path):
                  "do not stand in the same family: 38 in family 1, 55 in family 2",
                  "is not known for every layer", MISSING):  # fmt: skip
         assert text in html, text
+
+
+def test_few_crops_are_not_none(tmp_path):
+    units = [accepting(6, 1, shown=26000) | related("1")]
+    content = content_of({}) | {
+        "varied": {"vgg19 conv2_2": beyond.varied(run_with(tmp_path, units))}
+    }
+    assert "<td>0.023%</td>" in beyond_page(content, {})
 
 
 def test_page_without_photographs_says_so():

@@ -209,7 +209,7 @@ def _varied(numbers: Numbers) -> str:
             "smallest distance / synthetic", "mean distance / synthetic"]  # fmt: skip
     rows = [
         [name, layer["measured"], layer["crops_shown"], layer["photographs_shown"],
-         percent(layer["best_crop"]["median"]), fraction, percent(of["share"]["median"]),
+         percent(layer["best_crop"]["median"]), fraction, _small_share(of["share"]["median"]),
          of["none"], of["several"], number(of["of_synthetic_min"]["median"]),
          number(of["of_synthetic_mean"]["median"])]
         for name, layer in numbers.items()
@@ -221,6 +221,11 @@ def _varied(numbers: Numbers) -> str:
         "with crops of two photographs or more. The run's images keep far more of the response "
         "than a small fraction, so that a ratio above 1 does not mean that nature is more varied."
     )
+
+
+def _small_share(value: float | None) -> str:
+    """In percent with two digits that count: a few crops of 26,000 are not none."""
+    return "-" if value is None else f"{100 * value:.2g}%"
 
 
 def _metamer(numbers: Numbers) -> str:
