@@ -55,9 +55,16 @@ def related(family, rank=1):
     }
 
 
+def accepting(crops, photographs, ratio=None, shown=100):
+    of = {"share": crops / shown, "crops": crops, "photographs": photographs,
+          "of_synthetic_min": ratio, "of_synthetic_mean": ratio}  # fmt: skip
+    return {"varied": {"best_crop": 0.4, "photographs_shown": 3, "crops_shown": shown,
+                       **{key: {"0.25": value} for key, value in of.items()}}}  # fmt: skip
+
+
 def families_run(root, families, units=(38, 55, 68, 1)):
     divided = {"left_out": torch.tensor([3, 20, 50]),
-               "divisions": torch.tensor([[0.5, 0.9], [0.25, 0.6]])}  # fmt: skip
+               "divisions": torch.tensor([[0.5, 0.9], [0.375, 0.6], [0.125, 0.6]])}  # fmt: skip
     entries = [related(family, rank) | {"unit": unit}
                for unit, family, rank in zip(units, families, (1, 1, 1, 3), strict=True)]  # fmt: skip
     return run_with(root, entries, arrays={"align": divided, "selectivity": {}})
@@ -116,7 +123,7 @@ def test_families_of_a_layer(tmp_path):
     assert numbers["sizes"] == [3, 1]
     assert numbers["rank_1"] == 0.75
     assert numbers["mean_others"]["median"] == pytest.approx(0.1)
-    assert numbers["divisions"] == [0.25, 0.5]
+    assert numbers["divisions"] == [0.375, 0.5]
     assert numbers["left_out"] == {"pairs": 50, "tried": 20, "lost": 3}
     assert numbers["phase_invariant"] == {"38": "2", "55": "2", "68": "2"}
     assert numbers["together"]
@@ -129,13 +136,7 @@ def test_phase_invariant_units_may_part(tmp_path):
 
 
 def test_accepted_crops_of_a_layer(tmp_path):
-    def unit(crops, photographs, ratio):
-        of = {"share": crops / 100, "crops": crops, "photographs": photographs,
-              "of_synthetic_min": ratio, "of_synthetic_mean": ratio}  # fmt: skip
-        return {"varied": {"best_crop": 0.4, "photographs_shown": 3, "crops_shown": 100,
-                           **{key: {"0.25": value} for key, value in of.items()}}}  # fmt: skip
-
-    units = [unit(0, 0, None), unit(2, 1, None), unit(10, 2, 1.5), unit(20, 3, 0.5)]
+    units = [accepting(0, 0), accepting(2, 1), accepting(10, 2, 1.5), accepting(20, 3, 0.5)]
     numbers = beyond.varied(run_with(tmp_path, [*units, {"varied": None}]))
     assert numbers["measured"] == 4
     assert numbers["crops_shown"] == 100
@@ -175,6 +176,14 @@ def test_page_has_numbers_and_escapes(tmp_path):
                  "do not stand in the same family: 38 in family 1, 55 in family 2",
                  "is not known for every layer", MISSING):  # fmt: skip
         assert text in html, text
+
+
+def test_few_crops_are_not_none(tmp_path):
+    units = [accepting(6, 1, shown=26000) | related("1")]
+    content = content_of({}) | {
+        "varied": {"vgg19 conv2_2": beyond.varied(run_with(tmp_path, units))}
+    }
+    assert "<td>0.023%</td>" in beyond_page(content, {})
 
 
 def test_page_without_photographs_says_so():

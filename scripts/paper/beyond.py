@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from diversevis.measures.families import is_divided
 from paper.beyond_runs import KNOWN, MATCHED, PHASE_INVARIANT, kind_of
 from paper.runs import Run, about, number_at, spread
 
@@ -100,7 +101,7 @@ def families(run: Run) -> Numbers:
     family = {unit["unit"]: unit["align"]["family"] for unit in run.units if unit.get("align")}
     arrays = run.arrays("align")
     lost, tried, left_out = (int(count) for count in arrays["left_out"].tolist())
-    silhouettes = arrays["divisions"][:, 0].tolist()
+    made = [mean for mean, height in arrays["divisions"].tolist() if is_divided(mean, height)]
     invariant = {str(unit): family[unit] for unit in PHASE_INVARIANT if unit in family}
     named = run.name == "vgg19 conv2_1" and len(invariant) == len(PHASE_INVARIANT)
     return {
@@ -111,7 +112,7 @@ def families(run: Run) -> Numbers:
         "sizes": sorted(Counter(family.values()).values(), reverse=True),
         "to_nearest": spread(run.values("align.to_nearest")),
         "silhouette": spread(run.values("align.silhouette")),
-        "divisions": [min(silhouettes), max(silhouettes)] if silhouettes else None,
+        "divisions": [min(made), max(made)] if made else None,
         "left_out": {"pairs": left_out, "tried": tried, "lost": lost},
         "phase_invariant": invariant if named else None,
         "together": len(set(invariant.values())) == 1 if named else None,

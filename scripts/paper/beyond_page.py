@@ -64,7 +64,11 @@ def _layers(measure: str, runs: Sequence[Run]) -> list[Shown]:
     """The measure's pictures of whole runs; nothing of a run in which no unit has a value."""
     drawn = [(run, layer_picture(measure, run.record, run.units, run.arrays(measure)))
              for run in runs]  # fmt: skip
-    return [(png, f"{run.name}: {measure}.") for run, png in drawn if png is not None]
+    return [
+        (png, f"{run.name}: {measure}, all units of the run.")
+        for run, png in drawn
+        if png is not None
+    ]
 
 
 def _clear_unit(run: Run, unit: Numbers) -> Shown:
@@ -148,12 +152,12 @@ def _commands(lines: Mapping[str, str], key: str) -> str:
 
 def _bipartite(numbers: Numbers) -> str:
     head = ["layer", "measured", "weak", "median index", "median share of the free part",
-            "both parts", "clear", "true share"]  # fmt: skip
+            "true share", "both parts", "clear"]  # fmt: skip
     known = {f"energy {layer}": of_layer for layer, of_layer in numbers["known"].items()}
     rows = [
         [name, layer["measured"], layer["weak"], number(layer["index"]["median"]),
-         number(layer["share"]["median"]), layer["both_parts"], layer["clear"],
-         number(layer.get("true_share"))]
+         number(layer["share"]["median"]), number(layer.get("true_share")), layer["both_parts"],
+         layer["clear"]]
         for name, layer in {**known, **numbers["layers"]}.items()
     ]  # fmt: skip
     return table_of(head, rows) + faint(
@@ -205,7 +209,7 @@ def _varied(numbers: Numbers) -> str:
             "smallest distance / synthetic", "mean distance / synthetic"]  # fmt: skip
     rows = [
         [name, layer["measured"], layer["crops_shown"], layer["photographs_shown"],
-         percent(layer["best_crop"]["median"]), fraction, percent(of["share"]["median"]),
+         percent(layer["best_crop"]["median"]), fraction, _small_share(of["share"]["median"]),
          of["none"], of["several"], number(of["of_synthetic_min"]["median"]),
          number(of["of_synthetic_mean"]["median"])]
         for name, layer in numbers.items()
@@ -217,6 +221,11 @@ def _varied(numbers: Numbers) -> str:
         "with crops of two photographs or more. The run's images keep far more of the response "
         "than a small fraction, so that a ratio above 1 does not mean that nature is more varied."
     )
+
+
+def _small_share(value: float | None) -> str:
+    """In percent with two digits that count: a few crops of 26,000 are not none."""
+    return "-" if value is None else f"{100 * value:.2g}%"
 
 
 def _metamer(numbers: Numbers) -> str:
