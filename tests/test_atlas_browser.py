@@ -854,3 +854,26 @@ def test_hostile_names_are_text(window, pages, kind):
     assert window.run("return document.querySelectorAll('b, script:not([src])').length") == 0
     if kind != "dead":
         assert HOSTILE in window.run("return document.body.textContent")
+
+
+def test_metamers_are_shown_with_errors(driver, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_photographs(Path("photographs"))
+    photo = next(iter(sorted(Path("photographs").iterdir()))).rename("photo.png")
+    with unchanged_log():
+        assert main(["run", "layer=simple", "objective=metamers", f"objective.reference={photo}",
+                     "objective.side=40", "n=2", "optimizer.steps=5", "device=cpu"]) == 0  # fmt: skip
+        assert main(["atlas", "outputs"]) == 0
+    (page,) = Path("outputs/atlas/layers").glob("*/index.html")
+    (metrics,) = Path("outputs").glob("energy/simple/*/v001/metrics.json")
+    entry = json.loads(metrics.read_text())["units"][0]
+    driver.get(f"{page.resolve().as_uri()}#unit=0")
+    window = Window(driver, Path("outputs/atlas").resolve())
+    window.wait("return document.body.innerText.includes('Under an image')")
+    text = driver.find_element("tag name", "body").text
+    assert "Photograph 0" in text
+    assert "relative error of the match" in text
+    assert "share of the best response" not in text
+    assert "Best single image" not in text
+    assert f"{100 * entry['error_max']:.0f} %" in text
+    chromium.messages(driver), chromium.requests(driver)

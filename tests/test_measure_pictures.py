@@ -399,6 +399,14 @@ def test_no_text_leaves_its_graph(name, outside):
     assert outside == []
 
 
+@pytest.mark.parametrize("name", ["selectivity", "align"])
+def test_long_unit_numbers_stay_in_graphs(name, outside):
+    measures, arrays = make_measure(name, units=6)
+    numbered = [entry(name, measure, 9990 + row) for row, measure in enumerate(measures)]
+    layer_picture(name, RECORD, numbered, arrays)
+    assert outside == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_picture_without_the_runs_images(name):
     pixels_of(made_picture(name, alone=True))

@@ -294,7 +294,7 @@ def test_run_of_metamers(current_folder, photos, capsys):
     assert capsys.readouterr().out.strip() == str(path)
     assert main(["show", str(path), "unit=1"]) == 0
     shown = capsys.readouterr().out
-    assert "photograph 1 (2 photographs), metamers" in shown
+    assert "photograph 1 (b.png), metamers" in shown
     assert "relative error of the match" in shown
     assert main(["show", str(path)]) == 0
     assert main(["collect", "outputs"]) == 0
@@ -409,3 +409,45 @@ def test_trace_of_metamers_shows_errors(current_folder, photos, capsys):
     assert axis.lines[0].get_ydata().min() > 0
     assert axis.lines[0].get_ydata()[-1] < 2 * entry["error_mean"]
     plt.close(figure)
+
+
+def test_rows_are_called_photographs(current_folder, photos, capsys):
+    assert run("layer=complex", f"objective.reference={photos}", "images=tensor") == 0
+    out, err = capsys.readouterr()
+    path = Path(out.strip())
+    entries = json.loads((path / "metrics.json").read_text())["units"]
+    head, first, second, _ = [line for line in err.splitlines() if "above" not in line][-4:]
+    assert head.split() == ["unit", "error", "distance"]
+    for line, entry in zip((first, second), entries, strict=True):
+        assert line.split()[1] == f"{100 * entry['error_mean']:.0f}"
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 photographs:" in shown
+    assert "mean relative error of the match" in shown
+    assert "best response" not in shown
+    assert "A photograph in full: " in shown
+    html = diversevis.load(path)._repr_html_()
+    assert "2 photographs:" in html
+    assert "direction" not in html
+
+
+def test_pages_keep_photographs_apart(current_folder, photos, capsys):
+    one, other = photos / "a.png", photos / "b.png"
+    (photos / "c.png").write_bytes(one.read_bytes())
+    for pair in (f"[{one},{other}]", f"[{other},{photos / 'c.png'}]"):
+        assert run("layer=complex", f"objective.reference={pair}") == 0
+    assert main(["atlas", "outputs"]) == 0
+    pages = sorted(Path("outputs/atlas/layers").glob("*/index.html"))
+    assert len(pages) == 2
+    for page in pages:
+        text = page.read_text()
+        assert "2 photographs" in text
+        assert "direction" not in text
+        assert "made earlier" not in text
+
+
+def test_metamers_are_no_units_to_align(current_folder, photos, capsys):
+    assert run("layer=complex", f"objective.reference={photos}", "images=tensor") == 0
+    path = capsys.readouterr().out.strip()
+    assert main(["align", path]) == 2
+    assert "metamers of photographs" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_enlarging_only_repeats_pixels():
 )
 def test_sheet_shows_every_image_exactly(n, size):
     pixels = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
-    canvas = sheet(pixels, [1.0] * n, RECORD, METRICS)
+    canvas = sheet(pixels, ["1"] * n, RECORD, METRICS)
     zoom = max(1, round(160 / max(size)))
     height, width = size[0] * zoom, size[1] * zoom
     large = enlarge(pixels, zoom)
@@ -52,10 +52,10 @@ def test_sheet_shows_every_image_exactly(n, size):
 def test_sheets_of_dead_and_single_units():
     dead = METRICS | {"stop": "dead", "response_mean": None, "distance_min": None}
     pixels = np.zeros((2, 5, 5, 3), np.uint8)
-    assert sheet(pixels, [0.0, 0.0], RECORD, dead).shape[2] == 3
+    assert sheet(pixels, ["0", "0"], RECORD, dead).shape[2] == 3
     lost = METRICS | {"stop": "diverged", "response_mean": None, "response_best": None}
-    assert sheet(pixels, [0.0, float("nan")], RECORD, lost).shape[2] == 3
-    assert sheet(pixels[:1], [0.0], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
+    assert sheet(pixels, ["0", "nan"], RECORD, lost).shape[2] == 3
+    assert sheet(pixels[:1], ["0"], RECORD, METRICS | {"distance_min": None}).shape[2] == 3
 
 
 def test_grey_images_of_a_run_are_drawn(tmp_path):
@@ -178,5 +178,5 @@ def test_failing_encoder_costs_only_the_film(tmp_path, monkeypatch, caplog):
 )
 def test_sheets_of_many_images_are_bounded(n, size):
     """500 images of 224 x 224 made a sheet of 7616 x 4200 pixels."""
-    picture = sheet(np.zeros((n, *size, 3), np.uint8), [1.25] * n, RECORD, METRICS)
+    picture = sheet(np.zeros((n, *size, 3), np.uint8), ["1.25"] * n, RECORD, METRICS)
     assert max(picture.shape) < 4400

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diversevis.atlas.layers import Layer, describe, order_of
+from diversevis.atlas.layers import Layer, describe, noun_of, order_of
 from diversevis.atlas.strips import COLUMNS, ROWS, tile_of
 
 BINS = 24
@@ -87,7 +87,7 @@ def _layer(
     return {
         "slug": layer.slug, "href": f"layers/{layer.slug}/index.html",
         "layer": layer.key["layer"], "variant": layer.variant,
-        "noun": "direction" if layer.key["direction"] else "unit",
+        "noun": noun_of(layer.key),
         "units": len(layer.units), "dead": _dead(layer), "field": layer.key["size"],
         "n": layer.key["n"], "runs": len(layer.entries),
         "measures": list(dict.fromkeys(name for e in layer.entries for name in e.measures)),

@@ -33,7 +33,7 @@ LOGARITHMIC = "deformation.stability", "deformation.stability_strict"  # ratios
 SETTINGS = {
     "size": "size", "n": "n", "contrast": "contrast", "diversity": "diversity",
     "distance": "distance", "fraction": "fraction", "front": "front", "seed": "seed",
-    "weights": "weights", "computation": "computation",
+    "weights": "weights", "computation": "computation", "photographs": "settings",
 }  # fmt: skip
 
 
@@ -176,16 +176,23 @@ def _layer(key: Mapping[str, Any]) -> tuple[str, str, str]:
     return key["model"], key["layer"], str(key["direction"])
 
 
+def noun_of(key: Mapping[str, Any]) -> str:
+    """What a row of the page is: a unit, a direction, or a photograph of metamers."""
+    if "photographs" in key:
+        return "photograph"
+    return "direction" if key["direction"] else "unit"
+
+
 def _variant(key: Mapping[str, Any], keys: Sequence[Mapping[str, Any]]) -> str:
     """What sets this page apart from the others of its layer, in words."""
     parts = [key["direction"]] if key["direction"] else []
     for name, word in SETTINGS.items():
-        if len({digest(other[name]) for other in keys}) > 1:
-            value = key[name]
-            if name in ("weights", "computation"):
+        if len({digest(other.get(name)) for other in keys}) > 1:
+            value = key.get(name)
+            if name in ("weights", "computation", "photographs"):
                 value = str(value)[:8]
             elif name == "size":
-                value = " x ".join(map(str, value))
+                value = " x ".join(map(str, key["size"]))
             parts.append(f"{word} {value if value is not None else 'none'}")
     return ", ".join(parts)
 
@@ -235,7 +242,7 @@ def content_of(layer: Layer, wall: Sequence[str]) -> dict[str, Any]:
     height, width = tile_of(size)
     return {
         "slug": layer.slug, "model": key["model"], "layer": key["layer"],
-        "variant": layer.variant, "noun": "direction" if key["direction"] else "unit",
+        "variant": layer.variant, "noun": noun_of(key),
         "field": key["size"], "stride": entry.facts["stride"], "n": key["n"],
         "contrast": key["contrast"], "noise_distance": noise_distance(layer),
         "response": entry.facts["response"],

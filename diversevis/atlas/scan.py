@@ -213,6 +213,8 @@ def layer_of(run: Run) -> dict[str, Any]:
         # With its metric, for which the pages of earlier runs have no key.
         "distance": f"cosine, {distance}" if record.get("metric") == "cosine" else distance,
         "seed": record.get("seed", config.get("seed")),
+        # Of metamers: their rows are photographs, whose numbers mean others in every run.
+        **({"photographs": record["recipe_hash"]} if record.get("references") else {}),
     }
 
 

@@ -21,6 +21,7 @@ from diversevis.compare.words import (
     STATES,
     how_made,
     lacking,
+    noun_of,
     seeds_text,
     unfinished,
     value_text,
@@ -63,7 +64,8 @@ def show_command(arguments: Sequence[str]) -> None:
 
 def _of_run(run: Run, report: Report) -> Iterator[str]:
     count = len(report["units"])
-    yield f"{report['model']} {report['layer']}, {counted(count, 'unit')}{how_made(report)}"
+    rows = counted(count, "photograph" if report["references"] else "unit")
+    yield f"{report['model']} {report['layer']}, {rows}{how_made(report)}"
     yield str(run.path)
     yield from _state(run)
     if not count:
@@ -73,16 +75,20 @@ def _of_run(run: Run, report: Report) -> Iterator[str]:
     yield ""
     if report["n"] is not None:
         noise = f"{2**0.5 * report['contrast']:.0f}"
-        yield from _explained("response", "mean response / best response to a single image")
+        if report["references"]:
+            yield from _explained("error", "mean relative error of the match")
+        else:
+            yield from _explained("response", "mean response / best response to a single image")
         what = "smallest distance of two images, RMS grey levels; images of noise"
         yield from _explained("distance", f"{what}: {noise}")
     by_key = {index.key: index for index in measured_indices(run)}
     for key in report["indices"]:
         yield from _explained(key.partition(".")[0], by_key[key].meaning)
     yield from _unmeasured(run, report)
-    yield f"A unit in full, and its rank in its layer: diversevis show {_quoted(run)} unit=" + str(
-        report["units"][0]["unit"]
-    )
+    first = f"diversevis show {_quoted(run)} unit={report['units'][0]['unit']}"
+    in_full = "A photograph" if report["references"] else "A unit"
+    rank = "" if report["references"] else ", and its rank in its layer"
+    yield f"{in_full} in full{rank}: {first}"
 
 
 def _explained(name: str, meaning: str) -> Iterator[str]:
@@ -95,10 +101,10 @@ def _explained(name: str, meaning: str) -> Iterator[str]:
 
 
 def _of_unit(run: Run, report: Report) -> Iterator[str]:
-    name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
+    name = f"{noun_of(report)} {report['unit']}"
     of = f" of {report['direction']}" if report["direction"] else ""
     if report["references"]:
-        name, of = f"photograph {report['unit']}", f" ({report['direction']}), metamers"
+        of = f" ({report['references'][report['unit']]}), metamers"
     yield f"{report['model']} {report['layer']} {name}{of}{how_made(report)}"
     yield str(run.path)
     yield from _state(run)

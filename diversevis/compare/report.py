@@ -77,21 +77,27 @@ def table_report(run: Run) -> dict[str, Any]:
     Medians are of units with numbers; weak and dead ones do not count.
     """
     indices = main_indices(run)
-    rows = [_row(unit, indices) for unit in run.units]
+    rows = [_row(run, unit, indices) for unit in run.units]
     columns = [index.key for index in indices]
     medians = {}
-    for key in ("response_of_best", "distance_min", *columns):
+    of_images = "response_of_best", "distance_min", *(("error",) if _is_of_metamers(run) else ())
+    for key in (*of_images, *columns):
         weak = {row["unit"] for row in rows if key in row["weak"]}
         values = [row[key] for row in rows if row[key] is not None and row["unit"] not in weak]
         medians[key] = median(values) if values else None
     return {**run_facts(run), "indices": columns, "units": rows, "medians": medians}
 
 
-def _row(unit: Unit, indices: Sequence[Index]) -> dict[str, Any]:
+def _is_of_metamers(run: Run) -> bool:
+    return bool(run.record.get("references"))
+
+
+def _row(run: Run, unit: Unit, indices: Sequence[Index]) -> dict[str, Any]:
     return {
         "unit": unit["unit"],
         "state": state_of(unit),
         "response_of_best": share_of_best(unit),
+        **({"error": number_at(unit, "error_mean")} if _is_of_metamers(run) else {}),
         "distance_min": number_at(unit, "distance_pixels_min"),
         **{index.key: number_at(unit, index.key) for index in indices},
         "words": {i.key: word for i in indices if (word := _word(unit, i))},

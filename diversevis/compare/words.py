@@ -18,7 +18,7 @@ STATES = {
 }
 ERROR = "±: standard error over random deformations"
 HEADS = {  # of the columns of a table of units, with the decimals of their numbers
-    "response_of_best": ("response", 0), "distance_min": ("distance", 1),
+    "response_of_best": ("response", 0), "error": ("error", 0), "distance_min": ("distance", 1),
     "phase.f1f0": ("phase (F1/F0)", 2), "shift.mean_masked": ("shift", 2),
     "deformation.stability": ("deformation (R)", 2), "diversity.index": ("diversity", 2),
     "bipartite.index": ("bipartite", 2),
@@ -27,6 +27,7 @@ HEADS = {  # of the columns of a table of units, with the decimals of their numb
     "align.to_nearest": ("align", 2), "varied.best_crop": ("best crop", 2),
     "metamers.error_of_trained": ("random error", 2),
 }  # fmt: skip
+SHARES = "response_of_best", "error"
 WITH_WORD = "phase.f1f0"  # the column where words say more than they take room
 
 
@@ -85,7 +86,16 @@ def seeds_text(index: Report) -> str | None:
 
 def columns_of_images(report: Report) -> list[str]:
     """The columns that need images: none where only measures were taken."""
-    return [] if report["n"] is None else ["response_of_best", "distance_min"]
+    if report["n"] is None:
+        return []
+    return ["error" if report["references"] else "response_of_best", "distance_min"]
+
+
+def noun_of(report: Report) -> str:
+    """What a row of the run is: a unit, a direction, or a photograph of metamers."""
+    if report["references"]:
+        return "photograph"
+    return "direction" if report["direction"] else "unit"
 
 
 def table_rows(
@@ -103,7 +113,7 @@ def table_rows(
 
 def _cell(unit: Report, key: str) -> str:
     """A number of a unit, with its word; dead and diverged units say so in place of a response."""
-    if key == "response_of_best" and unit["state"]:
+    if key in SHARES and unit["state"]:
         return str(unit["state"])
     text = _number(unit[key], key)
     if key in unit["weak"]:
@@ -115,4 +125,4 @@ def _cell(unit: Report, key: str) -> str:
 def _number(value: float | None, key: str) -> str:
     if value is None:
         return "-"
-    return percent(value) if key == "response_of_best" else f"{value:.{HEADS[key][1]}f}"
+    return percent(value) if key in SHARES else f"{value:.{HEADS[key][1]}f}"

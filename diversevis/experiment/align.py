@@ -110,6 +110,10 @@ def _opened(folder: RunFolder, experiment: Experiment) -> Aligned:
             f"{folder.path} has no images, which align moves: it holds measures alone. Give the "
             "folder of a run, `diversevis run ...`."
         )
+    if record.get("references"):
+        raise InputError(
+            f"{folder.path} holds metamers of photographs, and align compares units. Leave it out."
+        )
     setup = prepare(experiment)
     check_network(setup, folder)
     subject = subject_of_folder(setup, folder)

@@ -24,6 +24,7 @@ from diversevis.compare.words import (
     columns_of_images,
     how_made,
     lacking,
+    noun_of,
     seeds_text,
     table_rows,
     unfinished,
@@ -74,8 +75,9 @@ def _part(what: str, html: Callable[..., str], *given: Any) -> str:
 
 def _head(run: Run) -> str:
     report = run_facts(run)
-    noun = f"direction{'s' * (len(run.units) != 1)} of {report['direction']}"
-    units = f"{len(run.units)} {noun}" if report["direction"] else counted(len(run.units), "unit")
+    units = counted(len(run.units), noun_of(report))
+    if report["direction"] and not report["references"]:
+        units += f" of {report['direction']}"
     name = f"{report['model']} {report['layer']}"
     head = f"<p><b>{_text(name)}</b>, {_text(units + how_made(report))}</p>"
     sentence = unfinished(run)
@@ -87,7 +89,7 @@ def _head(run: Run) -> str:
 
 def _unit(result: Visualized, run: Run, unit: Unit) -> str:
     report = unit_facts(run, unit, measured_indices(run), None)
-    name = f"{'direction' if report['direction'] else 'unit'} {report['unit']}"
+    name = f"{noun_of(report)} {report['unit']}"
     parts = [_part(f"The sheet of {name}", _sheet, result, report, name)]
     if report["state"]:
         parts.append(_paragraph(f"{name}: {STATES[report['state']]}"))

@@ -1436,7 +1436,10 @@
 
   const captionText = (...children) => html("p", { class: "caption" }, ...children);
 
+  const OF_METAMERS = NOUN === "photograph";  // whose responses are errors of the match, negated
+
   function responseCaption(response, best) {
+    if (OF_METAMERS && isNumber(response)) return captionText(strong(percent(-response)));
     if (!isNumber(response) || !(best > 0)) return captionText(strong(digits(response)));
     return captionText(strong(percent(response / best)), soft(` ${digits(response)}`));
   }
@@ -1459,8 +1462,8 @@
     if (!d.images) return partWithoutImages(row, d);
     const best = isNumber(d.response_best) ? `, ${digits(d.response_best)}` : "";
     return part("images", "Images",
-      hint(`${reduction(d.images)}Under an image: response as a share of the best response${best}, `
-        + "and as a number."),
+      hint(`${reduction(d.images)}Under an image: ` + (OF_METAMERS ? "relative error of the match."
+        : `response as a share of the best response${best}, and as a number.`)),
       figures(d, d.images, zoomOfBatch(d.images),
         (i) => `image ${i} of ${describe(row, "unit")}`,
         (i) => responseCaption(d.responses[i], d.response_best)),
@@ -1489,7 +1492,7 @@
 
   function partBest(row, d) {
     const strip = d.best && (d.best.of === "alone" ? d.alone : d.images);
-    if (!strip) return null;
+    if (!strip || OF_METAMERS) return null;
     const of = d.best.of === "alone" ? "of those made alone" : "of the batch";
     const zoom = zoomFor(strip.width, 112);
     return part("best", "Best single image",
@@ -1562,7 +1565,8 @@
   function partTrace(d) {
     const trace = d.trace;
     if (!trace || !Array.isArray(trace.step) || trace.step.length < 2) return null;
-    const curves = [["response", "mean response"], ["distance", "smallest distance, as optimized"]]
+    const response = OF_METAMERS ? "minus the mean relative error" : "mean response";
+    const curves = [["response", response], ["distance", "smallest distance, as optimized"]]
       .filter(([name]) => Array.isArray(trace[name]) && trace[name].some(isNumber));
     return part("trace", "Optimization",
       ...curves.map(([name, title]) => curve(trace.step, trace[name], title, name)));

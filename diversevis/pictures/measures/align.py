@@ -21,6 +21,7 @@ MOST_SHOWN = 16  # families whose typical unit is shown, the largest
 LARGE = 0.03  # share of the units from which on a family's number is written beside the matrix
 FEW = 24  # units up to which their numbers are written; families with broad lines between them
 SIDE, TREE = 560, 110  # pixels: of the matrix, height of the tree
+NUMBERS = 24  # pixels for the digits of unit numbers, which stand upright below the matrix
 CLOSE = {"gridspec_kw": {"hspace": 0.04}}
 ROWS = {"nrows": 2, "sharex": True, "height_ratios": (TREE, SIDE)}
 
@@ -112,8 +113,10 @@ def families_line(divisions: Float[np.ndarray, "division 2"], labels: Sequence[s
 def matrix_block(draw: Any) -> page.Block:
     """The matrix under its tree, as `draw_matrix` draws them, for a page."""
     width = graph.LEFT + SIDE + graph.FOR_COLOR_BAR
-    height = TREE + SIDE + graph.BOTTOM + graph.TOP
-    return graph.block(draw, width, height, right=graph.FOR_COLOR_BAR, **CLOSE, **ROWS)
+    bottom = graph.BOTTOM + NUMBERS
+    height = TREE + SIDE + bottom + graph.TOP
+    margins = {"right": graph.FOR_COLOR_BAR, "bottom": bottom}
+    return graph.block(draw, width, height, **margins, **CLOSE, **ROWS)
 
 
 def draw_matrix(

@@ -78,7 +78,8 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
     def above() -> list[page.Block]:
         if not has_matrix:
             return []
-        drawn = graph.block(draw, 660, 560, right=graph.FOR_COLOR_BAR)
+        margins = {"right": graph.FOR_COLOR_BAR, "bottom": graph.BOTTOM + 24}  # for long numbers
+        drawn = graph.block(draw, 660, 584, **margins)
         return [page.titled("response of every unit to the images of every unit", drawn)]
 
     return spread(

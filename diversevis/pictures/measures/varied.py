@@ -49,8 +49,8 @@ def lines(view: View) -> list[str]:
     for name in _names(view.arrays["fractions"]):
         of = {key: (view.numbers.get(key) or {}).get(name) for key in OF_FRACTION}
         text = (
-            f"Above {percent(float(name))}: {_count(of['crops'])} crops ({_share(of['share'])}) in "
-            f"{_count(of['photographs'])} photographs"
+            f"Above {percent(float(name))}: {_count(of['crops'], 'crop')} ({_share(of['share'])}) "
+            f"in {_count(of['photographs'], 'photograph')}"
         )
         if of["distance_mean"] is not None:
             text += (
@@ -163,9 +163,10 @@ def _caption(view: View, response: float) -> str:
     return percent(response / best) if best else number(response)
 
 
-def _count(count: int | None) -> str:
-    """`12 000`."""
-    return NO_NUMBER if count is None else f"{count:,}".replace(",", " ")
+def _count(count: int | None, noun: str = "") -> str:
+    """`12 000`, or `1 crop`, `2 crops`."""
+    said = NO_NUMBER if count is None else f"{count:,}".replace(",", " ")
+    return said + (f" {noun}{'' if count == 1 else 's'}" if noun else "")
 
 
 def _share(share: float | None) -> str:
