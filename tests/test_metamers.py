@@ -451,3 +451,22 @@ def test_metamers_are_no_units_to_align(current_folder, photos, capsys):
     path = capsys.readouterr().out.strip()
     assert main(["align", path]) == 2
     assert "metamers of photographs" in capsys.readouterr().err
+
+
+def test_seeds_of_metamers_give_errors(current_folder, photos, capsys):
+    words = "layer=complex", f"objective.reference={photos}/a.png", "analysis=metamers", "seeds=2"
+    assert run(*words) == 0
+    path = Path(capsys.readouterr().out.strip())
+    (unit,) = json.loads((path / "metrics.json").read_text())["units"]
+    assert unit["seeds"]["error_max"]["count"] == 2
+    assert unit["seeds"]["distance_to_reference_mean"]["deviation"] > 0
+
+
+def test_metamers_are_not_compared_with_units(current_folder, photos, capsys):
+    assert run("layer=complex", f"objective.reference={photos}/a.png") == 0
+    assert main(["run", "device=cpu", "layer=complex", "unit=1", "n=2", "optimizer.steps=5",
+                 "analysis=phase"]) == 0  # fmt: skip
+    metamers, units = capsys.readouterr().out.split()
+    RunFolder(Path(metamers)).write_measure("metamers", {}, [{"error_mean": 0.1}], {})
+    assert main(["compare", metamers, units]) == 2
+    assert "images of photographs" in capsys.readouterr().err

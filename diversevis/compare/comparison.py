@@ -92,6 +92,12 @@ def pair_runs(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 def check_pair(a: Run, b: Run) -> None:
     """Raises `InputError` for runs that were made or measured with different settings."""
+    kinds = ["photographs" if run.record.get("references") else "units" for run in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{a.path} (A) has images of {kinds[0]}, {b.path} (B) of {kinds[1]}: a run of "
+            "metamers is compared with another of metamers. Name two runs of the same kind."
+        )
     if made := differently_made(a, b):
         raise _different(a, b, made, "Repeat a run with the settings of the other: "
                          "contrast=, n=, objective.diversity=, objective.distance=, "

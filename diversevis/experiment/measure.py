@@ -34,7 +34,10 @@ Result = TypeVar("Result")
 
 # Numbers that depend on the seed, beside those of the measures.
 RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "distance_mean",
-             "distance_pixels_min", "distance_pixels_mean")  # fmt: skip
+             "distance_pixels_min", "distance_pixels_mean",
+             # of metamers:
+             "error_mean", "error_max", "distance_to_reference_min", "distance_to_reference_mean",
+             )  # fmt: skip
 
 
 def measures_of(experiment: Experiment) -> list[str]:
