@@ -14,7 +14,7 @@ from diversevis.experiment.subject import subject_of
 from diversevis.measures.affine import Maps, grid_of_maps, limited, matrices, resample
 from diversevis.measures.catalogue import measure
 from diversevis.measures.families import adjusted_rand, families_of, silhouettes, structure_of
-from diversevis.measures.matching import match
+from diversevis.measures.matching import LeftOut, match
 from diversevis.method.visualize import visualize
 
 QUICK = ("measure.align.steps=20", "measure.align.shifts=[0.08]", "measure.align.checked=4", "n=4",
@@ -256,10 +256,21 @@ def test_hopeless_pairs_are_counted(axes):
     """Colour axes never meet: 32 of 64 pairs are left out, and none of the sample was lost. What is
     left out keeps the share of the first pass."""
     settings = axes.settings["align"]
-    assert match(axes.images, axes, settings, lambda done: None).lost == (0, 4, 32)
-    left_out = match(axes.images, axes, replace(settings, hopeful=1.0), lambda done: None)
-    assert left_out.lost[1:] == (4, 64 - int(left_out.refined.sum()))
-    assert torch.equal(left_out.shares, left_out.first)
+    assert match(axes.images, axes, settings, lambda done: None).left_out[:3] == (0, 4, 32)
+    nothing = match(axes.images, axes, replace(settings, hopeful=1.0), lambda done: None)
+    left_out = nothing.left_out
+    assert left_out[1:3] == (4, 64 - int(nothing.refined.sum()))
+    assert left_out.gained > 0.01
+    assert torch.equal(nothing.shares, nothing.first)
+
+
+def test_what_blocks_left_out_is_joined():
+    joined = LeftOut.joined([
+        LeftOut(1, 4, 30, 0.1), LeftOut(0, 0, 0, math.nan), LeftOut(3, 12, 20, 0.3)
+    ])  # fmt: skip
+    assert joined[:3] == (4, 16, 50)
+    assert joined.gained == pytest.approx(0.25)
+    assert math.isnan(LeftOut.joined([LeftOut(0, 0, 0, math.nan)]).gained)
 
 
 def test_numbers_of_a_unit(axes):

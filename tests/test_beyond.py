@@ -11,6 +11,7 @@ from conftest import QUICK
 from PIL import Image
 
 from diversevis.cli.main import main
+from diversevis.measures.half_planes import SHARES
 from diversevis.runs.folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
@@ -44,8 +45,14 @@ def run_with(root, units, *, layer="conv2_1", model="vgg19", arrays=None, **reco
 
 
 def partly(share, *, weak=False, side=90.0, mean=0.9):
-    return {"bipartite": {"index": share, "share": share, "weak": weak, "side": side, "mean": mean,
+    return {"bipartite": {"index": share, "index_contrast": 0.0, "share": share, "weak": weak, "side": side, "mean": mean,
                           "min": 0.5, "boundary": share}}  # fmt: skip
+
+
+def partial_run(root, units, **record):
+    """Units that grow with contrast as linear ones do."""
+    contrast = (1 - torch.tensor(SHARES)).sqrt().repeat(len(units), 1)
+    return run_with(root, units, arrays={"bipartite": {"contrast": contrast}}, **record)
 
 
 def related(family, rank=1):
@@ -63,7 +70,7 @@ def accepting(crops, photographs, ratio=None, shown=100):
 
 
 def families_run(root, families, units=(38, 55, 68, 1)):
-    divided = {"left_out": torch.tensor([3, 20, 50]),
+    divided = {"left_out": torch.tensor([3, 20, 50, 0.1]),
                "divisions": torch.tensor([[0.5, 0.9], [0.375, 0.6], [0.125, 0.6]])}  # fmt: skip
     entries = [related(family, rank) | {"unit": unit}
                for unit, family, rank in zip(units, families, (1, 1, 1, 3), strict=True)]  # fmt: skip
@@ -97,7 +104,7 @@ def test_bipartite_units_are_counted(tmp_path):
     """Weak units, those that are fixed or free everywhere, and dead units have not both parts."""
     units = [partly(0.36), partly(0.36, weak=True), partly(0.05), partly(0.95, side=None),
              partly(0.5, side=None), {"bipartite": None}]  # fmt: skip
-    numbers = beyond.bipartite(run_with(tmp_path, units))
+    numbers = beyond.bipartite(partial_run(tmp_path, units))
     assert numbers["units"] == 6
     assert numbers["measured"] == 5
     assert numbers["weak"] == 1
@@ -106,15 +113,15 @@ def test_bipartite_units_are_counted(tmp_path):
     assert numbers["share"]["median"] == 0.36
 
 
-def test_clearest_units_outdo_linear_units(tmp_path):
-    """A linear unit keeps sqrt(1 - 0.36) = 0.8 and sqrt(1 - 0.75) = 0.5 of its response."""
+def test_clearest_units_outdo_their_contrast(tmp_path):
+    """With less contrast they keep sqrt(1 - 0.36) = 0.8 and sqrt(1 - 0.75) = 0.5."""
     units = [partly(0.36, mean=0.85), partly(0.75, mean=0.6), partly(0.5, side=None, mean=1.0),
              partly(0.36, mean=0.79)]  # fmt: skip
-    run = run_with(tmp_path, units)
+    run = partial_run(tmp_path, units)
     chosen = beyond.clearest({"layer": run})
     assert [unit["unit"] for unit in chosen] == [5, 0]
-    assert [unit["above_linear"] for unit in chosen] == pytest.approx([0.1, 0.05])
-    many = run_with(tmp_path / "many", [partly(0.36)] * 9)
+    assert [unit["above_contrast"] for unit in chosen] == pytest.approx([0.1, 0.05], abs=1e-3)
+    many = partial_run(tmp_path / "many", [partly(0.36)] * 9)
     assert len(beyond.clearest({"layer": many})) == beyond.CLEAREST
 
 
@@ -124,7 +131,12 @@ def test_families_of_a_layer(tmp_path):
     assert numbers["rank_1"] == 0.75
     assert numbers["mean_others"]["median"] == pytest.approx(0.1)
     assert numbers["divisions"] == [0.375, 0.5]
-    assert numbers["left_out"] == {"pairs": 50, "tried": 20, "lost": 3}
+    assert numbers["left_out"] == {
+        "pairs": 50,
+        "tried": 20,
+        "lost": 3,
+        "gained": pytest.approx(0.1),
+    }
     assert numbers["phase_invariant"] == {"38": "2", "55": "2", "68": "2"}
     assert numbers["together"]
 
@@ -165,7 +177,7 @@ def test_distance_grows_only_where_measured(tmp_path):
 
 def test_page_has_numbers_and_escapes(tmp_path):
     runs = {
-        "bipartite: a": run_with(tmp_path, [partly(0.36), partly(0.625)], layer="<script>x"),
+        "bipartite: a": partial_run(tmp_path, [partly(0.36), partly(0.625)], layer="<script>x"),
         "families: b": families_run(tmp_path, ["1", "2", "1", "1"]),
         "metamers: c": matched_run(tmp_path, "conv2_2", [37.25], files=[HOSTILE]),
     }

@@ -28,16 +28,28 @@ from diversevis.models.energy import free_side, gabor_pairs, subfield_centers
 from diversevis.pictures.draw import MEASURES, view_of
 
 GRID = torch.tensor(SHARES)
+LINEAR = (1 - GRID).sqrt()  # response of a linear unit to its best image with less energy
 FEW = ("measure.bipartite.shown=32", "measure.bipartite.steps=40", "measure.bipartite.crops=24")
 QUICK = ("n=2", "objective.diversity=0", "optimizer.steps=60")
 
 
-def measured(layer, *units, words=FEW):
-    """Numbers and curves of units of the analytic network."""
+def measured(layer, *units, words=FEW, through=None):
+    """Numbers and curves of units of the analytic network.
+
+    through  takes the response's place: a function of the response over the best one
+    """
     listed = ",".join(map(str, units))
     setup = setup_of("model=energy", f"layer={layer}", f"unit=[{listed}]", *QUICK, *words)
-    found = visualize(setup, range(len(units)))
-    result = measure(subject_of(setup, found), "bipartite")
+    subject = subject_of(setup, visualize(setup, range(len(units))))
+    if through is not None:
+        best, plain = subject.best_responses(), subject.respond
+
+        def respond(rows, batch):
+            of_units = best[list(rows)][:, None]
+            return lambda x: through(plain(rows, batch)(x) / of_units)
+
+        subject = replace(subject, respond=respond)
+    result = measure(subject, "bipartite")
     return result.numbers, result.arrays
 
 
@@ -98,10 +110,10 @@ def test_envelope_of_gabors_is_their_gaussian():
 )
 def test_model_has_its_closed_forms(q, index):
     """Index `3 q - 2 q^1.5`, knee `q + 0.2775`."""
-    curve = model_curve(GRID, q)
+    curve = model_curve(GRID, q, LINEAR)
     assert index_of(GRID, curve) == pytest.approx(index, abs=0.004)
     assert knee_of(GRID, curve) == pytest.approx(min(1, q + 0.2775), abs=0.002)
-    share, kept, misfit = fitted_share(GRID, curve)
+    share, kept, misfit = fitted_share(GRID, curve, LINEAR)
     assert (share, kept) == (pytest.approx(q), pytest.approx(1))
     assert misfit < 1e-6
 
@@ -149,6 +161,34 @@ def check_bipartite(layer, share, units, words=FEW):
 
 def test_bipartite_unit_has_its_share_and_side():
     check_bipartite("bipartite50", 0.5, [13])
+
+
+def threshold(response):
+    return (response - 0.3).relu()
+
+
+def square(response):
+    return response * response.abs()
+
+
+@pytest.mark.parametrize(("through", "index"), [(threshold, -0.39), (square, -0.5)])
+def test_growth_with_contrast_alone_is_no_bipartite_field(through, index):
+    """A filter behind a function f keeps `f(sqrt(1 - k)) / f(1)` without any crops; where f is
+    convex, crops that drive it more count more than those that drive it less."""
+    (unit,), arrays = measured("simple", 27, through=through)
+    assert unit["index_contrast"] == pytest.approx(index, abs=0.01)
+    assert 0 <= unit["index"] - unit["index_contrast"] < 0.1
+    assert unit["share"] < 0.2
+    assert (arrays["curve"] >= arrays["contrast"] - 1e-3).all()
+
+
+@pytest.mark.parametrize("through", [threshold, square])
+def test_bipartite_unit_behind_a_function_has_its_share_and_side(through):
+    (unit,), _ = measured("bipartite50", 13, through=through)
+    assert unit["share"] == pytest.approx(0.5, abs=0.1)
+    assert turned(unit["side"], free_side(13)) < 20
+    assert unit["index"] > unit["index_contrast"] + 0.5
+    assert not unit["weak"]
 
 
 @pytest.mark.slow

@@ -236,13 +236,14 @@ def make_bipartite(rng, units, n, h, w):
         "texture": repeated(units, gabor(max(1, 2 * h - 2), max(1, 2 * w - 2), 0)),
         "examples": repeated(units, batch(8, h, w)), "example_responses": torch.full((units, 8), 7.0),
         "best": torch.full((units,), 8.0), "energy_shares": shares,
+        "contrast": repeated(units, (1 - shares).sqrt()),
     }  # fmt: skip
     measures = [
-        {"index": float(3 * q - 2 * q**1.5), "index_at_least": 0.9, "share": float(q), "kept": 0.97, "misfit": 0.02,
+        {"index": float(3 * q - 2 * q**1.5), "index_at_least": 0.9,
+         "index_contrast": 0.0, "share": float(q), "kept": 0.97, "misfit": 0.02,
          "knee": 0.5, "dip": 0.1, "full": 0.6, "boundary": 0.5, "side": 12.0, "position": -1.5,
          "side_meaning": 0.2, "side_meaning_half": 0.2, "mean": 0.9, "min": 0.8, "weak": False}
         for q in free
-        for row in range(units)
     ]  # fmt: skip
     return measures, arrays
 
@@ -275,7 +276,7 @@ def make_align(rng, units, n, h, w):
         "order": torch.arange(units) if families is None else torch.from_numpy(families.order),
         "linkage": torch.zeros(0, 4) if families is None else torch.from_numpy(families.linkage),
         "divisions": torch.zeros(0, 2) if families is None else torch.from_numpy(families.divisions),
-        "left_out": torch.tensor([1, 20, 30]),
+        "left_out": torch.tensor([1, 20, 30, 0.1]),
     }  # fmt: skip
     measures = [
         {"family": str(labels[row] + 1), "family_size": int((labels == labels[row]).sum()),

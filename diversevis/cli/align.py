@@ -19,7 +19,7 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.trust import typed_targets
 
 FREE = ("measure.align", "measure.sample", "device", "batch")
-EXAMPLE = "`diversevis align outputs/vgg19/conv2_1/0-127/v001 outputs/vgg19/conv2_2/0-127/v001`"
+EXAMPLE = "`diversevis align outputs/vgg19/conv2_1/0-127/v001 outputs/vgg19/conv2_2/0-127/v001`."
 
 
 def align_command(arguments: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def align_command(arguments: Sequence[str]) -> None:
     out = outs[-1].removeprefix("out=") if outs else ""
     above = named_folder(out) if out else Path("outputs", "align", _name(folders))
     config = plain(compose_config(settings))
-    runs = [(Path(folder), config_of(Path(folder), [])) for folder in folders]
+    runs = [(Path(folder), config_of(Path(folder), [], EXAMPLE)) for folder in folders]
     check_code(runs, targets)
     experiments = [(RunFolder(path), _experiment(made, config)) for path, made in runs]
     show_warnings()

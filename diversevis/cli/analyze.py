@@ -87,11 +87,12 @@ def check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequence
             raise InputError(distrust(str(path), code))
 
 
-def config_of(path: Path, anew: Sequence[str]) -> Mapping[str, Any]:
+def config_of(path: Path, anew: Sequence[str], example: str = EXAMPLES) -> Mapping[str, Any]:
     """The config of the run at `path`, with defaults for settings that it lacks; raises InputError
     if its files do not fit together.
 
-    anew  the measures to be taken, whose arrays may be damaged
+    anew     the measures to be taken, whose arrays may be damaged
+    example  what to name instead
     """
     try:
         record, changed = files.read_record(path)
@@ -105,7 +106,7 @@ def config_of(path: Path, anew: Sequence[str]) -> Mapping[str, Any]:
     except Damaged as reason:
         raise InputError(
             f"{path} cannot be measured: {reason}. Name folders of finished runs, such as "
-            f"{EXAMPLES} `diversevis retry` repeats what is damaged."
+            f"{example} `diversevis retry` repeats what is damaged."
         ) from reason
     if model.get("kind") == "memory":
         raise InputError(

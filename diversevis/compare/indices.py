@@ -96,6 +96,9 @@ INDICES = (
                   "unit, 0.25: an ideal complex cell, 1: any part of it"),
     Index("bipartite.index_at_least", "bipartite index, at least", "index (0 linear, 1 all free)",
           meaning="the same where more of the image may vary than is asked: 1 for a complex cell"),
+    Index("bipartite.index_contrast", "bipartite index of contrast", "index (0 linear)",
+          meaning="the index of a unit that only weighs its pixels and grows with contrast as this "
+                  "one does; a higher bipartite index says more than contrast"),
     Index("bipartite.share", "bipartite, free share", "share of energy", unless="bipartite.weak",
           meaning="share of the best image's energy in the part that may show a shifting texture"),
     Index("bipartite.dip", "bipartite, dip", OF_BEST,

@@ -25,7 +25,7 @@ from diversevis.experiment.subject import subject_of_folder
 from diversevis.measures.affine import Maps
 from diversevis.measures.align import comparable
 from diversevis.measures.families import Families, adjusted_rand, families_of
-from diversevis.measures.matching import Align, Matches, match
+from diversevis.measures.matching import Align, LeftOut, Matches, Tell, match
 from diversevis.measures.subject import Subject
 from diversevis.method.device import keep_pages, precision
 from diversevis.method.settings import Experiment
@@ -61,14 +61,14 @@ class Aligned:
 class Group:
     """Runs whose units, all different, make one matrix, in the order of the runs.
 
-    shares  S [source, target]; maps likewise
-    lost    as in `Matches`, of all pairs
+    shares    S [source, target]; maps likewise
+    left_out  of all pairs
     """
 
     runs: Sequence[Aligned]
     shares: Float[np.ndarray, "unit unit"]
     maps: Maps
-    lost: tuple[int, int, int]
+    left_out: LeftOut
     families: Families
 
     @property
@@ -92,12 +92,16 @@ def align_runs(
     opened = [_opened(folder, experiment) for folder, experiment in runs]
     _check_channels(opened)
     grouped = _grouped(opened)
-    pairs = sum(len(group) ** 2 for group in grouped)
+    of_group = [sum(len(run.subject.units) for run in group) ** 2 for group in grouped]
     groups = []
     with contextlib.closing(ProgressDisplay()) as display, precision("float32"):
         for number, group in enumerate(grouped):
-            before = sum(len(other) ** 2 for other in grouped[:number])
-            groups.append(_aligned(group, settings, display, before, pairs))
+
+            def tell(pairs: float, before: int = sum(of_group[:number])) -> None:
+                signals.check()
+                display("aligned", int(before + pairs), sum(of_group))
+
+            groups.append(_aligned(group, settings, tell))
     if len(groups) == 1:
         return groups, None
     return groups, [[_agreement(a, b) for b in groups] for a in groups]
@@ -181,34 +185,29 @@ def _shared(a: Aligned, b: Aligned) -> int:
     return int(min(name[-1] for name in {*a.names} & {*b.names}))
 
 
-def _aligned(
-    runs: Sequence[Aligned], settings: Align, display: ProgressDisplay, before: int, pairs: int
-) -> Group:
+def _aligned(runs: Sequence[Aligned], settings: Align, tell: Tell) -> Group:
     """Every run's images shown to every run's units.
 
-    before, pairs  pairs of runs that were done, and of all groups, for the display
+    tell  called with the number of pairs of units that are done
     """
-    blocks = []
-    for number, (source, target) in enumerate(itertools.product(runs, runs)):
-
-        def tell(done: float, number: int = number) -> None:
-            signals.check()
-            display("align", int(100 * (before + number + done) / pairs), 100)
-
+    blocks, finished = list[Matches](), 0
+    for source, target in itertools.product(runs, runs):
         images, _ = source.subject.of_run()
+        pairs = len(source.subject.units) * len(target.subject.units)
 
-        def attempt(subject: Subject, images: Tensor = images) -> Matches:
-            return match(images, subject, settings, tell)
+        def attempt(
+            subject: Subject, images: Tensor = images, before: int = finished, pairs: int = pairs
+        ) -> Matches:
+            return match(images, subject, settings, lambda done: tell(before + done * pairs))
 
         blocks.append(in_memory(target.subject, "align", attempt))
+        finished += pairs
     shares = _joined([block.shares for block in blocks], len(runs)).double().numpy()
     parts = zip(*(block.maps for block in blocks), strict=True)
     maps = Maps(*(_joined(part, len(runs)) for part in parts))
-    lost, sampled, left_out = map(sum, zip(*(block.lost for block in blocks), strict=True))
+    left_out = LeftOut.joined([block.left_out for block in blocks])
     families = families_of(shares)
-    return Group(
-        runs=runs, shares=shares, maps=maps, lost=(lost, sampled, left_out), families=families
-    )
+    return Group(runs=runs, shares=shares, maps=maps, left_out=left_out, families=families)
 
 
 def _joined(blocks: Sequence[Tensor], columns: int) -> Tensor:

@@ -93,7 +93,7 @@ def _line(group: Group) -> str:
 
 
 def _left_out(group: Group) -> str:
-    return left_out_line(*group.lost, pairs=group.shares.size)
+    return left_out_line(*map(float, group.left_out), pairs=group.shares.size)
 
 
 def _short(facts: Mapping[str, Any]) -> str:
@@ -108,7 +108,7 @@ def _facts(group: Group, numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
          "receptive_field": list(run.subject.size), "units": list(run.subject.units)}
         for run in group.runs
     ]  # fmt: skip
-    families, (lost, sampled, left_out) = group.families, group.lost
+    families, left_out = group.families, group.left_out
     rows = zip(group.facts, numbers, strict=True)
     return {
         "runs": runs,
@@ -117,7 +117,13 @@ def _facts(group: Group, numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]
             {"silhouette": mean, "distance": height, "divided": is_divided(mean, height)}
             for mean, height in families.divisions.tolist()
         ],
-        "pairs": {"all": group.shares.size, "left_out": left_out, "sampled": sampled, "lost": lost},
+        "pairs": {
+            "all": group.shares.size,
+            "left_out": left_out.pairs,
+            "tried": left_out.tried,
+            "lost": left_out.lost,
+            "gained": left_out.gained if left_out.tried else None,
+        },
         "units": [{**facts, **of_unit} for facts, of_unit in rows],
     }
 

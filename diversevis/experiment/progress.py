@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 NOUNS = {
     "natural": "photographs",
-    "varied": "photographs",
+    "varied": "readings of photographs",
     "drawing": "pictures",
+    "aligned": "pairs of units",
 }  # what is counted, if it is not units
 
 

@@ -152,12 +152,12 @@ def _of_pairs(matches: Matches, units: Subject) -> dict[str, Tensor]:
 
 def _of_layer(families: Families, matches: Matches, taken: Sequence[int]) -> dict[str, Tensor]:
     """Arrays without unit axis: rows of the units as leaves of the tree, the tree over the units
-    that were compared, the divisions into families, and `Matches.lost`."""
+    that were compared, the divisions into families, and `LeftOut`."""
     return {
         "order": torch.tensor(taken)[torch.from_numpy(families.order)],
         "linkage": torch.from_numpy(families.linkage),
         "divisions": torch.from_numpy(families.divisions),
-        "left_out": torch.tensor(matches.lost),
+        "left_out": torch.tensor(matches.left_out, dtype=torch.float64),
     }
 
 

@@ -23,7 +23,8 @@ class Momentum:
             torch.linalg.vector_norm(x.flatten(1), dim=1)[:, None, None, None]
             for x in (value, gradient)
         )
-        direction = gradient * (size / steepness.clamp(min=torch.finfo(gradient.dtype).tiny))
+        # The ratio stays finite: of a unit that responds to nothing, the gradient is 0.
+        direction = gradient * (size / steepness.clamp(min=1e-30))
         self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
         pace = self.first * (1 + math.cos(math.pi * done)) / 2
         return value + pace * self.velocity

@@ -35,7 +35,8 @@ from diversevis.measures.subject import Measured, Numbers, Progress, Subject, in
 from diversevis.measures.textures import Torus
 
 ARRAYS = (
-    "curve", "best_image", "mask", "fixed", "texture", "examples", "example_responses", "best",
+    "curve", "contrast", "best_image", "mask", "fixed", "texture", "examples",
+    "example_responses", "best",
 )  # fmt: skip
 LEAST_SHARE, MOST_SHARE = 0.05, 0.9  # beyond, a side has no meaning
 EXAMPLES = 8  # images of the boundary that are kept
@@ -75,8 +76,8 @@ def measure_bipartite(subject: Subject, progress: Progress) -> Measured:
     height, width = subject.size
     rows, columns = Torus(height, width).texture_size
     shapes: dict[str, tuple[int, ...]] = {
-        "curve": (len(SHARES),), "best_image": subject.image_shape, "mask": subject.size,
-        "fixed": subject.size, "texture": (len(subject.mean), rows, columns),
+        "curve": (len(SHARES),), "contrast": (len(SHARES),), "best_image": subject.image_shape,
+        "mask": subject.size, "fixed": subject.size, "texture": (len(subject.mean), rows, columns),
         "examples": (EXAMPLES, *subject.image_shape), "example_responses": (EXAMPLES,),
         "best": (),
     }  # fmt: skip
@@ -102,6 +103,7 @@ class Search:
         """Arrays [unit, ...]; `noise` as for `PartialImages.full_texture`.
 
         curve         mean response to images with every share of `SHARES`, relative to the best
+        contrast      response to the best image with its energy reduced by these shares, likewise
         by_direction  the same by the direction of the half-plane, for the shares of `TENTHS`, of
                       fewer images
         share         of the boundary: the fitted share, or the next at which no less is kept
@@ -116,7 +118,9 @@ class Search:
             tenths = [
                 images.choose(first, 0, share, directions[:, at]) for at, share in enumerate(TENTHS)
             ]
-            share, choice = self._boundary(TENTHS, tenths, [one.value for one in tenths])
+            contrast = images.contrast(torch.tensor(SHARES)) / images.best[:, None]
+            values = [one.value for one in tenths]
+            share, choice = self._boundary(TENTHS, tenths, values, contrast[:, ::2])
         second = images.improve(first, share, choice, max(1, settings.steps // 2))
         with torch.no_grad():
             # In the boundary's direction: far above its share, few crops do not tell the direction.
@@ -128,11 +132,12 @@ class Search:
                 self._mean(textures, share, choice)
                 for share, choice in zip(PARTIAL, choices, strict=True)
             ]
-            share, choice = self._boundary(PARTIAL, choices, means)
+            share, choice = self._boundary(PARTIAL, choices, means, contrast)
             responses, shown = images.chosen(textures, share, choice, settings.shown)
         rows = torch.arange(images.units, device=share.device)
         return {
             "curve": torch.stack([images.best, *means], dim=1) / images.best[:, None],
+            "contrast": contrast,
             "by_direction": by_direction / images.best[:, None, None],
             "share": share, "direction": choice.direction, "responses": responses,
             "fixed": images.half_planes(choice.direction, share)[:, 0],
@@ -146,22 +151,27 @@ class Search:
         return at_norm(texture, self.images.norm * math.sqrt(pixels))
 
     def _mean(self, textures: Tensor, share: float, choice: Choice) -> Float[Tensor, " unit"]:
-        """Mean response to many crops, or the response without a variable part if it is higher."""
+        """Mean response to many crops, none counted as more than the best, or the response without
+        a variable part if it is higher."""
         responses, _ = self.images.chosen(textures, share, choice, self.settings.shown)
-        mean = responses.mean(1)
+        mean = torch.minimum(responses, self.images.best[:, None]).mean(1)
         return (
             mean if share == 1 else torch.maximum(mean, self.images.alone(share, choice.direction))
         )
 
     def _boundary(
-        self, shares: Sequence[float], choices: Sequence[Choice], means: Sequence[Tensor]
+        self,
+        shares: Sequence[float],
+        choices: Sequence[Choice],
+        means: Sequence[Tensor],
+        contrast: Float[Tensor, "unit share"],
     ) -> tuple[Float[Tensor, " unit"], Choice]:
         """The share of every unit that the model of a bipartite unit fits best, or of those above
         it that with the highest response, which also has at least this share; and the choice."""
         curves = torch.stack([self.images.best, *means], dim=1) / self.images.best[:, None]
         grid, found = torch.tensor([0.0, *shares]), []
-        for curve in curves.cpu():
-            fitted, *_ = fitted_share(grid, at_least(curve))
+        for curve, of_contrast in zip(curves.cpu(), contrast.cpu(), strict=True):
+            fitted, *_ = fitted_share(grid, at_least(curve), of_contrast)
             near = int((grid[1:] - fitted).abs().argmin())
             found.append(near + int(curve[1 + near :].argmax()))
         at, rows = torch.tensor(found), range(len(found))
@@ -203,7 +213,7 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
     if not found["best"] > 0 or not bool(curve.isfinite().all()):
         return None
     falling = at_least(curve)
-    share, kept, misfit = fitted_share(shares, falling)
+    share, kept, misfit = fitted_share(shares, falling, found["contrast"])
     at, direction = SHARES.index(round(20 * found["share"].item()) / 20), int(found["direction"])
     meaning = _meaning(found["by_direction"], (at - 1) // 2, direction)
     angle = angles[direction].item()
@@ -213,6 +223,7 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
     return {
         "index": index_of(shares, curve),
         "index_at_least": index_of(shares, falling),
+        "index_contrast": index_of(shares, found["contrast"]),
         "share": share,
         "kept": kept,
         "boundary": SHARES[at],
@@ -224,7 +235,7 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
         "position": boundary_of(found["fixed"], angle) if two_sided else None,
         "side_meaning": meaning,
         "side_meaning_half": _meaning(half, middle, int(half[middle].argmax())),
-        "mean": (found["responses"].mean() / found["best"]).item(),
+        "mean": (found["responses"].clamp(max=found["best"]).mean() / found["best"]).item(),
         "min": (found["responses"].min() / found["best"]).item(),
         "weak": misfit > MISFIT,
     }

@@ -150,25 +150,37 @@ def index_of(shares: Float[Tensor, " share"], curve: Float[Tensor, " share"]) ->
     return 3 * ((means * shares.double().diff()).sum().item() - 2 / 3)
 
 
-def model_curve(shares: Float[Tensor, " share"], q: float) -> Float[Tensor, " share"]:
-    """The curve of a bipartite unit with a share q: `min(1, sqrt(1 - k + q))`."""
-    return (1 - shares + q).clamp(0, 1).sqrt()
+def model_curve(
+    shares: Float[Tensor, " share"], q: float, contrast: Float[Tensor, " share"]
+) -> Float[Tensor, " share"]:
+    """The curve of a bipartite unit with a share q, which responds as if the energy `1 - k + q`, at
+    most 1, of its best image were there.
+
+    contrast  response to the best image with the energy `1 - k`, for the shares k
+    """
+    squares = contrast.clamp(min=0).square()  # straight lines between the shares, as in `index_of`
+    at = (shares - q).clamp(min=0) * (len(shares) - 1)
+    below = at.long().clamp(max=len(shares) - 2)
+    return torch.lerp(squares[below], squares[below + 1], at - below).sqrt()
 
 
 def fitted_share(
-    shares: Float[Tensor, " share"], curve: Float[Tensor, " share"]
+    shares: Float[Tensor, " share"],
+    curve: Float[Tensor, " share"],
+    contrast: Float[Tensor, " share"],
 ) -> tuple[float, float, float]:
-    """Least squares fit of `c min(1, sqrt(1 - k + q))` above k = 0: q in steps of 0.005, c, and the
+    """Least squares fit of c times `model_curve` above k = 0: q in steps of 0.005, c, and the
     root-mean-square misfit.
 
-    c is what the texture keeps of the response where it takes the free subfield's part.
+    shares    evenly spaced from 0 to 1
+    c         what the texture keeps of the response where it takes the free subfield's part
     """
-    shares, curve = shares[1:].double(), curve[1:].double()
+    shares, curve, contrast = shares.double(), curve.double(), contrast.double()
     fits = []
     for number in range(201):
-        model = model_curve(shares, number / 200)
-        kept = ((model * curve).sum() / model.square().sum().clamp(min=1e-12)).item()
-        misfit = (kept * model - curve).square().mean().sqrt().item()
+        model = model_curve(shares, number / 200, contrast)[1:]
+        kept = ((model * curve[1:]).sum() / model.square().sum().clamp(min=1e-12)).item()
+        misfit = (kept * model - curve[1:]).square().mean().sqrt().item()
         fits.append((misfit, number / 200, kept))
     misfit, q, kept = min(fits)
     return q, kept, misfit

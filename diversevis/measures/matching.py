@@ -8,7 +8,7 @@ gradient, side by side. docs/method.md, section 9.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,22 +64,43 @@ class Align:
             raise InputError(f"measure.align.hopeful={self.hopeful} must be from 0 to 1.")
 
 
+class LeftOut(NamedTuple):
+    """What the first pass left out, and what a sample of it shows.
+
+    lost    pairs of the sample that reach `hopeful` after all
+    tried   size of the sample
+    pairs   that are left out
+    gained  by the shares of the sample, mean; NaN without a sample
+    """
+
+    lost: int
+    tried: int
+    pairs: int
+    gained: float
+
+    @classmethod
+    def joined(cls, parts: Sequence[LeftOut]) -> LeftOut:
+        """Of several blocks of pairs."""
+        lost, tried, pairs = (sum(counts) for counts in list(zip(*parts, strict=True))[:3])
+        gained = sum(part.gained * part.tried for part in parts if part.tried)
+        return cls(lost, tried, pairs, gained / tried if tried else math.nan)
+
+
 class Matches(NamedTuple):
     """For every pair (source, target) the best map of the source's images.
 
-    shares   S: mean response of the target / its best response to a single image
-    first    the same after the first pass
-    refined  whether the pair went on by gradient
-    maps     of every pair
-    lost     pairs of the sample without hope that reach `hopeful` after all, the sample's size, and
-             how many pairs are without hope
+    shares    S: mean response of the target / its best response to a single image
+    first     the same after the first pass
+    refined   whether the pair went on by gradient
+    maps      of every pair
+    left_out  the pairs that did not
     """
 
     shares: Float[Tensor, "source target"]
     first: Float[Tensor, "source target"]
     refined: Bool[Tensor, "source target"]
     maps: Maps
-    lost: tuple[int, int, int]
+    left_out: LeftOut
 
 
 def match(
@@ -112,8 +133,11 @@ def match(
     shares[source, target] = reached[:count][better]
     for values, reached_values in zip(maps, end, strict=True):
         values[source, target] = reached_values[:count][better]
-    lost = int((reached[count:] >= settings.hopeful).sum())
-    return Matches(shares, first, refined, maps, (lost, len(sample), len(hopeless)))
+    of_sample, before = reached[count:], first[sample[:, 0], sample[:, 1]]
+    gained = (of_sample - before).clamp(min=0).mean().item()
+    lost = int((of_sample >= settings.hopeful).sum())
+    left_out = LeftOut(lost, len(sample), len(hopeless), gained)
+    return Matches(shares, first, refined, maps, left_out)
 
 
 def _first_pass(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from diversevis.measures.ascent import FIRST_STEP, Momentum
 from diversevis.measures.half_planes import PARTIAL, TENTHS, directions, envelope, fixed_parts
@@ -90,6 +91,11 @@ class PartialImages:
             best, first = self.respond(both).max(1)
         return both[torch.arange(self.units), first], best
 
+    def contrast(self, shares: Float[Tensor, " share"]) -> Float[Tensor, "unit share"]:
+        """Response to the best image with its energy reduced by each share."""
+        kept = (1 - shares).sqrt().to(self.x.device)
+        return self.respond(kept[:, None, None, None] * self.x[:, None])
+
     def images(
         self,
         fixed: Float[Tensor, "unit candidate height width"],
@@ -100,12 +106,15 @@ class PartialImages:
         """`cos(turn)` of the fixed part at norm 1 plus `sin(turn)` of the crops at RMS norm 1, in
         the window and under the envelope, times `norm`.
 
-        The crops' mean is 0. So the RMS norm is `norm`, and a linear unit's mean response is that
-        to the fixed part.
+        Every crop is brought to the same norm; then their mean is subtracted, so that a linear
+        unit's mean response is that to the fixed part. The RMS norm is `norm`.
         """
         still = self.x[:, None] * fixed[:, :, None]
         size = torch.linalg.vector_norm(still, dim=(2, 3, 4), keepdim=True).clamp(min=1e-12)
         moving = crops[:, None] * (window * self.mask[:, None])[:, :, None, None]
+        length = torch.linalg.vector_norm(moving, dim=(3, 4, 5), keepdim=True)
+        moving = moving / length.clamp(min=1e-12)
+        moving = moving - moving.mean(2, keepdim=True)
         square = moving.square().sum((3, 4, 5), keepdim=True).mean(2, keepdim=True)
         moving = moving / square.sqrt().clamp(min=1e-12)
         turn = torch.deg2rad(turn)[:, :, None, None, None]
@@ -113,9 +122,10 @@ class PartialImages:
         return self.norm * (still[:, :, None] + torch.sin(turn)[:, :, None] * moving)
 
     def responses(self, *parts: Tensor) -> Float[Tensor, "unit candidate crop"]:
-        """Responses to `images` of these parts."""
+        """Responses to `images` of these parts, none counted as more than the best."""
         images = self.images(*parts)
-        return torch.unflatten(self.respond(images.flatten(1, 2)), 1, images.shape[1:3])
+        responses = torch.unflatten(self.respond(images.flatten(1, 2)), 1, images.shape[1:3])
+        return torch.minimum(responses, self.best[:, None, None])
 
     def half_planes(
         self, direction: Int[Tensor, " unit"], share: float | Float[Tensor, " unit"]
@@ -127,14 +137,18 @@ class PartialImages:
     def full_texture(
         self, noise: Callable[[tuple[int, int]], Tensor], steps: int
     ) -> Float[Tensor, "unit color rows columns"]:
-        """The best texture where everything varies.
+        """The best texture where everything varies. It grows from the best image in noise: a unit
+        with a threshold may respond to no crop of noise alone.
 
-        noise  (rows, columns) -> a standard normal image of every unit, where the search begins
+        noise  (rows, columns) -> a standard normal image of every unit
         """
-        texture = at_norm(noise(self.torus.texture_size).to(self.x.device), 1.0)
+        rows, columns = self.torus.texture_size
+        height, width = self.mask.shape[1:]
+        once = functional.pad(self.x, (0, columns - width, 0, rows - height))
+        texture = at_norm(noise((rows, columns)).to(self.x.device), 1.0) + at_norm(once, 1.0)
         nothing = torch.zeros_like(self.mask)[:, None]
         turn = torch.full_like(nothing[:, :, 0, 0], 90.0)
-        return self.optimize(texture, nothing, 1 - nothing, turn, FIRST_STEP, steps)
+        return self.optimize(at_norm(texture, 1.0), nothing, 1 - nothing, turn, FIRST_STEP, steps)
 
     def optimize(
         self, texture: Tensor, fixed: Tensor, window: Tensor, turn: Tensor, first: float, steps: int

@@ -64,7 +64,11 @@ class Scissors:
     least_contrast: float
 
     def __post_init__(self) -> None:
-        check_channels(len(self.mean), f"natural={self.folder}", "leave natural exemplars out")
+        check_channels(
+            len(self.mean),
+            f"natural={self.folder}",
+            "leave out natural exemplars and varied images",
+        )
 
     @property
     def crop_shape(self) -> tuple[int, int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from diversevis.measures.families import is_divided
+from diversevis.measures.half_planes import SHARES
 from paper.beyond_runs import KNOWN, MATCHED, PHASE_INVARIANT, kind_of
 from paper.runs import Run, about, number_at, spread
 
@@ -24,7 +24,7 @@ BOTH_RULE = (
 )
 CLEAREST_RULE = (
     "Clear: both parts, a boundary whose side has a meaning, and at the boundary a higher mean "
-    "response than a linear unit, which would keep sqrt(1 - varying share of the energy)."
+    "response than to the best image with the same share of its energy taken away by contrast."
 )
 Numbers = dict[str, Any]
 
@@ -61,6 +61,7 @@ def bipartite(run: Run) -> Numbers:
         "measured": int(measured.sum()),
         "weak": int((_flags(run, "bipartite.weak") & measured).sum()),
         "index": spread(run.values("bipartite.index")),
+        "index_contrast": spread(run.values("bipartite.index_contrast")),
         "share": spread(run.values("bipartite.share")),
         "both_parts": int(both.sum()),
         "clear": len(_clear(run)),
@@ -68,19 +69,19 @@ def bipartite(run: Run) -> Numbers:
 
 
 def clearest(layers: Mapping[str, Run]) -> list[Numbers]:
-    """The units of `CLEAREST_RULE` furthest above a linear unit, at most `CLEAREST`."""
+    """The units of `CLEAREST_RULE` furthest above their contrast alone, at most `CLEAREST`."""
     clear = [{"layer": name, **unit} for name, run in layers.items() for unit in _clear(run)]
-    return sorted(clear, key=lambda unit: -unit["above_linear"])[:CLEAREST]
+    return sorted(clear, key=lambda unit: -unit["above_contrast"])[:CLEAREST]
 
 
 def _clear(run: Run) -> list[Numbers]:
     keys = "index", "share", "boundary", "side", "mean", "min"
-    chosen = []
+    chosen, contrasts = [], run.arrays("bipartite")["contrast"]
     for row in np.flatnonzero(_both_parts(run) & np.isfinite(run.values("bipartite.side"))):
         of_unit = run.units[row]["bipartite"]
-        above = of_unit["mean"] - sqrt(1 - of_unit["boundary"])
+        above = of_unit["mean"] - float(np.interp(of_unit["boundary"], SHARES, contrasts[row]))
         if above > 0:
-            chosen.append({"unit": run.units[row]["unit"], "above_linear": above,
+            chosen.append({"unit": run.units[row]["unit"], "above_contrast": above,
                            **{key: of_unit[key] for key in keys}})  # fmt: skip
     return chosen
 
@@ -100,7 +101,7 @@ def families(run: Run) -> Numbers:
     ranked = rank[np.isfinite(rank)]
     family = {unit["unit"]: unit["align"]["family"] for unit in run.units if unit.get("align")}
     arrays = run.arrays("align")
-    lost, tried, left_out = (int(count) for count in arrays["left_out"].tolist())
+    lost, tried, left_out, gained = arrays["left_out"].tolist()
     made = [mean for mean, height in arrays["divisions"].tolist() if is_divided(mean, height)]
     invariant = {str(unit): family[unit] for unit in PHASE_INVARIANT if unit in family}
     named = run.name == "vgg19 conv2_1" and len(invariant) == len(PHASE_INVARIANT)
@@ -113,7 +114,12 @@ def families(run: Run) -> Numbers:
         "to_nearest": spread(run.values("align.to_nearest")),
         "silhouette": spread(run.values("align.silhouette")),
         "divisions": [min(made), max(made)] if made else None,
-        "left_out": {"pairs": left_out, "tried": tried, "lost": lost},
+        "left_out": {
+            "pairs": int(left_out),
+            "tried": int(tried),
+            "lost": int(lost),
+            "gained": gained if tried else None,
+        },
         "phase_invariant": invariant if named else None,
         "together": len(set(invariant.values())) == 1 if named else None,
     }

@@ -75,8 +75,8 @@ def _clear_unit(run: Run, unit: Numbers) -> Shown:
     caption = (
         f"{run.name} unit {unit['unit']}: a texture that fills {percent(unit['boundary'])} of the "
         f"image's energy keeps {percent(unit['mean'])} of the best response, its worst crop "
-        f"{percent(unit['min'])}; a linear unit would keep "
-        f"{percent(unit['mean'] - unit['above_linear'])}. Index {number(unit['index'])}."
+        f"{percent(unit['min'])}; with less contrast instead it keeps "
+        f"{percent(unit['mean'] - unit['above_contrast'])}. Index {number(unit['index'])}."
     )
     return measure_picture(run, "bipartite", run.row(unit["unit"])), caption
 
@@ -151,32 +151,36 @@ def _commands(lines: Mapping[str, str], key: str) -> str:
 
 
 def _bipartite(numbers: Numbers) -> str:
-    head = ["layer", "measured", "weak", "median index", "median share of the free part",
-            "true share", "both parts", "clear"]  # fmt: skip
+    head = ["layer", "measured", "weak", "median index", "of contrast",
+            "median share of the free part", "true share", "both parts", "clear"]  # fmt: skip
     known = {f"energy {layer}": of_layer for layer, of_layer in numbers["known"].items()}
     rows = [
         [name, layer["measured"], layer["weak"], number(layer["index"]["median"]),
-         number(layer["share"]["median"]), number(layer.get("true_share")), layer["both_parts"],
+         number(layer["index_contrast"]["median"]), number(layer["share"]["median"]),
+         number(layer.get("true_share")), layer["both_parts"],
          layer["clear"]]
         for name, layer in {**known, **numbers["layers"]}.items()
     ]  # fmt: skip
     return table_of(head, rows) + faint(
         "A linear unit has index 0, a unit that accepts a shifting texture everywhere 1. Energy: "
         f"units whose free part is known. {BOTH_RULE} {CLEAREST_RULE} Shown below: the clearest "
-        "units of all layers, those furthest above a linear unit."
+        "units of all layers, those furthest above their contrast alone. Of contrast: the index of "
+        "a unit that only weighs its pixels and grows with contrast as this one does."
     )
 
 
 def _families(numbers: Numbers) -> str:
     head = ["layer", "units", "rank 1 on their images", "median response of the others",
             "families", "largest sizes", "silhouettes of the divisions",
-            "median likeness, nearest unit", "pairs left out", "of those tried, lost"]  # fmt: skip
+            "median likeness, nearest unit", "pairs left out", "of those tried, lost",
+            "and their mean gain"]  # fmt: skip
     rows = [
         [name, layer["compared"], percent(layer["rank_1"]),
          percent(layer["mean_others"]["median"]), len(layer["sizes"]),
          ", ".join(map(str, layer["sizes"][:8])), _range(layer["divisions"]),
          number(layer["to_nearest"]["median"]), layer["left_out"]["pairs"],
-         f"{layer['left_out']['lost']} of {layer['left_out']['tried']}"]
+         f"{layer['left_out']['lost']} of {layer['left_out']['tried']}",
+         number(layer["left_out"]["gained"])]
         for name, layer in numbers.items()
     ]  # fmt: skip
     return (

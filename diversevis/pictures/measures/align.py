@@ -194,9 +194,12 @@ def _typical(layer: Layer) -> tuple[page.Pixels, list[str]]:
     return display(images.nan_to_num(), tuple(layer.record["weights"]["mean"])), captions
 
 
-def left_out_line(lost: int, sampled: int, left_out: int, *, pairs: int) -> str:
-    """What the first pass left out of all pairs, and how many of a sample were lost by it."""
+def left_out_line(lost: float, tried: float, left_out: float, gained: float, *, pairs: int) -> str:
+    """What the first pass left out of all pairs, and what a sample lost by it."""
     said = f"{percent(left_out / pairs)} of {counted(pairs, 'pair')} left out by the first pass"
-    if sampled:
-        said += f"; {lost} of {sampled} of these, tried all the same, were lost by it"
+    if tried:
+        said += (
+            f"; of {tried:.0f} of these, tried all the same, {lost:.0f} were lost by it, and their "
+            f"share rose by {number(gained)} on average"
+        )
     return said

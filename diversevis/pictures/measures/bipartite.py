@@ -49,7 +49,8 @@ def lines(view: View) -> list[str]:
     where = "no side" if side is None else f"at {side:.0f}° (0°: right, 90°: up)"
     said = [
         f"Bipartite. Index {view.text('index')}: 0 is a linear unit, 0.25 an ideal complex cell, "
-        "1 accepts a shifting texture in any part",
+        "1 accepts a shifting texture in any part. Its growth with contrast alone gives "
+        f"{view.text('index_contrast')}",
         f"Share of the free part {view.text('share')}, {where}; response there "
         f"{percent(view.numbers.get('mean'))} of the best image, worst crop "
         f"{percent(view.numbers.get('min'))}",
@@ -86,9 +87,11 @@ def _parts(view: View) -> list[tuple[page.Block, str]]:
     fixed = np.nan_to_num(view.array("fixed"), nan=1.0).clip(0, 1)
     zones = np.rint(255 * envelope[..., None] * np.where(fixed[..., None] < 0.5, [1, 0.6, 0.2], 1))
     response = number(float(view.array("best")))
+    # Where no side has a meaning, the boundary has none; what varies in the examples is shown.
+    free = "varies below" if view.numbers.get("side") is None else "the free side"
     return [
         (best, f"best image\nresponse {response}"),
-        (_with_boundary(best, fixed), "orange: the free side"),
+        (_with_boundary(best, fixed), f"orange: {free}"),
         (zones.astype(np.uint8), "amplitude,\norange: may vary"),
         (view.pixels(view.arrays["texture"])[0], "texture"),
     ]
@@ -122,11 +125,14 @@ def _examples(view: View) -> list[tuple[page.Block, str]]:
 
 
 def _curve(view: View, axis: Any) -> None:
-    """The unit's curve, a linear unit's, and the fitted model of a bipartite unit."""
-    shares, curve = view.array("energy_shares"), view.array("curve")
+    """The unit's curve, that of its contrast alone, and the fitted model of a bipartite unit."""
+    shares, curve, contrast = (view.array(name) for name in ("energy_shares", "curve", "contrast"))
+    squares = contrast.clip(0) ** 2  # straight between the shares, as the measure takes them
     fine = np.linspace(0, 1, 201)
-    axis.plot(fine, np.sqrt(1 - fine), color=graph.FAINT, lw=1.2, ls="--")
-    ends = [(0.0, "linear unit", graph.FAINT)]
+    ends = []
+    if np.isfinite(contrast).all():
+        axis.plot(fine, np.interp(fine, shares, squares) ** 0.5, color=graph.FAINT, lw=1.2, ls="--")
+        ends.append((float(contrast[-1].clip(0)), "less contrast instead", graph.FAINT))
     if np.isfinite(curve).any():
         falling = np.maximum.accumulate(np.nan_to_num(curve)[::-1])[::-1]
         axis.plot(shares, curve, color=graph.BLUE, lw=1, alpha=0.5)
@@ -134,7 +140,7 @@ def _curve(view: View, axis: Any) -> None:
         ends.append((float(falling[-1]), "at least this share", graph.BLUE))
     q, kept = view.numbers.get("share"), view.numbers.get("kept")
     if q is not None and kept is not None:
-        model = kept * np.sqrt(np.clip(1 - fine + q, 0, 1))
+        model = kept * np.interp(np.clip(fine - q, 0, 1), shares, squares) ** 0.5
         axis.plot(fine, model, color=graph.ORANGE, lw=1.4)
         ends.append((float(model[-1]), f"model, q = {number(q)}", graph.ORANGE))
         axis.axvline(q, color=graph.ORANGE, lw=0.8, ls=":")
