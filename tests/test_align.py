@@ -12,8 +12,15 @@ from diversevis.errors import InputError
 from diversevis.experiment.measure import flat, spread
 from diversevis.experiment.subject import subject_of
 from diversevis.measures.affine import Maps, grid_of_maps, limited, matrices, resample
+from diversevis.measures.align import numbers_of
 from diversevis.measures.catalogue import measure
-from diversevis.measures.families import adjusted_rand, families_of, silhouettes, structure_of
+from diversevis.measures.families import (
+    adjusted_rand,
+    families_of,
+    silhouettes,
+    similarities,
+    structure_of,
+)
 from diversevis.measures.matching import LeftOut, match
 from diversevis.method.visualize import visualize
 
@@ -262,6 +269,24 @@ def test_hopeless_pairs_are_counted(axes):
     assert left_out[1:3] == (4, 64 - int(nothing.refined.sum()))
     assert left_out.gained > 0.01
     assert torch.equal(nothing.shares, nothing.first)
+
+
+def test_no_pair_need_go_on(axes):
+    settings = replace(axes.settings["align"], hopeful=1.0, checked=0)
+    matches = match(axes.images[:1], axes.take([4]), settings, lambda done: None)
+    assert not matches.refined.any()
+    assert matches.left_out[:3] == (0, 0, 1)
+
+
+def test_shares_count_from_zero_to_one():
+    """A unit that others' images suppress to -7 times its best response is only unlike them."""
+    shares = np.array([[1.0, -7.0], [0.25, 1.4]])
+    assert similarities(shares)[0, 1] == pytest.approx(0.125)
+    assert similarities(shares)[1, 1] == 1
+    maps = Maps(torch.zeros(2, 2, 6), torch.zeros(2, 2, dtype=torch.bool), torch.ones(2, 2))
+    numbers = numbers_of(shares, maps, families_of(shares), [{"unit": 0}, {"unit": 1}])
+    assert numbers[0]["asymmetry"] == pytest.approx(-0.25)
+    assert numbers[0]["nearest"][0]["there"] == -7
 
 
 def test_what_blocks_left_out_is_joined():

@@ -124,9 +124,44 @@ def test_align_refuses_in_a_paragraph(runs, current_folder, capsys, words, messa
     assert not Path("outputs").exists()
 
 
-def test_units_must_be_those_of_every_seed(runs, current_folder, capsys):
-    words = ["layer=complex", "unit=[0,8]", "seed=2", "n=3", "device=cpu", "images=tensor"]
-    assert main(["run", *words, *QUICK]) == 0
-    fewer = capsys.readouterr().out.splitlines()[-1]
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_sample_is_the_same_for_every_seed(runs, current_folder, capsys, seed):
+    """Whichever run comes first."""
+    names = ["complex", "other"] if seed == 0 else ["other", "complex"]
+    said, path = aligned(capsys, *(runs[name] for name in names), "measure.sample=2")
+    groups = json.loads((path / "alignment.json").read_text())["groups"]
+    assert [group["runs"][0]["seed"] for group in groups] == [0, 1]
+    sampled = [[unit["unit"] for unit in group["units"]] for group in groups]
+    assert sampled[0] == sampled[1]
+    assert len(sampled[0]) == 2
+    assert "of the 2 units in all groups" in said
+
+
+def make_run(capsys, units, seed):
+    words = ["layer=complex", f"unit={units}", f"seed={seed}", "n=3", "images=tensor", *QUICK]
+    assert main(["run", *words, "device=cpu"]) == 0
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_families_are_compared_on_the_units_of_every_seed(runs, current_folder, capsys):
+    others = make_run(capsys, "[0,4,8]", 2)
+    said, path = aligned(capsys, runs["complex"], others)
+    content = json.loads((path / "alignment.json").read_text())
+    assert [len(group["units"]) for group in content["groups"]] == [3, 3]
+    assert "of the 2 units in all groups" in said
+
+
+def test_groups_are_of_one_seed(runs, current_folder, capsys):
+    """In whatever order runs of several layers are named."""
+    simple = make_run(capsys, "[8,9]", 1)
+    _, path = aligned(capsys, simple, runs["complex"], runs["other"], make_run(capsys, "[8,9]", 0))
+    groups = json.loads((path / "alignment.json").read_text())["groups"]
+    seeds = [[run["seed"] for run in group["runs"]] for group in groups]
+    assert seeds == [[0, 0], [1, 1]]
+
+
+def test_seeds_without_units_in_common_are_refused(runs, current_folder, capsys):
+    fewer = make_run(capsys, "[0,8]", 2)
     assert main(["align", str(runs["complex"]), fewer, "device=cpu"]) == 2
-    assert "is not in the runs of every seed" in capsys.readouterr().err
+    assert "have fewer than two units in common" in capsys.readouterr().err
+    assert not Path("outputs/align").exists()

@@ -11,7 +11,7 @@ from PIL import Image
 from test_visualize import setup_of
 
 from diversevis.errors import InputError
-from diversevis.experiment.measure import flat, possible, spread
+from diversevis.experiment.measure import flat, indices_in, possible, spread
 from diversevis.experiment.subject import subject_of, subject_without_run
 from diversevis.measures.catalogue import MEASURES, chosen, measure
 from diversevis.measures.subject import in_batches
@@ -235,6 +235,14 @@ def test_spread_over_seeds():
     assert first["a"] == {"mean": 2, "deviation": pytest.approx(math.sqrt(2)), "count": 2}
     assert first["b"] == {"mean": 2, "deviation": None, "count": 1}
     assert second is None
+
+
+def test_angles_have_no_mean_over_seeds():
+    of_unit = {
+        "bipartite": {"side": 359.0, "share": 0.5},
+        "phase": {"fitted": {"orientation": 1.0}},
+    }
+    assert indices_in(of_unit, ["bipartite", "phase"]) == {"bipartite.share": 0.5}
 
 
 def test_threshold_objective_keeps_the_fraction():

@@ -8,6 +8,7 @@ import torch
 from test_measure_pictures import RECORD, entry, make_measure
 from test_visualize import setup_of
 
+import diversevis
 from diversevis.experiment.subject import subject_of
 from diversevis.measures.catalogue import measure
 from diversevis.measures.half_planes import (
@@ -215,6 +216,19 @@ def test_units_without_positive_response_have_no_numbers():
     found = measure(below, "bipartite")
     assert found.numbers == [None]
     assert found.arrays["curve"].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (1, 1)])
+def test_smallest_fields_have_as_many_crops_as_there_are(size):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, size, bias=False))
+    few = {"optimizer": {"steps": 5, "search_steps": 5}, "objective": {"restarts": 1}}
+    seen = diversevis.visualize(
+        network, layer="0", unit=[0, 1], n=2, mean=[0.5] * 3, std=[1.0] * 3, device="cpu",
+        analysis="bipartite", **few,
+    )  # fmt: skip
+    numbers = [unit["bipartite"] for unit in seen.metrics]
+    assert all(size == (1, 1) or 0 <= unit["share"] <= 1 for unit in numbers)
 
 
 @pytest.mark.parametrize("side", [7, 21, 224])

@@ -398,6 +398,19 @@ def test_runs_with_different_settings_are_refused(tmp_path, changes, said):
     assert "\n" not in str(error.value)
 
 
+def test_metamers_of_other_photographs_are_refused(tmp_path):
+    def metamers(side, tolerance, *photographs):
+        config = {"objective": {"tolerance": tolerance, "start": 0.3, "crop": None, "side": 256}}
+        make_run(tmp_path / side, references=list(photographs), config=config)
+
+    metamers("a", 0.05, "x.png")
+    metamers("b", 0.1, "y.png")
+    with pytest.raises(InputError, match=r"objective\.photographs is \['x\.png'\] in A"):
+        compare(tmp_path / "a", tmp_path / "b", resamples=100, seed=0)
+    metamers("c", 0.05, "x.png")
+    compare(tmp_path / "a", tmp_path / "c", resamples=100, seed=0)
+
+
 def test_rounded_norm_is_the_same_contrast(tmp_path):
     a = read_run(make_run(tmp_path / "a", size=(14, 14)))
     check_pair(a, read_run(make_run(tmp_path / "b", size=(19, 19), contrast=32.2)))

@@ -99,6 +99,8 @@ def test_simple_units_accept_part_of_phases(gratings, fraction):
         mean = (2 * closest + 2 * math.sin(reach) * CONTRAST) / 3
         assert unit["distance_mean"][key] == pytest.approx(mean, abs=step)
         assert unit["best_crop"] == pytest.approx(1)
+        assert type(unit["best_crop"]) is float  # not numpy's: tables take no other kind
+        assert {type(share) for share in unit["share"].values()} == {float}
 
 
 def test_shuffled_pixels_reach_nothing(gratings, tmp_path):

@@ -59,8 +59,7 @@ def _analyze_runs(folders: Sequence[str], settings: Sequence[str], targets: Sequ
                 "model.target=... for a custom network whose code you trust."
             )
     config = plain(compose_config(settings))
-    anew = chosen(config["analysis"])
-    runs = [(Path(folder), config_of(Path(folder), anew)) for folder in folders]
+    runs = [(Path(folder), config_of(Path(folder), config["analysis"])) for folder in folders]
     check_code(runs, targets)
     free = {key: config[key] for key in FREE if key != "natural" or config[key] is not None}
     asked = bind(Experiment, config, "").analysis
@@ -87,15 +86,16 @@ def check_code(runs: Sequence[tuple[Path, Mapping[str, Any]]], targets: Sequence
             raise InputError(distrust(str(path), code))
 
 
-def config_of(path: Path, anew: Sequence[str], example: str = EXAMPLES) -> Mapping[str, Any]:
+def config_of(path: Path, asked: str | Sequence[str], example: str = EXAMPLES) -> Mapping[str, Any]:
     """The config of the run at `path`, with defaults for settings that it lacks; raises InputError
     if its files do not fit together.
 
-    anew     the measures to be taken, whose arrays may be damaged
+    asked    the measures to be taken, as `analysis=` names them; their arrays may be damaged
     example  what to name instead
     """
     try:
         record, changed = files.read_record(path)
+        anew = chosen(asked, metamers=bool(record.get("references")))
         if record["status"] == "running":
             raise InputError(f"{path}: this run is running, not finished. Run it again first.")
         # Metrics are written once all images are made: what failed then was a measure or a picture.

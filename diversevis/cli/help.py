@@ -130,6 +130,7 @@ Measures:
   selectivity  responses of all units of the run to the images of every unit
   align        which units are one another's rotations, scalings and shifts; their families
   varied       the most different crops of natural=FOLDER that the unit accepts, against its images
+  metamers     for runs with objective=metamers: the same photographs matched by random weights
 
 Settings with their defaults:
   analysis=all                  all measures, or some of them: 'analysis=[phase,shift]'
@@ -220,8 +221,8 @@ Examples:
 Settings:
   kind         sheet (the images, with the responses to them), trace, front, or a measure: gain,
                phase, shift, deformation, diversity, dimension, natural, bipartite, selectivity,
-               align, varied; layer: all measures of all units. Without unit=, trace and measures
-               show all units of the run
+               align, varied, metamers; layer: all measures of all units. Without unit=, trace and
+               measures show all units of the run
   unit         the number of a unit of the run
   columns      1 or 2
   format       pdf, svg or png (600 pixels per inch)

@@ -97,8 +97,8 @@ INDICES = (
     Index("bipartite.index_at_least", "bipartite index, at least", "index (0 linear, 1 all free)",
           meaning="the same where more of the image may vary than is asked: 1 for a complex cell"),
     Index("bipartite.index_contrast", "bipartite index of contrast", "index (0 linear)",
-          meaning="the index of a unit that only weighs its pixels and grows with contrast as this "
-                  "one does; a higher bipartite index says more than contrast"),
+          meaning="the index of a linear filter, without a free part, whose response grows with "
+                  "contrast as this unit's does; a higher bipartite index says more than contrast"),
     Index("bipartite.share", "bipartite, free share", "share of energy", unless="bipartite.weak",
           meaning="share of the best image's energy in the part that may show a shifting texture"),
     Index("bipartite.dip", "bipartite, dip", OF_BEST,
@@ -136,11 +136,12 @@ INDICES = (
           meaning="mean distance of the most different of these crops, at most as many as images"),
     Index("varied.of_synthetic_mean.*", "varied crops above {} / synthetic", "ratio",
           meaning="the same / mean distance of the images; 1: photographs vary as much as they do"),
-    Index("metamers.error_of_trained", "error with random weights", "relative error",
-          meaning="how far metamers are from matching the photograph in the same network with "
-                  "random weights; 0: they match there as well"),
-    Index("metamers.error_of_random", "error of random metamers", "relative error",
-          meaning="the same of the random network's metamers in the trained network"),
+    Index("metamers.error_of_trained", "metamers' error in the random network", "relative error",
+          meaning="how far this network's metamers are from matching the photograph in the same "
+                  "network with random weights; 0: they match there as well"),
+    Index("metamers.error_of_random", "random network's metamers, error here", "relative error",
+          meaning="how far metamers made with random weights are from matching the photograph in "
+                  "this network; 0: they match here as well"),
     Index("metamers.distance_to_reference_mean", "distance with random weights",
           "RMS grey levels",
           meaning="mean distance of the random network's metamers to the photograph"),

@@ -28,9 +28,18 @@ def differently_made(a: Run, b: Run) -> list[Difference]:
     """Settings of the images in which two runs differ; none: their units may be compared."""
     values = ((key, made_with(a.record, key), made_with(b.record, key)) for key in SAME)
     made: list[Difference] = [(key, in_a, in_b) for key, in_a, in_b in values if in_a != in_b]
+    if a.record.get("references") or b.record.get("references"):
+        made += differences(_match(a.record), _match(b.record), "objective")
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     return made
+
+
+def _match(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The photographs that metamers match, and the settings of the match."""
+    objective = record["config"]["objective"]
+    of_match = {key: objective.get(key) for key in ("tolerance", "start", "crop", "side")}
+    return {"photographs": record.get("references"), **of_match}
 
 
 def made_with(record: Mapping[str, Any], key: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from diversevis.errors import InputError
 from diversevis.experiment.check import check_network
 from diversevis.experiment.measure import in_memory
 from diversevis.experiment.progress import ProgressDisplay
-from diversevis.experiment.subject import subject_of_folder
+from diversevis.experiment.subject import sampled, subject_of_folder
 from diversevis.measures.affine import Maps
 from diversevis.measures.align import comparable
 from diversevis.measures.families import Families, adjusted_rand, families_of
@@ -89,7 +89,8 @@ def align_runs(
     Raises `InputError` where a network is not that of its run, or runs do not go together.
     """
     keep_pages()
-    opened = [_opened(folder, experiment) for folder, experiment in runs]
+    seed = runs[0][1].seed  # of the sample: units of one seed are compared with those of another
+    opened = [_opened(folder, experiment, seed) for folder, experiment in runs]
     _check_channels(opened)
     grouped = _grouped(opened)
     of_group = [sum(len(run.subject.units) for run in group) ** 2 for group in grouped]
@@ -104,10 +105,11 @@ def align_runs(
             groups.append(_aligned(group, settings, tell))
     if len(groups) == 1:
         return groups, None
-    return groups, [[_agreement(a, b) for b in groups] for a in groups]
+    common = in_all(grouped)
+    return groups, [[_agreement(a, b, common) for b in groups] for a in groups]
 
 
-def _opened(folder: RunFolder, experiment: Experiment) -> Aligned:
+def _opened(folder: RunFolder, experiment: Experiment, seed: int) -> Aligned:
     record = folder.read_record()
     if record["n"] is None:
         raise InputError(
@@ -121,6 +123,8 @@ def _opened(folder: RunFolder, experiment: Experiment) -> Aligned:
     setup = prepare(experiment)
     check_network(setup, folder)
     subject = subject_of_folder(setup, folder)
+    sample = sampled(replace(setup, experiment=replace(experiment, seed=seed)))
+    subject = replace(subject, sampled=tuple(sample[row] for row in subject.rows))
     taken = comparable(subject)
     if not taken:
         raise InputError(
@@ -143,13 +147,14 @@ def _check_channels(runs: Sequence[Aligned]) -> None:
 
 
 def _grouped(runs: Sequence[Aligned]) -> list[list[Aligned]]:
-    """The runs in groups: a run goes to the first group that has none of its units.
+    """The runs in groups, in the order of their seeds: a run goes to the first group that has none
+    of its units.
 
-    Raises `InputError` for groups of different units, whose families cannot be compared, for units
-    that stand twice with the same seed, and for a group of a single unit.
+    Raises `InputError` for groups with fewer than two units in common, whose families cannot be
+    compared, for units that stand twice with the same seed, and for a group of a single unit.
     """
     groups: list[list[Aligned]] = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.record.get("seed") or 0):
         for group in groups:
             twice = [other for other in group if {*other.names} & {*run.names}]
             if not twice:
@@ -164,21 +169,25 @@ def _grouped(runs: Sequence[Aligned]) -> list[list[Aligned]]:
                 )
         else:
             groups.append([run])
-    first = {name for run in groups[0] for name in run.names}
-    for group in groups[1:]:
-        odd = first ^ {name for run in group for name in run.names}
-        if odd:
+    for group in groups:
+        if sum(len(run.names) for run in group) < 2:
             raise InputError(
-                f"Unit {min(name[-1] for name in odd)} is not in the runs of every seed, or cannot "
-                "be aligned in each: the families of two seeds are compared unit by unit. Give "
-                "runs of the same units for every seed."
+                f"{group[0].folder.path} has a single unit that can be aligned, and align compares "
+                "units with one another. Add a run of other units."
             )
-    if len(first) < 2:
+    if len(in_all(groups)) < 2:
         raise InputError(
-            f"{runs[0].folder.path} has a single unit that can be aligned, and align compares "
-            "units with one another. Add a run of other units."
+            "The runs of different seeds have fewer than two units in common that can be aligned: "
+            "the families of two seeds are compared unit by unit. Give runs of the same units for "
+            "every seed."
         )
     return groups
+
+
+def in_all(groups: Sequence[Sequence[Aligned]]) -> list[Name]:
+    """The units that are in every group, in the order of the first."""
+    first, *others = ([name for run in group for name in run.names] for group in groups)
+    return [name for name in first if all(name in names for names in others)]
 
 
 def _shared(a: Aligned, b: Aligned) -> int:
@@ -217,7 +226,10 @@ def _joined(blocks: Sequence[Tensor], columns: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _agreement(a: Group, b: Group) -> float | None:
-    """The adjusted Rand index of the families of the same units, whatever their order."""
-    at = {name: row for row, name in enumerate(b.names)}
-    return adjusted_rand(a.families.labels, b.families.labels[[at[name] for name in a.names]])
+def _agreement(a: Group, b: Group, names: Sequence[Name]) -> float | None:
+    """The adjusted Rand index of the families of these units, whatever their order."""
+    labels = []
+    for group in (a, b):
+        at = {name: row for row, name in enumerate(group.names)}
+        labels.append(group.families.labels[[at[name] for name in names]])
+    return adjusted_rand(*labels)

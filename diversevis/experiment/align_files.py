@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from diversevis.experiment.align import Group
+from diversevis.experiment.align import Group, in_all
 from diversevis.measures.affine import Maps, matrices
 from diversevis.measures.align import MOST_MAPS, numbers_of
 from diversevis.measures.families import is_divided
@@ -80,7 +80,12 @@ def table(groups: Sequence[Group], agreement: Agreement) -> str:
         shown = "; ".join(
             f"groups {a + 1} and {b + 1}: {_number(agreement[a][b])}" for a, b in pairs
         )
-        lines += [f"adjusted Rand index of the families (1: the same, 0: by chance): {shown}", ""]
+        common = counted(len(in_all([group.runs for group in groups])), "unit")
+        lines += [
+            f"adjusted Rand index of the families of the {common} in all groups (1: the same, 0: "
+            f"by chance): {shown}",
+            "",
+        ]
     return "\n".join(lines)
 
 

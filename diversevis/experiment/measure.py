@@ -37,7 +37,9 @@ RESPONSES = ("response_mean", "response_min", "response_best", "distance_min", "
              "distance_pixels_min", "distance_pixels_mean",
              # of metamers:
              "error_mean", "error_max", "distance_to_reference_min", "distance_to_reference_mean",
+             "distance_pixels_to_reference_min", "distance_pixels_to_reference_mean",
              )  # fmt: skip
+ANGLES = {"bipartite.side", "phase.orientation", "phase.fitted.orientation"}
 
 
 def measures_of(experiment: Experiment) -> list[str]:
@@ -139,11 +141,12 @@ def indices_of(
 
 
 def indices_in(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Every number of a unit's entry in `metrics.json` by its dotted name."""
+    """Every number of a unit's entry in `metrics.json` by its dotted name, but for angles, whose
+    mean over seeds says nothing (of 1 and 359 degrees it is 180)."""
     indices = {name: metrics[name] for name in RESPONSES if metrics.get(name) is not None}
     for name in names:
         indices |= flat(name, metrics.get(name))
-    return indices
+    return {name: value for name, value in indices.items() if name not in ANGLES}
 
 
 def flat(name: str, numbers: Any) -> Iterator[tuple[str, float]]:

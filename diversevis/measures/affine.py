@@ -83,9 +83,9 @@ def resample(
     """The images moved by their map, on a grid of `size`, centre on centre; grey (0) where there
     was no image. The sign of contrast is not applied.
 
-    Bicubic interpolation (Keys 1981, a = -0.75): the identity returns the image. Where a map
-    shrinks, a pixel is the mean of 2 x 2 points as far apart as the pixel is wider than before, so
-    that fine patterns turn grey instead of coarse.
+    Bicubic interpolation (Keys 1981, a = -0.75): the identity returns the image. Where a map's
+    scale shrinks (its stretch does not count), a pixel is the mean of 2 x 2 points as far apart as
+    the pixel is wider than before, so that fine patterns turn grey instead of coarse.
     """
     n, channels, height, width = images.shape[1:]
     rows, columns = size

@@ -76,7 +76,7 @@ def numbers_of(
     maps   [source, target]
     names  what tells a unit from the others, in the list of its nearest units
     """
-    likeness, nearest = similarities(shares), nearest_units(shares)
+    likeness, nearest, limited = similarities(shares), nearest_units(shares), shares.clip(0, 1)
     typical = {typical_unit(likeness, members) for members in families.members()}
     numbers: list[Numbers] = []
     for unit in range(len(shares)):
@@ -90,7 +90,7 @@ def numbers_of(
             "to_others": _mean(likeness[unit, ~same]),
             "to_nearest": float(likeness[unit, nearest[unit, 0]]),
             "silhouette": float(families.silhouettes[unit]),
-            "asymmetry": _mean((shares[unit] - shares[:, unit])[others]),
+            "asymmetry": _mean((limited[unit] - limited[:, unit])[others]),
             "nearest": [
                 {**names[other], "there": float(shares[unit, other]),
                  "back": float(shares[other, unit]), **_in_words(maps, other, unit)}

@@ -75,10 +75,11 @@ def measure_bipartite(subject: Subject, progress: Progress) -> Measured:
         return Measured([None] * len(subject.rows), {}, asdict(settings))
     height, width = subject.size
     rows, columns = Torus(height, width).texture_size
+    kept = min(EXAMPLES, rows * columns)  # crops, of which the smallest fields have few
     shapes: dict[str, tuple[int, ...]] = {
         "curve": (len(SHARES),), "contrast": (len(SHARES),), "best_image": subject.image_shape,
         "mask": subject.size, "fixed": subject.size, "texture": (len(subject.mean), rows, columns),
-        "examples": (EXAMPLES, *subject.image_shape), "example_responses": (EXAMPLES,),
+        "examples": (kept, *subject.image_shape), "example_responses": (kept,),
         "best": (),
     }  # fmt: skip
 
@@ -106,7 +107,8 @@ class Search:
         contrast      response to the best image with its energy reduced by these shares, likewise
         by_direction  the same by the direction of the half-plane, for the shares of `TENTHS`, of
                       fewer images
-        share         of the boundary: the fitted share, or the next at which no less is kept
+        share         of the boundary: of the fitted share and all larger ones, that with the
+                      highest response
         direction     of its half-plane: index
         fixed         what stays there; texture, and responses to its crops; examples: images
         """
@@ -166,15 +168,15 @@ class Search:
         means: Sequence[Tensor],
         contrast: Float[Tensor, "unit share"],
     ) -> tuple[Float[Tensor, " unit"], Choice]:
-        """The share of every unit that the model of a bipartite unit fits best, or of those above
-        it that with the highest response, which also has at least this share; and the choice."""
+        """For every unit, of the share that the model of a bipartite unit fits best and all larger
+        ones, that with the highest response; and the choice."""
         curves = torch.stack([self.images.best, *means], dim=1) / self.images.best[:, None]
-        grid, found = torch.tensor([0.0, *shares]), []
+        grid, indices = torch.tensor([0.0, *shares]), []
         for curve, of_contrast in zip(curves.cpu(), contrast.cpu(), strict=True):
             fitted, *_ = fitted_share(grid, at_least(curve), of_contrast)
             near = int((grid[1:] - fitted).abs().argmin())
-            found.append(near + int(curve[1 + near :].argmax()))
-        at, rows = torch.tensor(found), range(len(found))
+            indices.append(near + int(curve[1 + near :].argmax()))
+        at, rows = torch.tensor(indices), range(len(indices))
         chosen = [
             torch.stack([values[at[row]][row] for row in rows])
             for values in zip(*choices, strict=True)
@@ -193,37 +195,37 @@ def _measure(batch: Subject, settings: Bipartite) -> tuple[list[Numbers | None],
         directions_of_half_planes=settings.directions, crops=settings.crops,
         generator=batch.generator("bipartite"),
     )  # fmt: skip
-    found = {name: values.cpu() for name, values in Search(settings, images)(noise).items()}
-    found |= {"best": images.best.cpu(), "best_image": images.x.cpu(), "mask": images.mask.cpu()}
-    found["example_responses"] = found["responses"][:, :EXAMPLES]
+    arrays = {name: values.cpu() for name, values in Search(settings, images)(noise).items()}
+    arrays |= {"best": images.best.cpu(), "best_image": images.x.cpu(), "mask": images.mask.cpu()}
+    arrays["example_responses"] = arrays["responses"][:, :EXAMPLES]
     numbers = [
-        _unit({name: values[row] for name, values in found.items()}, images.angles)
+        _unit({name: values[row] for name, values in arrays.items()}, images.angles)
         for row in range(images.units)
     ]
     for row, unit in enumerate(numbers):
         if unit is None:
             for name in ARRAYS:
-                found[name][row] = torch.nan
-    return numbers, {name: found[name] for name in ARRAYS}
+                arrays[name][row] = torch.nan
+    return numbers, {name: arrays[name] for name in ARRAYS}
 
 
-def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numbers | None:
+def _unit(arrays: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numbers | None:
     """Numbers of a unit; None where its best response is not above 0."""
-    shares, curve = torch.tensor(SHARES), found["curve"]
-    if not found["best"] > 0 or not bool(curve.isfinite().all()):
+    shares, curve, by_direction = torch.tensor(SHARES), arrays["curve"], arrays["by_direction"]
+    if not arrays["best"] > 0 or not bool(curve.isfinite().all()):
         return None
     falling = at_least(curve)
-    share, kept, misfit = fitted_share(shares, falling, found["contrast"])
-    at, direction = SHARES.index(round(20 * found["share"].item()) / 20), int(found["direction"])
-    meaning = _meaning(found["by_direction"], (at - 1) // 2, direction)
+    share, kept, misfit = fitted_share(shares, falling, arrays["contrast"])
+    at, direction = SHARES.index(round(20 * arrays["share"].item()) / 20), int(arrays["direction"])
+    meaning = _meaning(by_direction, (at - 1) // 2, direction)
     angle = angles[direction].item()
-    side = side_of(found["best_image"], found["fixed"])
+    side = side_of(arrays["best_image"], arrays["fixed"])
     two_sided = side is not None and meaning >= LEAST_MEANING and LEAST_SHARE < share < MOST_SHARE
-    middle, half = TENTHS.index(0.5), found["by_direction"]
+    half = TENTHS.index(0.5)
     return {
         "index": index_of(shares, curve),
         "index_at_least": index_of(shares, falling),
-        "index_contrast": index_of(shares, found["contrast"]),
+        "index_contrast": index_of(shares, arrays["contrast"]),
         "share": share,
         "kept": kept,
         "boundary": SHARES[at],
@@ -232,11 +234,11 @@ def _unit(found: dict[str, Tensor], angles: Float[Tensor, " direction"]) -> Numb
         "dip": (falling - curve).max().item(),
         "full": curve[-1].item(),
         "side": side if two_sided else None,
-        "position": boundary_of(found["fixed"], angle) if two_sided else None,
+        "position": boundary_of(arrays["fixed"], angle) if two_sided else None,
         "side_meaning": meaning,
-        "side_meaning_half": _meaning(half, middle, int(half[middle].argmax())),
-        "mean": (found["responses"].clamp(max=found["best"]).mean() / found["best"]).item(),
-        "min": (found["responses"].min() / found["best"]).item(),
+        "side_meaning_half": _meaning(by_direction, half, int(by_direction[half].argmax())),
+        "mean": (arrays["responses"].clamp(max=arrays["best"]).mean() / arrays["best"]).item(),
+        "min": (arrays["responses"].min() / arrays["best"]).item(),
         "weak": misfit > MISFIT,
     }
 

@@ -42,8 +42,9 @@ class Families(NamedTuple):
 
 
 def similarities(shares: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, "unit unit"]:
-    """`(S + S^T) / 2`, from 0 to 1 (S may lie outside, by its definition)."""
-    return ((shares + shares.T) / 2).clip(0, 1)
+    """`(S + S^T) / 2`, with every share brought to 0 to 1."""
+    limited = shares.clip(0, 1)
+    return (limited + limited.T) / 2
 
 
 def families_of(shares: Float[np.ndarray, "unit unit"]) -> Families:

@@ -22,6 +22,7 @@ from diversevis.measures.checks import check_least
 from diversevis.measures.subject import Subject
 
 STARTS = 2  # of a pair's search by gradient; they differ in rotation or reflection
+COST_OF_STEP = 2.4  # of a step by gradient, in passes forward
 RATE = (
     0.06  # Adam's learning rate at first: of shifts in sides, of angles in radians, of logarithms
 )
@@ -70,7 +71,7 @@ class LeftOut(NamedTuple):
     lost    pairs of the sample that reach `hopeful` after all
     tried   size of the sample
     pairs   that are left out
-    gained  by the shares of the sample, mean; NaN without a sample
+    gained  mean rise of the sample's shares; NaN without a sample
     """
 
     lost: int
@@ -114,7 +115,9 @@ def match(
     The images are resampled on the targets' grid, pixel for pixel, and brought to their norm.
     """
     grid = grid_of_maps(settings.rotations, settings.scales, settings.shifts)
-    first, starts = _first_pass(images, targets, grid, lambda done: tell(done / 2))
+    steps_of_all = len(targets.units) * STARTS * settings.steps * COST_OF_STEP
+    part = 2 * grid.sign.numel() / (2 * grid.sign.numel() + steps_of_all)  # of the first pass
+    first, starts = _first_pass(images, targets, grid, lambda done: tell(part * done))
     signed = Maps(*(torch.cat([x.flatten(0, 3)] * 2) for x in grid))
     signed.sign[len(signed.sign) // 2 :] = -1
     refined = first >= settings.hopeful
@@ -124,8 +127,14 @@ def match(
     pairs = torch.cat([hopeful, sample])
     at_starts = signed.at(starts[pairs[:, 0], pairs[:, 1]])  # [pair, start]
     reached, end = _by_gradient(
-        images, targets, pairs, at_starts, settings.steps, lambda done: tell((1 + done) / 2)
-    )
+        images, targets, pairs, at_starts, settings.steps,
+        lambda done: tell(part + (1 - part) * done),
+    )  # fmt: skip
+    if not bool(first.isfinite().all()):
+        raise InputError(
+            "align cannot compare units whose response to a moved image is not a finite number. "
+            "Leave such units out of the run."
+        )
     shares, maps = first.clone(), signed.at(starts[..., 0])
     count = len(hopeful)
     better = reached[:count] > first[refined]
@@ -206,7 +215,7 @@ def _by_gradient(
     flat = Maps(*(x.flatten(0, 1) for x in starts))
     shares, parameters = torch.full((len(jobs),), -math.inf), flat.parameters.clone()
     jobs_at_once = max(1, targets.batch // images.shape[1])
-    for part in torch.split(torch.arange(len(jobs)), jobs_at_once):
+    for part in torch.split(torch.arange(len(jobs)), jobs_at_once) if len(jobs) else ():
         source, target = jobs[part].T
         moved = images[source].to(targets.device)
         subject = targets.take(target.tolist())
@@ -253,4 +262,4 @@ def _moved(images: Tensor, maps: Maps, targets: Subject) -> Tensor:
     """The images under their maps, as the targets see them: on their grid, at their norm."""
     x = resample(images, maps, targets.size)
     lengths = torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True)
-    return x * (targets.norm / lengths.clamp(min=torch.finfo(x.dtype).tiny))
+    return x * (targets.norm / lengths.clamp(min=1e-12))

@@ -22,8 +22,8 @@ from diversevis.measures.textures import Torus
 BEST_STEPS = 40  # of the best image, which begins at the run's
 GENTLE = 0.5  # first step of a texture that is improved
 COARSE, FINE = 8, 16  # crops by which directions are compared; and windows and turns
-# Degrees: the variable part has sin^2 of them of the energy. The finest steps cost a response of
-# cos(1.5 degrees) at most.
+# Degrees: the variable part has sin^2 of them of the energy. The finest steps keep cos(1.5 degrees)
+# of the highest response, where it has a single peak.
 COARSE_TURNS = 30.0, 50.0, 70.0
 FINE_TURNS = 15.0, 27.0, 39.0, 51.0, 63.0, 75.0, 90.0
 STEPS_OF_TURN = -6.0, -3.0, 0.0, 3.0, 6.0  # around the best of these
@@ -116,7 +116,7 @@ class PartialImages:
         moving = moving / length.clamp(min=1e-12)
         moving = moving - moving.mean(2, keepdim=True)
         square = moving.square().sum((3, 4, 5), keepdim=True).mean(2, keepdim=True)
-        moving = moving / square.sqrt().clamp(min=1e-12)
+        moving = moving / square.clamp(min=1e-24).sqrt()  # the root has no derivative at 0
         turn = torch.deg2rad(turn)[:, :, None, None, None]
         still = torch.cos(turn) * still / size
         return self.norm * (still[:, :, None] + torch.sin(turn)[:, :, None] * moving)
@@ -235,6 +235,8 @@ class PartialImages:
         return self.optimize(texture, fixed, window, how.turn[:, None], GENTLE, steps)
 
     def alone(self, share: float, direction: Int[Tensor, " unit"]) -> Float[Tensor, " unit"]:
-        """Response to the fixed part alone, brought to the norm."""
+        """Response to the fixed part alone, brought to the norm; to grey where a pixel with more
+        energy than may stay is all that is left."""
         still = self.x * self.half_planes(direction, share)
-        return self.respond(at_norm(still, self.norm)[:, None])[:, 0]
+        length = torch.linalg.vector_norm(still, dim=(1, 2, 3), keepdim=True)
+        return self.respond((self.norm / length.clamp(min=1e-12) * still)[:, None])[:, 0]

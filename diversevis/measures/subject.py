@@ -50,7 +50,7 @@ class Subject:
     rows         index of each unit among all that the network was prepared for
     units        their numbers in the layer or direction file
     alive        whether a unit's response has a gradient (True where that is unknown)
-    sampled      whether the slow measures (shift, deformation, bipartite) take a unit
+    sampled      whether the slow measures (shift, deformation, bipartite, align) take a unit
     images       of the run, in grey levels around the network's mean; None without a run
     best         response to the best image of the search for a single image; NaN: unknown
     weights      diversity weight with which a unit's images were made; None: unknown

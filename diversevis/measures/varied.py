@@ -140,7 +140,7 @@ def _unit(
         count = int(responses[index].isfinite().sum())
         by_fraction[name] = {
             "crops": int(search.reached[0, pair]),
-            "share": search.reached[0, pair] / crops,
+            "share": float(search.reached[0, pair] / crops),
             "photographs": int(search.reached[1, pair]),
             "images": count,
             **_compared(_distances(chosen[index, :count]), synthetic),
@@ -148,7 +148,7 @@ def _unit(
         }
     keys = next(iter(by_fraction.values()))
     return {
-        "best_crop": search.best[row] / subject.best_responses()[row].item(),
+        "best_crop": float(search.best[row]) / subject.best_responses()[row].item(),
         "photographs_shown": photographs,
         "crops_shown": crops,
         **{key: {name: of[key] for name, of in by_fraction.items()} for key in keys},

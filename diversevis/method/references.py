@@ -40,7 +40,7 @@ def reference_targets(
     every = len(matched) == layer.channels
     given = f"objective.reference={printable(str(settings.reference))}"
     check_channels(network.colors, given, "take another objective")
-    files = _files(settings.reference if settings.reference is not None else [])
+    files, names = _files(settings.reference if settings.reference is not None else [])
     pixels = [_read(file, seen.field.size) for file in files]
     crops = torch.stack([_crop(file, experiment, network, seen.field.size, norm) for file in files])
     mask = torch.zeros(layer.channels)
@@ -57,23 +57,25 @@ def reference_targets(
         sha256=hashlib.sha256("/".join(known.digest for known in pixels).encode()).hexdigest(),
         matched=None if every else mask.to(device),
         references=crops.to(device),
-        names=tuple(file.name for file in files),
+        names=tuple(names),
     )
 
 
-def _files(reference: str | Sequence[str]) -> list[Path]:
-    """The photographs: a file, several, or all in a folder, by their names."""
-    files = list[Path]()
+def _files(reference: str | Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The photographs: a file, several, or all in a folder; and their names, within the folder."""
+    files, names = list[Path](), list[str]()
     for name in [reference] if isinstance(reference, str) else reference:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = survey(path, "objective.reference").photographs
-            files += sorted(path / photograph.file for photograph in found)
+            held = survey(path, "objective.reference").photographs
+            names += sorted(photograph.file for photograph in held)
+            files += [path / name for name in names[len(files) :]]
         else:
+            names.append(path.name)
             files.append(path)
     if not files:
         raise InputError("objective.reference=[] names no photograph.")
-    return files
+    return files, names
 
 
 def _read(file: Path, size: tuple[int, int]) -> Pixels:

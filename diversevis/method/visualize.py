@@ -174,7 +174,9 @@ def optimize_together(batch: Batch, noise: Noise, best: Responses, scales: Scale
 
     def evaluate(x: Tensor, index: Tensor, *, emphasis: float, softness: float) -> Terms:
         seen = respond(setup, x, rows[index])
-        features = torch.cat([fixed[index], seen.features], dim=1)
+        features = seen.features
+        if fixed.shape[1]:
+            features = torch.cat([fixed[index], features], dim=1)
         terms = objective.of(index)(seen.scaled, features, emphasis, softness)
         return {"response_mean": seen.responses.mean(1)} | terms
 

@@ -83,7 +83,7 @@ def captioned(
         return display(images, mean), [f"{response:.4g}" for response in responses]
     away = (images - reference).square().mean((1, 2, 3)).sqrt().tolist()
     captions = [
-        f"error {-response:.1%}\ndistance {distance:.3g}"
+        f"error {-100 * response:.1f} %\ndistance {distance:.3g}"
         for response, distance in zip(responses, away, strict=True)
     ]
     return display(torch.cat([reference[None], images]), mean), ["photograph\n", *captions]
@@ -115,7 +115,7 @@ def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     response = f"response {metrics['response_mean']:.4g}"
     best = metrics["response_best"]
     if best is not None and best > 0:  # `mse` has negative responses: a ratio would mislead
-        response += f"  ({metrics['response_mean'] / best:.0%} of best {best:.4g})"
+        response += f"  ({100 * metrics['response_mean'] / best:.0f} % of best {best:.4g})"
     lines = [response]
     if "error_max" in metrics:
         lines = _lines_of_metamers(metrics)
@@ -130,7 +130,7 @@ def sheet_lines(record: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
 
 
 def _lines_of_metamers(metrics: dict[str, Any]) -> list[str]:
-    mean, largest = (f"{metrics[f'error_{name}']:.1%}" for name in ("mean", "max"))
+    mean, largest = (f"{100 * metrics[f'error_{name}']:.1f} %" for name in ("mean", "max"))
     nearest, away = (metrics[f"distance_pixels_to_reference_{name}"] for name in ("min", "mean"))
     over = metrics.get("error_over")
     above = f"; {counted(over, 'image')} above the tolerance" if over else ""

@@ -101,7 +101,8 @@ def _row(run: Run, row: int) -> drawing.Block:
     arrays, mean = run.images(), tuple(run.record["weights"]["mean"])
     crop, images = arrays["reference"][row][None], arrays["images"][row].nan_to_num()
     tiles, _ = drawing.fitted(display(torch.cat([crop, images]), mean), TILE)
-    captions = ["photograph", *(f"error {-e:.1%}" for e in arrays["responses"][row].tolist())]
+    errors = [-100 * response for response in arrays["responses"][row].tolist()]
+    captions = ["photograph", *(f"error {error:.1f} %" for error in errors)]
     heading = f"{run.record['layer']} ({run.size} px)"
     return drawing.gallery(list(tiles), captions, heading, columns=len(tiles))
 
@@ -165,7 +166,7 @@ def _bipartite(numbers: Numbers) -> str:
         "A linear unit has index 0, a unit that accepts a shifting texture everywhere 1. Energy: "
         f"units whose free part is known. {BOTH_RULE} {CLEAREST_RULE} Shown below: the clearest "
         "units of all layers, those furthest above their contrast alone. Of contrast: the index of "
-        "a unit that only weighs its pixels and grows with contrast as this one does."
+        "a linear filter whose response grows with contrast as the unit's does."
     )
 
 

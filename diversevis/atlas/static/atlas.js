@@ -140,6 +140,8 @@
     natural: "near 1: photographs drive the unit as well as its images do",
     selectivity: "near 0: its images drive no other unit; high: other units respond to them as well",
     varied: "near 1: a photograph drives the unit as well as the best image",
+    bipartite: "near 0: as for a linear unit; high: a shifting texture may replace much of the image",
+    align: "near 1: another unit is the same but for a rotation, a scale or a shift",
   };
   const columns = new Map();
 
@@ -1714,7 +1716,9 @@
     phase: "Tuning to phase", shift: "Texture and its map of shifts", deformation: "Deformations",
     diversity: "Diversity", dimension: "Dimension, and paths between images",
     gain: "Gain of a batch", natural: "Natural images",
-    selectivity: "Selectivity", varied: "Natural varied images", front: "Response against diversity",
+    bipartite: "Bipartite field", selectivity: "Selectivity", align: "Alignment and families",
+    varied: "Natural varied images", metamers: "Metamers of random weights",
+    front: "Response against diversity",
   };
 
   const pictureTitle = (name) => (Object.hasOwn(MEASURES, name) ? MEASURES[name] : name);

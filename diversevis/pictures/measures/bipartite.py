@@ -1,5 +1,5 @@
 """Bipartite: which part of the best image may show a shifting texture? (docs/method.md, section
-11; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
+10; after Ding et al. 2026, Nature Neuroscience, s41593-026-02213-3)"""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ def lines(view: View) -> list[str]:
         f"Bipartite. Index {view.text('index')}: 0 is a linear unit, 0.25 an ideal complex cell, "
         "1 accepts a shifting texture in any part. Its growth with contrast alone gives "
         f"{view.text('index_contrast')}",
-        f"Share of the free part {view.text('share')}, {where}; response there "
-        f"{percent(view.numbers.get('mean'))} of the best image, worst crop "
+        f"Share of the free part {view.text('share')}, {where}. Where "
+        f"{percent(view.numbers.get('boundary'))} varies, the mean response is "
+        f"{percent(view.numbers.get('mean'))} of the best image's, to the worst crop "
         f"{percent(view.numbers.get('min'))}",
     ]
     if view.numbers.get("weak"):
@@ -77,7 +78,7 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
 
 def _heading(view: View) -> str:
     share = view.numbers.get("boundary")
-    return f"crops of the texture in a share of {number(share)}, response / best image's"
+    return f"crops of the texture in {percent(share)} of the energy, response / best image's"
 
 
 def _parts(view: View) -> list[tuple[page.Block, str]]:
@@ -142,7 +143,7 @@ def _curve(view: View, axis: Any) -> None:
     if q is not None and kept is not None:
         model = kept * np.interp(np.clip(fine - q, 0, 1), shares, squares) ** 0.5
         axis.plot(fine, model, color=graph.ORANGE, lw=1.4)
-        ends.append((float(model[-1]), f"model, q = {number(q)}", graph.ORANGE))
+        ends.append((float(model[-1]), f"model, q = {q:.2g}", graph.ORANGE))
         axis.axvline(q, color=graph.ORANGE, lw=0.8, ls=":")
     axis.set(
         xlim=(0, 1), xlabel="share of the energy that varies", ylabel="response / best image's"

@@ -10,7 +10,7 @@ import torch
 
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import LayerPicture
-from diversevis.pictures.measures.view import Layer, View, median, number
+from diversevis.pictures.measures.view import Layer, View, median, number, percent
 from diversevis.pictures.panels import Graph, Panel, Tiles
 
 
@@ -31,7 +31,7 @@ def panels(view: View) -> list[Tiles]:
     parts = []
     for name, other, images, errors, crossed in rows:
         captions = [
-            f"{own:.1%}\n{other} {there:.0%}"
+            f"{100 * own:.1f} %\n{other} {percent(there)}"
             for own, there in zip(errors.tolist(), crossed.tolist(), strict=True)
         ]
         tiles = list(view.pixels(torch.cat([reference[None], images])))
@@ -60,9 +60,9 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
         return None
     draw = partial(_scatter, there, back)
     lines = [
-        f"Metamers. Median error of the trained network's with random weights "
-        f"{number(median(there))}; of those of random weights in the trained network "
-        f"{number(median(back))}"
+        f"Metamers. Those of the trained network have a median error of {number(median(there))} "
+        f"in the random network; those of the random network, {number(median(back))} in the "
+        "trained network"
     ]
     panels: list[Panel] = [Graph(draw=draw, height=55)]
     return LayerPicture(lines=lines, blocks=lambda: [graph.block(draw, 490, 452)], panels=panels)
@@ -70,6 +70,6 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
 
 def _scatter(there: Any, back: Any, axis: Any) -> None:
     axis.scatter(there, back, s=18, color=graph.BLUE, alpha=0.6, linewidths=0)
-    axis.set(xlabel="error of the trained network's, with random weights")
-    axis.set(ylabel="error of those of random weights, in the trained")
+    axis.set(xlabel="trained network's metamers: error in the random one")
+    axis.set(ylabel="random network's metamers: error in the trained one")
     axis.set(xlim=(0, None), ylim=(0, None))
