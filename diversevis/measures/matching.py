@@ -71,7 +71,7 @@ class LeftOut(NamedTuple):
     lost    pairs of the sample that reach `hopeful` after all
     tried   size of the sample
     pairs   that are left out
-    gained  mean rise of the sample's shares; NaN without a sample
+    gained  mean rise of the sample's shares, counted from 0; NaN without a sample
     """
 
     lost: int
@@ -143,7 +143,7 @@ def match(
     for values, reached_values in zip(maps, end, strict=True):
         values[source, target] = reached_values[:count][better]
     of_sample, before = reached[count:], first[sample[:, 0], sample[:, 1]]
-    gained = (of_sample - before).clamp(min=0).mean().item()
+    gained = (of_sample - before.clamp(min=0)).clamp(min=0).mean().item()
     lost = int((of_sample >= settings.hopeful).sum())
     left_out = LeftOut(lost, len(sample), len(hopeless), gained)
     return Matches(shares, first, refined, maps, left_out)

@@ -62,7 +62,8 @@ def reference_targets(
 
 
 def _files(reference: str | Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The photographs: a file, several, or all in a folder; and their names, within the folder."""
+    """The photographs: a file, several, or all in a folder; and their names, within the folder
+    where these differ."""
     files, names = list[Path](), list[str]()
     for name in [reference] if isinstance(reference, str) else reference:
         path = Path(name).expanduser()
@@ -75,6 +76,8 @@ def _files(reference: str | Sequence[str]) -> tuple[list[Path], list[str]]:
             files.append(path)
     if not files:
         raise InputError("objective.reference=[] names no photograph.")
+    if len({*names}) < len(names):  # of several folders
+        names = [str(file) for file in files]
     return files, names
 
 

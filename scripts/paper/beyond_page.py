@@ -156,8 +156,8 @@ def _bipartite(numbers: Numbers) -> str:
             "median share of the free part", "true share", "both parts", "clear"]  # fmt: skip
     known = {f"energy {layer}": of_layer for layer, of_layer in numbers["known"].items()}
     rows = [
-        [name, layer["measured"], layer["weak"], number(layer["index"]["median"]),
-         number(layer["index_contrast"]["median"]), number(layer["share"]["median"]),
+        [name, layer["measured"], layer["weak"],
+         *(_two_digits(layer[key]["median"]) for key in ("index", "index_contrast", "share")),
          number(layer.get("true_share")), layer["both_parts"],
          layer["clear"]]
         for name, layer in {**known, **numbers["layers"]}.items()
@@ -168,6 +168,10 @@ def _bipartite(numbers: Numbers) -> str:
         "units of all layers, those furthest above their contrast alone. Of contrast: the index of "
         "a linear filter whose response grows with contrast as the unit's does."
     )
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # not -0.00
 
 
 def _families(numbers: Numbers) -> str:
