@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -194,12 +195,16 @@ def _typical(layer: Layer) -> tuple[page.Pixels, list[str]]:
     return display(images.nan_to_num(), tuple(layer.record["weights"]["mean"])), captions
 
 
-def left_out_line(lost: float, tried: float, left_out: float, gained: float, *, pairs: int) -> str:
-    """What the first pass left out of all pairs, and what a sample lost by it."""
+def left_out_line(
+    lost: float, tried: float, left_out: float, gained: float = math.nan, *, pairs: int
+) -> str:
+    """What the first pass left out of all pairs, and what a sample lost by it.
+
+    gained  NaN where it is not known, as in earlier runs
+    """
     said = f"{percent(left_out / pairs)} of {counted(pairs, 'pair')} left out by the first pass"
     if tried:
-        said += (
-            f"; of {tried:.0f} of these, tried all the same, {lost:.0f} were lost by it, and their "
-            f"share rose by {number(gained)} on average"
-        )
+        said += f"; of {tried:.0f} of these, tried all the same, {lost:.0f} were lost by it"
+        if math.isfinite(gained):
+            said += f", and their share rose by {number(gained)} on average"
     return said

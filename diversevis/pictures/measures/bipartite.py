@@ -127,7 +127,9 @@ def _examples(view: View) -> list[tuple[page.Block, str]]:
 
 def _curve(view: View, axis: Any) -> None:
     """The unit's curve, that of its contrast alone, and the fitted model of a bipartite unit."""
-    shares, curve, contrast = (view.array(name) for name in ("energy_shares", "curve", "contrast"))
+    shares, curve = view.array("energy_shares"), view.array("curve")
+    # Earlier runs have no contrast; their model is that of linear growth.
+    contrast = view.array("contrast") if "contrast" in view.arrays else np.sqrt(1 - shares)
     squares = contrast.clip(0) ** 2  # straight between the shares, as the measure takes them
     fine = np.linspace(0, 1, 201)
     ends = []
