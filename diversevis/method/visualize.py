@@ -155,11 +155,12 @@ def measure_scales(batch: Batch, noise: Noise, best: Responses) -> Scales:
         # Below 0 for a unit that no image drives past its ReLU: only the size serves as a scale.
         response_scale = best.scaled[:, 0].abs()
         response_scale = torch.where(response_scale > 0, response_scale, ones)
+    fixed = anchors(setup, best)
+    if fixed.shape[1] + noise.together.shape[1] == 1:  # a single image has no distance
+        return Scales(response_scale, ones)
     with torch.no_grad():
         features = respond(setup, images.render(noise.together, setup.norm), noise.rows).features
-        features = torch.cat([anchors(setup, best), features], dim=1)
-        if features.shape[1] == 1:  # a single image has no distance
-            return Scales(response_scale, ones)
+        features = torch.cat([fixed, features], dim=1)
         means = [pairwise_distances(f[None], settings.metric).mean() for f in features]
         distances = torch.stack(means).float()
     return Scales(response_scale, torch.where(distances > 0, distances, ones))
