@@ -78,7 +78,7 @@ def layer_picture(layer: Layer) -> LayerPicture | None:
 
 def _heading(view: View) -> str:
     share = view.numbers.get("boundary")
-    return f"crops of the texture in {percent(share)} of the energy, response / best image's"
+    return f"texture in {percent(share)} of the energy, response / best image's"
 
 
 def _parts(view: View) -> list[tuple[page.Block, str]]:
