@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from diversevis.measures.stimuli import at_norm
 
 MOMENTUM = 0.8  # as of the images' steps (optimizer=sphere)
 FIRST_STEP = 2.0  # likewise
@@ -28,6 +32,26 @@ class Momentum:
         self.velocity = MOMENTUM * self.velocity - (1 - MOMENTUM) * direction
         pace = self.first * (1 + math.cos(math.pi * done)) / 2
         return value + pace * self.velocity
+
+
+def ascend(
+    respond: Callable[[Tensor], Tensor],
+    start: Float[Tensor, "unit image color height width"],
+    norm: float,
+    steps: int,
+    masks: Float[Tensor, "unit 1 1 height width"] | float = 1.0,
+) -> Float[Tensor, "unit image color height width"]:
+    """Images of norm `norm` after steps along the sphere that raise the responses [unit, image];
+    `masks` multiply the gradient."""
+    x, move = start, Momentum()
+    for step in range(steps):
+        x = x.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(-respond(x).sum(), x)
+        x, gradient = x.detach(), gradient * masks
+        along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
+        tangent = (gradient - along * x).flatten(0, 1)
+        x = at_norm(move(x.flatten(0, 1), tangent, step / steps).reshape(x.shape), norm)
+    return x
 
 
 class Adam:

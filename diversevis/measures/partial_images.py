@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from diversevis.measures.ascent import FIRST_STEP, Momentum
+from diversevis.measures.ascent import FIRST_STEP, Momentum, ascend
 from diversevis.measures.half_planes import PARTIAL, TENTHS, directions, envelope, fixed_parts
 from diversevis.measures.stimuli import at_norm
 from diversevis.measures.subject import RespondOwn
@@ -74,19 +74,13 @@ class PartialImages:
         self.respond, self.norm, self.crops, self.generator = respond, norm, crops, generator
         self.torus, self.units = Torus(start.shape[2], start.shape[3]), len(start)
         self.angles = directions(directions_of_half_planes)
-        self.x, self.best = self._ascend(at_norm(start, norm))
+        self.x, self.best = self._best_images(at_norm(start, norm))
         self.mask = envelope(self.x)
 
-    def _ascend(self, start: Tensor) -> tuple[Tensor, Float[Tensor, " unit"]]:
+    def _best_images(self, start: Tensor) -> tuple[Tensor, Float[Tensor, " unit"]]:
         """The best image of every unit, with norm `norm`, and the response to it."""
-        x, move = start, Momentum()
-        for step in range(BEST_STEPS):
-            x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(-self.respond(x[:, None]).sum(), x)
-            x = x.detach()
-            along = (x * gradient).sum((1, 2, 3), keepdim=True) / self.norm**2
-            x = at_norm(move(x, gradient - along * x, step / BEST_STEPS), self.norm)
-        both = torch.stack([start, x], dim=1)
+        x = ascend(self.respond, start[:, None], self.norm, BEST_STEPS)
+        both = torch.cat([start[:, None], x], dim=1)
         with torch.no_grad():
             best, first = self.respond(both).max(1)
         return both[torch.arange(self.units), first], best

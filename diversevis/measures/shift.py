@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.ascent import Adam, Momentum
+from diversevis.measures.ascent import Adam, Momentum, ascend
 from diversevis.measures.checks import check_least, ratio_or_none
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
@@ -186,15 +186,7 @@ class TextureSearch:
         """
         masks, norm = masks[:, None, None], self.norm
         starts = torch.cat([self.best[:, None], self.noise(SINGLE_STARTS, self.size)], dim=1)
-        x, move = at_norm(starts * masks, norm), Momentum()
-        for step in range(SINGLE_STEPS):
-            x = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(-self.respond(x).sum(), x)
-            x, gradient = x.detach(), gradient * masks
-            along = (x * gradient).sum((2, 3, 4), keepdim=True) / norm**2
-            tangent = (gradient - along * x).flatten(0, 1)
-            moved = move(x.flatten(0, 1), tangent, step / SINGLE_STEPS)
-            x = at_norm(moved.reshape(x.shape), norm)
+        x = ascend(self.respond, at_norm(starts * masks, norm), norm, SINGLE_STEPS, masks)
         x = torch.cat([x, at_norm(crop[:, None], norm)], dim=1)
         with torch.no_grad():
             responses = self.respond(x)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from diversevis.measures.selectivity import HALF
 from diversevis.pictures import graph, page
 from diversevis.pictures.measures.spread import LayerPicture, spread
 from diversevis.pictures.measures.view import NO_NUMBER, Layer, View, median, number, percent
 from diversevis.pictures.panels import Graph, Panel, Tiles
 from diversevis.units import counted
 
-DRIVEN = 0.5  # of its best response
 LOWEST = -0.5  # how far down a graph goes: some units are suppressed to many times their best
 TILE = 120
 NAMED = 40  # up to this number of units, rows and columns of the matrix have the units' numbers
@@ -57,7 +57,7 @@ def lines(view: View) -> list[str]:
     return [
         f"Selectivity. Rank {rank} of {units} units by their response to its images, as shares of "
         f"their best responses: its response {shares['own']}, other units above "
-        f"{percent(DRIVEN)}: {above}, mean of the others {shares['mean_others']}",
+        f"{percent(HALF)}: {above}, mean of the others {shares['mean_others']}",
         f"The images of the others drive it to {percent(view.numbers.get('mean_by_others'))} on "
         "average",
     ]
@@ -135,7 +135,7 @@ def _row(view: View, axis: Any) -> None:
             "this unit", (rank, own), (8, 0), textcoords="offset points", color=graph.ORANGE,
             va="center",
         )  # fmt: skip
-    axis.axhline(DRIVEN, color=graph.FAINT, lw=1, ls="--")
+    axis.axhline(HALF, color=graph.FAINT, lw=1, ls="--")
     axis.axhline(0, color=graph.FAINT, lw=0.8)
     lowest = max(min(0, responses[-1]), LOWEST) - 0.02
     axis.set(xlim=(0.5, len(responses) + 0.5), ylim=(lowest, max(1.0, 1.05 * responses[0])))
