@@ -12,7 +12,7 @@ from torch import Tensor
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import Terms
-from diversevis.method.optimize.loop import Evaluate, Listener, LoopCheckpoint, Problem
+from diversevis.method.optimize.loop import Evaluate, Listener, LoopCheckpoint, Number, Problem
 from diversevis.method.response import Responses, noise_of, respond
 from diversevis.method.setup import Setup
 
@@ -86,7 +86,7 @@ def optimize_alone(
     """Images that are all optimized alone, for the response only; raises `KeyboardInterrupt`."""
     row_of_image = rows.repeat_interleave(start.shape[1])  # every image is a set of its own
 
-    def evaluate(x: Tensor, index: Tensor, *, emphasis: float, softness: float) -> Terms:
+    def evaluate(x: Tensor, index: Tensor, *, emphasis: Number, softness: Number) -> Terms:
         seen = respond(setup, x, row_of_image[index])
         loss = -seen.scaled[:, 0]
         return {"response_mean": seen.responses[:, 0], "loss": loss, "descent": loss}

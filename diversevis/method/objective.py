@@ -48,8 +48,8 @@ class Objective:
         self,
         responses: Float[Tensor, "unit image"],
         features: Float[Tensor, "unit shown feature"],
-        emphasis: float = 1.0,
-        softness: float = 0.0,
+        emphasis: float | Tensor = 1.0,
+        softness: float | Tensor = 0.0,
     ) -> Terms:
         """Terms by name: `response` and `diversity`; `loss`, the negative of their sum; and
         `descent`, whose gradient the optimizer follows. A single image has no distance terms.
@@ -72,7 +72,9 @@ class Objective:
 
 
 def smallest_distance(
-    features: Float[Tensor, "unit image feature"], softness: float = 0.0, metric: Metric = "rms"
+    features: Float[Tensor, "unit image feature"],
+    softness: float | Tensor = 0.0,
+    metric: Metric = "rms",
 ) -> Float[Tensor, " unit"]:
     """Distance between the two most similar images of every unit.
 
@@ -99,7 +101,7 @@ def smallest_distance(
         exact = difference.square().sum(1) / 2
     else:  # vector_norm has gradient 0, not NaN, where two images are identical
         exact = torch.linalg.vector_norm(difference, dim=1) / features.shape[2] ** 0.5
-    if softness == 0 or n == 2:
+    if n == 2 or (not isinstance(softness, Tensor) and softness == 0):
         return exact
     gradient = _soft_gradient(centred, squared, softness, metric)
     return _WithGradient.apply(exact.detach(), features, gradient)
@@ -122,7 +124,7 @@ def comparable(
 def _soft_gradient(
     centred: Float[Tensor, "unit image feature"],
     squared: Float[Tensor, "unit image image"],
-    softness: float,
+    softness: float | Tensor,
     metric: Metric,
 ) -> Float[Tensor, "unit image feature"]:
     """Weighted mean over pairs of the gradient of their distance."""

@@ -30,7 +30,7 @@ from diversevis.method.anchors import (
 from diversevis.method.device import precision
 from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.descend import Result
-from diversevis.method.optimize.loop import Listener, PhaseCheckpoints, StepProgress
+from diversevis.method.optimize.loop import Listener, Number, PhaseCheckpoints, StepProgress
 from diversevis.method.response import Responses, respond
 from diversevis.method.result import Visualization, at_knee, dead_units, unit_result
 from diversevis.method.setup import Setup
@@ -173,7 +173,7 @@ def optimize_together(batch: Batch, noise: Noise, best: Responses, scales: Scale
     begun = beside_references(setup, noise.rows, noise.together)
     rows, start, fixed = _per_weight(setup, noise.rows, begun, anchors(setup, best))
 
-    def evaluate(x: Tensor, index: Tensor, *, emphasis: float, softness: float) -> Terms:
+    def evaluate(x: Tensor, index: Tensor, *, emphasis: Number, softness: Number) -> Terms:
         seen = respond(setup, x, rows[index])
         features = seen.features
         if fixed.shape[1]:

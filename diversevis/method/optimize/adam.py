@@ -11,7 +11,15 @@ from torch import Tensor
 
 from diversevis.method.checks import check_at_least, check_positive, check_share
 from diversevis.method.optimize.descend import descend
-from diversevis.method.optimize.loop import Images, Problem, Tensors, Terms, sizes, tangent
+from diversevis.method.optimize.loop import (
+    Images,
+    Numbers,
+    Problem,
+    Tensors,
+    Terms,
+    sizes,
+    tangent,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +60,28 @@ class Adam:
             "improved_at": torch.zeros_like(infinite, dtype=torch.long),
         }
 
-    def guidance(self, step: int) -> tuple[float, float]:
-        return 1.0, 0.0  # the objective itself, as published
+    def schedule(self, step: int) -> dict[str, float]:
+        first, second = 1 - self.beta1**step, 1 - self.beta2**step  # corrections of the moments
+        # The objective itself is followed, as published.
+        return {"emphasis": 1.0, "softness": 0.0, "first": first, "second": second}
 
-    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
+    def finished(self, state: Tensors, now: Numbers, terms: Terms) -> Bool[Tensor, " set"]:
         loss, before = terms["loss"], state["average"]
         average = torch.where(before.isnan(), loss, torch.lerp(loss, before, self.smoothing))
         improved = average < state["best_average"]
         state["average"] = average
         state["best_average"] = torch.where(improved, average, state["best_average"])
-        state["improved_at"] = torch.where(improved, step, state["improved_at"])
-        return step - state["improved_at"] >= self.patience
+        state["improved_at"] = torch.where(improved, now["step"], state["improved_at"])
+        return now["step"] - state["improved_at"] >= self.patience
 
     def move(
-        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
         gradient: Images,
     ) -> Images:  # fmt: skip
         gradient = tangent(images, problem.precondition(gradient))
         gradient = gradient * (sizes(images) / sizes(raw))  # through `render` to the parameters
         state["first"] = torch.lerp(gradient, state["first"], self.beta1)
         state["second"] = torch.lerp(gradient.square(), state["second"], self.beta2)
-        first = state["first"] / (1 - self.beta1**step)
-        second = state["second"] / (1 - self.beta2**step)
+        first = state["first"] / now["first"]
+        second = state["second"] / now["second"]
         return raw - self.learning_rate * first / (second.sqrt() + self.epsilon)

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from diversevis.method.checks import check_at_least, check_positive, check_share
 from diversevis.method.optimize.descend import descend
-from diversevis.method.optimize.loop import Images, Problem, Tensors, Terms, sizes, tangent
+from diversevis.method.optimize.loop import (
+    Images,
+    Numbers,
+    Problem,
+    Tensors,
+    Terms,
+    sizes,
+    tangent,
+)
 from diversevis.method.optimize.sphere import GUIDED
 
 
@@ -52,20 +60,26 @@ class Annealed:
         extra = (self.emphasis - 1) * max(0.0, 1 - done / GUIDED)
         return 1 + extra, self.softness * (1 - done)
 
-    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
+    def schedule(self, step: int) -> dict[str, float]:
+        emphasis, softness = self.guidance(step)
+        pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+        first, second = 1 - self.beta1**step, 1 - self.beta2**step  # Adam's corrections of moments
+        return {"emphasis": emphasis, "softness": softness, "pace": pace, "first": first,
+                "second": second}  # fmt: skip
+
+    def finished(self, state: Tensors, now: Numbers, terms: Terms) -> Bool[Tensor, " set"]:
         return torch.zeros_like(terms["loss"], dtype=torch.bool)
 
     def move(
-        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
         gradient: Images,
     ) -> Images:  # fmt: skip
         direction = problem.precondition(tangent(images, gradient * sizes(images)))
         direction = tangent(images, direction)
         state["first"] = torch.lerp(direction, state["first"], self.beta1)
         state["second"] = torch.lerp(direction.square(), state["second"], self.beta2)
-        first = state["first"] / (1 - self.beta1**step)
-        second = (state["second"] / (1 - self.beta2**step)).sqrt()
+        first = state["first"] / now["first"]
+        second = (state["second"] / now["second"]).sqrt()
         contrast = sizes(images) / math.sqrt(images[0, 0].numel())
-        pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
         tiny = torch.finfo(second.dtype).tiny
-        return problem.render(images - pace * contrast * first / second.clamp(min=tiny))
+        return problem.render(images - now["pace"] * contrast * first / second.clamp(min=tiny))

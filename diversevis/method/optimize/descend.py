@@ -1,32 +1,42 @@
-"""The loop of all optimizers: evaluate, remember the best, remove what has stopped, move."""
+"""The loop of all optimizers: evaluate, remember the best, move; remove what has stopped."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diversevis.method.optimize.capture import Repeated
 from diversevis.method.optimize.loop import (
     Images,
     Listener,
     LoopCheckpoint,
+    Numbers,
     Problem,
     State,
     Tensors,
     Terms,
 )
+from diversevis.method.optimize.schedule import Schedule
 
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
-IN_BATCH = "rows", "active", "diverged", "steps", "loss", "images"  # tensors of a `_Batch`
+# Of every set, whether or not it is still at work: steps taken, the images with the smallest loss.
+REACHED = "active", "diverged", "steps", "images"
+COMMON = "step", "trace"  # in the state of the loop, without an entry per set at work
+MOVES = "moves."  # before the names of the optimizer's tensors
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """How the parameters of the sets at work move. A state has tensors with an entry per set."""
+    """How the parameters of the sets at work move. A state has tensors with an entry per set.
+
+    Of a step, `finished` and `move` know what `now` says, as tensors: on a GPU their operations are
+    recorded once and repeated. So they read no value of a tensor on the host.
+    """
 
     at_the_end: ClassVar[str]  # why a set stopped that took all steps
 
@@ -35,15 +45,16 @@ class Optimizer(Protocol):
 
     def begin(self, start: Images) -> Tensors: ...  # the state before the first step
 
-    # Emphasis on distances, softness of the smallest distance.
-    def guidance(self, step: int) -> tuple[float, float]: ...
+    # The numbers of a step: `emphasis` on distances, `softness` of the smallest distance, and what
+    # `finished` and `move` need.
+    def schedule(self, step: int) -> dict[str, float]: ...
 
     # Which sets have converged, judged before the step's `move`.
-    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]: ...
+    def finished(self, state: Tensors, now: Numbers, terms: Terms) -> Bool[Tensor, " set"]: ...
 
     # Parameters, images, gradient with respect to the images -> the next parameters.
     def move(
-        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
         gradient: Images,
     ) -> Images: ...  # fmt: skip
 
@@ -73,170 +84,163 @@ def descend(
     checkpoint  stores the state between steps, and may hold a state to continue from; the result
                 is then the same to the bit, if the machine repeats its computations exactly
     """
-    images, sets = problem.render(start), len(start)
-    record = _Record(images=images.clone(), steps=[0] * sets, ended=[""] * sets, traces=[])
-    batch = _Batch.of(images)
-    raw, moves, first, interrupted = start, optimizer.begin(start), 1, False
-    if checkpoint is not None and (state := checkpoint.restore()) is not None:
-        record, batch, raw, moves, first = _restored(state)
+    stored = checkpoint.restore() if checkpoint is not None else None
+    work = _Work(optimizer=optimizer, problem=problem, sets=len(start), device=start.device)
+    reached, state, first = work.restored(stored) if stored else work.begun(start)
+    repeated, listed = Repeated(work.step, state), state["rows"].tolist()
+    interrupted = False
     try:
         for step in range(first, optimizer.steps + 1):
-            images, terms, gradient = _evaluated(problem, raw, batch.rows, optimizer.guidance(step))
-            batch.update(step, images, terms, gradient, optimizer.finished(moves, step, terms))
+            images, terms = repeated()
             if listener is not None:
-                listener(step, batch.listed, images, terms)
+                listener(step, listed, images, terms)
             if step == optimizer.steps:
                 break
-            raw = optimizer.move(problem, moves, step, raw, images, gradient)
-            if step % LOOK == 0 and not bool(batch.active.all()):
-                staying = batch.active.nonzero()[:, 0]
-                record.take(batch)
-                batch = batch.only(staying)
-                moves = {name: value[staying] for name, value in moves.items()}
-                raw = raw[staying]
+            if step % LOOK == 0 and (staying := _staying(repeated.state["active"])) is not None:
+                _take(reached, repeated.state)
                 if not len(staying):
                     break
+                repeated = Repeated(work.step, _only(repeated.state, staying))
+                listed = repeated.state["rows"].tolist()
             if checkpoint is not None:
-                checkpoint(step, functools.partial(_snapshot, step, record, batch, raw, moves))
+                snapshot = functools.partial(work.snapshot, step, reached, repeated.state)
+                checkpoint(step, snapshot)
     except KeyboardInterrupt:
         interrupted = True
-    record.take(batch)
-    return record.result("interrupted" if interrupted else optimizer.at_the_end, interrupted)
-
-
-def _evaluated(
-    problem: Problem, raw: Images, rows: Int[Tensor, " set"], guidance: tuple[float, float]
-) -> tuple[Images, Terms, Images]:
-    """Images, their terms without `descent`, and the gradient of `descent` at the images."""
-    emphasis, softness = guidance
-    images = problem.render(raw).requires_grad_(True)
-    terms = problem.evaluate(images, rows, emphasis=emphasis, softness=softness)
-    (gradient,) = torch.autograd.grad(terms["descent"].sum(), images)
-    terms = {name: value.detach() for name, value in terms.items() if name != "descent"}
-    return images.detach(), terms, gradient
+    _take(reached, repeated.state)
+    return work.result(reached, repeated.state, interrupted)
 
 
 @dataclass(kw_only=True)
-class _Batch:
-    """The sets still at work."""
+class _Work:
+    """What does not change from step to step.
 
-    rows: Int[Tensor, " set"]  # index into the start
-    listed: list[int]  # `rows` on the host
-    active: Bool[Tensor, " set"]
-    diverged: Bool[Tensor, " set"]
-    steps: Int[Tensor, " set"]
-    loss: Float[Tensor, " set"]  # the smallest so far
-    images: Images  # where the loss was smallest
-    trace: list[Terms] = field(default_factory=list)  # a step's terms each, since the batch began
+    terms  names of the terms, from the first step on
+    """
 
-    @classmethod
-    def of(cls, images: Images) -> _Batch:
-        sets, device = len(images), images.device
+    optimizer: Optimizer
+    problem: Problem
+    sets: int
+    device: torch.device
+    terms: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.optimizer.schedule, self.optimizer.steps, self.device)
+
+    def begun(self, start: Images) -> tuple[Tensors, Tensors, int]:
+        """What the sets have reached, the state of the loop, and the number of the next step."""
+        images, sets, device = self.problem.render(start), self.sets, self.device
         rows = torch.arange(sets, device=device)
         active = torch.ones(sets, dtype=torch.bool, device=device)
-        return cls(
-            rows=rows, listed=list(range(sets)), active=active, diverged=~active,
-            steps=torch.zeros_like(rows), loss=torch.full((sets,), torch.inf, device=device),
-            images=images.clone(),
-        )  # fmt: skip
+        reached = {
+            "active": active, "diverged": ~active, "steps": torch.zeros_like(rows), "images": images
+        }  # fmt: skip
+        state = {name: value.clone() for name, value in reached.items()} | {
+            "step": torch.ones(1, dtype=torch.long, device=device), "rows": rows, "raw": start,
+            "loss": torch.full((sets,), torch.inf, device=device),
+        }  # fmt: skip
+        moves = self.optimizer.begin(start)
+        return reached, state | {MOVES + name: value for name, value in moves.items()}, 1
 
-    def update(
-        self, step: int, images: Images, terms: Terms, gradient: Images, finished: Tensor
-    ) -> None:
-        """Take note of an evaluation at `images`. On the device alone: the host does not wait."""
-        loss = terms["loss"]
-        self.trace.append(
-            {name: torch.where(self.active, value, torch.nan) for name, value in terms.items()}
-        )
-        finite = loss.isfinite() & gradient.flatten(1).isfinite().all(1)
-        self.steps = torch.where(self.active, step, self.steps)
-        self.diverged |= self.active & ~finite
-        self.active &= finite
-        better = self.active & (loss < self.loss)
-        self.loss = torch.where(better, loss, self.loss)
-        self.images = torch.where(better[:, None, None, None, None], images, self.images)
-        self.active &= ~finished
+    def step(self, state: Tensors) -> tuple[Tensors, tuple[Images, Terms]]:
+        """Evaluate, take note, move: on the device alone, and without a number of the host's that
+        would change from step to step."""
+        now = self.schedule.at(state["step"])
+        images, terms, gradient = self._evaluated(state["raw"], state["rows"], now)
+        moves = {name.removeprefix(MOVES): state[name] for name in state if name.startswith(MOVES)}
+        finished = self.optimizer.finished(moves, now, terms)
+        trace = self._write_trace(state, terms)
+        noted = _noted(state, images, terms["loss"], gradient, finished)
+        raw = self.optimizer.move(self.problem, moves, now, state["raw"], images, gradient)
+        after = state | noted | {MOVES + name: value for name, value in moves.items()}
+        after |= {"raw": raw, "trace": trace, "step": state["step"] + 1}
+        return after, (images, terms)
 
-    def only(self, staying: Int[Tensor, " set"]) -> _Batch:
-        tensors: dict[str, Any] = {name: getattr(self, name)[staying] for name in IN_BATCH}
-        listed = [self.listed[index] for index in staying.tolist()]
-        return replace(self, listed=listed, trace=[], **tensors)
+    def _evaluated(
+        self, raw: Images, rows: Int[Tensor, " set"], now: Numbers
+    ) -> tuple[Images, Terms, Images]:
+        """Images, their terms without `descent`, and the gradient of `descent` at the images."""
+        images = self.problem.render(raw).requires_grad_(True)
+        emphasis, softness = now["emphasis"], now["softness"]
+        terms = self.problem.evaluate(images, rows, emphasis=emphasis, softness=softness)
+        (gradient,) = torch.autograd.grad(terms["descent"].sum(), images)
+        terms = {name: value.detach() for name, value in terms.items() if name != "descent"}
+        return images.detach(), terms, gradient
 
-    def stacked_trace(self) -> dict[str, Float[Tensor, "step set"]]:
-        names = list(self.trace[0]) if self.trace else []
-        return {name: torch.stack([terms[name] for terms in self.trace]) for name in names}
+    def _write_trace(self, state: Tensors, terms: Terms) -> Float[Tensor, "step start term"]:
+        """The trace of all sets, in its memory of before."""
+        if "trace" not in state:
+            self.terms = list(terms)
+            trace = terms["loss"].new_full((self.optimizer.steps, self.sets, len(terms)), torch.nan)
+        else:
+            trace = state["trace"]
+        values = torch.stack([terms[name] for name in self.terms], dim=1)
+        values = values.masked_fill(~state["active"][:, None], torch.nan)
+        return trace.index_put_((state["step"] - 1, state["rows"]), values)
 
+    def snapshot(self, step: int, reached: Tensors, state: Tensors) -> State:
+        """Everything on which the next step and the result depend."""
+        loop = state | {"trace": state["trace"][:step]}
+        tensors = {f"reached.{name}": value for name, value in reached.items()}
+        tensors |= {f"state.{name}": value for name, value in loop.items()}
+        return State(tensors, {"step": step, "terms": self.terms})
 
-@dataclass(kw_only=True)
-class _Record:
-    """What all sets have reached, whether or not they are still at work."""
+    def restored(self, stored: State) -> tuple[Tensors, Tensors, int]:
+        """What `begun` returns, as it was at a snapshot."""
+        reached, state = stored.part("reached").tensors, stored.part("state").tensors
+        self.terms = stored.facts["terms"]
+        trace = state["trace"]
+        state["trace"] = trace.new_full((self.optimizer.steps, *trace.shape[1:]), torch.nan)
+        state["trace"][: len(trace)] = trace
+        return reached, state, stored.facts["step"] + 1
 
-    images: Images
-    steps: list[int]
-    ended: list[str]  # "" for a set that had not stopped by itself
-    traces: list[tuple[list[int], Terms]]  # of consecutive batches: `listed`, terms [step, set]
-
-    def take(self, batch: _Batch) -> None:
-        self.images[batch.rows] = batch.images
-        facts = batch.steps.tolist(), batch.diverged.tolist(), batch.active.tolist()
-        for row, steps, diverged, active in zip(batch.listed, *facts, strict=True):
-            self.steps[row] = steps
-            self.ended[row] = "diverged" if diverged else "" if active else "converged"
-        if batch.trace:
-            trace = {name: values.cpu() for name, values in batch.stacked_trace().items()}
-            self.traces.append((batch.listed, trace))
-
-    def result(self, running: str, interrupted: bool) -> Result:
-        """running  why the sets stopped that had not stopped by themselves"""
-        steps = sum(len(terms["loss"]) for _, terms in self.traces)
-        names = self.traces[0][1] if self.traces else ()
-        trace = {name: torch.full((steps, len(self.steps)), torch.nan) for name in names}
-        begin = 0
-        for rows, terms in self.traces:
-            end = begin + len(terms["loss"])
-            for name, values in terms.items():
-                trace[name][begin:end, rows] = values
-            begin = end
+    def result(self, reached: Tensors, state: Tensors, interrupted: bool) -> Result:
+        running = "interrupted" if interrupted else self.optimizer.at_the_end
+        facts = (reached[name].tolist() for name in ("diverged", "active"))
+        steps = int(state["step"]) - 1  # begun by all sets together
+        trace = state["trace"][:steps].cpu().unbind(2) if steps else ()
         return Result(
-            images=self.images,
-            steps=tuple(self.steps),
-            stop=tuple(ended or running for ended in self.ended),
-            trace=trace,
+            images=reached["images"],
+            steps=tuple(reached["steps"].tolist()),
+            stop=tuple(
+                "diverged" if diverged else running if active else "converged"
+                for diverged, active in zip(*facts, strict=True)
+            ),
+            trace=dict(zip(self.terms, trace, strict=True)) if steps else {},
             interrupted=interrupted,
         )
 
 
-def _snapshot(step: int, record: _Record, batch: _Batch, raw: Images, moves: Tensors) -> State:
-    """Everything on which the next step and the result depend."""
-    trace = batch.stacked_trace()
-    tensors = {"raw": raw, "record.images": record.images}
-    tensors |= {f"moves.{name}": value for name, value in moves.items()}
-    tensors |= {f"batch.{name}": getattr(batch, name) for name in IN_BATCH}
-    tensors |= {f"batch.trace.{name}": values for name, values in trace.items()}
-    for index, (_, terms) in enumerate(record.traces):
-        tensors |= {f"record.trace.{index}.{name}": values for name, values in terms.items()}
-    traces = [[rows, list(terms)] for rows, terms in record.traces]
-    facts = {
-        "step": step,
-        "record": {"steps": record.steps, "ended": record.ended, "traces": traces},
-        "batch": {"listed": batch.listed, "terms": list(trace)},
+def _noted(
+    state: Tensors, images: Images, loss: Float[Tensor, " set"], gradient: Images, finished: Tensor
+) -> Tensors:
+    """What changes in the state by an evaluation at `images`."""
+    active = state["active"]
+    steps = torch.where(active, state["step"], state["steps"])
+    finite = loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+    diverged = state["diverged"] | (active & ~finite)
+    active = active & finite
+    better = active & (loss < state["loss"])
+    return {
+        "steps": steps,
+        "diverged": diverged,
+        "loss": torch.where(better, loss, state["loss"]),
+        "images": torch.where(better[:, None, None, None, None], images, state["images"]),
+        "active": active & ~finished,
     }
-    return State(tensors, facts)
 
 
-def _restored(state: State) -> tuple[_Record, _Batch, Images, Tensors, int]:
-    """The arguments of `_snapshot`, with the number of the next step last."""
-    tensors, of_record, of_batch = state.tensors, state.facts["record"], state.facts["batch"]
-    traces = [
-        (rows, {name: tensors[f"record.trace.{index}.{name}"].cpu() for name in names})
-        for index, (rows, names) in enumerate(of_record["traces"])
-    ]
-    record = _Record(images=tensors["record.images"], **(of_record | {"traces": traces}))
-    names = of_batch["terms"]
-    steps = zip(*(tensors[f"batch.trace.{name}"].unbind() for name in names), strict=True)
-    batch = _Batch(
-        **{name: tensors[f"batch.{name}"] for name in IN_BATCH},
-        listed=of_batch["listed"],
-        trace=[dict(zip(names, values, strict=True)) for values in steps],
-    )
-    return record, batch, tensors["raw"], state.part("moves").tensors, state.facts["step"] + 1
+def _staying(active: Bool[Tensor, " set"]) -> Int[Tensor, " staying"] | None:
+    """Index of the sets that stay in the batch, None for all."""
+    return None if bool(active.all()) else active.nonzero()[:, 0]
+
+
+def _only(state: Tensors, staying: Int[Tensor, " staying"]) -> Tensors:
+    """The state of some of the sets at work."""
+    return {name: value if name in COMMON else value[staying] for name, value in state.items()}
+
+
+def _take(reached: Tensors, state: Tensors) -> None:
+    """Take note of what the sets at work have reached."""
+    for name in REACHED:
+        reached[name][state["rows"]] = state[name]

@@ -17,6 +17,9 @@ from torch import Tensor
 Images = Float[Tensor, "set image color height width"]
 Terms = dict[str, Float[Tensor, " set"]]
 Tensors = dict[str, Tensor]
+# A number of a step: a float where all steps have the same, else a tensor without axes.
+Number = float | Tensor
+Numbers = dict[str, Number]
 
 # Images, index [set] into the start, emphasis=..., softness=... -> terms by name: `loss`, which
 # is minimised, `descent`, whose gradient is followed (the loss, or a guide to it), and others.

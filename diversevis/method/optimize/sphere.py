@@ -16,7 +16,15 @@ from torch import Tensor
 
 from diversevis.method.checks import check_at_least, check_positive, check_share
 from diversevis.method.optimize.descend import descend
-from diversevis.method.optimize.loop import Images, Problem, Tensors, Terms, sizes, tangent
+from diversevis.method.optimize.loop import (
+    Images,
+    Numbers,
+    Problem,
+    Tensors,
+    Terms,
+    sizes,
+    tangent,
+)
 
 # Share of the steps with an emphasis on distances (ours); the others follow the objective itself.
 GUIDED = 0.6
@@ -66,13 +74,19 @@ class Sphere:
         extra = (self.emphasis - 1) * max(0.0, 1 - done / GUIDED)
         return 1 + extra, self.softness * (1 - done)
 
-    def finished(self, state: Tensors, step: int, terms: Terms) -> Bool[Tensor, " set"]:
+    def schedule(self, step: int) -> dict[str, float]:
+        emphasis, softness = self.guidance(step)
+        pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+        guided = float(emphasis > 1)
+        return {"emphasis": emphasis, "softness": softness, "guided": guided, "pace": pace}
+
+    def finished(self, state: Tensors, now: Numbers, terms: Terms) -> Bool[Tensor, " set"]:
         # As long as distances are emphasised, images at rest may still move under the objective.
-        guided = "diversity" in terms and self.guidance(step)[0] > 1
-        return (state["turn"] < self.tolerance) & (not guided)
+        at_rest = state["turn"] < self.tolerance
+        return at_rest & (now["guided"] == 0) if "diversity" in terms else at_rest
 
     def move(
-        self, problem: Problem, state: Tensors, step: int, raw: Images, images: Images,
+        self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
         gradient: Images,
     ) -> Images:  # fmt: skip
         tiny = torch.finfo(gradient.dtype).tiny
@@ -82,8 +96,7 @@ class Sphere:
         direction = norm * tangent(images, direction)
         velocity = self.momentum * tangent(images, state["velocity"])
         state["velocity"] = velocity - (1 - self.momentum) * direction
-        pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
-        moved = images + pace * state["velocity"]
+        moved = images + now["pace"] * state["velocity"]
         turns = self.learning_rate * sizes(state["velocity"]) / norm
         state["turn"] = turns.flatten(1).amax(1)
         return problem.render(moved)
