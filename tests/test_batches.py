@@ -303,6 +303,7 @@ def test_large_layers_fit_in_four_gigabytes(words, tmp_path):
     assert int(found.stdout) * 1024 < 4 * 2**30
 
 
-def test_tf32_is_for_cuda():
-    with pytest.raises(InputError, match="precision=tf32"):
-        setup_of("precision=tf32")
+@pytest.mark.parametrize("word", ["precision=tf32", "algorithms=fastest"])
+def test_rounding_of_a_gpu_is_for_cuda(word):
+    with pytest.raises(InputError, match=f"{word} is a setting of CUDA devices"):
+        setup_of(word)

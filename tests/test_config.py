@@ -89,6 +89,8 @@ def test_published_setting():
         (["optimizer.patience=5"], "There is no setting optimizer.patience"),
         (["batch=0"], "batch=0"), (["batch=many"], "batch='many'"),
         (["precision=half"], "precision='half'"),
+        (["algorithms=fast"], "algorithms='fast' is of the wrong kind: it must be same or fastest"),
+        (["cuda_graphs=auto"], "cuda_graphs='auto'"),
         (["optimizer=paper", "optimizer.smoothing=2"], "optimizer.smoothing=2.0"),
         (["model=vgg18"], "model=vgg18 is unknown. Did you mean vgg19"),
         (["optimizer=sgd"], "optimizer=sgd is unknown"),

@@ -31,13 +31,16 @@ def noise(units, images=2, seed=0):
     return torch.randn(units, images, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def problem(evaluate, precondition=lambda gradient: gradient):
+def problem(evaluate, precondition=lambda gradient: gradient, recorded=0):
     def every_row(x, rows, *, emphasis, softness):
         loss = evaluate(x, rows)
         return {"loss": loss, "descent": loss, "twice": 2 * loss}
 
     return Problem(
-        evaluate=every_row, render=lambda raw: render(raw, NORM), precondition=precondition
+        evaluate=every_row,
+        render=lambda raw: render(raw, NORM),
+        precondition=precondition,
+        recorded=recorded,
     )
 
 

@@ -1,6 +1,7 @@
 """The method as a whole, on units whose answer is known and on the paper's published setting."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,7 +158,10 @@ def test_config_hash_depends_on_the_science_alone(tmp_path):
     def digest(*overrides):
         return sha256_of(science(setup_of(*overrides)))
 
-    assert digest() == digest("root=elsewhere", "record=gif")
+    assert digest() == digest("root=elsewhere", "record=gif", "cuda_graphs=false")
+    setup = setup_of()  # on the CPU, as if it were a GPU
+    fastest = replace(setup.experiment, algorithms="fastest")
+    assert digest() != sha256_of(science(replace(setup, experiment=fastest)))
     assert len({digest(), digest("n=7"), digest("seed=1"), digest("contrast=31"), digest("unit=1"),
                 digest("layer=simple"), digest("objective.diversity=0.01"), digest("precondition=none"),
                 digest("optimizer.softness=0.2"), digest("objective.response=cos")}) == 10  # fmt: skip

@@ -31,7 +31,8 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.trust import code_of, is_trusted
 
 MOST_IMAGES = 64  # of a run
-HERE: dict[str, Any] = {"device": "cpu", "precision": "float32", "natural": None, "analysis": []}
+HERE: dict[str, Any] = {"device": "cpu", "precision": "float32", "algorithms": "same",
+                        "natural": None, "analysis": []}  # fmt: skip
 
 
 class NotChecked(Exception):

@@ -106,6 +106,8 @@ def problem_of(setup: Setup, evaluate: Evaluate) -> Problem:
         evaluate=evaluate,
         render=lambda raw: images.render(raw, setup.norm),
         precondition=lambda gradient: images.precondition(gradient, kind),
+        # More images go through the network in parts, whose second pass cannot be recorded.
+        recorded=setup.batch if setup.experiment.cuda_graphs else 0,
     )
 
 
@@ -118,7 +120,7 @@ def images_alone(
     None for a dead unit.
     """
     results: list[tuple[Tensor, Tensor] | None] = [None] * len(rows)
-    with precision(setup.experiment.precision):
+    with precision(setup.experiment.precision, setup.experiment.algorithms):
         start, alive = live_noise(setup, rows, "alone", setup.experiment.n)
         live = alive.nonzero()[:, 0].tolist()
         if live:

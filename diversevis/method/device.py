@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +20,25 @@ from diversevis.models.checks import random_images
 from diversevis.units import counted
 
 Precision = Literal["float32", "tf32"]
+Algorithms = Literal["same", "fastest"]
 Result = TypeVar("Result")
+
+
+class Layout(NamedTuple):
+    """How images and filters lie in memory; the channels to which an image is padded, or None."""
+
+    order: torch.memory_format
+    channels: int | None
+
+
+# By device and precision. Channels last is what CPU convolutions and tensor cores (tf32) are made
+# for; a GPU's float32 convolutions were slower so (pytorch issue 44943). Not measured by us: no GPU
+# was at hand. `scripts/benchmark.py --device cuda` compares all of them.
+LAYOUTS = {
+    ("cpu", "float32"): Layout(torch.channels_last, None),
+    ("cuda", "float32"): Layout(torch.contiguous_format, None),
+    ("cuda", "tf32"): Layout(torch.channels_last, 4),
+}
 
 # Parameters of mallopt (glibc's malloc.h) and their values.
 KEEP_PAGES = {
@@ -101,23 +119,30 @@ def pick_devices(names: str | Sequence[str | int]) -> tuple[torch.device, ...]:
 
 
 @contextlib.contextmanager
-def precision(name: Precision) -> Iterator[None]:
-    """Rounding of convolutions on CUDA devices, by the same algorithms in every run.
+def precision(name: Precision, algorithms: Algorithms = "same") -> Iterator[None]:
+    """Rounding of convolutions on CUDA devices, and how cuDNN chooses their algorithms.
 
     float32  plain (by default, cuDNN would round to TF32)
     tf32     factors are rounded to 10 bits; matrix products, from which distances between images
              are computed, stay plain
+    same     the same algorithms in every run, which add up in the same order
+    fastest  those that are fastest when tried: another run may take others, and round otherwise
     """
+    same = algorithms == "same"
     with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=name == "tf32"
+        enabled=True, benchmark=not same, deterministic=same, allow_tf32=name == "tf32"
     ):
         yield
 
 
-def check_precision(name: Precision, device: torch.device) -> None:
-    """Raises `InputError` for a precision that the device lacks."""
-    if name == "tf32" and device.type != "cuda":
+def check_precision(name: Precision, algorithms: Algorithms, device: torch.device) -> None:
+    """Raises `InputError` for a precision, or a choice of algorithms, that the device lacks."""
+    if device.type == "cuda":
+        return
+    if name == "tf32":
         raise InputError("precision=tf32 is a setting of CUDA devices. Use precision=float32.")
+    if algorithms == "fastest":
+        raise InputError("algorithms=fastest is a setting of CUDA devices. Use algorithms=same.")
 
 
 def free_memory(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from diversevis.measures.phase import Phase
 from diversevis.measures.shift import Shift
 from diversevis.measures.varied import Varied
 from diversevis.method.checks import check_at_least, check_positive
-from diversevis.method.device import Precision
+from diversevis.method.device import Algorithms, Precision
 from diversevis.method.images import Precondition
 from diversevis.method.objective import Metric
 from diversevis.method.optimize.adam import Adam
@@ -191,6 +191,8 @@ class Experiment:
     device: str | list[str | int]  # one device, or several that share the units
     batch: int | Literal["auto"]  # images that go through the network at once; auto: as many as fit
     precision: Precision  # of the computation on CUDA devices; results are measured in float32
+    algorithms: Algorithms  # of convolutions on CUDA devices
+    cuda_graphs: bool  # record a step of the optimization on CUDA devices, and repeat it
     root: str
     norm: Literal["contrast", "paper"]  # from `contrast`, or from the paper's table for VGG-19
     contrast: float  # RMS, in grey levels

@@ -16,11 +16,13 @@ from torch import Tensor, fx, nn
 from diversevis.errors import InputError
 from diversevis.method import images
 from diversevis.method.device import (
+    LAYOUTS,
     batch_to_fill,
     bytes_per_image,
     check_precision,
     choose_batch,
     pick_devices,
+    precision,
 )
 from diversevis.method.gains import natural_gains
 from diversevis.method.references import reference_targets
@@ -29,6 +31,7 @@ from diversevis.models.architectures import OWN, TimmModel
 from diversevis.models.checks import difference, random_images
 from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.fingerprint import fingerprint
+from diversevis.models.gpu import pad_input
 from diversevis.models.layer import Layer
 from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
@@ -105,7 +108,12 @@ def prepare(experiment: Experiment) -> Setup:
     Raises `InputError` if a setting of `experiment` cannot be satisfied.
     """
     device = pick_devices(experiment.device)[0]
-    check_precision(experiment.precision, device)
+    check_precision(experiment.precision, experiment.algorithms, device)
+    with precision("float32"):  # in which the two ways to compute are compared
+        return _prepare(experiment, device)
+
+
+def _prepare(experiment: Experiment, device: torch.device) -> Setup:
     reading = experiment.reading
     opened = OpenNetwork(model=experiment.model, size=reading.size)
     layer = opened.layer(experiment.layer)
@@ -134,17 +142,15 @@ def prepare(experiment: Experiment) -> Setup:
     channel_gain, feature_gain = natural_gains(
         experiment, network, module, seen.field, targets, device, computation
     )
-    # Channels last, for which CPU convolutions and a GPU's tensor cores (tf32) are made.
-    plain = device.type == "cuda" and experiment.precision == "float32"
-    layout = torch.contiguous_format
-    own_code = isinstance(module, PlainNetwork)
-    if not plain and (not own_code or _takes_channels_last(module, seen, colors, device)):
-        layout = torch.channels_last
+    layout, padded = LAYOUTS[device.type, experiment.precision]
+    own_code = layout == torch.channels_last and isinstance(module, PlainNetwork)
+    if own_code and not _takes_channels_last(module, seen, colors, device):
+        layout = torch.contiguous_format
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
     one_channel = channel_gain is None or targets.are_channels
     reads_out = experiment.objective.response == "max" and one_channel and not population
-    readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
+    readout, why_slow = _readout(seen, targets, reads_out, device, network.colors, padded)
     if why_slow is not None:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
     if custom:
@@ -274,10 +280,13 @@ def _batch(
 
 
 def _readout(
-    seen: View, targets: Targets, reads_out: bool, device: torch.device, colors: int
-) -> tuple[nn.Module, str | None]:
+    seen: View, targets: Targets, reads_out: bool, device: torch.device, colors: int,
+    padded: int | None,
+) -> tuple[nn.Module, str | None]:  # fmt: skip
     """The network with a second input, the rows of the targets, and the responses that are wanted;
     and why it goes the plain way, where one could expect the fast one.
+
+    padded  channels of an image for the fast way; None: those that it has
 
     The fast way is taken if it gives the same numbers as the plain one for some of the units.
     """
@@ -289,7 +298,10 @@ def _readout(
     rows = rows.repeat(2)  # one unit with several images, and several times, is not a special case
     try:
         fast = read_out(seen.fast, directions) if reads_out else _all_channels(seen.fast)
-        fast = tune_for_cpu(fast) if device.type == "cpu" else fast
+        if padded is not None:
+            fast = pad_input(fast, padded)
+        if device.type == "cpu":
+            fast = tune_for_cpu(fast)
     except Exception as error:  # a graph that was read wrongly can raise anything
         return plain, f"its units cannot be read out of its graph ({error})"
     z = random_images(colors, seen.field.size, 2 * len(rows)).to(device)

@@ -85,7 +85,7 @@ def visualize(
     batch = Batch(
         setup=setup, rows=rows, progress=progress, listener=listener, checkpoints=checkpoint
     )
-    with precision(setup.experiment.precision):
+    with precision(setup.experiment.precision, setup.experiment.algorithms):
         noise = draw_noise(batch)
         results = noise.dead
         if len(noise.rows):
@@ -158,7 +158,7 @@ def measure_scales(batch: Batch, noise: Noise, best: Responses) -> Scales:
     fixed = anchors(setup, best)
     if fixed.shape[1] + noise.together.shape[1] == 1:  # a single image has no distance
         return Scales(response_scale, ones)
-    with torch.no_grad():
+    with torch.no_grad(), precision("float32"):
         features = respond(setup, images.render(noise.together, setup.norm), noise.rows).features
         features = torch.cat([fixed, features], dim=1)
         means = [pairwise_distances(f[None], settings.metric).mean() for f in features]

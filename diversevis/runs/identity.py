@@ -179,8 +179,9 @@ def science(setup: Setup) -> dict[str, Any]:
     # Settings that most runs do not have are left out of their hashes.
     counts = setup.targets.matched
     matched = None if counts is None else counts.nonzero()[:, 0].tolist()
+    algorithms = None if experiment.algorithms == "same" else experiment.algorithms
     rare = {"image": reading, "computation": setup.computation, "input": network.convention,
-            "matched": matched}  # fmt: skip
+            "matched": matched, "algorithms": algorithms}  # fmt: skip
     return {
         **{name: value for name, value in rare.items() if value is not None},
         "model": network.name, "weights": network.weights.identity,

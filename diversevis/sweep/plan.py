@@ -62,9 +62,10 @@ def plan(configs: Sequence[PlainConfig], launcher: Sequence[str]) -> tuple[Jobs,
     works: list[tuple[Planned, int]] = []
     for experiment, config in _layer_by_layer(experiments, configs):
         kind = _kind_of_device(experiment, launcher)
-        check_precision(experiment.precision, torch.device(kind))
+        check_precision(experiment.precision, experiment.algorithms, torch.device(kind))
         # The machine that plans may have no GPU.
-        setup = prepare(replace(experiment, device="cpu", precision="float32"))
+        here = replace(experiment, device="cpu", precision="float32", algorithms="same")
+        setup = prepare(here)
         size = experiment.units_per_job
         if not isinstance(size, int):
             with torch.no_grad():

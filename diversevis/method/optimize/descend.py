@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from diversevis.method.optimize.capture import Repeated
+from diversevis.method.optimize.capture import COST, Recorder, Repeated, recorder_of, side_stream
 from diversevis.method.optimize.loop import (
     Images,
     Listener,
@@ -84,23 +84,37 @@ def descend(
     checkpoint  stores the state between steps, and may hold a state to continue from; the result
                 is then the same to the bit, if the machine repeats its computations exactly
     """
-    stored = checkpoint.restore() if checkpoint is not None else None
-    work = _Work(optimizer=optimizer, problem=problem, sets=len(start), device=start.device)
-    reached, state, first = work.restored(stored) if stored else work.begun(start)
-    repeated, listed = Repeated(work.step, state), state["rows"].tolist()
+    with side_stream(start.device):
+        stored = checkpoint.restore() if checkpoint is not None else None
+        work = _Work(optimizer=optimizer, problem=problem, start=start)
+        reached, state, first = work.restored(stored) if stored else work.begun()
+        return _loop(work, reached, state, first, listener, checkpoint)
+
+
+def _loop(
+    work: _Work, reached: Tensors, state: Tensors, first: int,
+    listener: Listener | None, checkpoint: LoopCheckpoint | None,
+) -> Result:  # fmt: skip
+    """The steps from number `first` on, in which the sets at work leave `state`."""
+    steps, recorder = work.optimizer.steps, work.recorder
+    repeated, listed = Repeated(work.step, state, recorder), state["rows"].tolist()
     interrupted = False
     try:
-        for step in range(first, optimizer.steps + 1):
+        for step in range(first, steps + 1):
             images, terms = repeated()
             if listener is not None:
                 listener(step, listed, images, terms)
-            if step == optimizer.steps:
+            if step == steps:
                 break
-            if step % LOOK == 0 and (staying := _staying(repeated.state["active"])) is not None:
+            staying = None
+            if step % LOOK == 0:
+                cost = COST if recorder else 0
+                staying = _staying(repeated.state["active"], steps - step, cost)
+            if staying is not None:
                 _take(reached, repeated.state)
                 if not len(staying):
                     break
-                repeated = Repeated(work.step, _only(repeated.state, staying))
+                repeated = Repeated(work.step, _only(repeated.state, staying), recorder)
                 listed = repeated.state["rows"].tolist()
             if checkpoint is not None:
                 snapshot = functools.partial(work.snapshot, step, reached, repeated.state)
@@ -120,20 +134,27 @@ class _Work:
 
     optimizer: Optimizer
     problem: Problem
-    sets: int
-    device: torch.device
+    start: Images
     terms: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.schedule = Schedule(self.optimizer.schedule, self.optimizer.steps, self.device)
+        device, steps = self.start.device, self.optimizer.steps
+        self.schedule = Schedule(self.optimizer.schedule, steps, device)
 
-    def begun(self, start: Images) -> tuple[Tensors, Tensors, int]:
+    @property
+    def recorder(self) -> Recorder | None:
+        """What records a step; None for plain calls."""
+        images = self.start.shape[0] * self.start.shape[1]
+        return recorder_of(self.start.device) if images <= self.problem.recorded else None
+
+    def begun(self) -> tuple[Tensors, Tensors, int]:
         """What the sets have reached, the state of the loop, and the number of the next step."""
-        images, sets, device = self.problem.render(start), self.sets, self.device
+        start, sets, device = self.start, len(self.start), self.start.device
         rows = torch.arange(sets, device=device)
         active = torch.ones(sets, dtype=torch.bool, device=device)
         reached = {
-            "active": active, "diverged": ~active, "steps": torch.zeros_like(rows), "images": images
+            "active": active, "diverged": ~active, "steps": torch.zeros_like(rows),
+            "images": self.problem.render(start),
         }  # fmt: skip
         state = {name: value.clone() for name, value in reached.items()} | {
             "step": torch.ones(1, dtype=torch.long, device=device), "rows": rows, "raw": start,
@@ -171,7 +192,9 @@ class _Work:
         """The trace of all sets, in its memory of before."""
         if "trace" not in state:
             self.terms = list(terms)
-            trace = terms["loss"].new_full((self.optimizer.steps, self.sets, len(terms)), torch.nan)
+            trace = terms["loss"].new_full(
+                (self.optimizer.steps, len(self.start), len(terms)), torch.nan
+            )
         else:
             trace = state["trace"]
         values = torch.stack([terms[name] for name in self.terms], dim=1)
@@ -230,9 +253,14 @@ def _noted(
     }
 
 
-def _staying(active: Bool[Tensor, " set"]) -> Int[Tensor, " staying"] | None:
-    """Index of the sets that stay in the batch, None for all."""
-    return None if bool(active.all()) else active.nonzero()[:, 0]
+def _staying(active: Bool[Tensor, " set"], left: int, cost: int) -> Int[Tensor, " staying"] | None:
+    """Index of the sets that stay in the batch. None for all: where none has stopped, and where a
+    smaller batch would save less in the steps that are left than its recording costs, in steps of
+    this batch."""
+    staying = active.nonzero()[:, 0]
+    stopped = len(active) - len(staying)
+    saves = stopped * left > cost * len(active) or not len(staying)
+    return staying if saves else None
 
 
 def _only(state: Tensors, staying: Int[Tensor, " staying"]) -> Tensors:

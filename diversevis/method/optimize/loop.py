@@ -38,6 +38,8 @@ class Problem:
     render: Callable[[Images], Images]
     # Gradient with respect to images -> the same with its frequencies weighted.
     precondition: Callable[[Images], Images]
+    # A step of at most so many images may be recorded as a CUDA graph.
+    recorded: int = 0
 
 
 class State(NamedTuple):
