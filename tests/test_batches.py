@@ -26,6 +26,7 @@ from diversevis.method.device import (
     choose_batch,
     free_memory,
     pick_devices,
+    to_host,
 )
 from diversevis.method.setup import prepare
 from diversevis.method.visualize import visualize
@@ -307,3 +308,12 @@ def test_large_layers_fit_in_four_gigabytes(words, tmp_path):
 def test_rounding_of_a_gpu_is_for_cuda(word):
     with pytest.raises(InputError, match=f"{word} is a setting of CUDA devices"):
         setup_of(word)
+
+
+def test_copies_for_the_host_are_contiguous():
+    value = torch.arange(6.0).reshape(2, 3).T
+    copies = to_host({"a": value, "b": value[:0]})
+    assert torch.equal(copies["a"], value)
+    assert copies["a"].is_contiguous()
+    assert copies["a"].data_ptr() != value.data_ptr()
+    assert copies["b"].shape == (0, 2)

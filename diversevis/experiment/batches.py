@@ -132,7 +132,7 @@ class _Films:
         self, step: int, rows: Sequence[int], shown: Tensor, terms: dict[str, Tensor]
     ) -> None:
         if self.recording and is_film_step(step):
-            for row, unit_images in zip(rows, shown, strict=True):
+            for row, unit_images in zip(rows, shown.cpu(), strict=True):
                 self.frames[row].append(self._frame(unit_images))
 
     def state(self) -> State:

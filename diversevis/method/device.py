@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -187,6 +187,20 @@ def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
 def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:
     """Number of images that fill a device (`cpu`, `cuda`) with free memory; at least a unit's."""
     return min(MOST_IMAGES[kind], max(per_unit, FOOTPRINT[kind] // per_image))
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies in the host's memory, for which it waits for each GPU once.
+
+    From a GPU into pinned memory: the copies follow one another without the host's help.
+    """
+    copies = {}
+    for name, value in tensors.items():
+        host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copies[name] = host.copy_(value, non_blocking=True)
+    for device in {value.device for value in tensors.values() if value.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return copies
 
 
 def none_if_out_of_memory(

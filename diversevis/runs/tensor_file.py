@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diversevis.method.device import to_host
 from diversevis.runs.files import parse_json
 
 LOG = logging.getLogger("diversevis")
@@ -26,12 +27,8 @@ Content = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts
 
 def serialize(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     """The bytes of a safetensors file with the tensors, their strides, and `facts` as JSON."""
-    copies = {
-        name: torch.empty(value.shape, dtype=value.dtype).copy_(value)
-        for name, value in tensors.items()
-    }
     strides = {name: list(value.stride()) for name, value in tensors.items()}
-    return save(copies, {"facts": json.dumps(facts), "strides": json.dumps(strides)})
+    return save(to_host(tensors), {"facts": json.dumps(facts), "strides": json.dumps(strides)})
 
 
 def read(path: Path, device: torch.device | None) -> Content | None:
