@@ -9,7 +9,8 @@ Counted are the floating-point operations of the convolutions of the unpadded, t
 forward and backward to the input; the rest of a step is overhead. `pip install
 'diversevis[benchmark]'` installs the peers; rows name those that are missing.
 
-Parts: those in PARTS, and on a GPU `layer` (all 256 units of conv3_1).
+Parts: those in PARTS; on a GPU by default those in ON_GPU. Part `options` compares all options of a
+GPU on whole layers, within `--budget` seconds (gpu_options.py).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bench import (
     seconds_per_step,
     whole_network,
 )
+from gpu_options import measure_options
 from peers import Work, run_peers
 from published import published
 from torch import Tensor
@@ -52,6 +54,7 @@ from diversevis.runs import provenance
 LAYERS = (("vgg19", "conv2_2"), ("vgg19", "conv3_1"), ("vgg19", "conv3_3"),
           ("resnet50", "layer1.2"))  # fmt: skip
 PARTS = "ceiling,share,diversity,quality,published,growth,published_setting,peers"
+ON_GPU = "ceiling,options"
 SHARED_UNITS = 48
 QUALITY = (("vgg19", "conv1_2", 64), ("vgg19", "conv2_2", 128), ("vgg19", "conv3_1", 256),
            ("resnet50", "layer1.0", 256), ("resnet50", "layer1.2", 256))  # fmt: skip
@@ -207,23 +210,6 @@ def quality(bench: Bench) -> None:
                   [seconds["paper"] / seconds["sphere"]], "x")  # fmt: skip
 
 
-def whole_layer(bench: Bench, measure: Callable[[], float]) -> None:
-    """All 256 units of conv3_1, six images each, at the default quality; minutes on a CPU."""
-    overrides = ["model=vgg19", "layer=conv3_1", "unit=all"]
-    collect(bench.setup(*overrides, "optimizer.steps=2", "optimizer.search_steps=2"), range(256))
-    setup = bench.setup(*overrides)
-    experiment = setup.experiment
-    optimizer = experiment.optimizer
-    seconds = [bench.seconds(partial(collect, setup, range(256))) for _ in bench.repeats()]
-    image_steps = 256 * (
-        experiment.n * optimizer.steps + experiment.objective.restarts * optimizer.search_steps
-    )
-    fastest = image_steps * operations_per_image("vgg19", "conv3_1") / measure()
-    bench.row("layer", "conv3_1, all 256 units, search included", seconds, "s")
-    bench.row("layer", "conv3_1, all 256 units: of the convolution ceiling",
-              [100 * fastest / value for value in seconds], "%", least_seconds=fastest)  # fmt: skip
-
-
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Exponent of the least-squares line through the logarithms."""
     x, y = ([math.log(value) for value in values] for values in (sizes, seconds))
@@ -313,9 +299,9 @@ def peers(bench: Bench) -> None:
                   response=statistics.mean(peer.responses))  # fmt: skip
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", default=PARTS)
+    parser.add_argument("--parts", help=f"default: {PARTS}; on a GPU: {ON_GPU}")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32"])
     parser.add_argument("--repeats", type=int, default=5)
@@ -325,18 +311,19 @@ def main() -> None:
     parser.add_argument(
         "--peer-budget", type=float, default=60.0, help="seconds per peer and image size"
     )
+    parser.add_argument("--budget", type=float, default=400.0, help="seconds for part options")
+    parser.add_argument("--quick", action="store_true", help="sizes for a test of the script")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmark"))
-    bench = Bench(parser.parse_args())
-    parts = bench.options.parts.split(",")
-    if unknown := set(parts) - {*PARTS.split(","), "layer"}:
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}. Choose from: {PARTS},layer")
+    bench = Bench(parser.parse_args(words))
+    default = ON_GPU if bench.device.type == "cuda" else PARTS
+    parts = (bench.options.parts or default).split(",")
+    if unknown := set(parts) - {*PARTS.split(","), "options"}:
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}. Choose from: {PARTS},options")
     keep_pages()
     facts = provenance.device_facts(bench.device) | provenance.versions()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {facts['torch']}, {now}")
     print("\n| part | what | median | from, to |\n|---|---|---|---|", flush=True)
-    if bench.device.type == "cuda" and bench.options.parts == PARTS:
-        parts.append("layer")
     try:
         with precision_of_products(bench.options.precision):
             measure_parts(bench, parts)
@@ -345,12 +332,13 @@ def main() -> None:
 
 
 def measure_parts(bench: Bench, parts: Sequence[str]) -> None:
-    if {"ceiling", "share", "layer"} & set(parts):
-        measure = ceiling(bench)
-        if "layer" in parts:
-            whole_layer(bench, measure)
+    if {"ceiling", "share", "options"} & set(parts):
+        began = time.perf_counter()
+        peaks = ceiling(bench)
+        if "options" in parts:
+            measure_options(bench, peaks, bench.options.budget - (time.perf_counter() - began))
         if "share" in parts:
-            share(bench, measure)
+            share(bench, peaks[bench.options.precision].measure)
     other_parts: dict[str, Callable[[Bench], None]] = {
         "diversity": diversity,
         "quality": quality,

@@ -1,5 +1,6 @@
 """The benchmark measures what it says: operations, exponents, the published protocol."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from diversevis.method.setup import prepare
 from diversevis.method.visualize import visualize
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import benchmark
+import check_gpu
+import gpu_options
 from bench import operations_per_image, whole_network
 from benchmark import slope
 from peers import Peer, Work, run_peer
@@ -90,3 +94,52 @@ def test_default_optimizer_beats_the_papers(real_weights):
             assert ours.mean() >= theirs.mean()
         steps = {name: sum(one.metrics["steps"] for one in found[name]) for name in found}
         assert steps["sphere"] < steps["paper"] / 2
+
+
+@pytest.mark.slow
+def test_benchmark_compares_the_options(tmp_path):
+    """On the CPU, with small sizes: the code that measures a GPU."""
+    words = ["--device", "cpu", "--parts", "options", "--quick", "--repeats", "1"]
+    benchmark.main([*words, "--out", str(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["part"] == "options"]
+    known = [option.name for option in gpu_options.OPTIONS if option.precision == "float32"]
+    assert [row["what"].split(": ")[1] for row in rows] == known[:4]
+    for row in rows:
+        assert row["median"] > 0
+        assert row["share_of_ceiling"] > 0
+        assert row["checkpoint"]["bytes"] > 0
+        assert row["warnings"] == []
+    assert rows[0]["image_steps"] == 2 * (2 * 6 + 6 * 6)
+    assert rows[0]["response_mean"] > rows[1]["response_mean"] > 0  # of fewer steps
+
+
+def test_options_without_time_are_named(tmp_path):
+    words = ["--device", "cpu", "--parts", "options", "--quick", "--repeats", "1", "--budget", "0"]
+    benchmark.main([*words, "--out", str(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["part"] == "options"]
+    assert [row["left_out"] for row in rows] == ["no time left"] * 4
+
+
+@pytest.mark.slow
+def test_gpu_check_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    assert check_gpu.main(["--device", "cpu", "--quick", "--out", "gpu.json"]) == 0
+    results = json.loads(Path("gpu.json").read_text())["results"]
+    assert len(results) == 3
+    assert results["repeated"]["without_graphs"] == 0
+    assert results["killed, and two at a time"]["continued"]
+
+
+def test_failed_check_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_gpu, "compare", lambda *arguments: 1 / 0)
+    words = ["--device", "cpu", "--quick", "--budget", "-1", "--out", str(tmp_path / "gpu.json")]
+    report = check_gpu.Report(tmp_path / "gpu.json", {}, 1.0)
+    report.add("unit", check_gpu.compare)
+    assert not report.agrees
+    assert "ZeroDivisionError" in report.content["results"]["unit"]["failed"]
+    assert check_gpu.main(words) == 0  # nothing was computed, and that is said
+    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    assert {row["left_out"] for row in results.values()} == {"no time left"}
