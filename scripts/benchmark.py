@@ -19,6 +19,9 @@ import argparse
 import json
 import math
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -38,7 +41,7 @@ from bench import (
 )
 from gpu_options import measure_options
 from peers import Work, run_peers
-from published import published
+from published import Published, published
 from torch import Tensor
 
 from diversevis.experiment.batches import visualize_in_batches
@@ -109,81 +112,63 @@ def diversity(bench: Bench, n: int = 64, units: int = 8) -> None:
 
 
 def against_published(bench: Bench) -> None:
-    """All units of conv2_2 against the published protocol, which makes a sample one by one."""
-    layer, units, count = "conv2_2", 128, bench.options.published_units
-    overrides = ["model=vgg19", f"layer={layer}", f"unit=0-{units - 1}"]
-    setup = bench.setup(*overrides)
-    visualize(setup, range(8))
-    seconds = [bench.seconds(partial(collect, setup, range(units))) for _ in bench.repeats()]
-    sample = [units * index // count for index in range(count)]
-    ours = collect(setup, range(units))
-    network = whole_network(setup).to(bench.device)
-    theirs = []
-    for unit in sample:
-        generator = torch.Generator().manual_seed(unit)
-        raw = images.noise((6, 3, *setup.field.size), generator).to(bench.device)
-        noise = images.render(raw[None], setup.norm).flatten(2)
-        noise_distance = pairwise_distances(noise).mean().item()
-        theirs.append(
-            published(
-                network, raw, unit, norm=setup.norm, std=setup.network.weights.std,
-                response_scale=abs(ours[unit].metrics["response_best"]),
-                distance_scale=noise_distance,
-                diversity=setup.experiment.objective.diversity,
-            )
-        )  # fmt: skip
-    our_means, their_means = (
-        [statistics.mean(values) for values in zip(*pairs, strict=True)]
-        for pairs in (
-            [(ours[unit].metrics["response_mean"], ours[unit].metrics["distance_min"])
-             for unit in sample],
-            [(result.response, result.distance) for result in theirs],
-        )
-    )  # fmt: skip
-    their_seconds = [result.seconds for result in theirs]
-    bench.row("published", f"{layer}: plain, one unit ({count} of {units})", their_seconds, "s",
-              steps=[result.steps for result in theirs],
-              response=their_means[0], distance=their_means[1])  # fmt: skip
-    bench.row("published", f"{layer}: diversevis, one of {units} units, search included",
-              [value / units for value in seconds], "s",
-              response=our_means[0], distance=our_means[1])  # fmt: skip
-    mean = statistics.mean(their_seconds)
-    bench.row("published", f"{layer}: times faster, all {units} units",
-              [mean * units / value for value in seconds], "x")  # fmt: skip
-    for index, (key, name) in enumerate(
-        (("response_mean", "mean response"), ("distance_min", "smallest distance"))
-    ):
-        ratios = [
-            ours[unit].metrics[key] / result[index]
-            for unit, result in zip(sample, theirs, strict=True)
-        ]
-        bench.row("published", f"{layer}: {name}, ours over theirs, unit by unit", ratios, "x",
-                  of_means=our_means[index] / their_means[index])  # fmt: skip
-    fewest_steps(bench, overrides, sample, their_means, mean)
+    """All units of conv2_2, typed to finished, against the published protocol, unit by unit.
 
-
-def fewest_steps(
-    bench: Bench, overrides: list[str], sample: list[int], theirs: list[float], seconds: float
-) -> None:
-    """Add a row for the fewest steps that reach the published protocol's response and distance.
-
-    theirs   mean response and mean smallest distance of the published protocol
-    seconds  the published protocol's, for a unit
+    The published protocol makes a sample of the units one by one, with the same objective and
+    with the response alone; it is given the network, the noise and both scales.
     """
-    what = "conv2_2: times faster to the same response and distance"
-    for steps in (20, 30, 40, 60, 80):
-        setup = bench.setup(*overrides, f"optimizer.steps={steps}")
-        units = [result.metrics for result in collect(setup, sample)]
-        response = statistics.mean(metrics["response_mean"] for metrics in units)
-        distance = statistics.mean(metrics["distance_min"] for metrics in units)
-        if response < theirs[0] or distance < theirs[1]:
-            continue
-        work = partial(collect, setup, sample)
-        faster = [seconds * len(sample) / bench.seconds(work) for _ in bench.repeats()]
-        bench.row("published", f"{what} ({steps} steps)", faster, "x", response=response,
-                  distance=distance)  # fmt: skip
-        return
-    bench.row("published", f"{what}: not reached", [0.0], "x")
+    units, count = 128, bench.options.published_units
+    words = ["model=vgg19", "layer=conv2_2", f"unit=0-{units - 1}", "n=6"]
+    sample = [units * index // count for index in range(count)]
+    setup = bench.setup(*words)
+    network = whole_network(setup).to(bench.device)
+    kinds = {"same objective": setup.experiment.objective.diversity, "response alone": 0.0}
+    typed: list[float] = []
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}  # of a unit
+    for _ in bench.repeats():
+        took, ours = typed_run([*bench.overrides, *words])
+        typed.append(took)
+        theirs = {
+            kind: [_published(bench, setup, network, ours[unit], diversity) for unit in sample]
+            for kind, diversity in kinds.items()
+        }
+        for kind, results in theirs.items():
+            seconds[kind].append(statistics.mean(result.seconds for result in results))
+    bench.row("published", f"conv2_2: all {units} units, typed to finished", typed, "s")
+    for kind, results in theirs.items():
+        what = f"conv2_2, published, {kind}"
+        bench.row("published", f"{what}: a unit ({count} of {units})", seconds[kind], "s",
+                  steps=[result.steps for result in results])  # fmt: skip
+        faster = [units * one / whole for one, whole in zip(seconds[kind], typed, strict=True)]
+        bench.row("published", f"{what}: times faster, all {units} units", faster, "x")
+        for index, name in enumerate(("response_mean", "distance_min")):
+            pairs = zip(sample, results, strict=True)
+            ratios = [ours[unit][name] / result[index] for unit, result in pairs]
+            bench.row("published", f"{what}: our {name} over its, unit by unit", ratios, "x")
+
+
+def typed_run(words: Sequence[str]) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds from the typed command to its end, and the metrics of all units."""
+    with tempfile.TemporaryDirectory() as root:
+        command = [sys.executable, "-m", "diversevis", "run", *words, f"root={root}"]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        took = time.perf_counter() - began
+        (file,) = Path(root).rglob("metrics.json")
+        return took, json.loads(file.read_text())["units"]
+
+
+def _published(
+    bench: Bench, setup: Setup, network: Any, ours: dict[str, Any], diversity: float
+) -> Published:
+    generator = torch.Generator().manual_seed(ours["unit"])
+    raw = images.noise((6, 3, *setup.field.size), generator).to(bench.device)
+    noise = images.render(raw[None], setup.norm).flatten(2)
+    return published(
+        network, raw, ours["unit"], norm=setup.norm, std=setup.network.weights.std,
+        response_scale=abs(ours["response_best"]), diversity=diversity,
+        distance_scale=pairwise_distances(noise).mean().item(),
+    )  # fmt: skip
 
 
 def quality(bench: Bench) -> None:
@@ -305,7 +290,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--published-units", type=int, default=16)
+    parser.add_argument("--published-units", type=int, default=8)
     parser.add_argument("--quality-units", type=int, default=16)
     parser.add_argument("--peer-steps", type=int, default=80)
     parser.add_argument(

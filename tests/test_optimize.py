@@ -73,8 +73,9 @@ def test_annealed_reaches_the_best_image():
     assert (result.steps, result.stop) == ((200,) * 3, ("annealed",) * 3)
     still = ANNEALED(problem(lambda x, rows: 0 * x.sum((1, 2, 3, 4))), noise(1))
     assert torch.allclose(still.images, render(noise(1), NORM))
-    assert ANNEALED.guidance(1) == (4.0, 0.03)
-    assert ANNEALED.guidance(121)[0] == 1  # after 60 % of the steps
+    first = ANNEALED.schedule(1)
+    assert (first["emphasis"], first["softness"]) == (4.0, 0.03)
+    assert ANNEALED.schedule(121)["emphasis"] == 1  # after 60 % of the steps
 
 
 @BOTH
@@ -226,6 +227,34 @@ def test_ctrl_c_returns_the_best_so_far(optimizer):
     assert towards(goal)(result.images, torch.tensor([0])).item() == losses.min().item()
 
 
+def test_worse_half_of_rivals_stops():
+    """Two units of five images alone: the worst leave at every eighth of the steps, the best
+    image of each unit goes as it would go without rivals."""
+    goals = noise(10, 1, seed=3)[:, 0] * torch.rand(10, 1, 1, 1).add(0.5)
+
+    def evaluate(x, rows, *, emphasis, softness):
+        at_work.append(rows.tolist())
+        loss = -(x[:, 0] * goals[rows]).sum((1, 2, 3))
+        return {"loss": loss, "descent": loss}
+
+    start, results, seen = noise(10, 1), [], []
+    for rivals in (1, 5):
+        at_work: list[list[int]] = []
+        whole = Problem(evaluate=evaluate, render=lambda raw: render(raw, NORM),
+                        precondition=lambda gradient: gradient, rivals=rivals)  # fmt: skip
+        results.append(replace(SPHERE, steps=40, tolerance=1e-12)(whole, start))
+        seen.append(at_work)
+    assert [len(rows) for rows in seen[0]] == [10] * 40
+    assert [len(rows) for rows in seen[1]] == [10] * 5 + [6] * 5 + [4] * 5 + [2] * 25
+    for row in seen[1][-1]:
+        assert torch.equal(results[1].images[row], results[0].images[row])
+    losses = results[0].trace["loss"]
+    best_after_five = [
+        5 * unit + losses[:5, 5 * unit :][:, :5].amin(0).argsort()[:3] for unit in (0, 1)
+    ]
+    assert sorted(torch.cat(best_after_five).tolist()) == seen[1][5]
+
+
 def test_sphere_guidance_fades_out():
     heard = []
 
@@ -240,7 +269,8 @@ def test_sphere_guidance_fades_out():
     assert heard[0] == (4.0, 0.03)
     emphases, softnesses = zip(*heard, strict=True)
     assert list(emphases) == sorted(emphases, reverse=True)
-    assert emphases[61:] == (1.0,) * 39
+    assert emphases[64] > 1  # after 65 % of the steps
+    assert emphases[65:] == (1.0,) * 35
     assert softnesses[-1] == pytest.approx(0.0003)
 
 

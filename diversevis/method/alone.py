@@ -82,8 +82,13 @@ def optimize_alone(
     steps: int,
     listener: Listener | None = None,
     checkpoint: LoopCheckpoint | None = None,
+    *,
+    only_best: bool = False,
 ) -> Responses:
-    """Images that are all optimized alone, for the response only; raises `KeyboardInterrupt`."""
+    """Images that are all optimized alone, for the response only; raises `KeyboardInterrupt`.
+
+    only_best  whether only the best image of a unit counts: the others stop early
+    """
     row_of_image = rows.repeat_interleave(start.shape[1])  # every image is a set of its own
 
     def evaluate(x: Tensor, index: Tensor, *, emphasis: Number, softness: Number) -> Terms:
@@ -93,7 +98,10 @@ def optimize_alone(
 
     optimizer = replace(setup.experiment.optimizer, steps=steps)
     alone = start.flatten(0, 1)[:, None]  # [unit * image, 1, c, height, width]
-    result = optimizer(problem_of(setup, evaluate), alone, listener, checkpoint)
+    problem = problem_of(setup, evaluate)
+    if only_best:
+        problem = replace(problem, rivals=start.shape[1])
+    result = optimizer(problem, alone, listener, checkpoint)
     if result.interrupted:
         raise KeyboardInterrupt
     with torch.no_grad(), precision("float32"):

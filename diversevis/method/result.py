@@ -60,7 +60,7 @@ def unit_result(
         {"unit": unit}
         | _response_metrics("", final.responses[index])
         | _response_metrics("_scaled", scaled)
-        | {"response_best": best_response.item()}
+        | {"response_best": torch.fmax(best_response, final.responses[index].max()).item()}
         | _distance_metrics("distance", final.features[index], setup.experiment.objective.metric)
         | _distance_metrics("distance_pixels", final.images[index].flatten(1), "rms")
         | {"steps": steps, "stop": optimized.stop[index]}

@@ -129,7 +129,8 @@ def search_best(batch: Batch, noise: Noise) -> Responses:
         steps = setup.experiment.optimizer.search_steps
         tell = progress.step if progress else None
         checkpoint = checkpoints.of("search") if checkpoints else None
-        final = optimize_alone(setup, noise.rows, noise.search, steps, tell, checkpoint)
+        start = noise.search
+        final = optimize_alone(setup, noise.rows, start, steps, tell, checkpoint, only_best=True)
         index = final.scaled.argmax(1)  # of [unit, restart]
         units = torch.arange(len(index), device=index.device)
         best = Responses(*(values[units, index][:, None] for values in final))

@@ -20,6 +20,7 @@ from diversevis.models.trace import module_of
 # Positions of a filter on an image. With fewer there is nothing to gain, and the rounding of such a
 # small matrix product would depend on the number of images.
 FEW_POSITIONS = 16
+SHARES_AT_ONCE = 2**22  # numbers that stay in a cache between the product and its adding up
 FEW_CHANNELS = 4  # of an image; the libraries' convolutions are made for many channels
 
 
@@ -94,14 +95,17 @@ class _FirstConvolution(torch.autograd.Function):
                 gradient, x, weight, None, ctx.stride, *arguments
             )
             return gradients[0], None, None, None
-        flat = gradient.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
-        shares = (weight.reshape(filters, -1).T @ flat.T).reshape(
-            few, tall, wide, images, rows, columns
-        )
         to_x = gradient.new_zeros(few, images, height, width)
-        for i in range(tall):
-            for j in range(wide):
-                to_rows = slice(i, i + down * (rows - 1) + 1, down)
-                to_columns = slice(j, j + right * (columns - 1) + 1, right)
-                to_x[:, :, to_rows, to_columns] += shares[:, i, j]
+        at_once = max(1, SHARES_AT_ONCE // (weight[0].numel() * rows * columns))
+        for part, sums in zip(
+            torch.split(gradient, at_once), torch.split(to_x, at_once, dim=1), strict=True
+        ):
+            flat = part.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
+            shares = weight.reshape(filters, -1).T @ flat.T
+            shares = shares.reshape(few, tall, wide, len(part), rows, columns)
+            for i in range(tall):
+                for j in range(wide):
+                    to_rows = slice(i, i + down * (rows - 1) + 1, down)
+                    to_columns = slice(j, j + right * (columns - 1) + 1, right)
+                    sums[:, :, to_rows, to_columns] += shares[:, i, j]
         return to_x.transpose(0, 1), None, None, None

@@ -89,8 +89,8 @@ class _Reader:
             return self._call(operator.add, *[self.select(source) for source in sources])
         if self.channels is not None and node.target in POINTWISE_FUNCTIONS:
             return self._call(node.target, self.select(sources[0]))
-        if node.target is operator.getitem and _keeps_channels(node.args[1]):
-            return self._call(operator.getitem, self.select(sources[0]), node.args[1])
+        if node.target is functional.pad:  # a crop
+            return self._call(functional.pad, self.select(sources[0]), node.args[1])
         return self._project(node)
 
     def _project(self, node: fx.Node) -> fx.Node:
@@ -152,8 +152,10 @@ def _by_unit(answer: Tensor, rows: Rows) -> Float[Tensor, "unit image"]:
 def _pick(
     maps: Maps, channels: Int[Tensor, "row few"], rows: Rows
 ) -> Float[Tensor, "image few h w"]:
-    channels_of_image = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)
-    return maps.gather(1, channels_of_image[:, :, None, None].expand(-1, -1, *maps.shape[2:]))
+    of_image = channels[rows].repeat_interleave(len(maps) // len(rows), dim=0)[:, None, None]
+    by_pixel = maps.permute(0, 2, 3, 1)  # a gradient with channels last, like the maps
+    picked = by_pixel.gather(3, of_image.expand(-1, *by_pixel.shape[1:3], -1))
+    return picked.permute(0, 3, 1, 2)
 
 
 def _mix(
@@ -217,9 +219,3 @@ def _chosen_filters(
         biases = bias[index] if bias is not None else None
         channels.append(_filter_of_unit(maps, filters[index], biases, rows, **options))
     return torch.cat(channels, dim=1)
-
-
-def _keeps_channels(index: Any) -> bool:
-    """Whether `index` crops rows and columns and keeps all channels."""
-    is_crop = isinstance(index, tuple) and len(index) == 4 and index[:2] == (slice(None),) * 2
-    return is_crop and all(isinstance(part, slice) for part in index)

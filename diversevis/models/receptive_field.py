@@ -205,14 +205,15 @@ def sees_image(node: fx.Node) -> bool:
 def _crop(graph: fx.Graph, source: fx.Node, has: Box, wants: Box) -> fx.Node:
     """`source`, whose value covers the box `has`, cropped to `wants`.
 
-    The crop is counted from both ends, so that it also holds for larger images.
+    The crop is counted from both ends, so that it also holds for larger images. It is a negative
+    padding: its gradient, unlike that of an index, keeps the layout of the maps in memory.
     """
-    cuts = [slice(None), slice(None)]
-    for (first, last), (wanted_first, wanted_last) in zip(has, wants, strict=True):
-        cuts.append(slice(wanted_first - first or None, wanted_last - last or None))
-    if cuts[2] == cuts[3] == slice(None):
-        return source
-    return graph.call_function(operator.getitem, (source, tuple(cuts)))
+    rows, columns = (
+        (first - wanted_first, wanted_last - last)
+        for (first, last), (wanted_first, wanted_last) in zip(has, wants, strict=True)
+    )
+    pads = (*columns, *rows)
+    return graph.call_function(functional.pad, (source, pads)) if any(pads) else source
 
 
 def _remove_padding(network: fx.GraphModule, node: fx.Node) -> None:

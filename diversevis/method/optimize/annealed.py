@@ -23,10 +23,12 @@ from diversevis.method.optimize.loop import (
     Problem,
     Tensors,
     Terms,
+    guidance,
     sizes,
     tangent,
 )
-from diversevis.method.optimize.sphere import GUIDED
+
+GUIDED = 0.6  # share of the steps with an emphasis on distances (ours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,8 @@ class Annealed:
     def begin(self, start: Images) -> Tensors:
         return {"first": torch.zeros_like(start), "second": torch.zeros_like(start)}
 
-    def guidance(self, step: int) -> tuple[float, float]:
-        done = (step - 1) / self.steps
-        extra = (self.emphasis - 1) * max(0.0, 1 - done / GUIDED)
-        return 1 + extra, self.softness * (1 - done)
-
     def schedule(self, step: int) -> dict[str, float]:
-        emphasis, softness = self.guidance(step)
+        emphasis, softness = guidance((step - 1) / self.steps, GUIDED, self.emphasis, self.softness)
         pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
         first, second = 1 - self.beta1**step, 1 - self.beta2**step  # Adam's corrections of moments
         return {"emphasis": emphasis, "softness": softness, "pace": pace, "first": first,

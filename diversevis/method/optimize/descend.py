@@ -23,6 +23,7 @@ from diversevis.method.optimize.loop import (
 )
 from diversevis.method.optimize.schedule import Schedule
 
+ROUNDS = 8  # after as many equal shares of the steps, the worse half of rivals stops
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
 # Of every set, whether or not it is still at work: steps taken, the images with the smallest loss.
 REACHED = "active", "diverged", "steps", "images"
@@ -106,8 +107,10 @@ def _loop(
                 listener(step, listed, images, terms)
             if step == steps:
                 break
-            staying = None
-            if step % LOOK == 0:
+            staying, round_ends = None, work.ends_round(step)
+            if round_ends:
+                stop_worse_half(repeated.state, work.problem.rivals)
+            if round_ends or step % LOOK == 0:
                 cost = COST if recorder else 0
                 staying = _staying(repeated.state["active"], steps - step, cost)
             if staying is not None:
@@ -140,6 +143,10 @@ class _Work:
     def __post_init__(self) -> None:
         device, steps = self.start.device, self.optimizer.steps
         self.schedule = Schedule(self.optimizer.schedule, steps, device)
+
+    def ends_round(self, step: int) -> bool:
+        """Whether the worse half of the rivals stops after this step."""
+        return self.problem.rivals > 1 and step % max(1, self.optimizer.steps // ROUNDS) == 0
 
     @property
     def recorder(self) -> Recorder | None:
@@ -240,7 +247,7 @@ def _noted(
     """What changes in the state by an evaluation at `images`."""
     active = state["active"]
     steps = torch.where(active, state["step"], state["steps"])
-    finite = loss.isfinite() & gradient.flatten(1).isfinite().all(1)
+    finite = loss.isfinite() & gradient.flatten(1).sum(1).isfinite()  # a sum keeps inf and NaN
     diverged = state["diverged"] | (active & ~finite)
     active = active & finite
     better = active & (loss < state["loss"])
@@ -251,6 +258,17 @@ def _noted(
         "images": torch.where(better[:, None, None, None, None], images, state["images"]),
         "active": active & ~finished,
     }
+
+
+def stop_worse_half(state: Tensors, rivals: int) -> None:
+    """Of every `rivals` consecutive sets of the start, the worse half of those at work stops, by
+    the smallest loss so far (successive halving, Jamieson & Talwalkar 2016)."""
+    groups, place, active = state["rows"] // rivals, state["rows"] % rivals, state["active"]
+    losses = state["loss"].new_full((int(groups.max()) + 1, rivals), torch.inf)
+    losses[groups, place] = state["loss"].masked_fill(~active, torch.inf)
+    ranks = losses.argsort(dim=1, stable=True).argsort(dim=1)
+    at_work = losses.isfinite().sum(1, keepdim=True)
+    active &= (ranks < (at_work + 1) // 2)[groups, place]
 
 
 def _staying(active: Bool[Tensor, " set"], left: int, cost: int) -> Int[Tensor, " staying"] | None:

@@ -38,6 +38,9 @@ class Problem:
     render: Callable[[Images], Images]
     # Gradient with respect to images -> the same with its frequencies weighted.
     precondition: Callable[[Images], Images]
+    # So many consecutive sets are rivals: only the best of them counts, and after every eighth of
+    # the steps the worse half of them stops.
+    rivals: int = 1
     # A step of at most so many images may be recorded as a CUDA graph.
     recorded: int = 0
 
@@ -89,10 +92,16 @@ class StepProgress(Protocol):
     def step(self, step: int, rows: Sequence[int], images: Tensor, terms: Tensors) -> None: ...
 
 
+def guidance(done: float, guided: float, emphasis: float, softness: float) -> tuple[float, float]:
+    """Emphasis on distances and softness of the smallest distance when a share `done` of the steps
+    is done: the emphasis falls to 1 at the share `guided`, the softness to 0 at the end."""
+    return 1 + (emphasis - 1) * max(0.0, 1 - done / guided), softness * (1 - done)
+
+
 def tangent(images: Images, gradient: Images) -> Images:
     """The part of `gradient` along which the images' norm does not change."""
-    shared = (images * gradient).sum((2, 3, 4), keepdim=True)
-    return gradient - images * (shared / images.square().sum((2, 3, 4), keepdim=True))
+    along = (images * gradient).sum((2, 3, 4), keepdim=True) / sizes(images).square()
+    return torch.addcmul(gradient, images, along, value=-1)
 
 
 def sizes(images: Images) -> Float[Tensor, "set image 1 1 1"]:

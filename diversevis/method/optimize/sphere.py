@@ -1,7 +1,7 @@
-"""Gradient ascent with momentum on the sphere of images of one norm.
+"""Accelerated gradient ascent on the sphere of images of one norm.
 
-Journée, Nesterov, Richtárik & Sepulchre 2010 (generalized power method), Absil, Mahony & Sepulchre
-2008 (projection, retraction).
+Nesterov 1983 (acceleration), Journée, Nesterov, Richtárik & Sepulchre 2010 (generalized power
+method), Absil, Mahony & Sepulchre 2008 (projection, retraction).
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from diversevis.method.optimize.loop import (
     Problem,
     Tensors,
     Terms,
+    guidance,
     sizes,
     tangent,
 )
 
 # Share of the steps with an emphasis on distances (ours); the others follow the objective itself.
-GUIDED = 0.6
+GUIDED = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sphere:
-    """Momentum along the sphere, with a step that falls to zero along a half cosine.
+    """Nesterov's momentum along the sphere, with a step that falls to zero along a half cosine.
 
     A response is piecewise linear in the image, so that within a piece the best image of fixed norm
     is the gradient itself, and the way there is the gradient's tangential part in units of the
@@ -49,7 +50,7 @@ class Sphere:
     # A unit is at rest when a step at the first learning rate would turn its images by less than
     # this, in radians.
     tolerance: float
-    # Factor on the diversity weight at the beginning, falling to 1 at 60 % of the steps (`GUIDED`).
+    # Factor on the diversity weight at the beginning, falling to 1 at 65 % of the steps (`GUIDED`).
     emphasis: float
     # Of the smallest distance's gradient at the beginning, falling to 0 at the end: pairs at about
     # this much (of the mean distance) above the smallest are driven apart as well.
@@ -69,13 +70,8 @@ class Sphere:
         infinite = torch.full((len(start),), torch.inf, device=start.device)
         return {"velocity": torch.zeros_like(start), "turn": infinite}
 
-    def guidance(self, step: int) -> tuple[float, float]:
-        done = (step - 1) / self.steps
-        extra = (self.emphasis - 1) * max(0.0, 1 - done / GUIDED)
-        return 1 + extra, self.softness * (1 - done)
-
     def schedule(self, step: int) -> dict[str, float]:
-        emphasis, softness = self.guidance(step)
+        emphasis, softness = guidance((step - 1) / self.steps, GUIDED, self.emphasis, self.softness)
         pace = self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
         guided = float(emphasis > 1)
         return {"emphasis": emphasis, "softness": softness, "guided": guided, "pace": pace}
@@ -91,12 +87,12 @@ class Sphere:
     ) -> Images:  # fmt: skip
         tiny = torch.finfo(gradient.dtype).tiny
         norm = sizes(images)
-        gradient = gradient / sizes(gradient).clamp(min=tiny)  # 0 for an image without gradient
+        scale = (1 - self.momentum) * norm / sizes(gradient).clamp(min=tiny)  # without gradient: 0
         direction = problem.precondition(tangent(images, gradient))
-        direction = norm * tangent(images, direction)
-        velocity = self.momentum * tangent(images, state["velocity"])
-        state["velocity"] = velocity - (1 - self.momentum) * direction
-        moved = images + now["pace"] * state["velocity"]
-        turns = self.learning_rate * sizes(state["velocity"]) / norm
+        push = tangent(images, scale * direction)
+        velocity = torch.add(-push, tangent(images, state["velocity"]), alpha=self.momentum)
+        state["velocity"] = velocity
+        moved = images + now["pace"] * torch.add(-push, velocity, alpha=self.momentum)
+        turns = self.learning_rate * sizes(velocity) / norm
         state["turn"] = turns.flatten(1).amax(1)
         return problem.render(moved)
