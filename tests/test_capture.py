@@ -231,34 +231,54 @@ def test_batch_shrinks_where_it_pays():
 
 
 class FakeCuda:
-    """What `cuda_graph` asks of torch; `capture` is entered where operations are recorded."""
+    """What `cuda_graph` asks of torch: `capture` is entered where operations are recorded, and
+    `replay` is a recording that forgets to multiply by `lost`."""
 
-    def __init__(self, monkeypatch, capture=contextlib.nullcontext):
-        self.modes, self.replays = [], []
+    def __init__(self, monkeypatch, capture=contextlib.nullcontext, lost=1.0):
+        self.modes, self.replays, self.lost = [], 0, lost
         for name, value in {
-            "CUDAGraph": lambda: types.SimpleNamespace(replay=lambda: self.replays.append(0)),
+            "CUDAGraph": lambda: types.SimpleNamespace(replay=self.replay),
             "graph": lambda graph, **options: capture(),
             "current_stream": lambda: None,
             "get_sync_debug_mode": lambda: 0,
             "set_sync_debug_mode": self.modes.append,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        capture_module._failed.cache_clear()
+        monkeypatch.setattr(capture_module, "step_in_place", self.record)
+        monkeypatch.setattr(capture_module, "FAILED", [])
         capture_module._warn.cache_clear()
+
+    def record(self, step, static):
+        self.step, self.static, self.seen = step, static, step(static)[1]
+        return self.seen
+
+    def replay(self):
+        self.replays += 1
+        after, (images, terms) = self.step(self.static)
+        self.seen[0].copy_(images)
+        self.seen[1]["loss"].copy_(terms["loss"])
+        self.static["raw"].copy_(after["raw"] / self.lost)
 
 
 def doubling(state):
-    return {"x": 2 * state["x"]}, (state["x"], {})
+    return {"raw": 2 * state["raw"]}, (state["raw"].clone(), {"loss": state["raw"].sum()})
+
+
+def begun():
+    return {"raw": torch.ones(2)}
 
 
 def test_cuda_graph_works_on_a_copy(monkeypatch):
-    cuda, state = FakeCuda(monkeypatch), {"x": torch.ones(2)}
+    """It is tried twice, and begins where the state is."""
+    cuda, state = FakeCuda(monkeypatch), begun()
     recording = capture_module.cuda_graph(doubling, state)
-    recording.replay()
-    assert cuda.replays == [0]
+    assert cuda.replays == 2
     assert cuda.modes == ["warn", 0]
-    assert state["x"].tolist() == [1, 1]
-    assert recording.state["x"].tolist() == [2, 2]  # the fake records by computing
+    assert recording.state["raw"].tolist() == [1, 1]
+    recording.replay()
+    assert recording.state["raw"].tolist() == [2, 2]
+    assert recording.seen[0].tolist() == [1, 1]
+    assert state["raw"].tolist() == [1, 1]
 
 
 def test_recording_that_fails_is_said_once(monkeypatch, caplog):
@@ -271,15 +291,19 @@ def test_recording_that_fails_is_said_once(monkeypatch, caplog):
             raise RuntimeError("capture was invalidated")  # as torch says on the way out
 
     FakeCuda(monkeypatch, capture)
-    state = {"x": torch.ones(2)}
-    assert [capture_module.cuda_graph(doubling, state) for _ in range(3)] == [None] * 3
-    assert state["x"].tolist() == [1, 1]
+    assert [capture_module.cuda_graph(doubling, begun()) for _ in range(3)] == [None] * 3
     assert len(caplog.messages) == 1
     assert "(operation not permitted when stream is capturing)" in caplog.text
     assert "three times as long" in caplog.text
     assert capture_module.recorder_of(torch.device("cuda")) is None  # from now on
-    capture_module._failed.cache_clear()
-    assert capture_module.recorder_of(torch.device("cuda")) is capture_module.cuda_graph
+
+
+def test_recording_that_computes_otherwise_is_refused(monkeypatch, caplog):
+    FakeCuda(monkeypatch, lost=1.01)
+    assert capture_module.cuda_graph(doubling, begun()) is None
+    assert "repeated, it gave other numbers" in caplog.text
+    FakeCuda(monkeypatch, lost=1.0001)  # rounding
+    assert capture_module.cuda_graph(doubling, begun()) is not None
 
 
 def test_step_that_waits_is_not_recorded(monkeypatch, caplog):
@@ -289,11 +313,20 @@ def test_step_that_waits_is_not_recorded(monkeypatch, caplog):
 
     cuda = FakeCuda(monkeypatch)
     for _ in range(2):
-        assert capture_module.cuda_graph(waiting, {"x": torch.ones(2)}) is None
+        assert capture_module.cuda_graph(waiting, begun()) is None
     assert cuda.modes == ["warn", 0] * 2
     assert len(caplog.messages) == 1
     assert "test_capture.py" in caplog.text
     assert capture_module.recorder_of(torch.device("cuda")) is not None
+
+
+def test_few_steps_are_not_recorded(tracing, monkeypatch):
+    monkeypatch.setattr(descend, "COST", 10)
+    goal = noise(1, 1, seed=1)[:, 0]
+    dataclasses.replace(SPHERE, steps=10)(problem(towards(goal), recorded=2), noise(1))
+    assert not tracing.graphs
+    dataclasses.replace(SPHERE, steps=11)(problem(towards(goal), recorded=2), noise(1))
+    assert tracing.graphs
 
 
 def test_recording_can_be_left_out(tracing):

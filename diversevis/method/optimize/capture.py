@@ -22,7 +22,10 @@ from diversevis.method.optimize.loop import Tensors
 
 LOG = logging.getLogger("diversevis")
 # Ours, in steps: a recording takes about as long as so many recorded steps (estimated).
-COST = 8
+COST = 10
+ROUGHLY = 1e-3  # of the largest value: operations may add up in another order
+# Why a recording failed in this process, after which none is begun any more.
+FAILED: list[str] = []
 WAITS = "synchronizing CUDA operation"  # in torch's warning about it
 
 Seen = tuple[Tensor, Tensors]  # images and terms of a step
@@ -66,44 +69,73 @@ class Repeated:
 
 
 def recorder_of(device: torch.device) -> Recorder | None:
-    return cuda_graph if device.type == "cuda" and not _failed() else None
+    return cuda_graph if device.type == "cuda" and not FAILED else None
 
 
 @contextlib.contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU a stream of its own, which a recording needs (torch's notes on CUDA graphs)."""
+    """On a GPU a stream beside the current one, which a recording needs (torch's notes on CUDA
+    graphs): work within the block comes after all work before it, and before all after it."""
     if device.type != "cuda":
         yield
         return
-    before = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    before, stream = torch.cuda.current_stream(device), _stream(device)
     stream.wait_stream(before)
     try:
-        with torch.cuda.stream(stream):
+        with torch.cuda.device(device), torch.cuda.stream(stream):
             yield
     finally:
         before.wait_stream(stream)
 
 
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The same at every call: free memory stays with the stream that it was used on."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def cuda_graph(step: Step, state: Tensors) -> Recording | None:
-    """Record `step` on a copy of `state`; None, with a warning, where that is not possible."""
-    static = fixed(state)
+    """Record `step` on a copy of `state`; None, with a warning, where that is not possible, and
+    where two repeated steps give other numbers than two plain ones."""
+    static, graph = fixed(state), torch.cuda.CUDAGraph()
     with _watched() as waits:
-        step(static)
+        once, _ = step(static)
     if waits:
         _warn(f"it waits for the device: {waits[0]}")
         return None
-    graph = torch.cuda.CUDAGraph()
+    expected = step(once)
     # Another thread may allocate memory meanwhile, as one that draws pictures does.
     mode, stream = "thread_local", torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode=mode):
             seen = step_in_place(step, static)
     except RuntimeError as error:
-        _failed().append(" ".join(str(error.__context__ or error).split())[:300])
-        _warn(_failed()[0])
+        _fail(" ".join(str(error.__context__ or error).split())[:300])
         return None
+    for _ in range(2):
+        graph.replay()
+    if not _alike(expected, (static, seen)):
+        _fail("repeated, it gave other numbers")
+        return None
+    for name, value in static.items():
+        value.copy_(state[name])
     return Recording(graph.replay, static, seen)
+
+
+def _fail(why: str) -> None:
+    FAILED.append(why)
+    _warn(why)
+
+
+def _alike(one: tuple[Tensors, Seen], other: tuple[Tensors, Seen]) -> bool:
+    """Whether two steps saw the same and moved alike, but for rounding."""
+    (state, (images, terms)), (other_state, (other_images, other_terms)) = one, other
+    pairs = [(images, other_images), (state["raw"], other_state["raw"])]
+    pairs += [(value, other_terms[name]) for name, value in terms.items()]
+    return all(
+        torch.allclose(a, b, ROUGHLY, ROUGHLY * float(a.abs().nan_to_num().max()), equal_nan=True)
+        for a, b in pairs
+    )
 
 
 def fixed(state: Tensors) -> Tensors:
@@ -128,8 +160,8 @@ def step_in_place(step: Step, static: Tensors) -> Seen:
 def _watched() -> Iterator[list[str]]:
     """Where the host waits for the device within the block: file and line, known at its end.
 
-    A recording that fails leaves torch's allocator as if it still went on (up to torch 2.11,
-    pytorch issue 180395), so that it is better not begun.
+    A recording that fails leaves torch's allocator as if it still went on (pytorch issue 180395),
+    so that it is better not begun.
     """
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
@@ -141,12 +173,6 @@ def _watched() -> Iterator[list[str]]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     waits += [f"{one.filename}:{one.lineno}" for one in caught if WAITS in str(one.message)]
-
-
-@functools.cache
-def _failed() -> list[str]:
-    """Why a recording failed in this process, after which none is begun any more."""
-    return []
 
 
 @functools.cache

@@ -97,7 +97,9 @@ def _loop(
     listener: Listener | None, checkpoint: LoopCheckpoint | None,
 ) -> Result:  # fmt: skip
     """The steps from number `first` on, in which the sets at work leave `state`."""
-    steps, recorder = work.optimizer.steps, work.recorder
+    steps = work.optimizer.steps
+    recorder = work.recorder if steps - first >= COST else None
+    cost = COST if recorder else 0
     repeated, listed = Repeated(work.step, state, recorder), state["rows"].tolist()
     interrupted = False
     try:
@@ -111,7 +113,6 @@ def _loop(
             if round_ends:
                 stop_worse_half(repeated.state, work.problem.rivals)
             if round_ends or step % LOOK == 0:
-                cost = COST if recorder else 0
                 staying = _staying(repeated.state["active"], steps - step, cost)
             if staying is not None:
                 _take(reached, repeated.state)
