@@ -22,7 +22,7 @@ from bench import Bench, Peak, operations_per_image
 from torch import Tensor
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.method.device import LAYOUTS, Layout
+from diversevis.method.device import LAYOUTS, Algorithms, Layout, Precision
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup, prepare
 from diversevis.method.visualize import visualize
@@ -42,9 +42,9 @@ class Work(NamedTuple):
 
 class Option(NamedTuple):
     name: str
-    precision: str
+    precision: Precision
     layout: Layout
-    algorithms: str = "same"
+    algorithms: Algorithms = "same"
     graphs: bool = True
     is_default: bool = False
 

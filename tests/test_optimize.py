@@ -9,6 +9,7 @@ from diversevis.method.images import render
 from diversevis.method.optimize.adam import Adam
 from diversevis.method.optimize.annealed import Annealed
 from diversevis.method.optimize.loop import Problem
+from diversevis.method.optimize.schedule import Schedule
 from diversevis.method.optimize.sphere import Sphere
 
 ADAM = Adam(
@@ -272,6 +273,17 @@ def test_sphere_guidance_fades_out():
     assert emphases[64] > 1  # after 65 % of the steps
     assert emphases[65:] == (1.0,) * 35
     assert softnesses[-1] == pytest.approx(0.0003)
+
+
+def test_numbers_of_a_step_are_looked_up():
+    """Those that change as float32, which torch makes of a number that multiplies a tensor."""
+    schedule = Schedule(lambda step: {"pace": 0.1 * step, "same": 0.3}, 3, torch.device("cpu"))
+    now = schedule.at(torch.tensor([2]))
+    assert (now["same"], int(now["step"])) == (0.3, 2)
+    assert torch.equal(now["pace"], torch.tensor(0.2))
+    assert torch.equal(now["pace"] * torch.ones(3), 0.2 * torch.ones(3))
+    only = Schedule(SPHERE.schedule, 1, torch.device("cpu")).at(torch.tensor([1]))
+    assert only["emphasis"] == 4.0  # a single step changes nothing
 
 
 def draws_per_unit(*units):

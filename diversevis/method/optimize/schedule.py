@@ -22,13 +22,15 @@ class Schedule:
         self, of_step: Callable[[int], dict[str, float]], steps: int, device: torch.device
     ) -> None:
         rows = [of_step(step) for step in range(1, steps + 1)]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        self._fixed = {name: values[0] for name, values in columns.items() if len(set(values)) == 1}
-        self._changing = [name for name in columns if name not in self._fixed]
-        table = [columns[name] for name in self._changing]
-        self._table = torch.tensor(table, dtype=torch.float32, device=device).T.contiguous()
+        first = rows[0]
+        self._changing = [name for name in first if len({row[name] for row in rows}) > 1]
+        self._fixed = {name: first[name] for name in first if name not in self._changing}
+        table = [[row[name] for name in self._changing] for row in rows]
+        self._table = torch.tensor(table, dtype=torch.float32, device=device)
 
     def at(self, step: Int[Tensor, " 1"]) -> Numbers:
         """The numbers of a step, and `step` itself, a whole number."""
-        row = self._table.index_select(0, step - 1)[0] if self._changing else ()
-        return self._fixed | dict(zip(self._changing, row, strict=True)) | {"step": step[0]}
+        row = self._table.index_select(0, step - 1)[0]
+        return (
+            self._fixed | dict(zip(self._changing, row.unbind(), strict=True)) | {"step": step[0]}
+        )
