@@ -160,8 +160,8 @@ def step_in_place(step: Step, static: Tensors) -> Seen:
 def _watched() -> Iterator[list[str]]:
     """Where the host waits for the device within the block: file and line, known at its end.
 
-    A recording that fails leaves torch's allocator as if it still went on (pytorch issue 180395),
-    so that it is better not begun.
+    A recording that fails leaves torch's allocator as if it still went on (pytorch pull request
+    180395), so that it is better not begun.
     """
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
