@@ -1,8 +1,10 @@
+import contextlib
 import functools
 import hashlib
 import http.server
 import pickle
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,7 @@ from conftest import custom_model, open_model, torchvision_model
 from safetensors.torch import load_file, save_file
 
 from diversevis.errors import InputError
-from diversevis.models import weights
+from diversevis.models import listen, weights
 from diversevis.models.architectures import TorchvisionModel
 from diversevis.models.load import check_weights, load
 from diversevis.models.receptive_field import unpad
@@ -30,6 +32,11 @@ def alexnet():
 def load_alexnet(layer="features.3", **changes):
     opened = open_model(torchvision_model("alexnet", **changes))
     return load(opened, opened.layer(layer))
+
+
+def listen_to(module, z):
+    with torch.no_grad(), listen.ShapesAlone():
+        return listen.listen(module, z, {})
 
 
 def response(network, size=51):
@@ -64,6 +71,40 @@ def test_unknown_layers_get_the_nearest_name():
         resnet.layer("layer1.0.relu")
     with pytest.raises(InputError, match="vgg18 is not a classifier.*vgg19"):
         open_model(torchvision_model("vgg18")).layer("conv1_1")
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
+def test_listing_equals_that_of_computing(name, monkeypatch):
+    """Convolutions that return zeros, grouped and strided ones too, show the same layers."""
+    listings = [open_model(torchvision_model(name)).listing]
+    monkeypatch.setattr("diversevis.models.network.ShapesAlone", contextlib.nullcontext)
+    listings.append(open_model(torchvision_model(name)).listing)
+    short, computed = (
+        [replace(layer, node=None, features=None) for layer in listing.layers]
+        for listing in listings
+    )
+    assert short == computed
+    assert listings[0][1:] == listings[1][1:]
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(listen.ForwardFailed, match="expected input.* to have 3 channels"):
+        listen_to(torch.nn.Conv2d(3, 4, 3), torch.zeros(3, 4, 8, 8))
+    with pytest.raises(listen.ForwardFailed, match="Kernel size can't be greater"):
+        listen_to(torch.nn.Conv2d(3, 4, 3), torch.zeros(3, 3, 2, 2))
+    with pytest.raises(listen.ForwardFailed, match="shapes cannot be multiplied"):
+        listen_to(
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 4)), torch.zeros(3, 4, 1, 1)
+        )
+
+
+def test_layers_of_densenet_are_always_the_same():
+    """Joined maps that are not kept must not be mistaken for later ones at their address."""
+    densenet = open_model(torchvision_model("densenet121"))
+    names = {layer.name for layer in densenet.listing.layers}
+    convolutions = {f"features.denseblock1.denselayer{k}.conv2" for k in range(1, 7)}
+    assert convolutions <= names
+    assert "features.transition3.conv" in names
 
 
 def test_calls_of_a_module_are_numbered():

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from diversevis.models.layer import NONLINEARITIES, Kind, Layer, Tap, described
@@ -25,6 +26,36 @@ class ForwardFailed(Exception):
         self.reached = reached
 
 
+class ShapesAlone(TorchFunctionMode):
+    """Convolutions and products with matrices return zeros: for a pass of which only the shapes
+    count, and which they would make take seconds. Errors of shapes are raised all the same."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shortened = {torch.conv2d: _convolved, nn.functional.linear: _projected}.get(func)
+        output = None if shortened is None else shortened(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if output is None else output
+
+
+def _convolved(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> Tensor | None:  # fmt: skip
+    """Zeros in the shape of `torch.conv2d`, which is asked for a single map; None where the input
+    does not fit the weights."""
+    if input.ndim != 4 or input.shape[1] != groups * weight.shape[1]:
+        return None
+    group = input[:1, : weight.shape[1]]
+    maps = torch.conv2d(group, weight[:1], None, stride, padding, dilation)
+    return input.new_zeros(len(input), len(weight), *maps.shape[2:])
+
+
+def _projected(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """Zeros in the shape of `nn.functional.linear`; None where input and weights do not fit."""
+    if weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+        return None
+    return input.new_zeros(*input.shape[:-1], len(weight))
+
+
 class _Call(NamedTuple):
     """A call of a module: its response, before nonlinearities, and the tensor it is known by.
 
@@ -38,7 +69,8 @@ class _Call(NamedTuple):
     version: int
     shape: torch.Size
     before: str | None
-    given: Key | None  # the module's first input
+    first: Tensor | None  # the first input; it must live on, or another tensor may get its id
+    given: Key | None  # of this input
 
     @property
     def key(self) -> Key:
@@ -77,7 +109,7 @@ def listen(
         first = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         given = None if first is None else (id(first), version_of(first))
         shape = value.shape
-        calls.append(_Call(path, call, module, source, version, shape, before, given))
+        calls.append(_Call(path, call, module, source, version, shape, before, first, given))
 
     modules = dict(root.named_modules())
     try:

@@ -6,6 +6,7 @@ What the graph does not tell is asked of the network itself (watch.py, probe.py)
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from diversevis.models.architectures import (
 )
 from diversevis.models.builders import unwrapped_name
 from diversevis.models.layer import Layer
-from diversevis.models.listen import ForwardFailed, listen
+from diversevis.models.listen import ForwardFailed, ShapesAlone, listen
 from diversevis.models.probe import Probe, marker_for
 from diversevis.models.receptive_field import (
     NoWindow,
@@ -239,6 +240,7 @@ class OpenNetwork:
         sizes = [given] if given else [(side, side) for side in SIDES]
         generator = torch.Generator().manual_seed(0)
         first: ForwardFailed | None = None
+        published = isinstance(self.model, PUBLISHED)
         for size in sizes:
             try:
                 z = torch.randn(LISTENED, self.colors, *size, generator=generator)
@@ -248,11 +250,11 @@ class OpenNetwork:
                     "smaller size."
                 ) from error
             network = self._with_values
-            if isinstance(self.model, PUBLISHED) and _is_slow(network, size):
+            if published and _is_slow(network, size):
                 # Shapes alone, without computing; but it takes a second to load torch's compiler.
                 network, z = self.model.skeleton(), z.to("meta")
             try:
-                with torch.no_grad():
+                with torch.no_grad(), ShapesAlone() if published else contextlib.nullcontext():
                     return *listen(network, z, self._field_names(network)), size
             except ForwardFailed as error:
                 first = first or error
