@@ -15,7 +15,7 @@ from diversevis.pictures.film import (
     write_film,
 )
 from diversevis.pictures.images import draw_images, sheet
-from diversevis.pictures.page import enlarge
+from diversevis.pictures.page import enlarge, png
 from diversevis.runs.folder import RunFolder
 
 RECORD = {"model": "vgg19", "layer": "conv3_1", "distance": "conv2_2", "direction": None}
@@ -180,3 +180,11 @@ def test_sheets_of_many_images_are_bounded(n, size):
     """500 images of 224 x 224 made a sheet of 7616 x 4200 pixels."""
     picture = sheet(np.zeros((n, *size, 3), np.uint8), ["1.25"] * n, RECORD, METRICS)
     assert max(picture.shape) < 4400
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (40, 700)])
+def test_png_files_hold_every_pixel(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for block in (pixels, pixels[::-1, ::-1]):  # the second is not contiguous
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(block)))), block)
+        assert np.array_equal(iio.imread(png(block), extension=".png"), block)

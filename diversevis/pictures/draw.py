@@ -31,6 +31,7 @@ from diversevis.pictures.measures import (
 )
 from diversevis.pictures.measures.view import SHARED, Layer, View
 from diversevis.pictures.page import compose, png
+from diversevis.runs.files import synced_together
 from diversevis.runs.folder import RunFolder
 from diversevis.units import counted
 
@@ -62,7 +63,10 @@ def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, in
     pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
     """
     tell = partial(pulse, f"pictures ({name})")
-    failures = draw_images(folder, tell) if name == IMAGES else _measure(folder, name, most, tell)
+    with synced_together():
+        failures = (
+            draw_images(folder, tell) if name == IMAGES else _measure(folder, name, most, tell)
+        )
     if failures:  # the numbers are there: only a picture is missing
         what = counted(len(failures), "picture")
         LOG.warning("%s: %s (%s) could not be drawn: %s", folder.path, what, name, failures[0])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import io
 import math
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ SMALLEST_TILE = 40
 STRETCH = 1.4  # an image larger than its tile by up to this factor is still shown pixel by pixel
 MARGIN, GAP = 24, 14
 TITLE, BODY, CAPTION = 20, 15, 14  # sizes of the font, pixels
-COMPRESSION = 3  # zlib level of PNG files: 2 to 3 times as fast as the usual 6, 10 % larger
+COMPRESSION = 3  # zlib level of PNG files: twice as fast as the usual 6, 20 % larger
+FILTER_UP = 2  # the number of this filter in PNG files
 
 
 def compose(title: str, lines: Sequence[str], blocks: Sequence[Block]) -> Block:
@@ -135,7 +137,7 @@ def written(
     """Lines of text."""
     lines = [printable(line) for line in lines]  # the font refuses some characters
     letters, step = font(size), round(1.35 * size)
-    lengths = [letters.getlength(line) for line in lines]
+    lengths = [_length(line, size) for line in lines]
     width = math.ceil(max([1, *lengths]))
     canvas = Image.new("RGB", (width, max(1, step * len(lines))), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -146,12 +148,12 @@ def written(
 
 def wrapped(lines: Sequence[str], size: int, width: int) -> list[str]:
     """Lines broken at spaces so that none is wider than `width` pixels, where words allow it."""
-    letters, broken = font(size), []
+    broken = []
     for line in map(printable, lines):
         row = ""
         for word in line.split(" "):
             longer = f"{row} {word}" if row else word
-            if row and letters.getlength(longer) > width:
+            if row and _length(longer, size) > width:
                 broken.append(row)
                 longer = word
             row = longer
@@ -161,14 +163,20 @@ def wrapped(lines: Sequence[str], size: int, width: int) -> list[str]:
 
 def shortened(name: str, size: int, width: int) -> str:
     """A file name of at most `width` pixels: letters in its middle, which tell least, left out."""
-    name, letters = printable(name), font(size)
-    if letters.getlength(name) <= width:
+    name = printable(name)
+    if _length(name, size) <= width:
         return name
     for length in range(len(name) - 1, 1, -1):
         short = f"{name[: math.ceil(length / 2)]}…{name[-(length // 2) :]}"
-        if letters.getlength(short) <= width:
+        if _length(short, size) <= width:
             return short
     return "…"
+
+
+@functools.lru_cache(maxsize=2048)  # sheets share most of their words
+def _length(text: str, size: int) -> float:
+    """How wide the text is in this size of the font, pixels."""
+    return font(size).getlength(text)
 
 
 @functools.lru_cache(maxsize=8)
@@ -201,10 +209,21 @@ def stacked(blocks: Sequence[Block], gap: int, *, center: bool = False) -> Block
 
 
 def png(image: Block) -> bytes:
-    """The picture as a PNG file."""
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "png", compress_level=COMPRESSION)
-    return content.getvalue()
+    """The picture as a PNG file (RFC 2083), every row as its difference from the row above: of
+    enlarged images most rows are zeros then. Takes half the time of choosing a filter per row."""
+    height, width = image.shape[:2]
+    rows = np.full((height, 1 + 3 * width), FILTER_UP, np.uint8)
+    pixels = image.reshape(height, 3 * width)
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows, COMPRESSION)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
 def _widened(block: Block, width: int, center: bool) -> Block:
