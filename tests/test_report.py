@@ -71,7 +71,7 @@ def test_grey_images_of_a_run_are_drawn(tmp_path):
     folder.write_trace(["response_mean"], [[1, 21, 2.0], [2, 21, 3.0]])
     at_weights = images[:, None].repeat(1, 3, 1, 1, 1, 1)
     folder.write_front(at_weights, torch.tensor(weights), torch.tensor([21]), ["unit"], [[21]])
-    draw_images(folder, lambda done, total: None)
+    draw_images(folder, lambda done, total: None, {})
     shown = (images[0, :, 0] + 127.5).clamp(0, 255).round().byte().numpy()
     for index, image in enumerate(shown):
         pixels = np.asarray(Image.open(tmp_path / f"images/unit0021/{index:02d}.png"))

@@ -109,7 +109,7 @@ def test_pictures_are_synced_together(tmp_path, monkeypatch):
     folder, synced, fsync = RunFolder(tmp_path), [], os.fsync
 
     def note(descriptor):
-        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), threading.current_thread()))
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), threading.current_thread()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
@@ -119,7 +119,7 @@ def test_pictures_are_synced_together(tmp_path, monkeypatch):
             folder.write_image(0, index, b"again")
         (tmp_path / "images/unit0000/04.png").unlink()  # somebody does not want it
         assert not synced
-    names = sorted(Path(name).name for name, _ in synced)
+    names = sorted(path.name for path, _ in synced)
     assert names == ["00.png", "01.png", "02.png", "03.png"]
     assert all(thread is not threading.main_thread() for _, thread in synced)
     folder.write_image(0, 5, b"png")

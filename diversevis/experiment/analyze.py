@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from diversevis.errors import InputError
 from diversevis.experiment.check import check_network
+from diversevis.experiment.drawing import Drawing
 from diversevis.experiment.measure import measure_folder, measures_of, possible
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen
 from diversevis.method.device import keep_pages
@@ -34,8 +36,8 @@ def analyze_run(folder: RunFolder, experiment: Experiment) -> None:
     claim = _take_claim(folder)
     complete = is_optimized(folder)
     try:
-        with logged_to(folder.log_path):
-            measure_folder(setup, folder, claim, names)
+        with logged_to(folder.log_path), _drawing(folder, experiment) as drawing:
+            measure_folder(setup, folder, claim, names, drawing)
         # Natural exemplars may be missing: there may have been no photographs.
         metamers = experiment.objective.reference is not None
         asked = chosen(record["config"].get("analysis", []), metamers=metamers)
@@ -63,8 +65,13 @@ def analyze_units(experiment: Experiment, *, command: str, config: Config) -> Pa
     with keep_record(folder, claim, record, setup.device):
         folder.write_config(settled.text)
         folder.write_metrics([{"unit": unit} for unit in setup.targets.units])
-        measure_folder(setup, folder, claim, names)
+        with _drawing(folder, experiment) as drawing:
+            measure_folder(setup, folder, claim, names, drawing)
     return folder.path
+
+
+def _drawing(folder: RunFolder, experiment: Experiment) -> contextlib.closing[Drawing]:
+    return contextlib.closing(Drawing(folder, wanted=experiment.images == "png"))
 
 
 def _take_claim(folder: RunFolder) -> Claim:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from diversevis.errors import InputError, printable
+from diversevis.experiment.drawing import Drawing
 from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.subject import subject_of_folder
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS, chosen, measure
@@ -83,14 +84,20 @@ def pulse_of(claim: Claim) -> Progress:
 
 
 def measure_folder(
-    setup: Setup, folder: RunFolder, claim: Claim, names: Sequence[str]
+    setup: Setup, folder: RunFolder, claim: Claim, names: Sequence[str], drawing: Drawing
 ) -> dict[str, str]:
-    """Take the measures one after the other; write each to the folder when it is done, and draw it.
+    """Take the measures one after the other; write each to the folder when it is done, and draw it
+    while the next is taken.
 
     Returns the reasons, by measure, for those that cannot be taken; the others are not affected.
     """
     subject, pulse = subject_of_folder(setup, folder), pulse_of(claim)
-    impossible: dict[str, str] = {}
+    most, wanted = setup.experiment.measure.pictures, setup.experiment.images == "png"
+    undrawn, impossible = list[str](), dict[str, str]()
+
+    def finish(name: str) -> None:
+        draw.draw(folder, name, most, pulse, drawing.drawn(name, pulse))
+
     for name in names:
         try:
             measured = take_measure(subject, name, pulse)
@@ -101,10 +108,15 @@ def measure_folder(
         with signals.ignore_sigint():
             draw.mark_outdated(folder, name)
             folder.write_measure(name, measured.settings, measured.numbers, measured.arrays)
-        if setup.experiment.images == "png":
-            draw.draw(folder, name, setup.experiment.measure.pictures, pulse)
         count = sum(numbers is not None for numbers in measured.numbers)
         LOG.info("measured %s of %s", name, counted(count, "unit"))
+        if wanted:
+            drawing.measure(name, most)
+            undrawn.append(name)
+        while undrawn and drawing.is_ready(undrawn[0]):
+            finish(undrawn.pop(0))
+    for name in undrawn:
+        finish(name)
     return impossible
 
 

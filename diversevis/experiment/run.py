@@ -13,6 +13,7 @@ from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
 from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.check import check_network
+from diversevis.experiment.drawing import Drawing
 from diversevis.experiment.subject import sampled, subject_of
 from diversevis.experiment.workers import visualize_on_devices
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS
@@ -83,12 +84,15 @@ def run(
         _check_network(setup, folder, claim)
     if how == "continued" and experiment.batch == "auto":
         setup = _with_earlier_batch(setup, folder)
-    with keep_record(folder, claim, record | {"batch": setup.batch}, setup.device):
+    with (
+        keep_record(folder, claim, record | {"batch": setup.batch}, setup.device),
+        contextlib.closing(Drawing(folder, wanted=experiment.images == "png")) as drawing,
+    ):
         if not identity.is_optimized(folder):
             _write_config(folder, settled, extras)
-            _make_images(setup, work, folder, claim)
-        _draw_pictures(experiment, folder, claim)
-        _take_measures(setup, work, folder, claim)
+            _make_images(setup, work, folder, claim, drawing)
+        _draw_pictures(experiment, folder, claim, drawing)
+        _take_measures(setup, work, folder, claim, drawing)
         _repeat_with_seeds(setup, work, folder, claim)
     return Done(folder.path, how)
 
@@ -145,11 +149,14 @@ def _write_config(folder: RunFolder, settled: Settled, extras: Mapping[str, str]
         folder.write_extra(name, text)
 
 
-def _make_images(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
+def _make_images(
+    setup: Setup, work: Work, folder: RunFolder, claim: Claim, drawing: Drawing
+) -> None:
     """Optimize the images of all units and write them; those so far if an error ends it."""
     experiment, units = setup.experiment, list[Visualization]()
     checkpoints = _checkpoints(setup, work, folder, claim)
     folder.update_record(optimized=False)  # True in a damaged run that is made again
+    draw.mark_outdated(folder, draw.IMAGES)
     steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
     claim.progress = total | {"done": 0}
@@ -157,22 +164,29 @@ def _make_images(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> N
         unit_results = visualize_on_devices(setup, checkpoints)
     else:
         unit_results = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
-    with _results_saved(setup, folder, claim, units):
+    references = setup.targets.references
+    with _results_saved(setup, folder, claim, units, drawing):
         for unit, frames in unit_results:
             units.append(unit)
+            drawing.unit(unit, None if references is None else references[unit.unit])
             claim.progress = total | {"done": len(units)}
             results.log_result(unit)
             if frames:
                 write_film(folder, unit.unit, experiment.record, frames)
     claim.confirm()
     results.write(setup, folder, units)
+    drawing.graphs()
     folder.update_record(optimized=True)
     folder.remove_checkpoints()
 
 
 @contextlib.contextmanager
 def _results_saved(
-    setup: Setup, folder: RunFolder, claim: Claim, units: Sequence[Visualization]
+    setup: Setup,
+    folder: RunFolder,
+    claim: Claim,
+    units: Sequence[Visualization],
+    drawing: Drawing,
 ) -> Iterator[None]:
     """Write the results of `units` if an error or Ctrl-C ends the `with` block."""
     try:
@@ -184,23 +198,34 @@ def _results_saved(
             claim.confirm()
             results.write(setup, folder, units)
             if units and setup.experiment.images == "png":
-                draw.draw(folder, draw.IMAGES, "all", lambda name, done, total: None)
+                drawn = drawing.drawn(draw.IMAGES, _nobody)
+                draw.draw(folder, draw.IMAGES, "all", _nobody, drawn)
         count = f"{len(units)} of {counted(len(setup.targets.units), 'unit')}"
         LOG.warning(f"ended early: results of {count} are saved in {folder.path}")
         raise
 
 
-def _draw_pictures(experiment: Experiment, folder: RunFolder, claim: Claim) -> None:
+def _nobody(name: str, done: int, total: int) -> None:
+    """Tells nobody how far the drawing is: a person waits for the end."""
+
+
+def _draw_pictures(
+    experiment: Experiment, folder: RunFolder, claim: Claim, drawing: Drawing
+) -> None:
     """The pictures that are wanted and missing."""
     if experiment.images == "png":
         for name in draw.missing_pictures(folder):
-            draw.draw(folder, name, experiment.measure.pictures, measure.pulse_of(claim))
+            pulse = measure.pulse_of(claim)
+            drawn = drawing.drawn(name, pulse)
+            draw.draw(folder, name, experiment.measure.pictures, pulse, drawn)
 
 
-def _take_measures(setup: Setup, work: Work, folder: RunFolder, claim: Claim) -> None:
+def _take_measures(
+    setup: Setup, work: Work, folder: RunFolder, claim: Claim, drawing: Drawing
+) -> None:
     """The measures that are missing."""
     if missing := work.left(folder):
-        impossible = measure.measure_folder(setup, folder, claim, missing)
+        impossible = measure.measure_folder(setup, folder, claim, missing, drawing)
         record = folder.read_record()
         earlier = (
             record["not_measured"] if record["measuring"] == work.measure_settings_hash else {}
@@ -249,7 +274,8 @@ def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
         if lacks_pictures and (claim := Claim.take(Watch(folder.path))) is not None:
             claim.begin()
             try:
-                _draw_pictures(experiment, folder, claim)
+                with contextlib.closing(Drawing(folder, wanted=False)) as drawing:
+                    _draw_pictures(experiment, folder, claim, drawing)
             finally:
                 claim.remove()
         if experiment.record != "none" and record.get("config", {}).get("record") == "none":

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from diversevis.pictures.images import draw_images, noted
+from diversevis.pictures.images import Drawn, draw_images, noted
 from diversevis.pictures.measures import (
     align,
     bipartite,
@@ -39,6 +39,7 @@ LOG = logging.getLogger("diversevis")
 
 Most = int | Literal["all"]
 IMAGES = "images"  # in `drawn`: sheets, single images, trace and fronts; else the name of a measure
+NOTHING: Drawn = {}
 MEASURES = {  # the module, and the index that units are ordered by
     "gain": (gain, "distance_min"), "phase": (phase, "f1f0"), "shift": (shift, "mean"),
     "deformation": (deformation, "stability"), "diversity": (diversity, "index"),
@@ -57,16 +58,24 @@ def missing_pictures(folder: RunFolder) -> list[str]:
     return [name for name in (*images, *folder.read_measures()) if name not in drawn]
 
 
-def draw(folder: RunFolder, name: str, most: Most, pulse: Callable[[str, int, int], None]) -> None:
+def draw(
+    folder: RunFolder,
+    name: str,
+    most: Most,
+    pulse: Callable[[str, int, int], None],
+    drawn: Drawn = NOTHING,
+) -> None:
     """Draw the pictures of `IMAGES`, or of a measure for at most `most` units.
 
     pulse  called with what is drawn, and the numbers of units drawn and of all; may raise
+    drawn  what another process has drawn
     """
     tell = partial(pulse, f"pictures ({name})")
     with synced_together():
-        failures = (
-            draw_images(folder, tell) if name == IMAGES else _measure(folder, name, most, tell)
-        )
+        if name == IMAGES:
+            failures = draw_images(folder, tell, drawn)
+        else:
+            failures = _measure(folder, name, most, tell, drawn)
     if failures:  # the numbers are there: only a picture is missing
         what = counted(len(failures), "picture")
         LOG.warning("%s: %s (%s) could not be drawn: %s", folder.path, what, name, failures[0])
@@ -84,33 +93,55 @@ def _drawn_besides(folder: RunFolder, name: str) -> list[str]:
 
 
 def _measure(
-    folder: RunFolder, name: str, most: Most, tell: Callable[[int, int], None]
+    folder: RunFolder, name: str, most: Most, tell: Callable[[int, int], None], drawn: Drawn
 ) -> list[str]:
-    """Pictures of all units with numbers, or of `most` with extreme indices; and of the layer.
-
-    Returns what failed.
-    """
+    """Pictures of units (`rows_of`), and of the layer; returns what failed."""
     failures: list[str] = []
-    record, metrics = folder.read_record(), folder.read_metrics()
-    rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
-    if not rows:
+    metrics = folder.read_metrics()
+    if all(entry[name] is None for entry in metrics):
         return failures
+    rows = rows_of(name, metrics, most)
+    left = [row for row in rows if metrics[row]["unit"] not in drawn]
+    of_units = {**drawn, **draw_rows(folder, name, left, tell)}
+    for row in rows:
+        failures += of_units[metrics[row]["unit"]]
+    return failures + (drawn[None] if None in drawn else draw_layer(folder, name))
+
+
+def draw_rows(
+    folder: RunFolder, name: str, rows: Sequence[int], tell: Callable[[int, int], None]
+) -> Drawn:
+    """Write a measure's pictures of the units at these rows of metrics.json."""
+    record, metrics = folder.read_record(), folder.read_metrics()
     arrays = folder.read_measure(name)
     run = folder.read_images() if record["n"] is not None else None
-    if most != "all":
-        rows = _extremes(name, metrics, rows, most)
+    drawn: dict[int | None, list[str]] = {}
     for done, row in enumerate(rows):
         tell(done, len(rows))
         images, responses = (run[key][row] if run else None for key in ("images", "responses"))
         unit = metrics[row]["unit"]
-        with noted(failures, f"unit {unit}"):
+        drawn[unit] = []
+        with noted(drawn[unit], f"unit {unit}"):
             unit_png = picture(name, record, metrics[row], arrays, row, images, responses)
             folder.write_measure_picture(name, unit, unit_png)
+    return drawn
+
+
+def draw_layer(folder: RunFolder, name: str) -> list[str]:
+    """Write a measure's picture of the layer; returns what failed."""
+    failures: list[str] = []
     with noted(failures, "the layer"):
-        layer_png = layer_picture(name, record, metrics, arrays)
+        metrics, arrays = folder.read_metrics(), folder.read_measure(name)
+        layer_png = layer_picture(name, folder.read_record(), metrics, arrays)
         if layer_png is not None:
             folder.write_measure_picture(name, None, layer_png)
     return failures
+
+
+def rows_of(name: str, metrics: Sequence[dict[str, Any]], most: Most) -> list[int]:
+    """The rows of metrics.json with numbers of the measure, or `most` with extreme indices."""
+    rows = [row for row, entry in enumerate(metrics) if entry[name] is not None]
+    return rows if most == "all" else _extremes(name, metrics, rows, most)
 
 
 def _extremes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,35 +27,63 @@ FRONT_LEGEND = (
     ("mean of the batch, at every weight", graph.BLUE),
     ("smallest", graph.FAINT),
 )
+Drawn = Mapping[int | None, list[str]]  # a unit, or None for what shows all -> what failed
 Columns = dict[str, Float[np.ndarray, " row"]]  # of trace.csv
 CAPTIONED = page.GAP + 23  # pixels between the rows of images with captions
 
 
-def draw_images(folder: RunFolder, tell: Callable[[int, int], None]) -> list[str]:
+def draw_images(folder: RunFolder, tell: Callable[[int, int], None], drawn: Drawn) -> list[str]:
     """Write every image in its own size, and a sheet of every unit; then the graphs.
 
-    tell  called with the numbers of units drawn and of all; may raise
+    tell   called with the numbers of units drawn and of all; may raise
+    drawn  what another process has drawn
 
     Returns what failed.
     """
     failures: list[str] = []
     record, metrics, arrays = folder.read_record(), folder.read_metrics(), folder.read_images()
-    batches = zip(metrics, arrays["images"], arrays["responses"].tolist(), strict=True)
     references = arrays.get("reference")
-    for done, (entry, images, responses) in enumerate(batches):
+    for done, entry in enumerate(metrics):
         tell(done, len(metrics))
-        with noted(failures, f"unit {entry['unit']}"):
-            pixels = display(images, tuple(record["weights"]["mean"]))
-            for index, image in enumerate(pixels):
-                folder.write_image(entry["unit"], index, page.png(image))
-            reference = None if references is None else references[done]
-            shown, captions = captioned(images, responses, reference, record)
-            drawn = sheet(shown, captions, record, entry)
-            folder.write_sheet(entry["unit"], page.png(drawn))
+        if entry["unit"] in drawn:
+            failures += drawn[entry["unit"]]
+            continue
+        reference = None if references is None else references[done]
+        failures += draw_unit(
+            folder, record, entry, arrays["images"][done], arrays["responses"][done], reference
+        )
+    return failures + (drawn[None] if None in drawn else draw_graphs(folder))
+
+
+def draw_graphs(folder: RunFolder) -> list[str]:
+    """Write the trace of the optimization and the fronts of units; returns what failed."""
+    failures: list[str] = []
     with noted(failures, "trace"):
         _draw_trace(folder)
     with noted(failures, "front"):
         _draw_fronts(folder)
+    return failures
+
+
+def draw_unit(
+    folder: RunFolder,
+    record: dict[str, Any],
+    entry: dict[str, Any],
+    images: Float[Tensor, "image color h w"],
+    responses: Float[Tensor, " image"],
+    reference: Float[Tensor, "color h w"] | None,
+) -> list[str]:
+    """Write a unit's images and its sheet; returns what failed.
+
+    record, entry  run.json, and what metrics.json holds of the unit
+    reference      of metamers, the photograph
+    """
+    failures: list[str] = []
+    with noted(failures, f"unit {entry['unit']}"):
+        for index, image in enumerate(display(images, tuple(record["weights"]["mean"]))):
+            folder.write_image(entry["unit"], index, page.png(image))
+        shown, captions = captioned(images, responses.tolist(), reference, record)
+        folder.write_sheet(entry["unit"], page.png(sheet(shown, captions, record, entry)))
     return failures
 
 

@@ -1,0 +1,182 @@
+"""Pictures drawn by other processes, while this one computes.
+
+They are forked, so that nothing is imported again and they begin at once. A thread would not do:
+drawing holds Python's interpreter lock, and the computing would wait for as long as it draws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diversevis.measures.subject import Progress
+from diversevis.method.result import Visualization
+from diversevis.pictures import draw, graph
+from diversevis.pictures.images import Drawn, draw_graphs, draw_unit
+from diversevis.runs import signals
+from diversevis.runs.files import synced_together
+from diversevis.runs.folder import RunFolder, finite
+from diversevis.runs.process import end_with
+
+MOST = 4  # processes, one for two cores: 256 sheets are drawn in half a second
+NICE = 10  # they take what the computing leaves
+SECONDS_BETWEEN_LOOKS = 0.2
+ROWS = 8  # units of a measure that are drawn at once, at most: the files are read again for them
+NOT_ON_SHEETS = "units", "unit_fields", "config"  # entries of run.json that may be large
+
+Task = Callable[[], Drawn]
+
+
+class Drawing:
+    """The pictures of a run that other processes draw.
+
+    Where there can be none, nothing is begun, and `drawn` returns that nothing is drawn.
+    """
+
+    def __init__(self, folder: RunFolder, *, wanted: bool) -> None:
+        self._folder = folder
+        self._pool = _pool() if wanted else None
+        self._begun: dict[str, list[tuple[Task, Future[Drawn]]]] = {}
+        if self._pool is not None:
+            record = folder.read_record()
+            self._record = {key: record[key] for key in record if key not in NOT_ON_SHEETS}
+            self._begin("matplotlib", _load_matplotlib)
+
+    def unit(self, unit: Visualization, reference: Tensor | None) -> None:
+        """Begin to draw a unit's images and its sheet.
+
+        reference  of metamers, the photograph
+        """
+        if self._pool is None:
+            return
+        tensors = [unit.images, unit.responses, *([] if reference is None else [reference])]
+        # As arrays: tensors would be sent through shared memory, of which there may be little.
+        arrays = [tensor.detach().cpu().float().contiguous().numpy() for tensor in tensors]
+        entry = finite(unit.metrics)
+        self._begin(draw.IMAGES, partial(_draw_unit, self._folder, self._record, entry, arrays))
+
+    def graphs(self) -> None:
+        """Begin to draw the graphs of the optimization, whose files are written."""
+        self._begin(draw.IMAGES, partial(_draw_graphs, self._folder))
+
+    def measure(self, name: str, most: draw.Most) -> None:
+        """Begin to draw a measure, whose files are written."""
+        if self._pool is None:
+            return
+        rows = draw.rows_of(name, self._folder.read_metrics(), most)
+        step = max(1, min(ROWS, len(rows) // ROWS))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            self._begin(name, partial(draw.draw_rows, self._folder, name, part, _nobody))
+        if rows:
+            self._begin(name, partial(_draw_layer, self._folder, name))
+
+    def is_ready(self, name: str) -> bool:
+        """Whether all that was begun under this name has ended."""
+        return all(future.done() for _, future in self._begun.get(name, []))
+
+    def drawn(self, name: str, pulse: Progress) -> Drawn:
+        """What is drawn of `draw.IMAGES` or of a measure; draws here what no process has begun.
+
+        pulse  called with what is drawn, and the numbers of tasks done and of all; may raise
+
+        Raises the errors of writing. What a killed process should have drawn is left out.
+        """
+        tasks, drawn = self._begun.pop(name, []), dict[int | None, list[str]]()
+        ended = 0
+        with synced_together():
+            for task, future in reversed(tasks):  # the processes draw from the front
+                pulse(f"pictures ({name})", ended, len(tasks))
+                if future.cancel():
+                    drawn.update(task())
+                    ended += 1
+        for _, future in tasks:
+            while not wait([future], SECONDS_BETWEEN_LOOKS).done:
+                pulse(f"pictures ({name})", ended, len(tasks))
+            if not future.cancelled():
+                with contextlib.suppress(BrokenProcessPool):
+                    drawn.update(future.result())
+                ended += 1
+        return drawn
+
+    def close(self) -> None:
+        """Let the processes end what they are drawing, and no more."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self, name: str, task: Task) -> None:
+        if self._pool is None:
+            return
+        try:
+            future = self._pool.submit(_synced, task)
+        except (OSError, RuntimeError):  # no memory for a process; or all were killed
+            self._pool = None
+            return
+        self._begun.setdefault(name, []).append((task, future))
+
+
+def _pool() -> ProcessPoolExecutor | None:
+    """None where a fork is not safe (other systems than Linux), not allowed, or no core is free."""
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        return None
+    count = min(MOST, len(os.sched_getaffinity(0)) // 2)
+    if count == 0:
+        return None
+    fork = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(count, fork, _start, (os.getpid(),))
+
+
+# From here on: what runs in a process that draws (and tasks that nobody has begun, in this one).
+
+
+def _start(parent: int) -> None:
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    for number in (signal.SIGINT, *signals.SIGNALS):  # the parent ends it, between two pictures
+        signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # to look at the parent's objects would copy their memory
+    os.nice(NICE)
+    torch.set_num_threads(1)  # those of the parent are not there
+
+
+def _synced(task: Task) -> Drawn:
+    with synced_together():
+        return task()
+
+
+def _load_matplotlib() -> Drawn:
+    graph.blank(1, 1, graph.DPI)
+    return {}
+
+
+def _draw_unit(
+    folder: RunFolder, record: dict[str, Any], entry: dict[str, Any], arrays: list[np.ndarray]
+) -> Drawn:
+    images, responses, *rest = map(torch.from_numpy, arrays)
+    reference = rest[0] if rest else None
+    return {entry["unit"]: draw_unit(folder, record, entry, images, responses, reference)}
+
+
+def _draw_graphs(folder: RunFolder) -> Drawn:
+    return {None: draw_graphs(folder)}
+
+
+def _draw_layer(folder: RunFolder, name: str) -> Drawn:
+    return {None: draw.draw_layer(folder, name)}
+
+
+def _nobody(done: int, total: int) -> None:
+    """Tells nobody how far the drawing is."""
