@@ -126,6 +126,18 @@ def test_pictures_are_synced_together(tmp_path, monkeypatch):
     assert len(synced) == 5  # outside of the block at once
 
 
+def test_leftovers_of_pictures_are_removed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_image(0, 1, b"png")
+    folder.write_measure_picture("phase", 0, b"png")
+    left = [".run.json.1", "images/unit0000/.01.png.99", "analysis/.phase_unit0000.png.7"]
+    for name in left:
+        (tmp_path / name).write_text("half")
+    folder.remove_leftovers()
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {"images/unit0000/01.png", "analysis/phase_unit0000.png"}
+
+
 def test_failed_sync_names_the_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.EDQUOT, "Quota exceeded")

@@ -12,11 +12,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,11 @@ from diversevis.pictures.images import Drawn, draw_graphs, draw_unit
 from diversevis.runs import signals
 from diversevis.runs.files import synced_together
 from diversevis.runs.folder import RunFolder, finite
-from diversevis.runs.process import end_with
 
 MOST = 4  # processes, one for two cores: 256 sheets are drawn in half a second
 NICE = 10  # they take what the computing leaves
 SECONDS_BETWEEN_LOOKS = 0.2
-ROWS = 8  # units of a measure that are drawn at once, at most: the files are read again for them
+ROWS = 4  # units of a measure that are drawn at once, at most: the files are read again for them
 NOT_ON_SHEETS = "units", "unit_fields", "config"  # entries of run.json that may be large
 
 Task = Callable[[], Drawn]
@@ -49,19 +48,23 @@ class Drawing:
 
     def __init__(self, folder: RunFolder, *, wanted: bool) -> None:
         self._folder = folder
-        self._pool = _pool() if wanted else None
+        self._processes = [_Process() for _ in range(_count() if wanted else 0)]
         self._begun: dict[str, list[tuple[Task, Future[Drawn]]]] = {}
-        if self._pool is not None:
+        if self._processes:
             record = folder.read_record()
             self._record = {key: record[key] for key in record if key not in NOT_ON_SHEETS}
-            self._begin("matplotlib", _load_matplotlib)
+            self._free: SimpleQueue[_Process] = SimpleQueue()
+            self._threads = ThreadPoolExecutor(len(self._processes))  # they wait for the processes
+            for process in self._processes:
+                self._free.put(process)
+                self._begin("matplotlib", _load_matplotlib)
 
     def unit(self, unit: Visualization, reference: Tensor | None) -> None:
         """Begin to draw a unit's images and its sheet.
 
         reference  of metamers, the photograph
         """
-        if self._pool is None:
+        if not self._processes:
             return
         tensors = [unit.images, unit.responses, *([] if reference is None else [reference])]
         # As arrays: tensors would be sent through shared memory, of which there may be little.
@@ -75,7 +78,7 @@ class Drawing:
 
     def measure(self, name: str, most: draw.Most) -> None:
         """Begin to draw a measure, whose files are written."""
-        if self._pool is None:
+        if not self._processes:
             return
         rows = draw.rows_of(name, self._folder.read_metrics(), most)
         step = max(1, min(ROWS, len(rows) // ROWS))
@@ -104,57 +107,94 @@ class Drawing:
                 if future.cancel():
                     drawn.update(task())
                     ended += 1
-        for _, future in tasks:
+        for future in (future for _, future in tasks if not future.cancelled()):
             while not wait([future], SECONDS_BETWEEN_LOOKS).done:
                 pulse(f"pictures ({name})", ended, len(tasks))
-            if not future.cancelled():
-                with contextlib.suppress(BrokenProcessPool):
-                    drawn.update(future.result())
-                ended += 1
+            with contextlib.suppress(_Killed):
+                drawn.update(future.result())
+            ended += 1
         return drawn
 
     def close(self) -> None:
         """Let the processes end what they are drawing, and no more."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._processes:
+            self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.end()
 
     def _begin(self, name: str, task: Task) -> None:
-        if self._pool is None:
-            return
+        if self._processes:
+            future = self._threads.submit(self._given_away, task)
+            self._begun.setdefault(name, []).append((task, future))
+
+    def _given_away(self, task: Task) -> Drawn:
+        process = self._free.get()
         try:
-            future = self._pool.submit(_synced, task)
-        except (OSError, RuntimeError):  # no memory for a process; or all were killed
-            self._pool = None
-            return
-        self._begun.setdefault(name, []).append((task, future))
+            return process(task)
+        finally:
+            self._free.put(process)
 
 
-def _pool() -> ProcessPoolExecutor | None:
-    """None where a fork is not safe (other systems than Linux), not allowed, or no core is free."""
+class _Killed(Exception):
+    """A process that draws is gone, such as for want of memory."""
+
+
+class _Process:
+    """A process that does tasks, one after the other, until it is told to end or this one dies."""
+
+    def __init__(self) -> None:
+        fork = multiprocessing.get_context("fork")
+        self._connection, other = fork.Pipe()
+        self._process = fork.Process(target=_serve, args=(other, self._connection), daemon=True)
+        self._process.start()
+        other.close()
+
+    def __call__(self, task: Task) -> Drawn:
+        """What the task returns; raises what it raises, and `_Killed`."""
+        try:
+            self._connection.send(task)
+            result = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _Killed from error
+        if isinstance(result, Exception):
+            raise result
+        return result  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.send(None)  # later processes have copies of the connection: no end
+        self._connection.close()
+        self._process.join()
+
+
+def _count() -> int:
+    """How many processes draw: 0 where a fork is not safe (other systems than Linux), not allowed,
+    or no core is free."""
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
-        return None
-    count = min(MOST, len(os.sched_getaffinity(0)) // 2)
-    if count == 0:
-        return None
-    fork = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(count, fork, _start, (os.getpid(),))
+        return 0
+    return min(MOST, len(os.sched_getaffinity(0)) // 2)
 
 
 # From here on: what runs in a process that draws (and tasks that nobody has begun, in this one).
 
 
-def _start(parent: int) -> None:
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-    for number in (signal.SIGINT, *signals.SIGNALS):  # the parent ends it, between two pictures
-        signal.signal(number, signal.SIG_IGN)
+def _serve(connection: Connection, of_parent: Connection) -> None:
+    of_parent.close()  # so that the connection ends with the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    for number in signals.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     gc.freeze()  # to look at the parent's objects would copy their memory
     os.nice(NICE)
     torch.set_num_threads(1)  # those of the parent are not there
-
-
-def _synced(task: Task) -> Drawn:
-    with synced_together():
-        return task()
+    with contextlib.suppress(EOFError, OSError):
+        while (task := connection.recv()) is not None:
+            result: Drawn | Exception
+            try:
+                with synced_together():
+                    result = task()
+            except Exception as error:  # such as a full disk: the parent raises it
+                result = error
+            connection.send(result)
 
 
 def _load_matplotlib() -> Drawn:

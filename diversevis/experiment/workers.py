@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import replace
@@ -27,7 +28,6 @@ from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, prepare
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import Checkpoints
-from diversevis.runs.process import end_with
 
 LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to return their results
@@ -144,7 +144,7 @@ def _start(experiment: Experiment, batch: int, threads: int) -> None:
     global _setup
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C on the terminal goes to the main process alone, which passes it on
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     signals.listen()
     keep_pages()
     torch.set_num_threads(threads)
@@ -152,6 +152,12 @@ def _start(experiment: Experiment, batch: int, threads: int) -> None:
     _warnings.setLevel(logging.WARNING)
     LOG.addHandler(_warnings)
     _setup = replace(prepare(experiment), batch=batch)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:

@@ -238,7 +238,8 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of processes that were killed while they wrote."""
-        for folder in (self.path, self.path / "analysis", self.path / "checkpoint"):
+        folders = [self.path / name for name in ("", "analysis", "checkpoint")]
+        for folder in (*folders, *self.path.glob("images/unit*")):
             for path in folder.glob(".*"):
                 if re.fullmatch(r"\..+\.\d+", path.name) and path.is_file():
                     path.unlink(missing_ok=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from pathlib import Path
 from typing import Any
-
-SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def job_id() -> str | None:
@@ -56,13 +53,6 @@ def is_hidden(pid: int) -> bool:
     except (OSError, OverflowError) as error:
         return isinstance(error, PermissionError)
     return False
-
-
-def end_with(parent: int) -> None:
-    """End this process as soon as it is not that process's child, which was killed, any more."""
-    while os.getppid() == parent:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    os._exit(1)
 
 
 def _read(path: str) -> str | None:
