@@ -32,9 +32,10 @@ from diversevis.runs.files import synced_together
 from diversevis.runs.folder import RunFolder, finite
 
 MOST = 4  # processes, one for two cores: 256 sheets are drawn in half a second
-NICE = 10  # they take what the computing leaves
+NICE = 5  # they take a quarter of a core that the computing wants, and all that it leaves
 SECONDS_BETWEEN_LOOKS = 0.2
-ROWS = 4  # units of a measure that are drawn at once, at most: the files are read again for them
+ROWS = 2  # units of a measure in a task, at most: more would be waited for longer at the end
+HELD_BACK = {signal.SIGINT, *signals.SIGNALS}  # until a forked process has its answer to them
 NOT_ON_SHEETS = "units", "unit_fields", "config"  # entries of run.json that may be large
 
 Task = Callable[[], Drawn]
@@ -81,9 +82,8 @@ class Drawing:
         if not self._processes:
             return
         rows = draw.rows_of(name, self._folder.read_metrics(), most)
-        step = max(1, min(ROWS, len(rows) // ROWS))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
             self._begin(name, partial(draw.draw_rows, self._folder, name, part, _nobody))
         if rows:
             self._begin(name, partial(_draw_layer, self._folder, name))
@@ -146,7 +146,11 @@ class _Process:
         fork = multiprocessing.get_context("fork")
         self._connection, other = fork.Pipe()
         self._process = fork.Process(target=_serve, args=(other, self._connection), daemon=True)
-        self._process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()
 
     def __call__(self, task: Task) -> Drawn:
@@ -158,7 +162,7 @@ class _Process:
             raise _Killed from error
         if isinstance(result, Exception):
             raise result
-        return result  # type: ignore[no-any-return]
+        return result
 
     def end(self) -> None:
         with contextlib.suppress(OSError):
@@ -183,6 +187,7 @@ def _serve(connection: Connection, of_parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     gc.freeze()  # to look at the parent's objects would copy their memory
     os.nice(NICE)
     torch.set_num_threads(1)  # those of the parent are not there
