@@ -52,13 +52,13 @@ def quiet(*told):
 
 
 def test_pictures_are_those_of_one_process(current_folder, monkeypatch):
-    words = [*WORDS, "analysis=[phase,diversity]"]
+    words = [*WORDS, "analysis=[diversity]"]
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     assert main([*words, "root=several"]) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
     assert main([*words, "root=one"]) == 0
     several, one = pictures_of("several"), pictures_of("one")
-    assert len(one) == 4 * (2 + 1) + 1 + 2 * (4 + 1)
+    assert len(one) == 4 * (2 + 1) + 1 + 4 + 1
     assert several == one
     assert record_of("several")["drawn"] == record_of("one")["drawn"]
 
