@@ -61,7 +61,7 @@ class Adam:
         self.rate, self.step = rate, 0
         self.first = self.second = torch.zeros(())
 
-    def __call__(self, value: Tensor, gradient: Tensor, done: float) -> Tensor:
+    def __call__(self, value: Tensor, gradient: Tensor) -> Tensor:
         beta1, beta2, floor = 0.9, 0.999, 1e-8  # decay rates of the moments, floor of the root
         self.step += 1
         self.first = beta1 * self.first + (1 - beta1) * gradient

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.errors import InputError
@@ -114,13 +114,7 @@ class Exemplars:
         cut.refuse_none()
         count = {"photographs": cut.photographs, "crops": cut.crops}
         if self.refine:
-            jobs = [(unit, rank) for unit, row in enumerate(best) for rank in range(len(row))]
-            cut.total += len(jobs)
-            near = read_ahead(jobs, lambda job: self._neighbours(scissors, best[job[0]][job[1]]))
-            for (unit, rank), crops, answers in responses(respond, cut(near), batch):
-                moved = _best_crop(best[unit][rank].file, crops, answers[:, unit])
-                if moved.response > best[unit][rank].response:
-                    best[unit][rank] = moved
+            self._refine(respond, scissors, best, cut, batch)
             for row in best:
                 row.sort(key=_descending)
         images = torch.full((units, self.top, *scissors.crop_shape), torch.nan)
@@ -131,12 +125,39 @@ class Exemplars:
         positions = tuple(tuple((e.file, e.row, e.column) for e in row) for row in best)
         return BestCrops(images=images, responses=answers_to_best, positions=positions, **count)
 
-    def _neighbours(self, scissors: Scissors, exemplar: Exemplar) -> Sheet:
-        """The exemplar's photograph, and all positions at most `refine` pixels away from it."""
-        pixels = scissors.photograph(exemplar.file)
+    def _refine(
+        self,
+        respond: Respond,
+        scissors: Scissors,
+        best: list[list[Exemplar]],
+        cut: CutAndCount,
+        batch: int,
+    ) -> None:
+        """Move the best crops to where they drive their units most.
+
+        A photograph is read once for all its exemplars, and a crop near several is shown once.
+        """
+        jobs = _by_photograph(best, max(1, batch // (2 * self.refine + 1) ** 2))
+        cut.total += len(jobs)
+        near = read_ahead(
+            jobs, lambda job: self._neighbours(scissors, [best[unit][rank] for unit, rank in job])
+        )
+        for job, crops, answers in responses(respond, cut(near), batch):
+            for unit, rank in job:
+                exemplar = best[unit][rank]
+                away = np.abs(crops.corners - np.array([exemplar.row, exemplar.column]))
+                within = np.flatnonzero((away <= self.refine).all(1))
+                moved = _best_crop(exemplar.file, crops, answers[:, unit], within)
+                if moved.response > exemplar.response:
+                    best[unit][rank] = moved
+
+    def _neighbours(self, scissors: Scissors, exemplars: Sequence[Exemplar]) -> Sheet:
+        """The photograph of these exemplars, and all positions at most `refine` pixels away."""
+        pixels = scissors.photograph(exemplars[0].file)
         shifts = np.arange(-self.refine, self.refine + 1)
         near = np.stack(np.meshgrid(shifts, shifts, indexing="ij"), axis=-1).reshape(-1, 2)
-        corners = near + np.array([exemplar.row, exemplar.column])
+        at = np.array([(exemplar.row, exemplar.column) for exemplar in exemplars])
+        corners = np.unique((at[:, None] + near).reshape(-1, 2), axis=0)
         inside = (corners >= 0) & (corners < scissors.positions(pixels))
         return Sheet(pixels, corners[inside.all(1)])
 
@@ -170,8 +191,28 @@ class CutAndCount:
             )
 
 
-def _best_crop(file: str, crops: Crops, answers: Float[np.ndarray, " crop"]) -> Exemplar:
-    index = int(answers.argmax())
+def _by_photograph(best: list[list[Exemplar]], most: int) -> list[tuple[tuple[int, int], ...]]:
+    """Unit and rank of all exemplars, those of a photograph together, at most so many at once."""
+    of_file: dict[str, list[tuple[int, int]]] = {}
+    for unit, row in enumerate(best):
+        for rank, exemplar in enumerate(row):
+            of_file.setdefault(exemplar.file, []).append((unit, rank))
+    jobs = []
+    for pairs in of_file.values():
+        # Neighbours in the photograph share crops.
+        pairs.sort(key=lambda pair: (best[pair[0]][pair[1]].row, best[pair[0]][pair[1]].column))
+        jobs += [tuple(pairs[at : at + most]) for at in range(0, len(pairs), most)]
+    return jobs
+
+
+def _best_crop(
+    file: str,
+    crops: Crops,
+    answers: Float[np.ndarray, " crop"],
+    within: Int[np.ndarray, " some"] | None = None,
+) -> Exemplar:
+    """The crop with the highest answer, of those `within`."""
+    index = int(answers.argmax() if within is None else within[answers[within].argmax()])
     row, column = crops.corners[index].tolist()
     # A copy, which does not hold all crops of the photograph in memory.
     return Exemplar(float(answers[index]), file, row, column, crops.x[index].clone())

@@ -8,6 +8,7 @@ are circular shifts of a texture of the image's size. docs/method.md, sections 6
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +18,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diversevis.errors import InputError
-from diversevis.measures.ascent import Adam, Momentum, ascend
+from diversevis.measures.ascent import Adam, ascend
 from diversevis.measures.checks import check_least, ratio_or_none
+from diversevis.measures.climb import FRESH, Climb
+from diversevis.measures.crop_model import CropModel, unit_bytes, weights_of
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 from diversevis.measures.textures import Rolls, Windows
 
-SINGLE_STEPS = 60  # of the search for the best single image under a mask
+SINGLE_STEPS = 40  # of the best single image under a mask, from the best of several starts
+START_STEPS = 20  # after which that is chosen
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
 TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
-MASK_RATE = 0.05  # learning rate of a learned mask's parameters
+MASK_RATE = 0.05  # learning rate of a learned mask's parameters, with `adam`
+# With `sphere`: learning rate at first, steps of the masks in a row, and of the texture between.
+PREDICTED_MASK_RATE, MASK_STEPS, MASK_EVERY = 0.1, 4, 4
+MODEL_BYTES = 2**28  # of the remembered crops of a batch's units
 KINDS = "fixed", "learned"  # of masks
 
 
@@ -35,13 +42,14 @@ KINDS = "fixed", "learned"  # of masks
 class Shift:
     """The texture test.
 
-    optimizer  `sphere`: momentum along the sphere of textures, the smallest responses sharing the
-               minimum's gradient (softness falls to 0); `adam`: as published, learning rate 0.1
+    optimizer  `sphere`: up the responses to all crops that the gradients of a few predict;
+               `adam`: as published, learning rate 0.1
     steps      of either (published: 700)
     minimum    w in `(1-w) mean(a) + w min(a)` over the crops
-    softness   of the minimum's gradient at first, in units of mean minus smallest response
-    crops      drawn at random in every step; null: all, or 1024 for fields of over 64 pixels; of
-               shifts of the whole image, so many that a step's cost is bounded
+    softness   of the minimum at first, in units of mean minus smallest response: the smallest
+               responses share its gradient. With `adam` there is none
+    crops      shown in every step. null: with `sphere` 16; with `adam` all, or 1024 for fields of
+               over 64 pixels; of shifts of the whole image, so many that a step's cost is bounded
     """
 
     optimizer: Literal["sphere", "adam"]
@@ -63,6 +71,7 @@ class TextureSearch:
     best   image of each unit, from which the search for a single image under the mask starts
     noise  (count, (rows, columns)) -> standard normal images [unit, count, c, rows, columns]
     norm   root-mean-square Euclidean norm of the masked crops
+    fixed  where a search with `sphere` under the fixed mask has ended
     """
 
     def __init__(
@@ -73,25 +82,30 @@ class TextureSearch:
         noise: Callable[[int, tuple[int, int]], Tensor],
         norm: float,
         crops: Windows | Rolls,
+        fixed: tuple[CropModel, Tensor] | None = None,
     ) -> None:
         self.settings, self.respond, self.noise, self.norm = settings, respond, noise, norm
         self.best, self.device, self.crops = best, best.device, crops
         self.units, _, height, width = best.shape
         self.size = height, width
         self.corners = crops.corners
+        self.fixed = fixed
 
     def __call__(self, generator: torch.Generator, *, learned: bool) -> dict[str, Tensor]:
         """Arrays [unit, ...] of the best textures, all units side by side.
 
         generator  draws crops; on the CPU
-        learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit
+        learned    also learn the mask (p >= 2, q >= 1, sigma) of every unit; with `sphere` it goes
+                   on where the search under the fixed mask has ended
 
         texture      grey levels, as `crops` stores it
         map          responses to the crop at every shift of the map
         parameters   p, q, and sigma (in sides of the image) of the mask
         masked       the best single image under the mask, and best_masked: the response to it
         """
-        texture, shape = self.optimize(generator, learned)
+        published = self.settings.optimizer == "adam"
+        optimize = self._as_published if published else self._predicted
+        texture, shape = optimize(generator, learned)
         masks = self.masks(shape)
         with torch.no_grad():
             corners = self.crops.map_corners
@@ -114,27 +128,54 @@ class TextureSearch:
         """The masks whose p, q, sigma have these logarithms."""
         return soft_mask(self.size, *shape.exp().unbind(1), device=self.device)
 
-    def optimize(self, generator: torch.Generator, learned: bool) -> tuple[Tensor, Tensor]:
-        """Textures of the right scale, and the logarithms of the masks' parameters [unit, 3]."""
-        texture = self.noise(1, self.crops.texture_size)[:, 0]
-        shape = torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
+    def _first_shape(self) -> Float[Tensor, "unit 3"]:
+        """Logarithms of the fixed mask's p, q, sigma."""
+        return torch.tensor([2.0, 4.0, SIGMA], device=self.device).log().expand(self.units, 3)
+
+    def _limited(self, shape: Float[Tensor, "unit 3"]) -> Float[Tensor, "unit 3"]:
         least, most = (torch.tensor(limit, device=self.device).log() for limit in LIMITS)
-        move = Momentum() if self.settings.optimizer == "sphere" else Adam(TEXTURE_RATE)
-        move_shape = Adam(MASK_RATE)
-        for step in range(self.settings.steps):
-            done = step / self.settings.steps
+        return shape.clamp(least, most)
+
+    def _predicted(
+        self, generator: torch.Generator, learned: bool
+    ) -> tuple[Tensor, Float[Tensor, "unit 3"]]:
+        """Textures of the right scale, and the logarithms of the masks' parameters."""
+        settings, shape = self.settings, self._first_shape()
+        climb = Climb(
+            fresh=crops_of_a_step(settings, self.crops), steps=settings.steps,
+            minimum=settings.minimum, softness=settings.softness,
+        )  # fmt: skip
+        if self.fixed is None:
+            masks, channels = self.masks(shape), self.best.shape[1]
+            model = CropModel(self.respond, self.crops, masks, channels)
+            noise = self.noise(1, self.crops.texture_size)[:, 0]
+            texture = climb.begin(model, self.scaled(noise, masks), generator)
+            self.fixed = model, climb(model, texture, generator)
+        model, texture = self.fixed
+        if learned:
+            learner = LearnedMasks(self, shape)
+            texture = climb(model, texture, generator, learner)
+            shape, self.fixed = learner.shape, None  # the model predicts for other masks now
+        return self.scaled(texture, model.masks), shape
+
+    def _as_published(
+        self, generator: torch.Generator, learned: bool
+    ) -> tuple[Tensor, Float[Tensor, "unit 3"]]:
+        """The same, every crop of a step through the network."""
+        texture, shape = self.noise(1, self.crops.texture_size)[:, 0], self._first_shape()
+        move, move_shape = Adam(TEXTURE_RATE), Adam(MASK_RATE)
+        for _ in range(self.settings.steps):
             texture = texture.detach().requires_grad_(True)
             shape = shape.detach().requires_grad_(learned)
             masks = self.masks(shape)
             corners = self.draw_corners(generator)
             responses = self._to_crops(self.scaled(texture, masks), masks, corners)
-            loss = -self._objective(responses, done).sum()
+            minimum = self.settings.minimum
+            loss = -((1 - minimum) * responses.mean(1) + minimum * responses.amin(1)).sum()
             gradients = torch.autograd.grad(loss, [texture, shape] if learned else [texture])
-            texture = move(texture.detach(), gradients[0], done)
-            if self.settings.optimizer == "sphere":
-                texture = self.scaled(texture, masks.detach())
+            texture = move(texture.detach(), gradients[0])
             if learned:
-                shape = move_shape(shape.detach(), gradients[1], done).clamp(least, most)
+                shape = self._limited(move_shape(shape.detach(), gradients[1]))
         shape = shape.detach()
         return self.scaled(texture.detach(), self.masks(shape)), shape
 
@@ -156,23 +197,10 @@ class TextureSearch:
 
     def draw_corners(self, generator: torch.Generator) -> Int[Tensor, "crop 2"]:
         """Corners of the crops of one step."""
-        count = self.settings.crops or self.crops.of_a_step
+        count = crops_of_a_step(self.settings, self.crops)
         if count >= len(self.corners):
             return self.corners
         return self.corners[torch.randperm(len(self.corners), generator=generator)[:count]]
-
-    def _objective(self, responses: Float[Tensor, "unit crop"], done: float) -> Tensor:
-        settings = self.settings
-        mean = responses.mean(1)
-        if settings.optimizer == "adam" or settings.softness == 0:
-            smallest = responses.amin(1)
-        else:
-            # The weakest crop changes with every step: at first all weak crops share its gradient.
-            detached = responses.detach()
-            spread = detached.mean(1, keepdim=True) - detached.amin(1, keepdim=True)
-            width = (settings.softness * (1 - done) * spread).clamp(min=1e-12)
-            smallest = (torch.softmax(-detached / width, 1) * responses).sum(1)
-        return (1 - settings.minimum) * mean + settings.minimum * smallest
 
     def _best_masked(
         self, masks: Tensor, crop: Float[Tensor, "unit color height width"]
@@ -186,12 +214,51 @@ class TextureSearch:
         """
         masks, norm = masks[:, None, None], self.norm
         starts = torch.cat([self.best[:, None], self.noise(SINGLE_STARTS, self.size)], dim=1)
-        x = ascend(self.respond, at_norm(starts * masks, norm), norm, SINGLE_STEPS, masks)
-        x = torch.cat([x, at_norm(crop[:, None], norm)], dim=1)
+        x = ascend(self.respond, at_norm(starts * masks, norm), norm, START_STEPS, masks)
+        start, _ = self._best_of(x)
+        x = ascend(self.respond, start[:, None], norm, SINGLE_STEPS, masks)
+        return self._best_of(torch.cat([x, at_norm(crop[:, None], norm)], dim=1))
+
+    def _best_of(self, images: Tensor) -> tuple[Tensor, Float[Tensor, " unit"]]:
+        """Of every unit the image with the highest response, and that."""
         with torch.no_grad():
-            responses = self.respond(x)
-        first, rows = responses.argmax(1), torch.arange(self.units, device=self.device)
-        return x[rows, first], responses[rows, first]
+            responses, first = self.respond(images).max(1)
+        return images[torch.arange(self.units, device=self.device), first], responses
+
+
+class LearnedMasks:
+    """Masks that follow the gradient of the predicted objective, every few steps of the textures.
+
+    shape  logarithms of their p, q, sigma
+    """
+
+    def __init__(self, search: TextureSearch, shape: Float[Tensor, "unit 3"]) -> None:
+        self.search, self.shape = search, shape
+        self.move, self.calls = Adam(PREDICTED_MASK_RATE), 0
+
+    def __call__(self, model: CropModel, texture: Tensor, done: float, softness: float) -> None:
+        self.calls += 1
+        if self.calls % MASK_EVERY:
+            return
+        search, added = self.search, model.by_mask(texture)
+        self.move.rate = PREDICTED_MASK_RATE * (1 + math.cos(math.pi * done)) / 2
+        for _ in range(MASK_STEPS):
+            shape = self.shape.detach().requires_grad_(True)
+            masks = search.masks(shape)
+            scale = search.norm / search.crops.mean_square(texture, masks).sqrt()[:, :, 0, 0]
+            seen = (masks.flatten(1)[:, None] @ added.mT)[:, 0]
+            responses = model.offsets[:, : model.count] + scale * seen
+            weights = weights_of(responses.detach(), softness, search.settings.minimum)
+            (gradient,) = torch.autograd.grad(-(weights * responses).sum(), shape)
+            self.shape = search._limited(self.move(shape.detach(), gradient))
+        model.look_through(search.masks(self.shape))
+
+
+def crops_of_a_step(settings: Shift, crops: Windows | Rolls) -> int:
+    """How many crops are shown in a step."""
+    if settings.crops is not None:
+        return settings.crops
+    return FRESH if settings.optimizer == "sphere" else crops.of_a_step
 
 
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
@@ -207,7 +274,7 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
     }  # fmt: skip
 
     def measure_batch(batch: Subject) -> tuple[list[Numbers | None], dict[str, Tensor]]:
-        best, textures = batch.best_responses(), {kind: _texture(batch, kind) for kind in KINDS}
+        best, textures = batch.best_responses(), _textures(batch)
         arrays = {f"{name}_{kind}": textures[kind][name] for kind in KINDS for name in shapes}
         arrays["best"] = best
         step = {"step": cut.step} if isinstance(cut, Rolls) else {}
@@ -215,9 +282,11 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
 
     all_shapes = {f"{name}_{kind}": shapes[name] for kind in KINDS for name in shapes}
     all_shapes["best"] = ()
-    living, all_crops = subject.living_sample, len(cut.corners)
-    most = cut.of_a_step if isinstance(cut, Rolls) else all_crops
-    at_once = min(all_crops, settings.crops or most)
+    living = subject.living_sample
+    at_once = min(len(cut.corners), crops_of_a_step(settings, cut))
+    if settings.optimizer == "sphere":  # so many units that their remembered crops fit the memory
+        units = max(1, MODEL_BYTES // unit_bytes(cut, channels))
+        at_once = max(at_once, -(-subject.batch // units))
     measured = in_batches("shift", subject, living, at_once, all_shapes, measure_batch, progress)
     if living:  # the fixed mask is the same for all units
         measured.arrays["mask_fixed"] = measured.arrays["mask_fixed"][living[0]]
@@ -228,16 +297,21 @@ def _crops(subject: Subject) -> Windows | Rolls:
     return Rolls(*subject.size) if subject.whole_image else Windows(*subject.size)
 
 
-def _texture(batch: Subject, kind: str) -> dict[str, Tensor]:
-    def noise(count: int, size: tuple[int, int]) -> Tensor:
-        purpose = f"shift/{kind}/{size}"
-        return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
+def _textures(batch: Subject) -> dict[str, dict[str, Tensor]]:
+    """Arrays under the fixed and under learned masks."""
+    best, respond = batch.best_images().to(batch.device), batch.respond_own()
+    textures, reached = {}, None
+    for kind in KINDS:
 
-    best = batch.best_images().to(batch.device)
-    search = TextureSearch(
-        batch.settings["shift"], batch.respond_own(), best, noise, batch.norm, _crops(batch)
-    )
-    return search(batch.generator(f"shift/{kind}/crops"), learned=kind == "learned")
+        def noise(count: int, size: tuple[int, int], kind: str = kind) -> Tensor:
+            purpose = f"shift/{kind}/{size}"
+            return torch.stack([batch.noise(unit, purpose, count, size) for unit in batch.units])
+
+        settings: Shift = batch.settings["shift"]
+        search = TextureSearch(settings, respond, best, noise, batch.norm, _crops(batch), reached)
+        textures[kind] = search(batch.generator(f"shift/{kind}/crops"), learned=kind == "learned")
+        reached = search.fixed
+    return textures
 
 
 def _unit(textures: dict[str, dict[str, Tensor]], row: int, best: float) -> Numbers:

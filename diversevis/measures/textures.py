@@ -71,12 +71,18 @@ class Windows:
         masks: Float[Tensor, "unit height width"],
     ) -> Float[Tensor, "unit 1 1 1"]:
         """Squared norm of the masked crops, mean over all of them."""
-        # How much of a pixel all crops see together is a sum of the squared mask over a box.
+        weights, crops = self.weights(masks), math.prod(self.map_shape)
+        return (weights * texture.square()).sum((1, 2, 3), keepdim=True) / crops
+
+    def weights(
+        self, masks: Float[Tensor, "unit height width"]
+    ) -> Float[Tensor, "unit 1 rows columns"]:
+        """How much of the square of every pixel all masked crops hold together."""
         weights, (rows, columns) = masks.square()[:, None], self.map_shape
-        for box in ((rows, 1), (1, columns)):
+        for box in ((rows, 1), (1, columns)):  # sums of the squared mask over a box
             all_ones = torch.ones(1, 1, *box, device=masks.device)
             weights = functional.conv_transpose2d(weights, all_ones)
-        return (weights * texture.square()).sum((1, 2, 3), keepdim=True) / (rows * columns)
+        return weights
 
     def stored(self, texture: Tensor) -> Tensor:
         """With another row and column of 0, which are in no crop, for the published shape."""
@@ -147,8 +153,11 @@ class Rolls:
     ) -> Float[Tensor, "unit 1 1 1"]:
         """Squared norm of the masked crops, mean over all of them: every pixel of the texture is
         behind every pixel of the mask once."""
-        weight = masks.square().mean((1, 2))[:, None, None, None]
-        return weight * texture.square().sum((1, 2, 3), keepdim=True)
+        return self.weights(masks) * texture.square().sum((1, 2, 3), keepdim=True)
+
+    def weights(self, masks: Float[Tensor, "unit height width"]) -> Float[Tensor, "unit 1 1 1"]:
+        """Mean square of the mask: the share of every pixel's square that a crop holds."""
+        return masks.square().mean((1, 2))[:, None, None, None]
 
     def stored(self, texture: Tensor) -> Tensor:
         """As it is."""
