@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from diversevis.measures.shift import Shift, TextureSearch
+from diversevis.measures import crop_model
+from diversevis.measures.crop_model import CropModel, crops_remembered
+from diversevis.measures.shift import Shift, TextureSearch, crops_of_a_step
 from diversevis.measures.stimuli import soft_mask
 from diversevis.measures.textures import Rolls, Windows
 
@@ -139,8 +141,78 @@ def test_random_crops_have_the_given_number():
     assert len(first) == len({tuple(place) for place in first.tolist()}) == 10
     assert not torch.equal(first, second)
     pair = torch.zeros(1, 3, 70, 70)
-    large = TextureSearch(Shift(**PLAIN), energy, pair, draw, NORM, Windows(70, 70))
+    published = Shift(**PLAIN | {"optimizer": "adam"})
+    large = TextureSearch(published, energy, pair, draw, NORM, Windows(70, 70))
     assert len(large.draw_corners(generator)) == 1024
+
+
+def test_step_shows_a_tenth_of_crops():
+    """Of large fields a tenth of 1024, of whole images no more than a step's cost allows."""
+    settings = Shift(**PLAIN)
+    counts = [
+        crops_of_a_step(settings, cut)
+        for cut in (Windows(14, 14), Windows(70, 70), Rolls(16, 16), Rolls(224, 224))
+    ]
+    assert counts == [17, 103, 26, 8]
+    assert crops_of_a_step(Shift(**PLAIN | {"crops": 5}), Windows(14, 14)) == 5
+    assert crops_of_a_step(Shift(**PLAIN | {"optimizer": "adam"}), Windows(14, 14)) == 169
+
+
+# -- predicted responses --------------------------------------------------------------------------
+
+
+def model_of(respond, texture, masks, cut, count=None):
+    model = CropModel(respond, cut, masks, 3)
+    for corners in torch.split(cut.corners[:count], 7):
+        model.show(texture, corners)
+    return model
+
+
+@pytest.mark.parametrize("cut", [Windows(SIDE, SIDE), Rolls(SIDE, SIDE)])
+def test_predictions_are_exact_for_linear_units(cut):
+    """Responses, their mean after a climb, and what a pixel of the mask adds to them."""
+    texture = torch.randn(2, 3, *cut.texture_size)
+    masks = soft_mask((SIDE, SIDE)).repeat(2, 1, 1)
+    model = model_of(linear, texture, masks, cut)
+
+    def responses(other):
+        pixels = cut.pixels(cut.corners).flatten()
+        crops = other.flatten(2)[:, :, pixels].reshape(2, 3, -1, SIDE, SIDE).transpose(1, 2)
+        return linear(crops * masks[:, None, None])
+
+    x = model.whitened(texture)
+    assert torch.allclose(model.texture(x), texture, atol=1e-5)
+    by_mask = (model.by_mask(texture) * masks.flatten(1)[:, None]).sum(2)
+    assert torch.allclose(by_mask, responses(texture), atol=1e-4)
+    for minimum in (0.0, 0.7):
+        moved = model.climb(x, [0.1] * 40, [0.1] * 40, minimum)
+        assert torch.allclose(moved.norm(dim=1), x.norm(dim=1), rtol=1e-4)
+        before, after = responses(texture), responses(model.texture(moved))
+        assert (after.mean(1) > before.mean(1)).all()
+        if minimum:
+            assert (after.amin(1) > before.amin(1)).all()
+
+
+def test_predictions_follow_changed_masks():
+    texture, cut = torch.randn(1, 3, 2 * SIDE - 2, 2 * SIDE - 2), Windows(SIDE, SIDE)
+    wide, narrow = (soft_mask((SIDE, SIDE), sigma=s)[None] for s in (0.5, 0.3))
+    changed = model_of(linear, texture, wide, cut)
+    changed.look_through(narrow)
+    made = model_of(linear, texture, narrow, cut)
+    x = made.whitened(texture)
+    arguments = x, [0.1] * 5, [0.2] * 5, 0.5
+    assert torch.allclose(changed.climb(*arguments), made.climb(*arguments), atol=1e-4)
+
+
+def test_oldest_crops_are_forgotten(monkeypatch):
+    monkeypatch.setattr(crop_model, "MOST_CROPS", 16)
+    texture, cut = torch.randn(1, 3, 2 * SIDE - 2, 2 * SIDE - 2), Windows(SIDE, SIDE)
+    model = model_of(linear, texture, soft_mask((SIDE, SIDE))[None], cut, 30)
+    assert (model.count, model.next) == (16, 30 % 16)
+    assert crops_remembered(cut, 3) == 16
+    shown = {tuple(row) for row in model.pixels.tolist()}
+    expected = model._pixels(cut.corners[14:30])
+    assert shown == {tuple(row) for row in expected.tolist()}
 
 
 @pytest.mark.parametrize(("p", "q"), [(2.0, 1.0), (20.0, 4.0), (64.0, 64.0)])

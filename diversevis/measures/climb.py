@@ -17,16 +17,16 @@ from diversevis.measures.ascent import Momentum
 from diversevis.measures.crop_model import CropModel
 
 # Measured on conv2_2 of VGG-19 (docs/measures.md).
-FRESH = 16  # crops that are shown in a step
+SHARE = 0.1  # of all crops, that is shown in a step
 FIRST_STEPS = 16  # from noise, for the mean response to the crops shown in a step alone
 INNER = 8  # steps up the predictions after every look at the network
 PACE = 0.05  # of the first of these, relative to the texture's norm; falls to 0
 CARRIED = 0.5  # share of a step's way that is gone again before the next look; falls to 0
-LEFT = 0.06  # share of the softness that is left at the end
+LEFT = 0.03  # share of the softness that is left at the end
 
 
-# Changes a model's masks; arguments: the model, its textures, the share of the steps that is done, the
-# softness of the minimum.
+# Changes a model's masks. Arguments: the model, its textures, the share of the steps that is done,
+# and the softness of the minimum.
 Learner = Callable[[CropModel, Tensor, float, float], None]
 
 

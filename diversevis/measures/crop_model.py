@@ -1,4 +1,4 @@
-"""Responses to all crops of a texture, predicted from the gradients of a few that are shown at a time.
+"""Responses to all crops of a texture, predicted from the gradients of a few shown at a time.
 
 A network of rectified sums is linear in pieces: a crop's response, linear around the crop that was
 shown last, holds for textures nearby. Between two looks at the network the textures climb these
@@ -134,7 +134,11 @@ class CropModel:
         return slopes.div_(self.root.flatten(1).repeat(1, self.channels)[:, None])
 
     def climb(
-        self, x: Float[Tensor, "unit pixel"], paces: list[float], softness: list[float], minimum: float
+        self,
+        x: Float[Tensor, "unit pixel"],
+        paces: list[float],
+        softness: list[float],
+        minimum: float,
     ) -> Float[Tensor, "unit pixel"]:
         """Whitened textures of the norm of `x` after steps that raise the predicted objective.
 

@@ -20,14 +20,14 @@ from torch import Tensor
 from diversevis.errors import InputError
 from diversevis.measures.ascent import Adam, ascend
 from diversevis.measures.checks import check_least, ratio_or_none
-from diversevis.measures.climb import FRESH, Climb
-from diversevis.measures.crop_model import CropModel, unit_bytes, weights_of
+from diversevis.measures.climb import SHARE, Climb
+from diversevis.measures.crop_model import MOST_CROPS, CropModel, unit_bytes, weights_of
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 from diversevis.measures.textures import Rolls, Windows
 
-SINGLE_STEPS = 40  # of the best single image under a mask, from the best of several starts
-START_STEPS = 20  # after which that is chosen
+SINGLE_STEPS = 60  # of the best single image under a mask, from the best of several starts
+START_STEPS = 15  # after which that is chosen
 SINGLE_STARTS = 3  # its starts from noise, beside the unit's best image
 LIMITS = (2.0, 1.0, 0.1), (64.0, 64.0, 1.0)  # of a learned mask's p, q, sigma (sides of the image)
 TEXTURE_RATE = 0.1  # Adam's learning rate for the texture, as published
@@ -48,8 +48,9 @@ class Shift:
     minimum    w in `(1-w) mean(a) + w min(a)` over the crops
     softness   of the minimum at first, in units of mean minus smallest response: the smallest
                responses share its gradient. With `adam` there is none
-    crops      shown in every step. null: with `sphere` 16; with `adam` all, or 1024 for fields of
-               over 64 pixels; of shifts of the whole image, so many that a step's cost is bounded
+    crops      shown in every step. null: with `sphere` a tenth of all, at most 103; with `adam`
+               all, or 1024 for fields of over 64 pixels; with both, of shifts of the whole image,
+               at most so many that a step's cost is bounded
     """
 
     optimizer: Literal["sphere", "adam"]
@@ -258,7 +259,9 @@ def crops_of_a_step(settings: Shift, crops: Windows | Rolls) -> int:
     """How many crops are shown in a step."""
     if settings.crops is not None:
         return settings.crops
-    return FRESH if settings.optimizer == "sphere" else crops.of_a_step
+    if settings.optimizer == "adam":
+        return crops.of_a_step
+    return min(crops.of_a_step, math.ceil(SHARE * min(MOST_CROPS, len(crops.corners))))
 
 
 def measure_shift(subject: Subject, progress: Progress) -> Measured:
