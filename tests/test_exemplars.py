@@ -195,6 +195,26 @@ def test_refinement_reaches_the_best_nearby_position(folder):
     assert fine.crops == rough.crops == 6 * 4
 
 
+def test_refinement_reads_a_photograph_once(folder, monkeypatch):
+    """For all units and exemplars; equal units need every crop only once, too."""
+    opened, photograph, shown = [], Scissors.photograph, []
+
+    def watched(self, file):
+        opened.append(file)
+        return photograph(self, file)
+
+    monkeypatch.setattr(Scissors, "photograph", watched)
+    respond = filters(*3 * [pattern(0)])
+
+    def counted(x):
+        shown.append(len(x))
+        return respond(x)
+
+    found = search(folder, counted, units=3, top=6, crops=4, refine=1, batch=1000)
+    assert sorted(opened) == sorted(2 * [name for name, *_ in found.positions[0]])
+    assert sum(shown) <= 6 * 4 + 6 * 9
+
+
 def test_progress_is_reported_per_photograph(folder, log_messages):
     (folder / "broken.png").write_bytes(b"")
     told = []

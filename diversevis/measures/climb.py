@@ -22,7 +22,7 @@ FIRST_STEPS = 16  # from noise, for the mean response to the crops shown in a st
 INNER = 8  # steps up the predictions after every look at the network
 PACE = 0.05  # of the first of these, relative to the texture's norm; falls to 0
 CARRIED = 0.5  # share of a step's way that is gone again before the next look; falls to 0
-LEFT = 0.03  # share of the softness that is left at the end
+LEFT = 0.04  # share of the softness that is left at the end
 
 
 # Changes a model's masks. Arguments: the model, its textures, the share of the steps that is done,
