@@ -93,7 +93,7 @@ def test_recorded_step_repeats_to_the_bit(optimizer, tracing):
     without, heard = heard, []
     recorded = optimizer(problem(towards(goals), weighted, recorded=6), start, listener)
     assert len(tracing.graphs) == 1 or optimizer is not ANNEALED
-    assert tracing.replays > 50
+    assert tracing.replays > 40  # on the sphere images are at rest soon
     assert torch.equal(plain.images, recorded.images)
     assert (plain.steps, plain.stop) == (recorded.steps, recorded.stop)
     assert equal(plain.trace, recorded.trace)

@@ -180,8 +180,12 @@ def science(setup: Setup) -> dict[str, Any]:
     counts = setup.targets.matched
     matched = None if counts is None else counts.nonzero()[:, 0].tolist()
     algorithms = None if experiment.algorithms == "same" else experiment.algorithms
+    # What is computed otherwise than before, with the same settings.
+    search = "halving" if setup.targets.references is None else None
+    ascent = "accelerated" if experiment.optimizer.kind == "sphere" else None
     rare = {"image": reading, "computation": setup.computation, "input": network.convention,
-            "matched": matched, "algorithms": algorithms}  # fmt: skip
+            "matched": matched, "algorithms": algorithms, "search": search,
+            "ascent": ascent}  # fmt: skip
     return {
         **{name: value for name, value in rare.items() if value is not None},
         "model": network.name, "weights": network.weights.identity,
