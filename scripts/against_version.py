@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from diversevis.method.optimize.descend import steps_of_rivals
+
 LAYERS = (("vgg19", "conv1_2", 64), ("vgg19", "conv2_2", 128), ("vgg19", "conv3_1", 256),
           ("resnet50", "layer1.0", 256), ("resnet50", "layer1.2", 256))  # fmt: skip
 NUMBERS = "response_best", "response_mean", "distance_min"
@@ -54,12 +56,7 @@ def searched(tree: Path, config: dict[str, Any]) -> int:
     restarts, steps = config["objective"]["restarts"], config["optimizer"]["search_steps"]
     if "rivals" not in (tree / "diversevis/method/optimize/loop.py").read_text():
         return restarts * steps
-    total = 0
-    for step in range(1, steps + 1):
-        total += restarts
-        if step % max(1, steps // 8) == 0:
-            restarts = (restarts + 1) // 2
-    return total
+    return steps_of_rivals(restarts, steps)
 
 
 def main() -> None:

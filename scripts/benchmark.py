@@ -48,6 +48,7 @@ from diversevis.experiment.batches import visualize_in_batches
 from diversevis.method import images
 from diversevis.method.device import keep_pages
 from diversevis.method.objective import Objective, pairwise_distances
+from diversevis.method.optimize.descend import steps_of_rivals
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup
 from diversevis.method.visualize import visualize
@@ -237,7 +238,8 @@ def published_setting(bench: Bench) -> None:
         (result,) = visualize(setup, [0])
         responses.append(result.metrics["response_mean"])
         experiment = setup.experiment
-        searched = experiment.objective.restarts * experiment.optimizer.search_steps
+        restarts, search_steps = experiment.objective.restarts, experiment.optimizer.search_steps
+        searched = steps_of_rivals(restarts, search_steps)
         # In steps of n images. Both optimizations also evaluate their start once, for its gradient.
         evaluations = searched + experiment.objective.restarts
         steps = max(steps, result.metrics["steps"] + 1 + evaluations / experiment.n)

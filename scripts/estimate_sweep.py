@@ -21,6 +21,7 @@ from bench import operations_per_image
 
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.experiment.batches import visualize_in_batches
+from diversevis.method.optimize.descend import steps_of_rivals
 from diversevis.method.setup import prepare
 from diversevis.models.network import OpenNetwork
 
@@ -65,7 +66,7 @@ def image_steps(layer: str, model: str) -> int:
     """Image-steps of a unit with the default optimizer: search and joint optimization."""
     experiment = experiment_of(compose_config([f"model={model}", f"layer={layer}"]))
     optimizer = experiment.optimizer
-    search = optimizer.search_steps * experiment.objective.restarts
+    search = steps_of_rivals(experiment.objective.restarts, optimizer.search_steps)
     return search + optimizer.steps * experiment.n
 
 

@@ -8,6 +8,7 @@ from diversevis.method.alone import live_start
 from diversevis.method.images import render
 from diversevis.method.optimize.adam import Adam
 from diversevis.method.optimize.annealed import Annealed
+from diversevis.method.optimize.descend import steps_of_rivals
 from diversevis.method.optimize.loop import Problem
 from diversevis.method.optimize.schedule import Schedule
 from diversevis.method.optimize.sphere import Sphere
@@ -247,6 +248,7 @@ def test_worse_half_of_rivals_stops():
         seen.append(at_work)
     assert [len(rows) for rows in seen[0]] == [10] * 40
     assert [len(rows) for rows in seen[1]] == [10] * 5 + [6] * 5 + [4] * 5 + [2] * 25
+    assert sum(len(rows) for rows in seen[1]) == 2 * steps_of_rivals(5, 40)
     for row in seen[1][-1]:
         assert torch.equal(results[1].images[row], results[0].images[row])
     losses = results[0].trace["loss"]

@@ -147,7 +147,7 @@ class _Work:
 
     def ends_round(self, step: int) -> bool:
         """Whether the worse half of the rivals stops after this step."""
-        return self.problem.rivals > 1 and step % max(1, self.optimizer.steps // ROUNDS) == 0
+        return self.problem.rivals > 1 and ends_round(step, self.optimizer.steps)
 
     @property
     def recorder(self) -> Recorder | None:
@@ -259,6 +259,20 @@ def _noted(
         "images": torch.where(better[:, None, None, None, None], images, state["images"]),
         "active": active & ~finished,
     }
+
+
+def ends_round(step: int, steps: int) -> bool:
+    return step % max(1, steps // ROUNDS) == 0
+
+
+def steps_of_rivals(rivals: int, steps: int) -> int:
+    """Steps that rivals take together, unless some come to rest: of 8 in 48 steps, 114."""
+    total = 0
+    for step in range(1, steps + 1):
+        total += rivals
+        if ends_round(step, steps):
+            rivals = (rivals + 1) // 2
+    return total
 
 
 def stop_worse_half(state: Tensors, rivals: int) -> None:
