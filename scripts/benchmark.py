@@ -258,7 +258,7 @@ def peers(bench: Bench) -> None:
         bench.seconds(lambda: results.append(visualize(setup, [0]))) for _ in bench.repeats()
     ]
     metrics = results[0][0].metrics
-    bench.row("peers", "diversevis, 24 px, search and 80 steps", seconds, "s",
+    bench.row("peers", "diversevis, 24 px, search included", seconds, "s",
               response=metrics["response_mean"], distance=metrics["distance_min"])  # fmt: skip
     network = whole_network(setup).to(bench.device)
     std = setup.network.weights.std

@@ -18,10 +18,11 @@ from conftest import COMMAND, QUICK
 from damage import BRACKETS, DAMAGES, SAME, arrays, changed, record
 from safetensors.torch import save
 
-from diversevis import __version__, load
+from diversevis import load
 from diversevis.cli.main import main
 from diversevis.errors import InputError
 from diversevis.runs.check import read_results
+from diversevis.runs.checkpoints import PROGRAM
 from diversevis.runs.lease import Claim
 from diversevis.sweep.status import states
 
@@ -295,7 +296,7 @@ def checkpoint(facts, *, rows=(0, 1), kind="done"):
 
     def damage(path):
         common = {"work": json.loads((path / "run.json").read_text())["config_hash"],
-                  "program": __version__, "rows": list(rows)}  # fmt: skip
+                  "program": PROGRAM, "rows": list(rows)}  # fmt: skip
         content = json.dumps(common | facts) if isinstance(facts, dict) else facts
         digest = hashlib.sha256(repr(list(rows)).encode()).hexdigest()[:12]
         (path / "checkpoint").mkdir()

@@ -198,6 +198,17 @@ def test_last_step_and_divergence(optimizer):
     assert result.images.isfinite().all()
 
 
+def test_large_image_without_gradient_stays():
+    """The step is relative to the norm, which must not turn a gradient of 0 into NaN."""
+    whole = Problem(
+        evaluate=lambda x, rows, **_: {"loss": 0 * x.flatten(1).sum(1), "descent": 0 * x.flatten(1).sum(1)},
+        render=lambda raw: render(raw, 1000.0), precondition=lambda gradient: gradient,
+    )  # fmt: skip
+    result = replace(SPHERE, steps=20, tolerance=1e-12)(whole, noise(2))
+    assert result.stop == ("annealed",) * 2
+    assert torch.allclose(result.images, render(noise(2), 1000.0))
+
+
 @BOTH
 def test_image_without_gradient_stays(optimizer):
     goals = noise(1, 1, seed=1)[:, 0]

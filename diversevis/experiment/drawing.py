@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -49,7 +50,7 @@ class Drawing:
 
     def __init__(self, folder: RunFolder, *, wanted: bool) -> None:
         self._folder = folder
-        self._processes = [_Process() for _ in range(_count() if wanted else 0)]
+        self._processes = _processes(_count() if wanted else 0)
         self._begun: dict[str, list[tuple[Task, Future[Drawn]]]] = {}
         if self._processes:
             record = folder.read_record()
@@ -131,7 +132,7 @@ class Drawing:
         process = self._free.get()
         try:
             return process(task)
-        finally:
+        finally:  # a killed process as well, so that nobody waits for it
             self._free.put(process)
 
 
@@ -148,7 +149,9 @@ class _Process:
         self._process = fork.Process(target=_serve, args=(other, self._connection), daemon=True)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
-            self._process.start()
+            with warnings.catch_warnings():  # Python 3.12 warns of the other threads' locks
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()
@@ -169,6 +172,15 @@ class _Process:
             self._connection.send(None)  # later processes have copies of the connection: no end
         self._connection.close()
         self._process.join()
+
+
+def _processes(count: int) -> list[_Process]:
+    """As many as the system allows: what none draws is drawn by this process."""
+    processes: list[_Process] = []
+    with contextlib.suppress(OSError):
+        while len(processes) < count:
+            processes.append(_Process())
+    return processes
 
 
 def _count() -> int:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diversevis.measures.stimuli import at_norm
 
-MOMENTUM = 0.8  # as of the images' steps (optimizer=sphere)
-FIRST_STEP = 2.0  # likewise
+MOMENTUM = 0.8
+FIRST_STEP = 2.0
 
 
 class Momentum:

@@ -48,7 +48,7 @@ class Climb:
     def begin(
         self, model: CropModel, texture: Tensor, generator: torch.Generator
     ) -> Float[Tensor, "unit color rows columns"]:
-        """Textures of high mean response, from noise; the model remembers the last crops."""
+        """Textures of high mean response, from noise."""
         move, norm = Momentum(), _norm(model.whitened(texture))
         steps = min(FIRST_STEPS, self.steps)
         for step, corners in zip(range(steps), self._corners(model, generator), strict=False):

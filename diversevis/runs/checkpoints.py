@@ -24,6 +24,7 @@ from diversevis.runs.folder import RunFolder
 from diversevis.runs.lease import Claim
 
 LOG = logging.getLogger("diversevis")
+PROGRAM = f"{__version__}, 2"  # the second number: of the layout of states
 NEEDED = {"done": {"rows", "results"},
           "state": {"rows", "seconds", "phase", "loop", "companion"}}  # fmt: skip
 SHARE = 0.05  # of the time may go into writing states, whatever interval was asked for
@@ -79,7 +80,7 @@ class Checkpoints:
         """Raises `OSError`, and `FolderLost` if the folder is no longer this process's."""
         if self.claim is not None:
             self.claim.confirm()
-        common = {"work": self.work, "program": __version__, "rows": list(rows)}
+        common = {"work": self.work, "program": PROGRAM, "rows": list(rows)}
         self.folder.write_checkpoint(self._name(kind, rows), tensors, common | facts)
 
     def read(self, kind: str, rows: Sequence[int], device: torch.device) -> State | None:
@@ -94,7 +95,7 @@ class Checkpoints:
             if not name.startswith(f"{self.part}-{kind}-"):
                 continue
             _, facts = self.folder.read_checkpoint(name, None) or ({}, {})
-            is_ours = (facts.get("work"), facts.get("program")) == (self.work, __version__)
+            is_ours = (facts.get("work"), facts.get("program")) == (self.work, PROGRAM)
             complete = NEEDED[kind] <= facts.keys() and _are_rows(facts["rows"])
             if not is_ours or not complete or name != self._name(kind, facts["rows"]):
                 LOG.warning("checkpoint %s is damaged or of another program: deleted", name)

@@ -181,7 +181,8 @@ def science(setup: Setup) -> dict[str, Any]:
     matched = None if counts is None else counts.nonzero()[:, 0].tolist()
     algorithms = None if experiment.algorithms == "same" else experiment.algorithms
     # What is computed otherwise than before, with the same settings.
-    search = "halving" if setup.targets.references is None else None
+    searched = setup.targets.references is None and experiment.objective.restarts > 1
+    search = "halving" if searched else None
     ascent = "accelerated" if experiment.optimizer.kind == "sphere" else None
     rare = {"image": reading, "computation": setup.computation, "input": network.convention,
             "matched": matched, "algorithms": algorithms, "search": search,
@@ -238,7 +239,10 @@ def measure_settings_hash(config: Mapping[str, Any], measures: Sequence[str]) ->
     if {*OF_PHOTOGRAPHS} & {*measures}:
         photographs = survey(Path(config["natural"]).expanduser(), "natural").digest
     settings = {k: value for k, value in config.get("measure", {}).items() if k not in LATER}
-    return sha256_of({"measure": settings, "natural": photographs})
+    content = {"measure": settings, "natural": photographs}
+    if settings.get("shift", {}).get("optimizer") == "sphere":
+        content["shift"] = "predicted"  # the same settings led to other textures before
+    return sha256_of(content)
 
 
 def later_settings(config: Mapping[str, Any]) -> dict[str, Any]:

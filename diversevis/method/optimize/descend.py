@@ -21,7 +21,7 @@ from diversevis.method.optimize.loop import (
     Tensors,
     Terms,
 )
-from diversevis.method.optimize.schedule import Schedule
+from diversevis.method.optimize.schedule import BLOCK, Schedule
 
 ROUNDS = 8  # after as many equal shares of the steps, the worse half of rivals stops
 LOOK = 10  # steps between checks of which sets have stopped: the host waits for the device there
@@ -104,6 +104,7 @@ def _loop(
     interrupted = False
     try:
         for step in range(first, steps + 1):
+            work.begin_block(step, repeated.state if step > first else {})
             images, terms = repeated()
             if listener is not None:
                 listener(step, listed, images, terms)
@@ -134,12 +135,14 @@ class _Work:
     """What does not change from step to step.
 
     terms  names of the terms, from the first step on
+    trace  of finished blocks of steps, [step, set, term]; that of the block at work is in the state
     """
 
     optimizer: Optimizer
     problem: Problem
     start: Images
     terms: list[str] = field(default_factory=list)
+    trace: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         device, steps = self.start.device, self.optimizer.steps
@@ -171,6 +174,17 @@ class _Work:
         moves = self.optimizer.begin(start)
         return reached, state | {MOVES + name: value for name, value in moves.items()}, 1
 
+    def begin_block(self, step: int, state: Tensors) -> None:
+        """Before a step that begins a block: its numbers, and room in the trace."""
+        self.schedule.load(step)
+        if (step - 1) % BLOCK == 0 and "trace" in state:
+            self.trace.append(state["trace"].cpu().clone())
+            state["trace"].fill_(torch.nan)
+
+    def whole_trace(self, state: Tensors, steps: int) -> Float[Tensor, "step set term"]:
+        """Of all steps until now."""
+        return torch.cat([*self.trace, state["trace"].cpu()])[:steps]
+
     def step(self, state: Tensors) -> tuple[Tensors, tuple[Images, Terms]]:
         """Evaluate, take note, move: on the device alone, and without a number of the host's that
         would change from step to step."""
@@ -200,18 +214,20 @@ class _Work:
         """The trace of all sets, in its memory of before."""
         if "trace" not in state:
             self.terms = list(terms)
-            trace = terms["loss"].new_full(
-                (self.optimizer.steps, len(self.start), len(terms)), torch.nan
-            )
+            trace = self._empty_trace(terms["loss"])
         else:
             trace = state["trace"]
         values = torch.stack([terms[name] for name in self.terms], dim=1)
         values = values.masked_fill(~state["active"][:, None], torch.nan)
-        return trace.index_put_((state["step"] - 1, state["rows"]), values)
+        return trace.index_put_(((state["step"] - 1) % BLOCK, state["rows"]), values)
+
+    def _empty_trace(self, like: Tensor) -> Float[Tensor, "step set term"]:
+        steps = min(BLOCK, self.optimizer.steps)
+        return like.new_full((steps, len(self.start), len(self.terms)), torch.nan)
 
     def snapshot(self, step: int, reached: Tensors, state: Tensors) -> State:
         """Everything on which the next step and the result depend."""
-        loop = state | {"trace": state["trace"][:step]}
+        loop = state | {"trace": self.whole_trace(state, step)}
         tensors = {f"reached.{name}": value for name, value in reached.items()}
         tensors |= {f"state.{name}": value for name, value in loop.items()}
         return State(tensors, {"step": step, "terms": self.terms})
@@ -220,16 +236,18 @@ class _Work:
         """What `begun` returns, as it was at a snapshot."""
         reached, state = stored.part("reached").tensors, stored.part("state").tensors
         self.terms = stored.facts["terms"]
-        trace = state["trace"]
-        state["trace"] = trace.new_full((self.optimizer.steps, *trace.shape[1:]), torch.nan)
-        state["trace"][: len(trace)] = trace
+        *self.trace, rest = (
+            state["trace"].cpu().tensor_split(list(range(BLOCK, len(state["trace"]) + 1, BLOCK)))
+        )
+        state["trace"] = self._empty_trace(state["raw"])
+        state["trace"][: len(rest)] = rest
         return reached, state, stored.facts["step"] + 1
 
     def result(self, reached: Tensors, state: Tensors, interrupted: bool) -> Result:
         running = "interrupted" if interrupted else self.optimizer.at_the_end
         facts = (reached[name].tolist() for name in ("diverged", "active"))
         steps = int(state["step"]) - 1  # begun by all sets together
-        trace = state["trace"][:steps].cpu().unbind(2) if steps else ()
+        trace = self.whole_trace(state, steps).unbind(2) if steps else ()
         return Result(
             images=reached["images"],
             steps=tuple(reached["steps"].tolist()),
@@ -262,7 +280,8 @@ def _noted(
 
 
 def ends_round(step: int, steps: int) -> bool:
-    return step % max(1, steps // ROUNDS) == 0
+    """Whether a round of the `ROUNDS` ends with this step of `steps`."""
+    return step * ROUNDS // steps > (step - 1) * ROUNDS // steps
 
 
 def steps_of_rivals(rivals: int, steps: int) -> int:

@@ -10,6 +10,13 @@ from torch import Tensor
 
 from diversevis.method.optimize.loop import Numbers
 
+BLOCK = 1000  # steps: what is kept for every step is on the device for one block at a time
+
+
+def block_of(step: int) -> int:
+    """Number of the block, from 0."""
+    return (step - 1) // BLOCK
+
 
 class Schedule:
     """Numbers by name for every step from 1 to `steps`, from a function of the step.
@@ -21,16 +28,28 @@ class Schedule:
     def __init__(
         self, of_step: Callable[[int], dict[str, float]], steps: int, device: torch.device
     ) -> None:
-        rows = [of_step(step) for step in range(1, steps + 1)]
-        first = rows[0]
-        self._changing = [name for name in first if len({row[name] for row in rows}) > 1]
+        self._of_step, self._steps, self._first = of_step, steps, 0
+        samples = [of_step(step) for step in (1, min(2, steps), (steps + 1) // 2, steps)]
+        first = samples[0]  # a number rises, falls or stays: these steps tell which
+        self._changing = [name for name in first if len({row[name] for row in samples}) > 1]
         self._fixed = {name: first[name] for name in first if name not in self._changing}
-        table = [[row[name] for name in self._changing] for row in rows]
-        self._table = torch.tensor(table, dtype=torch.float32, device=device)
+        self._table = torch.zeros(min(BLOCK, steps), len(self._changing), device=device)
+        self.load(1)
+
+    def load(self, step: int) -> None:
+        """Have the numbers of the block of steps that this step is in, in the memory of before."""
+        first = block_of(step) * BLOCK + 1
+        if first != self._first:
+            self._first, last = first, min(first + BLOCK - 1, self._steps)
+            rows = [self._of_step(number) for number in range(first, last + 1)]
+            table = [[row[name] for name in self._changing] for row in rows]
+            self._table[: len(rows)] = torch.tensor(table, dtype=torch.float32).reshape(
+                len(rows), -1
+            )
 
     def at(self, step: Int[Tensor, " 1"]) -> Numbers:
         """The numbers of a step, and `step` itself, a whole number."""
-        row = self._table.index_select(0, step - 1)[0]
+        row = self._table.index_select(0, (step - 1) % BLOCK)[0]
         return (
             self._fixed | dict(zip(self._changing, row.unbind(), strict=True)) | {"step": step[0]}
         )

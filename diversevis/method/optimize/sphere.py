@@ -29,6 +29,7 @@ from diversevis.method.optimize.loop import (
 
 # Share of the steps with an emphasis on distances (ours); the others follow the objective itself.
 GUIDED = 0.65
+LEAST = 1e-30  # norm of a gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,9 @@ class Sphere:
         self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
         gradient: Images,
     ) -> Images:  # fmt: skip
-        tiny = torch.finfo(gradient.dtype).tiny
         norm = sizes(images)
-        scale = (1 - self.momentum) * norm / sizes(gradient).clamp(min=tiny)  # without gradient: 0
+        # Finite for an image without gradient, whose direction is then 0.
+        scale = (1 - self.momentum) * norm / sizes(gradient).clamp(min=LEAST)
         direction = problem.precondition(tangent(images, gradient))
         push = tangent(images, scale * direction)
         velocity = torch.add(-push, tangent(images, state["velocity"]), alpha=self.momentum)
