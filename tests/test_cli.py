@@ -606,7 +606,8 @@ def test_ctrl_c_keeps_the_images_so_far(start_run):
 @pytest.mark.process
 def test_run_started_with_ctrl_c_ignored_finishes(start_run):
     """As a shell starts what runs in the background; Ctrl-C is then for others."""
-    words = ["optimizer.steps=3000", "optimizer.search_steps=3", "checkpoint=0.05"]
+    words = ["optimizer.steps=3000", "optimizer.search_steps=3", "checkpoint=0.05",
+             "optimizer.tolerance=1e-30"]  # fmt: skip
     process, record = start_run(*words, "images=tensor", sigint=signal.SIG_IGN)
     wait_for_checkpoint(process, record)
     process.send_signal(signal.SIGINT)
