@@ -13,6 +13,7 @@ from test_visualize import setup_of
 from diversevis.errors import InputError
 from diversevis.experiment.measure import flat, indices_in, possible, spread
 from diversevis.experiment.subject import subject_of, subject_without_run
+from diversevis.measures import crop_model
 from diversevis.measures.catalogue import MEASURES, chosen, measure
 from diversevis.measures.subject import in_batches
 from diversevis.method.visualize import visualize
@@ -235,6 +236,12 @@ def test_spread_over_seeds():
     assert first["a"] == {"mean": 2, "deviation": pytest.approx(math.sqrt(2)), "count": 2}
     assert first["b"] == {"mean": 2, "deviation": None, "count": 1}
     assert second is None
+
+
+def test_more_crops_than_remembered_are_refused(monkeypatch):
+    monkeypatch.setattr(crop_model, "MOST_CROPS", 16)
+    with pytest.raises(InputError, match=r"measure.shift.crops=17: .* 16 crops"):
+        measured(["shift"], "layer=simple", "unit=0", "measure.shift.crops=17")
 
 
 def test_angles_have_no_mean_over_seeds():

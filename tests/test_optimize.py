@@ -205,7 +205,7 @@ def test_large_image_without_gradient_stays():
         render=lambda raw: render(raw, 1000.0), precondition=lambda gradient: gradient,
     )  # fmt: skip
     result = replace(SPHERE, steps=20, tolerance=1e-12)(whole, noise(2))
-    assert result.stop == ("annealed",) * 2
+    assert result.stop == ("converged",) * 2
     assert torch.allclose(result.images, render(noise(2), 1000.0))
 
 

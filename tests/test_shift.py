@@ -204,6 +204,17 @@ def test_predictions_follow_changed_masks():
     assert torch.allclose(changed.climb(*arguments), made.climb(*arguments), atol=1e-4)
 
 
+def test_learned_masks_keep_the_norm():
+    norms = []
+
+    def respond(x):
+        norms.append(x.detach().square().sum((2, 3, 4)).mean().sqrt().item())
+        return energy(x)
+
+    texture_of(respond, NORM * gabor_pair()[:1], learned=True, steps=160, softness=0.4, crops=20)
+    assert 0.85 * NORM < min(norms) <= max(norms) < 1.15 * NORM
+
+
 def test_oldest_crops_are_forgotten(monkeypatch):
     monkeypatch.setattr(crop_model, "MOST_CROPS", 16)
     texture, cut = torch.randn(1, 3, 2 * SIDE - 2, 2 * SIDE - 2), Windows(SIDE, SIDE)

@@ -25,9 +25,9 @@ CARRIED = 0.5  # share of a step's way that is gone again before the next look; 
 LEFT = 0.04  # share of the softness that is left at the end
 
 
-# Changes a model's masks. Arguments: the model, its textures, the share of the steps that is done,
-# and the softness of the minimum.
-Learner = Callable[[CropModel, Tensor, float, float], None]
+# Changes a model's masks; returns the textures at the norm that belongs to these. Arguments: the
+# model, its textures, the share of the steps that is done, and the softness of the minimum.
+Learner = Callable[[CropModel, Tensor, float, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Climb:
             texture, done = model.texture(x), step / self.steps
             model.show(texture, corners)
             if learn is not None:
-                learn(model, texture, done, self._softness(done))
+                texture = learn(model, texture, done, self._softness(done))
                 x = last = model.whitened(texture)
             inner = [(step + part / INNER) / self.steps for part in range(INNER)]
             paces = [PACE * _falling(at) for at in inner]

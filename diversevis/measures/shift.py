@@ -21,7 +21,13 @@ from diversevis.errors import InputError
 from diversevis.measures.ascent import Adam, ascend
 from diversevis.measures.checks import check_least, ratio_or_none
 from diversevis.measures.climb import SHARE, Climb
-from diversevis.measures.crop_model import MOST_CROPS, CropModel, unit_bytes, weights_of
+from diversevis.measures.crop_model import (
+    MOST_CROPS,
+    CropModel,
+    crops_remembered,
+    unit_bytes,
+    weights_of,
+)
 from diversevis.measures.stimuli import SIGMA, at_norm, soft_mask
 from diversevis.measures.subject import Measured, Numbers, Progress, RespondOwn, Subject, in_batches
 from diversevis.measures.textures import Rolls, Windows
@@ -237,10 +243,10 @@ class LearnedMasks:
         self.search, self.shape = search, shape
         self.move, self.calls = Adam(PREDICTED_MASK_RATE), 0
 
-    def __call__(self, model: CropModel, texture: Tensor, done: float, softness: float) -> None:
+    def __call__(self, model: CropModel, texture: Tensor, done: float, softness: float) -> Tensor:
         self.calls += 1
         if self.calls % MASK_EVERY:
-            return
+            return texture
         search, added = self.search, model.by_mask(texture)
         self.move.rate = PREDICTED_MASK_RATE * (1 + math.cos(math.pi * done)) / 2
         for _ in range(MASK_STEPS):
@@ -252,7 +258,9 @@ class LearnedMasks:
             weights = weights_of(responses.detach(), softness, search.settings.minimum)
             (gradient,) = torch.autograd.grad(-(weights * responses).sum(), shape)
             self.shape = search._limited(self.move(shape.detach(), gradient))
-        model.look_through(search.masks(self.shape))
+        masks = search.masks(self.shape)
+        model.look_through(masks)
+        return search.scaled(texture, masks)
 
 
 def crops_of_a_step(settings: Shift, crops: Windows | Rolls) -> int:
@@ -287,6 +295,13 @@ def measure_shift(subject: Subject, progress: Progress) -> Measured:
     all_shapes["best"] = ()
     living = subject.living_sample
     at_once = min(len(cut.corners), crops_of_a_step(settings, cut))
+    most = crops_remembered(cut, channels)
+    if settings.optimizer == "sphere" and settings.crops is not None and at_once > most:
+        raise InputError(
+            f"measure.shift.crops={settings.crops}: of fields of this size {most} crops of a unit "
+            "are remembered, and a step shows no more. Choose fewer, or "
+            "measure.shift.optimizer=adam."
+        )
     if settings.optimizer == "sphere":  # so many units that their remembered crops fit the memory
         units = max(1, MODEL_BYTES // unit_bytes(cut, channels))
         at_once = max(at_once, -(-subject.batch // units))

@@ -102,7 +102,7 @@ def _measure(
         return failures
     rows = rows_of(name, metrics, most)
     left = [row for row in rows if metrics[row]["unit"] not in drawn]
-    of_units = {**drawn, **draw_rows(folder, name, left, tell)}
+    of_units = {**drawn, **(draw_rows(folder, name, left, tell) if left else {})}
     for row in rows:
         failures += of_units[metrics[row]["unit"]]
     return failures + (drawn[None] if None in drawn else draw_layer(folder, name))
