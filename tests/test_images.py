@@ -33,11 +33,28 @@ def test_precondition_equals_its_fourier_definition(height, width):
 
 
 def test_frequency_weights_have_mean_one():
-    half = images.frequency_weights(24, 24, torch.device("cpu"))
-    full = torch.cat([half, half[:, 1:-1].flip(1)], dim=1)  # the other half plane mirrors it
-    assert full.mean().item() == pytest.approx(1, rel=1e-6)
-    assert half[0, 0] == half[0, 1] == half.max()
-    assert (half[0, 1] / half[0, 4]).item() == pytest.approx(2)
+    weights = images.frequency_weights(24, 20, torch.float32, torch.device("cpu"))
+    assert weights.shape == (24, 20)
+    assert weights.mean().item() == pytest.approx(1, rel=1e-6)
+    assert weights[0, 0] == weights[0, 1] == weights[0, -1] == weights.max()
+    assert (weights[0, 1] / weights[0, 4]).item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize("size", [3, 9, 14, 16, 32, 35])
+def test_precondition_rounds_alike_everywhere(size):
+    """Alone and among others, with one thread and with several, wherever it lies in memory."""
+    gradient = torch.randn(12, 6, 3, size, size)
+    threads = torch.get_num_threads()
+    whole = images.precondition(gradient, "sqrt")
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for part in (slice(0, 1), slice(5, 7), slice(1, 12)):
+                found = images.precondition(gradient[part], "sqrt")
+                assert torch.equal(found, whole[part])
+            assert torch.equal(images.precondition(gradient[3:4, 2:3], "sqrt"), whole[3:4, 2:3])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_paper_norms_are_contrasts_31_to_34():
