@@ -19,7 +19,8 @@ def setup_of(*overrides):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "height", "width"),
-                         [(3, 1, 9, 8), (7, 2, 19, 21), (7, 2, 20, 20), (5, (3, 1), 12, 5), (1, 1, 2, 2)])  # fmt: skip
+                         [(3, 1, 9, 8), (7, 2, 19, 21), (7, 2, 20, 20), (8, 3, 25, 24), (3, 4, 19, 22), (11, 4, 31, 27),
+                          ((3, 6), 2, 12, 15), (5, (3, 1), 12, 5), (1, 1, 2, 2)])  # fmt: skip
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradient_of_the_first_convolution(kernel, stride, height, width, bias):
     """Against torch's own, in float64."""

@@ -9,6 +9,7 @@ one thread; torch 2.14 on an AMD EPYC.)
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,8 @@ from diversevis.models.trace import module_of
 FEW_POSITIONS = 16
 SHARES_AT_ONCE = 2**22  # numbers that stay in a cache between the product and its adding up
 FEW_CHANNELS = 4  # of an image; the libraries' convolutions are made for many channels
+# With fewer images, oneDNN's 1 x 1 convolutions add up in another order on a single thread.
+FEW_IMAGES = 16
 
 
 def tune_for_cpu(module: fx.GraphModule) -> fx.GraphModule:
@@ -48,6 +51,8 @@ def _replacement(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     after_convolution = isinstance(module_of(module, source), nn.Conv2d)
     if isinstance(called, nn.ReLU) and after_convolution and len(source.users) == 1:
         return nn.ReLU(inplace=True)
+    if isinstance(called, nn.Conv2d) and called.kernel_size == (1, 1):
+        return PointConvolution(called)
     if (
         source.op == "placeholder"
         and isinstance(called, nn.Conv2d)
@@ -58,11 +63,29 @@ def _replacement(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return None
 
 
+class PointConvolution(nn.Module):
+    """A 1 x 1 convolution that rounds few images like many: a unit alone like one among others."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Float[Tensor, "image channel h w"]) -> Float[Tensor, "image filter h2 w2"]:
+        missing = FEW_IMAGES - len(x)
+        if missing <= 0:
+            return self.convolution(x)
+        more = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, missing))
+        return self.convolution(more)[: len(x)].clone()  # what follows may work in place
+
+
 class FirstConvolution(nn.Module):
-    """A convolution of images whose gradient is a single matrix product, added up by offsets.
+    """A convolution of images whose gradient is computed for all three colours and several pixels
+    at once.
 
     The libraries compute a gradient with respect to blocks of many channels; of an image's three,
-    most of such a block is computed in vain.
+    most of such a block is computed in vain. With a stride, the pixels that lie alike under the
+    filters are the channels here (`_by_phases`), else the positions in a filter are the columns of
+    a matrix product, added up by offsets (`_by_offsets`): 1.1 to 1.8 times as fast as the other.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -86,26 +109,60 @@ class _FirstConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
         x, weight = ctx.saved_tensors
-        (down, right), (images, few, height, width) = ctx.stride, x.shape
-        filters, _, tall, wide = weight.shape
-        rows, columns = gradient.shape[2:]
-        if rows * columns < FEW_POSITIONS:
+        (down, right), size = ctx.stride, x.shape[2:]
+        if gradient[0, 0].numel() < FEW_POSITIONS:
             arguments = [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
             gradients = torch.ops.aten.convolution_backward(
                 gradient, x, weight, None, ctx.stride, *arguments
             )
             return gradients[0], None, None, None
-        to_x = gradient.new_zeros(few, images, height, width)
-        at_once = max(1, SHARES_AT_ONCE // (weight[0].numel() * rows * columns))
-        for part, sums in zip(
-            torch.split(gradient, at_once), torch.split(to_x, at_once, dim=1), strict=True
-        ):
-            flat = part.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
-            shares = weight.reshape(filters, -1).T @ flat.T
-            shares = shares.reshape(few, tall, wide, len(part), rows, columns)
-            for i in range(tall):
-                for j in range(wide):
-                    to_rows = slice(i, i + down * (rows - 1) + 1, down)
-                    to_columns = slice(j, j + right * (columns - 1) + 1, right)
-                    sums[:, :, to_rows, to_columns] += shares[:, i, j]
-        return to_x.transpose(0, 1), None, None, None
+        if down == right > 1:
+            return _by_phases(gradient, weight, down, size), None, None, None
+        return _by_offsets(gradient, weight, ctx.stride, size), None, None, None
+
+
+Gradient = Float[Tensor, "image filter rows cols"]  # with respect to the answers
+Weight = Float[Tensor, "filter few tall wide"]
+
+
+def _by_phases(
+    gradient: Gradient, weight: Weight, stride: int, size: Sequence[int]
+) -> Float[Tensor, "image few h w"]:
+    """The gradient with respect to images, for the same stride down and right.
+
+    The pixels with one remainder of row and column by the stride get a convolution of `gradient`
+    with every stride-th number of the filters: stride^2 convolutions, computed as channels of one.
+    """
+    filters, few, *sides = weight.shape
+    tall, wide = (-(-side // stride) for side in sides)
+    more_rows, more_columns = tall * stride - sides[0], wide * stride - sides[1]
+    by_phase = functional.pad(weight, (0, more_columns, 0, more_rows))
+    by_phase = by_phase.reshape(filters, few, tall, stride, wide, stride).flip(2, 4)
+    by_phase = by_phase.permute(1, 3, 5, 0, 2, 4).reshape(-1, filters, tall, wide)
+    by_phase = by_phase.contiguous(memory_format=torch.channels_last)
+    phases = functional.conv2d(gradient, by_phase, padding=(tall - 1, wide - 1))
+    to_x = functional.pixel_shuffle(phases, stride)
+    # Pixels beyond the last filter have no gradient; a filter's padding lies beyond the image.
+    return functional.pad(to_x, (0, size[1] - to_x.shape[3], 0, size[0] - to_x.shape[2]))
+
+
+def _by_offsets(
+    gradient: Gradient, weight: Weight, stride: tuple[int, int], size: Sequence[int]
+) -> Float[Tensor, "image few h w"]:
+    """The gradient with respect to images, for every stride."""
+    (down, right), (filters, few, tall, wide) = stride, weight.shape
+    images, _, rows, columns = gradient.shape
+    to_x = gradient.new_zeros(few, images, *size)
+    at_once = max(1, SHARES_AT_ONCE // (weight[0].numel() * rows * columns))
+    for part, sums in zip(
+        torch.split(gradient, at_once), torch.split(to_x, at_once, dim=1), strict=True
+    ):
+        flat = part.permute(0, 2, 3, 1).reshape(-1, filters)  # a view where channels are last
+        shares = weight.reshape(filters, -1).T @ flat.T
+        shares = shares.reshape(few, tall, wide, len(part), rows, columns)
+        for i in range(tall):
+            for j in range(wide):
+                to_rows = slice(i, i + down * (rows - 1) + 1, down)
+                to_columns = slice(j, j + right * (columns - 1) + 1, right)
+                sums[:, :, to_rows, to_columns] += shares[:, i, j]
+    return to_x.transpose(0, 1)

@@ -208,7 +208,8 @@ class _Work:
         terms = self.problem.evaluate(images, rows, emphasis=emphasis, softness=softness)
         (gradient,) = torch.autograd.grad(terms["descent"].sum(), images)
         terms = {name: value.detach() for name, value in terms.items() if name != "descent"}
-        return images.detach(), terms, gradient
+        # A sum's rounding depends on the layout, which differs between one image and several.
+        return images.detach(), terms, gradient.contiguous()
 
     def _write_trace(self, state: Tensors, terms: Terms) -> Float[Tensor, "step start term"]:
         """The trace of all sets, in its memory of before."""
