@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import wait_until
 
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
-from diversevis.experiment import batches
+from diversevis.experiment import batches, workers
 from diversevis.experiment.batches import visualize_in_batches
-from diversevis.experiment.workers import visualize_on_devices
+from diversevis.experiment.progress import ProgressDisplay
+from diversevis.experiment.results import pack
+from diversevis.experiment.workers import visualize_units
 from diversevis.method import device as device_module
+from diversevis.method import images
 from diversevis.method.device import (
     BACKWARD,
     MOST_IMAGES,
@@ -28,6 +33,7 @@ from diversevis.method.device import (
     pick_devices,
     to_host,
 )
+from diversevis.method.response import respond
 from diversevis.method.setup import prepare
 from diversevis.method.visualize import visualize
 
@@ -74,6 +80,51 @@ def test_unit_in_a_batch_equals_unit_alone(name, request):
         difference = relative(*values)
         assert (difference.abs() < 0.01).float().mean() >= 0.95
         assert abs(difference.mean().item()) < 0.002
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="measured with oneDNN and MKL only")
+@pytest.mark.parametrize("network", ["vgg19 layer=conv2_2", "resnet50 layer=layer1.2"])
+def test_responses_alone_equal_those_among_others(network):
+    """Responses and gradients to the bit: of a single image, of a few, and of many."""
+    words = f"model={network} model.weights=random unit=0-19".split()
+    setup = setup_of(*words)
+    shown, rows = (
+        images.render(torch.randn(20, 2, *setup.image_shape), setup.norm),
+        torch.arange(20),
+    )
+
+    def found(x, units):
+        x = x.clone().requires_grad_(True)
+        seen = respond(setup, x, units)
+        (gradient,) = torch.autograd.grad(seen.responses.sum(), x)
+        return seen.responses, gradient
+
+    many = found(shown, rows)
+    for units, n in ((1, 1), (1, 2), (3, 2), (12, 1)):
+        few = found(shown[:units, :n], rows[:units])
+        for one, other in zip(few, many, strict=True):
+            assert torch.equal(one, other[:units, :n])
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="measured with oneDNN and MKL only")
+@pytest.mark.parametrize("network", ["vgg19 layer=conv2_1", "resnet50 layer=layer1.0"])
+def test_images_alone_equal_those_among_others(network):
+    """To the bit, from noise to result; at the end of its search a unit alone has one image."""
+    words = f"model={network} unit=0-7 optimizer.search_steps=16 optimizer.steps=8".split()
+    setup = setup_of("model.weights=random", *words)
+    among, (alone,) = visualize(setup, range(8))[3], visualize(setup, [3])
+    assert torch.equal(alone.images, among.images)
+    assert torch.equal(alone.responses, among.responses)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +256,7 @@ def test_several_devices_share_the_units():
     """Two processes on the CPU stand in for two GPUs: the batches are the same, and the results."""
     words = [*QUICK, "unit=0-5", "record=gif"]
     one = list(visualize_in_batches(setup_of(*words), range(6)))
-    both = list(visualize_on_devices(setup_of(*words, "device=[cpu,cpu]")))
+    both = list(visualize_units(setup_of(*words, "device=[cpu,cpu]")))
     assert [found.visualization.unit for found in both] == list(range(6))
     for alone, shared in zip(one, both, strict=True):
         assert len(alone.frames) == len(shared.frames) == 13
@@ -213,22 +264,25 @@ def test_several_devices_share_the_units():
         assert torch.allclose(alone.visualization.responses, responses, rtol=1e-4)
 
 
-@pytest.fixture
-def two_processes(tmp_path):
-    """A run on two devices as a process of its own, with several batches for each of them."""
-    words = ["unit=0-11", "batch=16", "device=[cpu,cpu]", f"root={tmp_path}", "optimizer=paper",
-             "optimizer.steps=100000000", "optimizer.patience=100000000", "optimizer.search_steps=3"]  # fmt: skip
+@pytest.fixture(params=[("[cpu,cpu]", 16, 2), ("cpu", 64, 3)], ids=["devices", "cores"])
+def two_processes(request, tmp_path):
+    """A run by two processes, each with several batches of a known number of units."""
+    device, batch, units = request.param
+    words = ["unit=0-11", f"batch={batch}", f"device={device}", f"root={tmp_path}", "optimizer=paper",
+             "optimizer.steps=100000000", "optimizer.patience=100000000", "optimizer.search_steps=3",
+             "checkpoint=0", "objective.restarts=6"]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "diversevis", "run", *words], stderr=subprocess.PIPE, text=True
-    )
-    at_work = set()
-    while len(at_work) < 2:  # both processes tell how far they have come
-        line = process.stderr.readline()
-        assert line
-        if "diverse" in line:
-            at_work.add(line.split("diverse")[0])
+        [sys.executable, "-m", "diversevis", "run", *words],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+
+    def in_the_batch():  # a state is written after every step
+        states = list(tmp_path.rglob("*-state-*.safetensors"))
+        return len(states) == 2 and all(b"diverse" in state.read_bytes() for state in states)
+
+    wait_until(process, in_the_batch)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    yield process, [int(child) for child in children], tmp_path
+    yield process, [int(child) for child in children], tmp_path, units
     process.kill()
     process.communicate()
 
@@ -246,16 +300,16 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no
 
 @needs_proc
 @pytest.mark.process
-def test_ctrl_c_reaches_every_device(two_processes):
+def test_ctrl_c_reaches_every_process(two_processes):
     """Each hands over what it has, and begins nothing new; several batches were to follow."""
-    process, children, root = two_processes
+    process, children, root, units = two_processes
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     (file,) = root.rglob("metrics.json")
     metrics = json.loads(file.read_text())["units"]
-    assert [one["unit"] for one in metrics] == [0, 1, 2, 3]  # the two batches at work
+    assert [one["unit"] for one in metrics] == list(range(2 * units))  # the batches at work
     assert {one["stop"] for one in metrics} == {"interrupted"}
     assert wait_until_gone(children)
 
@@ -263,10 +317,76 @@ def test_ctrl_c_reaches_every_device(two_processes):
 @needs_proc
 @pytest.mark.process
 def test_killed_run_leaves_no_process(two_processes):
-    process, children, _ = two_processes
+    process, children, *_ = two_processes
     process.kill()
     process.wait()
     assert wait_until_gone(children)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+CORES = [*QUICK, "unit=0-15", "objective.restarts=6"]
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a fork is safe")
+def test_cores_share_the_units(monkeypatch, capsys):
+    """The same images to the bit; this process shows how far the others have come."""
+    setup, parent, pids = setup_of(*CORES, "record=gif"), os.getpid(), []
+    monkeypatch.setattr(ProgressDisplay, "_is_due", lambda self: True)
+    monkeypatch.setattr(workers, "pack", lambda results: pids.append(os.getpid()) or pack(results))
+    shared = list(visualize_units(setup))
+    assert not pids  # packed in other processes, which have their own list
+    assert os.getpid() == parent
+    whole = list(visualize_in_batches(setup))
+    assert len(shared) == len(whole) == 16
+    for one, other in zip(shared, whole, strict=True):
+        assert one.visualization.unit == other.visualization.unit
+        assert torch.equal(one.visualization.images, other.visualization.images)
+        assert len(one.frames) == len(other.frames)
+    assert "16 units  2 processes" in capsys.readouterr().err
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(
+    ("words", "threads", "accelerator"),
+    [(["unit=0-6"], 2, False), (["batch=47"], 2, False), ([], 1, False), ([], 5, False), ([], 2, True)],
+)  # fmt: skip
+def test_one_process_where_cores_cannot_share(words, threads, accelerator, monkeypatch):
+    """Few units, small batches, a single core, more cores than units suffice for; an accelerator,
+    with which PyTorch refuses gradients in a forked process."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    torch.set_num_threads(threads)
+    assert workers._of_cores(setup_of(*CORES, *words)) is None
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_cores_share_a_given_batch():
+    team = workers._of_cores(setup_of(*CORES, "batch=48"))
+    assert team.setup.batch == 24
+    assert len(team.prepared) == 2
+    assert len(team.setup.batches(range(16), 2)) == 4
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("two_threads")
+def test_killed_worker_is_told(monkeypatch):
+    """As by a system without memory; the same command continues."""
+
+    def die(setup, batch, progress, checkpoints):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(batches, "_visualize_batch", die)
+    with pytest.raises(RuntimeError, match="want of memory; the same command"):
+        list(visualize_units(setup_of(*CORES)))
 
 
 @pytest.mark.process
@@ -274,7 +394,7 @@ def test_failed_process_ends_the_others(monkeypatch):
     setup = setup_of(*QUICK, "unit=0-5", "device=[cpu,cpu]")
     broken = dataclasses.replace(setup.experiment, layer="nonsense")
     with pytest.raises(Exception, match="process"):
-        list(visualize_on_devices(dataclasses.replace(setup, experiment=broken)))
+        list(visualize_units(dataclasses.replace(setup, experiment=broken)))
 
 
 @pytest.mark.slow

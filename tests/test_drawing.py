@@ -243,3 +243,20 @@ def test_no_process_without_pictures(current_folder, monkeypatch):
     monkeypatch.setattr(drawing._Process, "__init__", refuse)
     assert main([*WORDS, "images=tensor"]) == 0
     assert draw.missing_pictures(RunFolder(folder_of(current_folder))) == ["images"]
+
+
+def test_missing_pictures_are_drawn_by_two(current_folder, monkeypatch):
+    """Of a finished run without pictures, its measure's included: half of them by this process."""
+    words, begun, begin = [*WORDS, "analysis=[diversity]"], [], Drawing._begin
+
+    def watched(self, name, task):
+        begun.append(name)
+        begin(self, name, task)
+
+    assert main([*words, "root=with"]) == 0
+    assert main([*words, "root=later", "images=tensor"]) == 0
+    monkeypatch.setattr(Drawing, "_begin", watched)
+    assert main([*words, "root=later"]) == 0
+    assert begun == ["matplotlib", *["images"] * 5, *["diversity"] * 3]
+    assert pictures_of("later") == pictures_of("with")
+    assert record_of("later")["drawn"] == ["images", "diversity"]

@@ -34,6 +34,7 @@ def visualize_in_batches(
     *,
     checkpoints: Checkpoints | None = None,
     show_progress: bool = False,
+    display: type[ProgressDisplay] = ProgressDisplay,
 ) -> Generator[UnitResult, None, Setup]:
     """Results of the units at `rows` of the setup's targets, those of earlier processes first.
 
@@ -47,8 +48,8 @@ def visualize_in_batches(
     rows = range(len(setup.targets.units)) if rows is None else rows
     finished, pending = split_by_progress(setup, rows, checkpoints)
     yield from finished
-    steps = setup.experiment.optimizer.search_steps, setup.experiment.optimizer.steps
-    progress = ProgressDisplay(len(rows), len(finished), *steps, show=show_progress)
+    steps = most_steps(setup)
+    progress = display(len(rows), len(finished), *steps, show=show_progress)
     with contextlib.closing(progress):
         while pending:
             signals.raise_if_interrupted()
@@ -70,6 +71,11 @@ def visualize_in_batches(
             if interrupted:
                 raise KeyboardInterrupt
     return setup
+
+
+def most_steps(setup: Setup) -> tuple[int, int]:
+    """Of a unit, in the search and in the batch."""
+    return setup.experiment.optimizer.search_steps, setup.experiment.optimizer.steps
 
 
 def split_by_progress(

@@ -7,12 +7,9 @@ drawing holds Python's interpreter lock, and the computing would wait for as lon
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import os
 import signal
-import sys
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diversevis.experiment import fork
 from diversevis.measures.subject import Progress
 from diversevis.method.result import Visualization
 from diversevis.pictures import draw, graph
@@ -36,7 +34,6 @@ MOST = 4  # processes, one for two cores: 256 sheets are drawn in half a second
 NICE = 5  # they take a quarter of a core that the computing wants, and all that it leaves
 SECONDS_BETWEEN_LOOKS = 0.2
 ROWS = 2  # units of a measure in a task, at most: more would be waited for longer at the end
-HELD_BACK = {signal.SIGINT, *signals.SIGNALS}  # until a forked process has its answer to them
 NOT_ON_SHEETS = "units", "unit_fields", "config"  # entries of run.json that may be large
 
 Task = Callable[[], Drawn]
@@ -66,13 +63,7 @@ class Drawing:
 
         reference  of metamers, the photograph
         """
-        if not self._processes:
-            return
-        tensors = [unit.images, unit.responses, *([] if reference is None else [reference])]
-        # As arrays: tensors would be sent through shared memory, of which there may be little.
-        arrays = [tensor.detach().cpu().float().contiguous().numpy() for tensor in tensors]
-        entry = finite(unit.metrics)
-        self._begin(draw.IMAGES, partial(_draw_unit, self._folder, self._record, entry, arrays))
+        self._begin_unit(finite(unit.metrics), unit.images, unit.responses, reference)
 
     def graphs(self) -> None:
         """Begin to draw the graphs of the optimization, whose files are written."""
@@ -88,6 +79,21 @@ class Drawing:
             self._begin(name, partial(draw.draw_rows, self._folder, name, part, _nobody))
         if rows:
             self._begin(name, partial(_draw_layer, self._folder, name))
+
+    def missing(self, name: str, most: draw.Most) -> None:
+        """Begin to draw what the run's files hold of `draw.IMAGES` or of a measure, if nothing of
+        it is begun."""
+        if not self._processes or name in self._begun:
+            return
+        if name != draw.IMAGES:
+            self.measure(name, most)
+            return
+        arrays = self._folder.read_images()
+        references = arrays.get("reference")
+        for row, entry in enumerate(self._folder.read_metrics()):
+            reference = None if references is None else references[row]
+            self._begin_unit(entry, arrays["images"][row], arrays["responses"][row], reference)
+        self.graphs()
 
     def is_ready(self, name: str) -> bool:
         """Whether all that was begun under this name has ended."""
@@ -123,6 +129,15 @@ class Drawing:
         for process in self._processes:
             process.end()
 
+    def _begin_unit(
+        self, entry: dict[str, Any], images: Tensor, responses: Tensor, reference: Tensor | None
+    ) -> None:
+        if self._processes:
+            tensors = [images, responses, *([] if reference is None else [reference])]
+            # As arrays: tensors would be sent through shared memory, of which there may be little.
+            arrays = [tensor.detach().cpu().float().contiguous().numpy() for tensor in tensors]
+            self._begin(draw.IMAGES, partial(_draw_unit, self._folder, self._record, entry, arrays))
+
     def _begin(self, name: str, task: Task) -> None:
         if self._processes:
             future = self._threads.submit(self._given_away, task)
@@ -144,16 +159,11 @@ class _Process:
     """A process that does tasks, one after the other, until it is told to end or this one dies."""
 
     def __init__(self) -> None:
-        fork = multiprocessing.get_context("fork")
-        self._connection, other = fork.Pipe()
-        self._process = fork.Process(target=_serve, args=(other, self._connection), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
-        try:
-            with warnings.catch_warnings():  # Python 3.12 warns of the other threads' locks
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        context = multiprocessing.get_context("fork")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, self._connection), daemon=True)
+        with fork.forking():
+            self._process.start()
         other.close()
 
     def __call__(self, task: Task) -> Drawn:
@@ -184,11 +194,8 @@ def _processes(count: int) -> list[_Process]:
 
 
 def _count() -> int:
-    """How many processes draw: 0 where a fork is not safe (other systems than Linux), not allowed,
-    or no core is free."""
-    if sys.platform != "linux" or multiprocessing.current_process().daemon:
-        return 0
-    return min(MOST, len(os.sched_getaffinity(0)) // 2)
+    """How many processes draw: 0 where a fork is not possible, or no core is free."""
+    return min(MOST, len(os.sched_getaffinity(0)) // 2) if fork.is_possible() else 0
 
 
 # From here on: what runs in a process that draws (and tasks that nobody has begun, in this one).
@@ -199,10 +206,8 @@ def _serve(connection: Connection, of_parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     for number in signals.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-    gc.freeze()  # to look at the parent's objects would copy their memory
+    fork.begin()
     os.nice(NICE)
-    torch.set_num_threads(1)  # those of the parent are not there
     with contextlib.suppress(EOFError, OSError):
         while (task := connection.recv()) is not None:
             result: Drawn | Exception

@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 from diversevis.errors import FolderLost, InputError, Stopped
 from diversevis.experiment import measure, results
-from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.check import check_network
 from diversevis.experiment.drawing import Drawing
 from diversevis.experiment.subject import sampled, subject_of
-from diversevis.experiment.workers import visualize_on_devices
+from diversevis.experiment.workers import visualize_units
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS
-from diversevis.method.device import pick_devices
 from diversevis.method.result import Visualization
 from diversevis.method.settings import Config, Experiment, Settled
 from diversevis.method.setup import Setup, prepare
@@ -160,10 +158,7 @@ def _make_images(
     steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
     claim.progress = total | {"done": 0}
-    if len(pick_devices(experiment.device)) > 1:
-        unit_results = visualize_on_devices(setup, checkpoints)
-    else:
-        unit_results = visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+    unit_results = visualize_units(setup, checkpoints)
     references = setup.targets.references
     with _results_saved(setup, folder, claim, units, drawing):
         for unit, frames in unit_results:
@@ -215,9 +210,9 @@ def _draw_pictures(
     """The pictures that are wanted and missing."""
     if experiment.images == "png":
         for name in draw.missing_pictures(folder):
-            pulse = measure.pulse_of(claim)
-            drawn = drawing.drawn(name, pulse)
-            draw.draw(folder, name, experiment.measure.pictures, pulse, drawn)
+            pulse, most = measure.pulse_of(claim), experiment.measure.pictures
+            drawing.missing(name, most)
+            draw.draw(folder, name, most, pulse, drawing.drawn(name, pulse))
 
 
 def _take_measures(
@@ -255,7 +250,7 @@ def _repeat_with_seeds(setup: Setup, work: Work, folder: RunFolder, claim: Claim
     for seed in seeds[1:]:
         seeded = replace(setup, experiment=replace(experiment, seed=seed))
         seed_checkpoints = replace(checkpoints, part=f"seed-{seed}", work=f"{work.hash}/{seed}")
-        repeated = visualize_in_batches(seeded, checkpoints=seed_checkpoints, show_progress=True)
+        repeated = visualize_units(seeded, seed_checkpoints)
         units = results.in_order(seeded, [result.visualization for result in repeated])
         # The sample of units that some measures draw is that of the first seed.
         subject = replace(subject_of(seeded, units), sampled=sampled(setup))
@@ -274,7 +269,7 @@ def _add_pictures(experiment: Experiment, folder: RunFolder) -> None:
         if lacks_pictures and (claim := Claim.take(Watch(folder.path))) is not None:
             claim.begin()
             try:
-                with contextlib.closing(Drawing(folder, wanted=False)) as drawing:
+                with contextlib.closing(Drawing(folder, wanted=True)) as drawing:
                     _draw_pictures(experiment, folder, claim, drawing)
             finally:
                 claim.remove()

@@ -1,4 +1,8 @@
-"""The units of one run shared between several devices of one machine, one process per device."""
+"""The units of a run shared between processes: one for each device, or for each core of a CPU.
+
+Many operations of a batch are too small to be divided between cores. Processes with a core and a
+batch each do without the division.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,35 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from logging.handlers import BufferingHandler
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load, save
 
 from diversevis.errors import Stopped
-from diversevis.experiment.batches import split_by_progress, visualize_in_batches
+from diversevis.experiment import fork
+from diversevis.experiment.batches import most_steps, split_by_progress, visualize_in_batches
+from diversevis.experiment.progress import ProgressDisplay
 from diversevis.experiment.results import UnitResult, pack, unpack
 from diversevis.method.device import keep_pages, pick_devices
 from diversevis.method.optimize.loop import State
 from diversevis.method.settings import Experiment
-from diversevis.method.setup import Setup, prepare
+from diversevis.method.setup import Setup, batch_of_each, prepare
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import Checkpoints
+from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
 PATIENCE = 60.0  # seconds that interrupted processes have to return their results
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS = 0.1
+UNITS = 4  # for a core, and in its batches: with fewer, all cores compute one batch
 
 
 class _Answer(NamedTuple):
@@ -49,34 +60,99 @@ class _Answer(NamedTuple):
     interrupted: bool
 
 
-def visualize_on_devices(
-    setup: Setup, checkpoints: Checkpoints | None = None
-) -> Iterator[UnitResult]:
-    """Results of every unit of `setup`, those of earlier processes first.
+class _Team(NamedTuple):
+    """The processes of a run.
 
-    The devices get the batches in turn. Raises `KeyboardInterrupt` after the results of the
-    batches that Ctrl-C ended, and `Stopped` when the system asks this process to end.
+    setup     with the largest batch of each of them
+    prepared  for each of them, what returns its setup, called there
+    threads   of each of them
     """
+
+    setup: Setup
+    context: BaseContext
+    prepared: Sequence[Callable[[], Setup]]
+    threads: int
+
+
+def visualize_units(setup: Setup, checkpoints: Checkpoints | None = None) -> Iterator[UnitResult]:
+    """Results of every unit of `setup`, those of earlier processes first; shows the progress.
+
+    Raises `KeyboardInterrupt` after the results of the batches that Ctrl-C ended, and `Stopped`
+    when the system asks this process to end.
+    """
+    team = _of_devices(setup) or _of_cores(setup)
+    if team is None:
+        yield from visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+    else:
+        yield from _visualize_together(team, checkpoints)
+
+
+def _of_devices(setup: Setup) -> _Team | None:
+    """A process for each device, if there are several."""
+    devices = pick_devices(setup.experiment.device)
+    if len(devices) == 1:
+        return None
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    experiments = [replace(setup.experiment, device=str(device)) for device in devices]
+    prepared = [partial(_prepare, experiment, setup.batch) for experiment in experiments]
+    return _Team(setup, spawn, prepared, max(1, torch.get_num_threads() // len(devices)))
+
+
+def _of_cores(setup: Setup) -> _Team | None:
+    """A process for each core of the CPU, if there are enough units for all of them.
+
+    None where this process cannot fork: PyTorch refuses to compute gradients in a forked process
+    where there is an accelerator, used or not.
+    """
+    cores = torch.get_num_threads()
+    enough = len(setup.targets.units) >= UNITS * cores
+    accelerated = setup.device.type != "cpu" or torch.accelerator.is_available()
+    if cores == 1 or not enough or accelerated or not fork.is_possible():
+        return None
+    setup = replace(setup, batch=batch_of_each(setup, cores))
+    if setup.batch < UNITS * setup.experiment.images_per_unit:
+        return None
+    return _Team(setup, multiprocessing.get_context("fork"), [lambda: setup] * cores, 1)
+
+
+def _visualize_together(team: _Team, checkpoints: Checkpoints | None) -> Iterator[UnitResult]:
+    """Results of all units; the processes get the batches in turn."""
+    setup, count = team.setup, len(team.prepared)
     rows = range(len(setup.targets.units))
-    devices = len(pick_devices(setup.experiment.device))
-    finished, batches = split_by_progress(setup, rows, checkpoints, devices)
+    finished, batches = split_by_progress(setup, rows, checkpoints, count)
     yield from finished
+    text = f"{counted(len(rows), 'unit')}  {count} processes"
+    progress = ProgressDisplay(len(rows), len(finished), *most_steps(setup))
     # Only this process holds the claim on the run folder.
     for_workers = replace(checkpoints, claim=None) if checkpoints else None
-    with _pools(setup) as pools:
-        futures = [
-            pools[number % devices].submit(_compute, list(batch), for_workers)
-            for number, batch in enumerate(batches)
-        ]
+    reached = team.context.RawArray("d", count)
+    with contextlib.closing(progress), _pools(team, reached) as pools:
+        with fork.forking():
+            futures = [
+                pools[number % count].submit(_compute, list(batch), for_workers)
+                for number, batch in enumerate(batches)
+            ]
         for number, future in enumerate(futures):
             try:
-                interrupted, answers = False, [_wait_for(future, checkpoints)]
+                while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
+                    signals.check()
+                    if checkpoints and checkpoints.claim:
+                        checkpoints.claim.check()
+                    progress.together(text, sum(reached))
+                interrupted, answers = False, [future.result()]
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    "a process that computed units has ended before its time, such as for want of "
+                    "memory; the same command goes on with this run"
+                ) from error
             except KeyboardInterrupt:
                 interrupted, answers = True, _interrupt(pools, futures[number:])
             except Stopped:  # every worker writes a checkpoint before this process ends
                 _send(pools, signal.SIGTERM)
                 wait(futures, timeout=PATIENCE)
                 raise
+            progress.units("", len(batches[number]))
+            progress.end()
             for answer in answers:
                 for warning in answer.warnings:
                     LOG.warning("%s", warning)
@@ -86,15 +162,15 @@ def visualize_on_devices(
 
 
 @contextlib.contextmanager
-def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
-    """A process per device; none goes on alone if an error, or the caller, ends the block early."""
-    devices = pick_devices(setup.experiment.device)
-    threads = max(1, torch.get_num_threads() // len(devices))
-    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    experiments = [replace(setup.experiment, device=str(device)) for device in devices]
+def _pools(team: _Team, reached: Any) -> Iterator[list[ProcessPoolExecutor]]:
+    """A pool of one process for each of the team; none goes on alone if an error, or the caller,
+    ends the block early.
+
+    reached  array in shared memory: how far each process has come in its batch, in steps of a unit
+    """
     pools = [
-        ProcessPoolExecutor(1, spawn, _start, (experiment, setup.batch, threads))
-        for experiment in experiments
+        ProcessPoolExecutor(1, team.context, _start, (prepared, team.threads, reached, number))
+        for number, prepared in enumerate(team.prepared)
     ]
     try:
         yield pools
@@ -105,15 +181,6 @@ def _pools(setup: Setup) -> Iterator[list[ProcessPoolExecutor]]:
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         raise
-
-
-def _wait_for(future: Future[_Answer], checkpoints: Checkpoints | None) -> _Answer:
-    """Raises `FolderLost`, or `Stopped` if this process or the worker was asked to end."""
-    while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
-        signals.check()
-        if checkpoints and checkpoints.claim:
-            checkpoints.claim.check()
-    return future.result()
 
 
 def _interrupt(pools: list[ProcessPoolExecutor], futures: list[Future]) -> list[_Answer]:
@@ -139,19 +206,41 @@ _interrupted = False
 _warnings = BufferingHandler(sys.maxsize)  # of the batch at work
 
 
-def _start(experiment: Experiment, batch: int, threads: int) -> None:
-    """Prepare the network on this worker's device."""
+def _prepare(experiment: Experiment, batch: int) -> Setup:
+    """The network on this worker's device."""
+    return replace(prepare(experiment), batch=batch)
+
+
+def _start(prepared: Callable[[], Setup], threads: int, reached: Any, number: int) -> None:
+    """Before the first batch; `reached[number]` is this worker's."""
     global _setup
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C on the terminal goes to the main process alone, which passes it on
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     signals.listen()
+    fork.begin()
     keep_pages()
     torch.set_num_threads(threads)
     LOG.propagate = False  # the main process logs this worker's warnings
+    LOG.handlers[:] = [_warnings]
     _warnings.setLevel(logging.WARNING)
-    LOG.addHandler(_warnings)
-    _setup = replace(prepare(experiment), batch=batch)
+    _Noted.reached, _Noted.number = reached, number
+    _setup = prepared()
+
+
+class _Noted(ProgressDisplay):
+    """Notes the progress for the main process, which shows it."""
+
+    reached: Any
+    number: int
+
+    def __init__(self, *totals: int, show: bool) -> None:
+        super().__init__(*totals, show=show)
+        self._pause = SECONDS_BETWEEN_LOOKS
+
+    def _show(self, text: str, at: int, total: int, how_exact: str) -> None:
+        self._shown = time.monotonic()
+        self.reached[self.number] = at
 
 
 def _end_with_parent(parent: int) -> None:
@@ -171,9 +260,9 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
     _warnings.flush()
     if checkpoints:
         checkpoints = replace(checkpoints, device=_setup.device)
-    # On a terminal the bars of several processes would overwrite one another.
-    show = not sys.stderr.isatty()
-    unit_results = visualize_in_batches(_setup, rows, checkpoints=checkpoints, show_progress=show)
+    unit_results = visualize_in_batches(
+        _setup, rows, checkpoints=checkpoints, show_progress=True, display=_Noted
+    )
     results: list[UnitResult] = []
     try:
         while not _interrupted:
@@ -182,6 +271,7 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
         _setup = end.value  # with the batch size that fitted in memory, for the next batch
     except KeyboardInterrupt:
         _interrupted = True
+    _Noted.reached[_Noted.number] = 0
     packed = pack(results)
     tensors = save({name: value.contiguous() for name, value in packed.tensors.items()})
     messages = [record.getMessage() for record in _warnings.buffer]

@@ -181,7 +181,12 @@ def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:
     memory is short.
     """
     wanted = batch_to_fill(per_image, device.type, per_unit)
-    return max(1, min(wanted, int(SHARE * free_memory(device)) // per_image))
+    return max(1, min(wanted, images_that_fit(per_image, device)))
+
+
+def images_that_fit(per_image: int, device: torch.device) -> int:
+    """Into the share of the free memory that a batch may take."""
+    return int(SHARE * free_memory(device)) // per_image
 
 
 def batch_to_fill(per_image: int, kind: str, per_unit: int) -> int:

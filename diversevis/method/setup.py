@@ -21,6 +21,7 @@ from diversevis.method.device import (
     bytes_per_image,
     check_precision,
     choose_batch,
+    images_that_fit,
     pick_devices,
     precision,
 )
@@ -208,6 +209,15 @@ def units_to_fill(setup: Setup, kind: str) -> int:
     per_unit = setup.experiment.images_per_unit
     per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
     return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
+
+
+def batch_of_each(setup: Setup, processes: int) -> int:
+    """Largest batch of each of several processes on one device: as large as that of a single one if
+    enough memory is free. A number that the user gave is that of all together."""
+    if isinstance(setup.experiment.batch, int):
+        return setup.batch // processes
+    per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
+    return min(setup.batch, images_that_fit(per_image * processes, setup.device))
 
 
 def norm_of(experiment: Experiment, network: Network, seen: View) -> float:
