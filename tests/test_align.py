@@ -167,6 +167,16 @@ def test_families_are_the_blocks():
     assert (np.diff(in_order) != 0).sum() == 2  # families stand together
 
 
+def test_alike_parts_are_not_cut_apart():
+    """Pairs that agree perfectly, 0.9 alike within a block and 0 between blocks: the clearest cut
+    is that into pairs, but the families are the blocks."""
+    block, pair = np.arange(24) // 8, np.arange(24) // 2
+    shares = np.where(block[:, None] == block, 0.9, 0.0)
+    shares[pair[:, None] == pair] = 1
+    families = families_of(shares)
+    assert families.members() == [list(range(first, first + 8)) for first in (0, 8, 16)]
+
+
 def test_random_shares_have_no_families():
     shares = np.random.default_rng(0).uniform(0.2, 0.8, (40, 40))
     families = families_of(shares)

@@ -99,11 +99,13 @@ def _tree(distances: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, "merge
 def _division(
     distances: Float[np.ndarray, "unit unit"],
 ) -> tuple[Int[np.ndarray, " unit"], float, float]:
-    """The cut of the tree with the largest mean silhouette, that mean, and the tree's height."""
+    """The cut of the tree with the largest mean silhouette, that mean, and the tree's height. Parts
+    that are `ALIKE` are not cut apart, however clearly."""
     from scipy.cluster.hierarchy import fcluster
 
     tree = _tree(distances)
-    counts = range(2, min(len(distances) - 1, MOST_PARTS) + 1)
+    most = max(2, 1 + int((tree[:, 2] > ALIKE).sum()))
+    counts = range(2, min(len(distances) - 1, MOST_PARTS, most) + 1)
     cuts = [fcluster(tree, count, "maxclust") for count in counts]
     means = [float(silhouettes(distances, labels).mean()) for labels in cuts]
     best = int(np.argmax(means))
