@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.experiment.batches import visualize_in_batches
+from diversevis.experiment.workers import visualize_units
 from diversevis.method.device import pick_device, precision
 from diversevis.method.setup import Setup, prepare
 from diversevis.models.cpu import FirstConvolution
@@ -193,10 +193,10 @@ def seconds_per_step(bench: Bench, overrides: Sequence[str], units: int) -> floa
                       "objective.restarts=1", f"optimizer.steps={steps}")
         for steps in (few, many)
     ]  # fmt: skip
-    short, long = (bench.seconds(partial(_optimize, setup, range(units))) for setup in settings)
+    short, long = (bench.seconds(partial(_optimize, setup)) for setup in settings)
     return (long - short) / (many - few)
 
 
-def _optimize(setup: Setup, rows: Sequence[int]) -> None:
-    for _ in visualize_in_batches(setup, rows):
+def _optimize(setup: Setup) -> None:
+    for _ in visualize_units(setup):
         pass

@@ -16,7 +16,7 @@ import torch
 from conftest import wait_until
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.errors import InputError
+from diversevis.errors import InputError, WorkFailed
 from diversevis.experiment import batches, workers
 from diversevis.experiment.batches import visualize_in_batches
 from diversevis.experiment.progress import ProgressDisplay
@@ -36,6 +36,9 @@ from diversevis.method.device import (
 from diversevis.method.response import respond
 from diversevis.method.setup import prepare
 from diversevis.method.visualize import visualize
+from diversevis.runs.checkpoints import Checkpoints
+from diversevis.runs.folder import RunFolder
+from diversevis.runs.lease import Claim, Watch
 
 
 def setup_of(*overrides):
@@ -376,6 +379,37 @@ def test_cores_share_a_given_batch():
     assert len(team.setup.batches(range(16), 2)) == 4
 
 
+def test_progress_of_processes_is_shown(tmp_path, monkeypatch, capsys):
+    """That of all on the terminal, that of a batch in the claim, for `diversevis status`."""
+    setup = setup_of(*CORES)  # with 5 and 12 steps
+    shown = workers._Shown(setup, 4, 2, [24, 75, 5, 15])
+    claim = Claim.take(Watch(tmp_path))
+    claim.progress = {"done": 4}
+    shown.display._start -= 10
+    for number, expected in enumerate([("search", 5), ("diverse", 10)]):
+        monkeypatch.setattr(shown.display, "_is_due", lambda number=number: number == 0)
+        shown.show(number, claim)
+        assert claim.progress == {"done": 4, "phase": expected[0], "step": expected[1]}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("16 units  2 processes  at most ")  # 99 of the 204 steps that are left
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("two_threads")
+def test_one_batch_left_has_all_cores(tmp_path, monkeypatch):
+    """Of a run that another process began; it is not computed by one core of two."""
+    team = workers._of_cores(setup_of(*CORES, "batch=96"))
+    done, _ = team.setup.batches(range(16), 2)
+    stored = Checkpoints(
+        folder=RunFolder(tmp_path), part="images", work="work", seconds=30.0, device=team.setup.device,
+        claim=None,
+    )  # fmt: skip
+    stored.write_done(done, pack(list(visualize_in_batches(team.setup, done))))
+    monkeypatch.setattr(workers, "_pools", None)  # no processes
+    found = list(workers._visualize_together(team, stored))
+    assert [result.visualization.unit for result in found] == list(range(16))
+
+
 @pytest.mark.process
 @pytest.mark.usefixtures("two_threads")
 def test_killed_worker_is_told(monkeypatch):
@@ -385,7 +419,7 @@ def test_killed_worker_is_told(monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(batches, "_visualize_batch", die)
-    with pytest.raises(RuntimeError, match="want of memory; the same command"):
+    with pytest.raises(WorkFailed, match="memory was full. The same command .* `batch="):
         list(visualize_units(setup_of(*CORES)))
 
 

@@ -208,6 +208,7 @@ def _serve(connection: Connection, of_parent: Connection) -> None:
         signal.signal(number, signal.SIG_DFL)
     fork.begin()
     os.nice(NICE)
+    torch.set_num_threads(1)  # those of the parent are not there
     with contextlib.suppress(EOFError, OSError):
         while (task := connection.recv()) is not None:
             result: Drawn | Exception

@@ -10,8 +10,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-import torch
-
 from diversevis.runs import signals
 
 HELD_BACK = {signal.SIGINT, *signals.SIGNALS}  # until a forked process has its answer to them
@@ -24,7 +22,7 @@ def is_possible() -> bool:
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    """Around what forks; signals wait until the block ends, and in the new process until
+    """Around what starts processes; signals wait until the block ends, and in a new process until
     `begin`."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
@@ -39,4 +37,3 @@ def begin() -> None:
     """In the new process, when it has its answers to signals."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     gc.freeze()  # to look at the parent's objects would copy their memory
-    torch.set_num_threads(1)  # the parent's threads are not there

@@ -66,10 +66,10 @@ class ProgressDisplay:
         at = self._finished + self._batch * (self._offset[self._phase] + step)
         self._show(text, at, self._total, "at most")  # units may converge before their last step
 
-    def together(self, text: str, at: float) -> None:
-        """Several batches have come to `at` steps of a unit in all, besides finished batches."""
+    def together(self, text: str, at: int) -> None:
+        """Several processes have taken `at` steps of a unit in all."""
         if self._is_due():
-            self._show(text, self._finished + round(at), self._total, "at most")
+            self._show(text, self._finished + at, self._total, "at most")
 
     def end(self) -> None:
         """The batch is finished, however many steps it took."""

@@ -158,9 +158,11 @@ def _make_images(
     steps = {"search": experiment.optimizer.search_steps, "diverse": experiment.optimizer.steps}
     total = {"units": len(setup.targets.units), "steps": steps}
     claim.progress = total | {"done": 0}
-    unit_results = visualize_units(setup, checkpoints)
     references = setup.targets.references
-    with _results_saved(setup, folder, claim, units, drawing):
+    with (
+        _results_saved(setup, folder, claim, units, drawing),
+        contextlib.closing(visualize_units(setup, checkpoints)) as unit_results,
+    ):
         for unit, frames in unit_results:
             units.append(unit)
             drawing.unit(unit, None if references is None else references[unit.unit])

@@ -14,19 +14,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from logging.handlers import BufferingHandler
 from multiprocessing.context import BaseContext
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
-from diversevis.errors import Stopped
+from diversevis.errors import FolderLost, Stopped, WorkFailed
 from diversevis.experiment import fork
 from diversevis.experiment.batches import most_steps, split_by_progress, visualize_in_batches
 from diversevis.experiment.progress import ProgressDisplay
@@ -37,6 +39,7 @@ from diversevis.method.settings import Experiment
 from diversevis.method.setup import Setup, batch_of_each, prepare
 from diversevis.runs import signals
 from diversevis.runs.checkpoints import Checkpoints
+from diversevis.runs.lease import Claim
 from diversevis.units import counted
 
 LOG = logging.getLogger("diversevis")
@@ -51,12 +54,13 @@ class _Answer(NamedTuple):
     tensors      of `pack`, as safetensors bytes: as tensors they would be sent through shared
                  memory, of which there may be little
     facts        of `pack`
+    messages     for the log: level and text
     interrupted  by Ctrl-C (SIGINT from the main process); the results are those so far
     """
 
     tensors: bytes
     facts: dict[str, Any]
-    warnings: Sequence[str]
+    messages: Sequence[tuple[int, str]]
     interrupted: bool
 
 
@@ -74,7 +78,9 @@ class _Team(NamedTuple):
     threads: int
 
 
-def visualize_units(setup: Setup, checkpoints: Checkpoints | None = None) -> Iterator[UnitResult]:
+def visualize_units(
+    setup: Setup, checkpoints: Checkpoints | None = None
+) -> Generator[UnitResult, None, None]:
     """Results of every unit of `setup`, those of earlier processes first; shows the progress.
 
     Raises `KeyboardInterrupt` after the results of the batches that Ctrl-C ended, and `Stopped`
@@ -120,13 +126,15 @@ def _visualize_together(team: _Team, checkpoints: Checkpoints | None) -> Iterato
     setup, count = team.setup, len(team.prepared)
     rows = range(len(setup.targets.units))
     finished, batches = split_by_progress(setup, rows, checkpoints, count)
+    if len(batches) < count:  # what an earlier process has left
+        yield from visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+        return
     yield from finished
-    text = f"{counted(len(rows), 'unit')}  {count} processes"
-    progress = ProgressDisplay(len(rows), len(finished), *most_steps(setup))
     # Only this process holds the claim on the run folder.
     for_workers = replace(checkpoints, claim=None) if checkpoints else None
-    reached = team.context.RawArray("d", count)
-    with contextlib.closing(progress), _pools(team, reached) as pools:
+    reached = team.context.RawArray("q", 2 * count)
+    shown = _Shown(setup, len(finished), count, reached)
+    with contextlib.closing(shown.display), _pools(team, reached) as pools:
         with fork.forking():
             futures = [
                 pools[number % count].submit(_compute, list(batch), for_workers)
@@ -138,12 +146,13 @@ def _visualize_together(team: _Team, checkpoints: Checkpoints | None) -> Iterato
                     signals.check()
                     if checkpoints and checkpoints.claim:
                         checkpoints.claim.check()
-                    progress.together(text, sum(reached))
+                    shown.show(number % count, checkpoints.claim if checkpoints else None)
                 interrupted, answers = False, [future.result()]
             except BrokenProcessPool as error:
-                raise RuntimeError(
-                    "a process that computed units has ended before its time, such as for want of "
-                    "memory; the same command goes on with this run"
+                raise WorkFailed(
+                    "A process that computed units could not begin, or was ended from outside, "
+                    "most often because the memory was full. The same command goes on with this "
+                    f"run; `batch={max(1, setup.batch // 2)}` needs less memory."
                 ) from error
             except KeyboardInterrupt:
                 interrupted, answers = True, _interrupt(pools, futures[number:])
@@ -151,14 +160,32 @@ def _visualize_together(team: _Team, checkpoints: Checkpoints | None) -> Iterato
                 _send(pools, signal.SIGTERM)
                 wait(futures, timeout=PATIENCE)
                 raise
-            progress.units("", len(batches[number]))
-            progress.end()
             for answer in answers:
-                for warning in answer.warnings:
-                    LOG.warning("%s", warning)
+                for level, message in answer.messages:
+                    LOG.log(level, "%s", message)
                 yield from unpack(State(load(answer.tensors), answer.facts))
             if interrupted or any(answer.interrupted for answer in answers):
                 raise KeyboardInterrupt
+
+
+class _Shown:
+    """Shows how far all processes have come together, by what they note in `reached`."""
+
+    def __init__(self, setup: Setup, finished: int, count: int, reached: Any) -> None:
+        self.steps, self.count, self.reached = most_steps(setup), count, reached
+        units = len(setup.targets.units)
+        self.text = f"{counted(units, 'unit')}  {count} processes"
+        self.display = ProgressDisplay(units, finished, *self.steps)
+
+    def show(self, number: int, claim: Claim | None) -> None:
+        """On the terminal that of all; in the claim that of a process's batch, for `status`."""
+        self.display.together(self.text, sum(self.reached[: self.count]))
+        if claim is not None:
+            step, search = self.reached[self.count + number], self.steps[0]
+            at = {"phase": "search", "step": step}
+            if step > search:
+                at = {"phase": "diverse", "step": step - search}
+            claim.progress = claim.progress | at
 
 
 @contextlib.contextmanager
@@ -166,7 +193,8 @@ def _pools(team: _Team, reached: Any) -> Iterator[list[ProcessPoolExecutor]]:
     """A pool of one process for each of the team; none goes on alone if an error, or the caller,
     ends the block early.
 
-    reached  array in shared memory: how far each process has come in its batch, in steps of a unit
+    reached  array in shared memory: how many steps of a unit each process has taken in all, and
+             then, at which step its batch is
     """
     pools = [
         ProcessPoolExecutor(1, team.context, _start, (prepared, team.threads, reached, number))
@@ -176,8 +204,9 @@ def _pools(team: _Team, reached: Any) -> Iterator[list[ProcessPoolExecutor]]:
         yield pools
         for pool in pools:
             pool.shutdown()
-    except BaseException:
-        _send(pools, signal.SIGTERM)
+    except BaseException as error:
+        # A folder that is another process's now gets no last state.
+        _send(pools, signal.SIGKILL if isinstance(error, FolderLost) else signal.SIGTERM)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         raise
@@ -202,8 +231,8 @@ def _send(pools: list[ProcessPoolExecutor], number: int) -> None:
 # From here on: what runs in a worker process.
 
 _setup: Setup | None = None
-_interrupted = False
-_warnings = BufferingHandler(sys.maxsize)  # of the batch at work
+_computing = _interrupted = False
+_log = BufferingHandler(sys.maxsize)  # of the batch at work
 
 
 def _prepare(experiment: Experiment, batch: int) -> Setup:
@@ -218,29 +247,41 @@ def _start(prepared: Callable[[], Setup], threads: int, reached: Any, number: in
         os.setsid()  # Ctrl-C on the terminal goes to the main process alone, which passes it on
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     signals.listen()
+    signal.signal(signal.SIGINT, _interrupt_batch)
     fork.begin()
     keep_pages()
     torch.set_num_threads(threads)
-    LOG.propagate = False  # the main process logs this worker's warnings
-    LOG.handlers[:] = [_warnings]
-    _warnings.setLevel(logging.WARNING)
-    _Noted.reached, _Noted.number = reached, number
+    LOG.propagate = False  # the main process writes this worker's log
+    LOG.handlers[:] = [_log]
+    LOG.setLevel(logging.INFO)
+    _Noted.reached, _Noted.number, _Noted.before = reached, number, 0
     _setup = prepared()
 
 
+def _interrupt_batch(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C ends the batch at work, but not the sending of its results; none follows."""
+    global _interrupted
+    _interrupted = True
+    if _computing:
+        raise KeyboardInterrupt
+
+
 class _Noted(ProgressDisplay):
-    """Notes the progress for the main process, which shows it."""
+    """Notes the progress for the main process, which shows it.
+
+    before  steps of a unit in batches before
+    """
 
     reached: Any
     number: int
+    before: int
 
-    def __init__(self, *totals: int, show: bool) -> None:
-        super().__init__(*totals, show=show)
-        self._pause = SECONDS_BETWEEN_LOOKS
-
-    def _show(self, text: str, at: int, total: int, how_exact: str) -> None:
-        self._shown = time.monotonic()
-        self.reached[self.number] = at
+    def step(
+        self, step: int, rows: Sequence[int], images: Tensor, terms: dict[str, Tensor]
+    ) -> None:
+        at = self._offset[self._phase] + step
+        self.reached[self.number] = self.before + self._finished + self._batch * at
+        self.reached[len(self.reached) // 2 + self.number] = at
 
 
 def _end_with_parent(parent: int) -> None:
@@ -254,10 +295,10 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
 
     Raises `Stopped` after a signal that asks to end; the state is in a checkpoint.
     """
-    global _setup, _interrupted
+    global _setup, _computing, _interrupted
     assert _setup is not None  # noqa: S101  (set by _start)
     signals.check()
-    _warnings.flush()
+    _log.flush()
     if checkpoints:
         checkpoints = replace(checkpoints, device=_setup.device)
     unit_results = visualize_in_batches(
@@ -265,14 +306,17 @@ def _compute(rows: list[int], checkpoints: Checkpoints | None) -> _Answer:
     )
     results: list[UnitResult] = []
     try:
+        _computing = True
         while not _interrupted:
             results.append(next(unit_results))
     except StopIteration as end:
         _setup = end.value  # with the batch size that fitted in memory, for the next batch
     except KeyboardInterrupt:
         _interrupted = True
-    _Noted.reached[_Noted.number] = 0
+    finally:
+        _computing = False
+    _Noted.before += len(rows) * sum(most_steps(_setup))
     packed = pack(results)
     tensors = save({name: value.contiguous() for name, value in packed.tensors.items()})
-    messages = [record.getMessage() for record in _warnings.buffer]
+    messages = [(record.levelno, record.getMessage()) for record in _log.buffer]
     return _Answer(tensors, packed.facts, messages, _interrupted)

@@ -95,9 +95,10 @@ def _hartley(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tenso
     """Matrix of the Hartley transform (cosine plus sine), its own inverse, with rows and columns of
     0 up to a multiple of 4.
 
-    Weights that are the same for f and -f act on it as on a Fourier transform. For images of our
-    sizes a product is faster than a fast transform, and its rounding does not depend on the number
-    of threads, as MKL's transforms do, nor, padded, on the number of images.
+    Weights that do not change with the sign of a row's or a column's frequency act on it as on a
+    Fourier transform. For images of our sizes a product is as fast as a fast transform, and its
+    rounding does not depend on the number of threads, as that of MKL's transforms does, nor,
+    padded, on the number of images.
     """
     steps = torch.arange(size, dtype=torch.float64, device=device)
     angles = 2 * math.pi / size * (steps[:, None] * steps % size)

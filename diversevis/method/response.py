@@ -73,7 +73,8 @@ def _through_network(
     The activations of parts are computed a second time for the gradient instead of being stored.
     """
     network, n = setup.readout, len(z) // len(rows)
-    if len(z) == 1:  # convolutions round a single image unlike several
+    # A CPU's convolutions round a single image unlike several.
+    if len(z) == 1 and setup.batch > 1 and z.device.type == "cpu":
         target, *maps = network(torch.cat([z, z]), rows)  # in the layout of z, as are its gradients
         target = target[:, :1] if setup.reads_out else target[:1]
         return [target, *(features[:1] for features in maps)]

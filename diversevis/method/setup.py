@@ -47,6 +47,7 @@ LOG = logging.getLogger("diversevis")
 # In torch's messages about gradients that it cannot compute.
 NO_GRADIENT = "require grad", "grad_fn", "inplace operation", "have been used in the graph"
 ROUGHLY = 0.01  # of responses in another layout of memory: tf32 rounds to three digits
+TOGETHER = 8  # batches of a single process: most of what several processes compute at once
 FEW = 4  # units whose responses are compared between the two ways
 
 
@@ -212,12 +213,14 @@ def units_to_fill(setup: Setup, kind: str) -> int:
 
 
 def batch_of_each(setup: Setup, processes: int) -> int:
-    """Largest batch of each of several processes on one device: as large as that of a single one if
-    enough memory is free. A number that the user gave is that of all together."""
+    """Largest batch of each of several processes on one device: as large as that of a single one,
+    but of all together `TOGETHER` times as large, if so much memory is free. A number that the user
+    gave is that of all together."""
     if isinstance(setup.experiment.batch, int):
         return setup.batch // processes
     per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
-    return min(setup.batch, images_that_fit(per_image * processes, setup.device))
+    most = min(TOGETHER * setup.batch, images_that_fit(per_image, setup.device))
+    return min(setup.batch, most // processes)
 
 
 def norm_of(experiment: Experiment, network: Network, seen: View) -> float:

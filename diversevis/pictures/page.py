@@ -76,7 +76,7 @@ def gallery(
     """
     cells = [captioned(*cell) for cell in zip(pictures, captions, strict=True)]
     width, columns = max(cell.shape[1] for cell in cells), columns or columns_of(len(cells))
-    cells = [_widened(cell, width, center=True) for cell in cells]
+    cells = [_widened(cell, width) for cell in cells]
     rows = [beside(cells[start : start + columns]) for start in range(0, len(cells), columns)]
     return titled(heading, stacked(rows, GAP))
 
@@ -196,16 +196,23 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def beside(blocks: Sequence[Block], gap: int = GAP) -> Block:
     """Blocks in a row, `gap` pixels between them, their tops aligned."""
-    height = max(block.shape[0] for block in blocks)
-    padded = [_padded(block, [0, height - block.shape[0], 0, gap]) for block in blocks]
-    return np.concatenate(padded, axis=1)[:, : -gap or None]
+    heights, widths = zip(*(block.shape[:2] for block in blocks), strict=True)
+    page, left = _paper(max(heights), sum(widths) + gap * (len(blocks) - 1)), 0
+    for block, height, width in zip(blocks, heights, widths, strict=True):
+        page[:height, left : left + width] = block
+        left += width + gap
+    return page
 
 
 def stacked(blocks: Sequence[Block], gap: int, *, center: bool = False) -> Block:
     """Blocks below one another, `gap` pixels between them, at the left or centred."""
-    width = max(block.shape[1] for block in blocks)
-    padded = [_padded(_widened(block, width, center), [0, gap, 0, 0]) for block in blocks]
-    return np.concatenate(padded)[: -gap or None]
+    heights, widths = zip(*(block.shape[:2] for block in blocks), strict=True)
+    page, top = _paper(sum(heights) + gap * (len(blocks) - 1), max(widths)), 0
+    for block, height, width in zip(blocks, heights, widths, strict=True):
+        left = (page.shape[1] - width) // 2 if center else 0
+        page[top : top + height, left : left + width] = block
+        top += height + gap
+    return page
 
 
 def png(image: Block) -> bytes:
@@ -226,9 +233,10 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
-def _widened(block: Block, width: int, center: bool) -> Block:
+def _widened(block: Block, width: int) -> Block:
+    """The block in the middle of so many pixels."""
     more = width - block.shape[1]
-    left = more // 2 if center else 0
+    left = more // 2
     return _padded(block, [0, 0, left, more - left])
 
 
@@ -236,6 +244,10 @@ def _padded(block: Block, rim: Sequence[int]) -> Block:
     """The block with white pixels above, below, at the left and at the right."""
     above, below, left, right = rim
     height, width = block.shape[:2]
-    padded = np.full((above + height + below, left + width + right, 3), 255, np.uint8)
+    padded = _paper(above + height + below, left + width + right)
     padded[above : above + height, left : left + width] = block  # np.pad takes 5 times as long
     return padded
+
+
+def _paper(height: int, width: int) -> Block:
+    return np.full((height, width, 3), 255, np.uint8)

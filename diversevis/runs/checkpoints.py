@@ -98,6 +98,8 @@ class Checkpoints:
             is_ours = (facts.get("work"), facts.get("program")) == (self.work, PROGRAM)
             complete = NEEDED[kind] <= facts.keys() and _are_rows(facts["rows"])
             if not is_ours or not complete or name != self._name(kind, facts["rows"]):
+                if name not in self.folder.checkpoints():  # another process has ended its batch
+                    continue
                 LOG.warning("checkpoint %s is damaged or of another program: deleted", name)
                 self.folder.remove_checkpoint(name)
             elif wanted.issuperset(facts["rows"]):
