@@ -40,15 +40,22 @@ def make(tree: Path, model: str, layer: str, units: Sequence[int], words: Sequen
             f"unit={json.dumps(list(units)).replace(' ', '')}", "images=tensor", f"root={root}",
             *words,
         ]  # fmt: skip
-        subprocess.run(
-            command, check=True, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True
-        )
+        # Not from the current folder: Python would take the package that lies there.
+        subprocess.run(command, check=True, env=environment(tree), cwd=root, capture_output=True)
         (file,) = Path(root).rglob("metrics.json")
         metrics = json.loads(file.read_text())
         config = json.loads((file.parent / "run.json").read_text())["config"]
     numbers = np.array([[unit[name] for unit in metrics["units"]] for name in NUMBERS])
     together = config["n"] * np.mean([unit["steps"] for unit in metrics["units"]])
     return numbers, searched(tree, config) + together
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """That of this process, with the package in `tree`; paths hold in another folder."""
+    changed = {"PYTHONPATH": str(tree)}
+    if weights := os.environ.get("DIVERSEVIS_WEIGHTS"):
+        changed["DIVERSEVIS_WEIGHTS"] = str(Path(weights).resolve())
+    return os.environ | changed
 
 
 def searched(tree: Path, config: dict[str, Any]) -> int:

@@ -87,10 +87,17 @@ def visualize_units(
     when the system asks this process to end.
     """
     team = _of_devices(setup) or _of_cores(setup)
-    if team is None:
-        yield from visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
-    else:
-        yield from _visualize_together(team, checkpoints)
+    if team is not None:
+        try:
+            yield from _visualize_together(team, checkpoints)
+            return
+        except _Refused as refused:
+            LOG.warning("one process computes all units: the system starts no other (%s)", refused)
+    yield from visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
+
+
+class _Refused(Exception):
+    """The system starts no more processes, such as for a limit of their number or of memory."""
 
 
 def _of_devices(setup: Setup) -> _Team | None:
@@ -129,17 +136,20 @@ def _visualize_together(team: _Team, checkpoints: Checkpoints | None) -> Iterato
     if len(batches) < count:  # what an earlier process has left
         yield from visualize_in_batches(setup, checkpoints=checkpoints, show_progress=True)
         return
-    yield from finished
     # Only this process holds the claim on the run folder.
     for_workers = replace(checkpoints, claim=None) if checkpoints else None
     reached = team.context.RawArray("q", 2 * count)
     shown = _Shown(setup, len(finished), count, reached)
     with contextlib.closing(shown.display), _pools(team, reached) as pools:
-        with fork.forking():
-            futures = [
-                pools[number % count].submit(_compute, list(batch), for_workers)
-                for number, batch in enumerate(batches)
-            ]
+        try:
+            with fork.forking():
+                futures = [
+                    pools[number % count].submit(_compute, list(batch), for_workers)
+                    for number, batch in enumerate(batches)
+                ]
+        except OSError as error:
+            raise _Refused(error) from error
+        yield from finished
         for number, future in enumerate(futures):
             try:
                 while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
