@@ -283,8 +283,9 @@ def test_sphere_guidance_fades_out():
     assert heard[0] == (4.0, 0.03)
     emphases, softnesses = zip(*heard, strict=True)
     assert list(emphases) == sorted(emphases, reverse=True)
-    assert emphases[64] > 1  # after 65 % of the steps
-    assert emphases[65:] == (1.0,) * 35
+    assert emphases[40] == 1 + 3 * 0.5**2  # a parabola that ends after 80 % of the steps
+    assert emphases[79] > 1
+    assert emphases[80:] == (1.0,) * 20
     assert softnesses[-1] == pytest.approx(0.0003)
 
 

@@ -92,10 +92,14 @@ class StepProgress(Protocol):
     def step(self, step: int, rows: Sequence[int], images: Tensor, terms: Tensors) -> None: ...
 
 
-def guidance(done: float, guided: float, emphasis: float, softness: float) -> tuple[float, float]:
+def guidance(
+    done: float, guided: float, emphasis: float, softness: float, power: int = 1
+) -> tuple[float, float]:
     """Emphasis on distances and softness of the smallest distance when a share `done` of the steps
-    is done: the emphasis falls to 1 at the share `guided`, the softness to 0 at the end."""
-    return 1 + (emphasis - 1) * max(0.0, 1 - done / guided), softness * (1 - done)
+    is done: the emphasis falls to 1 at the share `guided`, along a line or a parabola (`power` 2),
+    the softness to 0 at the end."""
+    left = max(0.0, 1 - done / guided)
+    return 1 + (emphasis - 1) * left**power, softness * (1 - done)
 
 
 def tangent(images: Images, gradient: Images) -> Images:
