@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import open_model, torchvision_model
-from torch import nn
+from torch import fx, nn
 
 from diversevis.config.compose import compose_config, experiment_of
 from diversevis.method.device import LAYOUTS
@@ -57,6 +57,39 @@ def test_tuned_network_gives_the_same_numbers(model, layer, features):
     sum(out.square().sum() for out in expected).backward()
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
     assert sum(isinstance(part, FirstConvolution) for part in tuned.modules()) == 1
+
+
+class Pooled(nn.Module):
+    """Rectified, then pooled; `shown` also returns what is rectified."""
+
+    def __init__(self, shown):
+        super().__init__()
+        self.shown, self.convolution, self.relu = shown, nn.Conv2d(3, 8, 3), nn.ReLU()
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+
+    def forward(self, x):
+        y = self.relu(self.convolution(x))
+        return (self.pool(y), y) if self.shown else (self.pool(y),)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_pooling_before_rectification_changes_no_bit(shown):
+    module = Pooled(shown)
+    module.convolution.weight.data = module.convolution.weight.data.sign()  # many equal numbers
+    module.convolution.bias.data.fill_(-2.0)  # and windows with none above 0
+    tuned = tune_for_cpu(fx.symbolic_trace(module))
+    calls = [node.target for node in tuned.graph.nodes if node.op == "call_module"]
+    assert calls.index("pool") == (2 if shown else 1)
+    ours = torch.randint(-1, 2, (4, 3, 12, 13)).float().requires_grad_(True)
+    theirs = ours.detach().clone().requires_grad_(True)
+    found, expected = tuned(ours), module(theirs)
+    assert 0.05 < (expected[0] == 0).float().mean() < 0.95
+    outer = torch.randint(-3, 4, expected[0].shape).float()
+    for out, of in ((found, ours), (expected, theirs)):
+        (outer * out[0]).sum().backward()
+        assert of.grad.any()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert torch.equal(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize(
