@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from multiprocessing.connection import Connection
@@ -88,12 +88,12 @@ class Drawing:
         if name != draw.IMAGES:
             self.measure(name, most)
             return
+        self.graphs()  # first: this process draws from the end, and need not load Matplotlib
         arrays = self._folder.read_images()
         references = arrays.get("reference")
         for row, entry in enumerate(self._folder.read_metrics()):
             reference = None if references is None else references[row]
             self._begin_unit(entry, arrays["images"][row], arrays["responses"][row], reference)
-        self.graphs()
 
     def is_ready(self, name: str) -> bool:
         """Whether all that was begun under this name has ended."""
@@ -108,7 +108,7 @@ class Drawing:
         """
         tasks, drawn = self._begun.pop(name, []), dict[int | None, list[str]]()
         ended = 0
-        with synced_together():
+        with synced_together(), _one_thread():
             for task, future in reversed(tasks):  # the processes draw from the front
                 pulse(f"pictures ({name})", ended, len(tasks))
                 if future.cancel():
@@ -149,6 +149,17 @@ class Drawing:
             return process(task)
         finally:  # a killed process as well, so that nobody waits for it
             self._free.put(process)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Pictures are small: torch's other threads would only wait, on cores that draw."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Killed(Exception):
