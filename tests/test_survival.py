@@ -7,14 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUICK, unchanged_log, wait_for_checkpoint
 
 from diversevis.cli.main import main
 from diversevis.errors import FolderLost, Stopped
 from diversevis.experiment.progress import ProgressDisplay
+from diversevis.method.optimize.loop import State
 from diversevis.runs import checkpoints, signals
 from diversevis.runs.folder import RunFolder
 from diversevis.runs.holder import holder_of
@@ -372,3 +375,33 @@ def test_failed_checkpoints_do_not_end_a_run(current_folder, capsys, monkeypatch
     assert err.count("No space left") >= 3
     record = json.loads(next(current_folder.rglob("run.json")).read_text())
     assert record["status"] == "finished"
+
+
+def test_a_disk_that_stalls_once_delays_no_checkpoint(monkeypatch, tmp_path):
+    """Slow writes are made rarely, but one slow write among others changes nothing."""
+    clock, written, costs = [0.0], [], [10.0, 0.01, 10.0, 10.0, 0.01]
+
+    def write(*given):
+        written.append(clock[0])
+        clock[0] += costs.pop(0)
+
+    class Nothing:
+        def state(self):
+            return State({}, {"step": 1})
+
+        def restore(self, state):
+            pass
+
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoints.Checkpoints, "write", write)
+    files = checkpoints.Checkpoints(
+        folder=RunFolder(tmp_path), part="images", work="", seconds=1.0, claim=None,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    batch = checkpoints.BatchCheckpoint(files, [0], Nothing())
+    while costs:
+        clock[0] += 0.5
+        batch(1, Nothing().state)
+    waits = [after - before for before, after in pairwise(written)]
+    assert max(waits[0] - 10, waits[1], waits[2] - 10) < 3  # a slow write is between quick ones
+    assert waits[3] > 200  # after two slow writes: 5 % of the time

@@ -130,7 +130,7 @@ class BatchCheckpoint:
             step, phase = state.facts["loop"]["step"], state.facts["phase"]
             LOG.info("going on from step %d of the %s phase", step, phase)
         self._began = time.monotonic() - before
-        self._written, self._cost = time.monotonic(), 0.0
+        self._written, self._costs = time.monotonic(), (0.0, 0.0)  # of the last two, in seconds
 
     def recall(self) -> dict[str, Tensor] | None:
         """The results of the phase before, None where it has not ended."""
@@ -165,7 +165,7 @@ class BatchCheckpoint:
             claim.check()
             claim.progress = claim.progress | {"phase": self._phase, "step": step}
         if (seconds := self._checkpoints.seconds) is not None:
-            pause = max(seconds, self._cost / SHARE)
+            pause = max(seconds, min(self._costs) / SHARE)  # a disk may have stalled once
             if signals.is_waiting() or time.monotonic() - self._written >= pause:
                 self._write(snapshot())
         signals.check()
@@ -185,4 +185,4 @@ class BatchCheckpoint:
         except OSError as error:  # a full disk: the run itself may still succeed
             LOG.warning("no checkpoint at step %d: %s", loop.facts["step"], error)
         self._written = time.monotonic()
-        self._cost = self._written - began
+        self._costs = self._costs[1], self._written - began
