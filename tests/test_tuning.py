@@ -62,24 +62,29 @@ def test_tuned_network_gives_the_same_numbers(model, layer, features):
 class Pooled(nn.Module):
     """Rectified, then pooled; `shown` also returns what is rectified."""
 
-    def __init__(self, shown):
+    def __init__(self, shown, indices):
         super().__init__()
-        self.shown, self.convolution, self.relu = shown, nn.Conv2d(3, 8, 3), nn.ReLU()
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.shown, self.indices = shown, indices
+        self.convolution, self.relu = nn.Conv2d(3, 8, 3), nn.ReLU()
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1, return_indices=indices)
 
     def forward(self, x):
         y = self.relu(self.convolution(x))
-        return (self.pool(y), y) if self.shown else (self.pool(y),)
+        pooled = self.pool(y)[0] if self.indices else self.pool(y)
+        return (pooled, y) if self.shown else (pooled,)
 
 
-@pytest.mark.parametrize("shown", [False, True])
-def test_pooling_before_rectification_changes_no_bit(shown):
-    module = Pooled(shown)
+@pytest.mark.parametrize(
+    ("shown", "indices", "first"),
+    [(False, False, True), (True, False, False), (False, True, False)],
+)
+def test_pooling_before_rectification_changes_no_bit(shown, indices, first):
+    module = Pooled(shown, indices)
     module.convolution.weight.data = module.convolution.weight.data.sign()  # many equal numbers
     module.convolution.bias.data.fill_(-2.0)  # and windows with none above 0
     tuned = tune_for_cpu(fx.symbolic_trace(module))
     calls = [node.target for node in tuned.graph.nodes if node.op == "call_module"]
-    assert calls.index("pool") == (2 if shown else 1)
+    assert calls.index("pool") == (1 if first else 2)
     ours = torch.randint(-1, 2, (4, 3, 12, 13)).float().requires_grad_(True)
     theirs = ours.detach().clone().requires_grad_(True)
     found, expected = tuned(ours), module(theirs)

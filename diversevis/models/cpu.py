@@ -53,8 +53,9 @@ def _pool_first(module: fx.GraphModule, node: fx.Node) -> None:
     """Let a max pooling `node` and the ReLU before it change places: the same values and the same
     gradient, with fewer numbers to rectify."""
     source = node.all_input_nodes[0]
-    kinds = type(module_of(module, source)), type(module_of(module, node))
-    if kinds == (nn.ReLU, nn.MaxPool2d) and len(source.users) == 1:
+    relu, pool = module_of(module, source), module_of(module, node)
+    pools = isinstance(pool, nn.MaxPool2d) and not pool.return_indices
+    if isinstance(relu, nn.ReLU) and pools and len(source.users) == 1:
         source.target, node.target = node.target, source.target
 
 
