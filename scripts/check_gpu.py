@@ -47,8 +47,10 @@ UNITS = (
     ("model=vgg19", "layer=conv3_1", "unit=21", "objective.distance=conv2_2"),
     ("model=resnet50", "layer=layer1.1", "unit=7"),
 )
-FEW = ("optimizer.steps=20", "optimizer.search_steps=20")
-EARLY_TOLERANCE = 1e-3  # relative, of every response after 20 steps
+# After 5 steps: on a CPU, weights changed by 1e-7 change responses by up to 5e-7 then, but by 3e-2
+# after 20 steps, where distances are measured in activations.
+FEW = ("optimizer.steps=5", "optimizer.search_steps=5")
+EARLY_TOLERANCE = 1e-4  # relative, of every response after these steps
 TF32_TOLERANCE = 1e-3  # relative, of the mean response
 END_TOLERANCE = 0.05  # relative, of the mean response at the end
 PUBLISHED = 7300  # the published images have 7665; this leaves room for the chance of three seeds

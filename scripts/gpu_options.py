@@ -22,13 +22,12 @@ from bench import Bench, Peak, operations_per_image
 from torch import Tensor
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.method.device import LAYOUTS, Algorithms, Layout, Precision
+from diversevis.method.device import Algorithms, Precision
 from diversevis.method.result import Visualization
 from diversevis.method.setup import Setup, prepare
 from diversevis.method.visualize import visualize
 from diversevis.runs import tensor_file
 
-LAST, FIRST = torch.channels_last, torch.contiguous_format
 LONG = 6.0  # seconds after which a work is not repeated
 REPEATS = 3
 
@@ -43,7 +42,6 @@ class Work(NamedTuple):
 class Option(NamedTuple):
     name: str
     precision: Precision
-    layout: Layout
     algorithms: Algorithms = "same"
     graphs: bool = True
     is_default: bool = False
@@ -61,16 +59,12 @@ QUICK = (Work(("model=vgg19", "model.weights=random", "layer=conv1_2", "unit=0-1
                "optimizer.steps=6", "optimizer.search_steps=6", "objective.restarts=2"),
               ("optimizer.steps=4",)),)  # fmt: skip
 OPTIONS = (
-    Option("float32, as set", "float32", Layout(FIRST, None), is_default=True),
-    Option("tf32, as set", "tf32", Layout(LAST, 4), is_default=True),
-    Option("float32, no graphs", "float32", Layout(FIRST, None), graphs=False),
-    Option("tf32, no graphs", "tf32", Layout(LAST, 4), graphs=False),
-    Option("tf32, three channels", "tf32", Layout(LAST, None)),
-    Option("tf32, channels first", "tf32", Layout(FIRST, None)),
-    Option("float32, channels last", "float32", Layout(LAST, None)),
-    Option("float32, channels last, four channels", "float32", Layout(LAST, 4)),
-    Option("tf32, fastest algorithms", "tf32", Layout(LAST, 4), "fastest"),
-    Option("float32, fastest algorithms", "float32", Layout(FIRST, None), "fastest"),
+    Option("float32, as set", "float32", is_default=True),
+    Option("tf32, as set", "tf32", is_default=True),
+    Option("float32, no graphs", "float32", graphs=False),
+    Option("tf32, no graphs", "tf32", graphs=False),
+    Option("tf32, fastest algorithms", "tf32", "fastest"),
+    Option("float32, fastest algorithms", "float32", "fastest"),
 )
 
 
@@ -122,7 +116,7 @@ def measure_options(bench: Bench, peaks: dict[str, Peak], budget: float) -> None
 
 def _measure(bench: Bench, work: Work, option: Option, peaks: dict[str, Peak], what: str) -> None:
     words = [*work.words, *(() if option.is_default else work.brief)]
-    setup = _prepared(bench.options.device, tuple(words), option.precision, option.layout)
+    setup = _prepared(bench.options.device, tuple(words), option.precision)
     experiment = setup.experiment
     chosen = replace(experiment, algorithms=option.algorithms, cuda_graphs=option.graphs)
     setup, warnings = replace(setup, experiment=chosen), list[str]()
@@ -152,15 +146,9 @@ def _measure(bench: Bench, work: Work, option: Option, peaks: dict[str, Peak], w
 
 
 @functools.cache
-def _prepared(device: str, words: tuple[str, ...], precision: str, layout: Layout) -> Setup:
-    key = torch.device(device).type, precision
-    before = LAYOUTS[key]
-    LAYOUTS[key] = layout
-    try:
-        config = compose_config([*words, f"device={device}", f"precision={precision}"])
-        return prepare(experiment_of(config))
-    finally:
-        LAYOUTS[key] = before
+def _prepared(device: str, words: tuple[str, ...], precision: str) -> Setup:
+    config = compose_config([*words, f"device={device}", f"precision={precision}"])
+    return prepare(experiment_of(config))
 
 
 @functools.cache

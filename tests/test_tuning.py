@@ -6,10 +6,8 @@ from conftest import open_model, torchvision_model
 from torch import fx, nn
 
 from diversevis.config.compose import compose_config, experiment_of
-from diversevis.method.device import LAYOUTS
 from diversevis.method.setup import prepare
 from diversevis.models.cpu import FirstConvolution, tune_for_cpu
-from diversevis.models.gpu import PaddedConvolution, pad_input
 from diversevis.models.load import load
 from diversevis.models.receptive_field import unpad
 
@@ -95,38 +93,3 @@ def test_pooling_before_rectification_changes_no_bit(shown, indices, first):
         assert of.grad.any()
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert torch.equal(ours.grad, theirs.grad)
-
-
-@pytest.mark.parametrize(
-    ("model", "layer"),
-    [("vgg19", "conv2_2"), ("resnet50", "layer1.1"), ("googlenet", "inception3a")],
-)
-def test_padded_network_gives_the_same_numbers(model, layer):
-    """Images with a fourth channel of 0, as a GPU's tensor cores take them."""
-    opened = open_model(torchvision_model(model))
-    target = opened.layer(layer)
-    module = unpad(load(opened, target, []).fast).double()
-    padded = pad_input(module, 4)
-    z = torch.randn(3, 3, *opened.field(target).size, dtype=torch.float64)
-    ours, theirs = (z.clone().requires_grad_(True) for _ in range(2))
-    found, expected = padded(ours)[0], module(theirs)[0]
-    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
-    found.square().sum().backward()
-    expected.square().sum().backward()
-    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-10, atol=1e-10)
-    (first,) = (part for part in padded.modules() if isinstance(part, PaddedConvolution))
-    assert first.weight.shape[1] == 4
-    assert not any(isinstance(part, PaddedConvolution) for part in module.modules())
-
-
-def test_order_in_memory_and_padding_are_settled_once(monkeypatch):
-    """What a GPU takes in TF32, taken on the CPU."""
-    plain = setup_of("model=vgg19", "model.weights=random", "layer=conv1_2", "unit=0-3")
-    tf32 = LAYOUTS["cuda", "tf32"]
-    assert (tf32.order, tf32.channels) == (torch.channels_last, 4)
-    monkeypatch.setitem(LAYOUTS, ("cpu", "float32"), tf32)
-    padded = setup_of("model=vgg19", "model.weights=random", "layer=conv1_2", "unit=0-3")
-    assert padded.way == "fast"
-    assert any(isinstance(part, PaddedConvolution) for part in padded.readout.modules())
-    z, rows = torch.randn(4, 3, *plain.field.size), torch.arange(2)
-    assert torch.allclose(plain.readout(z, rows)[0], padded.readout(z, rows)[0], rtol=1e-4)

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,21 +24,9 @@ Algorithms = Literal["same", "fastest"]
 Result = TypeVar("Result")
 
 
-class Layout(NamedTuple):
-    """How images and filters lie in memory; the channels to which an image is padded, or None."""
-
-    order: torch.memory_format
-    channels: int | None
-
-
-# By device and precision. Channels last is what CPU convolutions and tensor cores (tf32) are made
-# for; a GPU's float32 convolutions were slower so (pytorch issue 44943). Not measured by us: no GPU
-# was at hand. `scripts/benchmark.py --device cuda` compares all of them.
-LAYOUTS = {
-    ("cpu", "float32"): Layout(torch.channels_last, None),
-    ("cuda", "float32"): Layout(torch.contiguous_format, None),
-    ("cuda", "tf32"): Layout(torch.channels_last, 4),
-}
+# How images and filters lie in memory: what convolutions of CPUs and tensor cores are made for. In
+# float32 too an H200 is 6 to 23 % faster so than with channels first (docs/benchmarks.md).
+LAYOUT = torch.channels_last
 
 # Parameters of mallopt (glibc's malloc.h) and their values.
 KEEP_PAGES = {

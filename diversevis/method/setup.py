@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from diversevis.errors import InputError
 from diversevis.method import images
 from diversevis.method.device import (
-    LAYOUTS,
+    LAYOUT,
     batch_to_fill,
     bytes_per_image,
     check_precision,
@@ -32,7 +32,6 @@ from diversevis.models.architectures import OWN, TimmModel
 from diversevis.models.checks import difference, random_images
 from diversevis.models.cpu import tune_for_cpu
 from diversevis.models.fingerprint import fingerprint
-from diversevis.models.gpu import pad_input
 from diversevis.models.layer import Layer
 from diversevis.models.load import Network, load
 from diversevis.models.network import OpenNetwork
@@ -144,15 +143,14 @@ def _prepare(experiment: Experiment, device: torch.device) -> Setup:
     channel_gain, feature_gain = natural_gains(
         experiment, network, module, seen.field, targets, device, computation
     )
-    layout, padded = LAYOUTS[device.type, experiment.precision]
-    own_code = layout == torch.channels_last and isinstance(module, PlainNetwork)
-    if own_code and not _takes_channels_last(module, seen, colors, device):
+    layout = LAYOUT
+    if isinstance(module, PlainNetwork) and not _takes_channels_last(module, seen, colors, device):
         layout = torch.contiguous_format
     module.to(memory_format=layout)
     # A scaled direction has another projection than the direction itself: both need all channels.
     one_channel = channel_gain is None or targets.are_channels
     reads_out = experiment.objective.response == "max" and one_channel and not population
-    readout, why_slow = _readout(seen, targets, reads_out, device, network.colors, padded)
+    readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
     if why_slow is not None:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
     if custom:
@@ -293,13 +291,10 @@ def _batch(
 
 
 def _readout(
-    seen: View, targets: Targets, reads_out: bool, device: torch.device, colors: int,
-    padded: int | None,
-) -> tuple[nn.Module, str | None]:  # fmt: skip
+    seen: View, targets: Targets, reads_out: bool, device: torch.device, colors: int
+) -> tuple[nn.Module, str | None]:
     """The network with a second input, the rows of the targets, and the responses that are wanted;
     and why it goes the plain way, where one could expect the fast one.
-
-    padded  channels of an image for the fast way; None: those that it has
 
     The fast way is taken if it gives the same numbers as the plain one for some of the units.
     """
@@ -311,8 +306,6 @@ def _readout(
     rows = rows.repeat(2)  # one unit with several images, and several times, is not a special case
     try:
         fast = read_out(seen.fast, directions) if reads_out else _all_channels(seen.fast)
-        if padded is not None:
-            fast = pad_input(fast, padded)
         if device.type == "cpu":
             fast = tune_for_cpu(fast)
     except Exception as error:  # a graph that was read wrongly can raise anything
