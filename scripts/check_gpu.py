@@ -6,7 +6,8 @@ In this order, from the same noise:
 - units of VGG-19, ResNet-50 and the analytic network: the responses after a few steps must agree
   with the CPU's up to rounding, and the mean responses at the end, where rounding may have led to
   another optimum nearby;
-- a batch of units twice, and with steps that are not recorded: equal to the bit;
+- a batch of units twice, and with steps that are not recorded: equal to the bit; with every prior
+  that comes with the package as well;
 - a run that is killed (SIGKILL) and continued, and two runs at a time on one device: their images
   must be those of runs that were left alone, to the bit;
 - the published setting over three seeds, and what precision=tf32 and algorithms=fastest cost.
@@ -46,7 +47,10 @@ UNITS = (
     ("model=vgg19", "layer=conv3_1", "unit=21"),
     ("model=vgg19", "layer=conv3_1", "unit=21", "objective.distance=conv2_2"),
     ("model=resnet50", "layer=layer1.1", "unit=7"),
+    ("model=vgg19", "layer=conv3_1", "unit=21", "prior=patches"),
+    ("model=vgg19", "layer=conv3_1", "unit=21", "prior=mcgsm"),
 )
+PRIORS = "tv", "spectrum", "patches", "mcgsm"
 # After 5 steps: on a CPU, weights changed by 1e-7 change responses by up to 5e-7 then, but by 3e-2
 # after 20 steps, where distances are measured in activations.
 FEW = ("optimizer.steps=5", "optimizer.search_steps=5")
@@ -255,6 +259,9 @@ def main(words: Sequence[str] | None = None) -> int:
     for unit in sizes.units:
         report.add(" ".join(unit), compare, unit, options.device)
     report.add("repeated", repeat, sizes.batch, options.device)
+    for prior in PRIORS:
+        words = (*sizes.batch, f"prior={prior}", "prior.check=null")
+        report.add(f"repeated, prior={prior}", repeat, words, options.device)
     report.add("killed, and two at a time", kill_and_crowd, sizes.run, options.device)
     if device.type == "cuda":
         report.add("rounding", compare_rounding, sizes.batch, options.device)

@@ -129,7 +129,7 @@ def test_gpu_check_on_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     assert check_gpu.main(["--device", "cpu", "--quick", "--out", "gpu.json"]) == 0
     results = json.loads(Path("gpu.json").read_text())["results"]
-    assert len(results) == 3
+    assert len(results) == 3 + len(check_gpu.PRIORS)
     assert results["repeated"]["without_graphs"] == 0
     assert results["killed, and two at a time"]["continued"]
 

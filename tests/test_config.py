@@ -15,7 +15,12 @@ from diversevis.errors import InputError
 from diversevis.method.settings import Experiment
 
 CONF = Path(config_folder())
+OF_RUNS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "training")
+TRAINED = ["prior.file=made-by-train-prior"]
 EXAMPLES = {  # what each model's file needs beside itself
+    "denoiser": TRAINED,
+    "pixelcnn": TRAINED,
+    "cadena2018_natural": TRAINED,
     "torchvision": ["model.name=alexnet", "layer=features.3"],
     "custom": ["model.target=a.b", "layer=x"],
     "timm": ["model.name=resnet50d", "layer=layer1.0"],
@@ -29,9 +34,7 @@ def experiment(*overrides):
     return experiment_of(compose_config(overrides))
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
-)
+@pytest.mark.parametrize("path", [*OF_RUNS], ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_file_makes_an_experiment(path):
     group, name = path.parent.name, path.stem
     found = experiment(f"{group}={name}", *EXAMPLES.get(name, []))
@@ -153,7 +156,7 @@ def test_help_shows_every_setting(capsys):
     names += [f"measure.phase.{name}" for name in config["measure"]["phase"]]
     for name in names:
         assert f"  {name}=" in shown or name == "optimizer.kind", name
-    for path in CONF.glob("*/*.yaml"):
+    for path in OF_RUNS:
         assert f"  {path.parent.name}={path.stem} " in shown
     assert "  objective.diversity=0.1       weight of the smallest distance" in shown
     assert max(map(len, shown.splitlines())) <= 100

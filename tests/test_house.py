@@ -13,7 +13,7 @@ PACKAGE = Path(diversevis.__file__).parent
 FLOORS = [  # from the ground up: a room imports rooms on lower floors only
     {"errors"},
     {"units", "photographs"},
-    {"models", "measures"},
+    {"models", "measures", "priors"},
     {"method"},
     {"runs"},
     {"pictures", "table", "config"},

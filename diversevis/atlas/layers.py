@@ -32,8 +32,8 @@ LOGARITHMIC = "deformation.stability", "deformation.stability_strict"  # ratios
 # Settings in which pages of a layer may differ, with their names for a person.
 SETTINGS = {
     "size": "size", "n": "n", "contrast": "contrast", "diversity": "diversity",
-    "distance": "distance", "fraction": "fraction", "front": "front", "seed": "seed",
-    "weights": "weights", "computation": "computation", "photographs": "settings",
+    "distance": "distance", "fraction": "fraction", "front": "front", "prior": "prior",
+    "seed": "seed", "weights": "weights", "computation": "computation", "photographs": "settings",
 }  # fmt: skip
 
 

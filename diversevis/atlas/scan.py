@@ -213,9 +213,17 @@ def layer_of(run: Run) -> dict[str, Any]:
         # With its metric, for which the pages of earlier runs have no key.
         "distance": f"cosine, {distance}" if record.get("metric") == "cosine" else distance,
         "seed": record.get("seed", config.get("seed")),
+        **({"prior": _prior(prior)} if (prior := record.get("prior")) else {}),
         # Of metamers: their rows are photographs, whose numbers mean others in every run.
         **({"photographs": record["recipe_hash"]} if record.get("references") else {}),
     }
+
+
+def _prior(prior: Mapping[str, Any]) -> str:
+    """Kind and weight, and the file's hash where there is one."""
+    file = f", file {str(prior['file'])[:8]}" if prior.get("file") else ""
+    total = ", summed" if prior.get("reduce") == "sum" else ""
+    return f"{prior.get('kind')}, weight {prior.get('weight'):g}{total}{file}"
 
 
 def _facts(run: Run) -> dict[str, Any]:

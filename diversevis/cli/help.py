@@ -16,6 +16,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "show": ("RUN", "what a run says: is a unit invariant? its rank in its layer"),
     "figure": ("RUN kind=...", "a figure of a run for a paper: PDF, SVG or PNG"),
     "compare": ("A B", "compare the invariances of two sets of analyzed runs"),
+    "train-prior": ("data=FOLDER", "train a prior of natural images on photographs"),
     "align": ("RUN...", "families of units: one another's rotations, scalings, shifts"),
     "status": ("[ROOT]", "which runs are finished, running, failed, ..."),
     "retry": ("[ROOT]", "repeat what failed, never began or died"),
@@ -23,6 +24,7 @@ COMMANDS = {  # name -> (arguments, what it does)
     "atlas": ("ROOT", "pages to look at: layers, units, comparisons; no server needed"),
     "view": ("[ROOT]", "the same, opened in the browser"),
 }
+TRAINED = "patches", "mcgsm", "denoiser", "pixelcnn"
 USAGES = {f"{name} {words}": does for name, (words, does) in COMMANDS.items()}
 LIST = "\n".join(f"  diversevis {usage:25} {does}" for usage, does in USAGES.items())
 
@@ -72,6 +74,9 @@ Settings of objective=diverse:
 
 Settings of optimizer=sphere:
 {optimizer}
+
+Settings of prior=patches (prior=none has none):
+{prior}
 
 Settings of model=torchvision, vgg19 and resnet50:
 {model}
@@ -183,6 +188,25 @@ Settings:
   device, batch    as in `diversevis run`
   model.target     trust the code of a custom network that RUN names: needed if the folder was
                    copied, or another account made it
+""",
+    "train-prior": """\
+diversevis train-prior prior=KIND data=FOLDER [key=value ...]
+
+Trains a prior of natural images on a folder of photographs: how likely an image is among them. A
+fifth of the photographs is held back to judge it by; its bits per dimension are printed beside
+those of a Gaussian of the same covariance, then its file. `diversevis run prior=KIND
+prior.file=FILE ...` uses it (docs/priors.md). A training that was killed continues where it was.
+
+Examples:
+  diversevis train-prior prior=patches data=photos
+  diversevis train-prior prior=pixelcnn data=photos prior.channels=48 device=cuda
+  diversevis run model=vgg19 layer=conv3_1 unit=21 prior=patches prior.photographs=photos
+
+Settings with their defaults:
+{train}
+
+Settings of the priors:
+{training}
 """,
     "show": """\
 diversevis show RUN [unit=UNIT] [--json]
@@ -324,8 +348,13 @@ def help_text(command: str) -> str:
         run=settings("run"),
         objective=settings("objective/diverse", "objective."),
         optimizer=settings("optimizer/sphere", "optimizer."),
+        prior=settings("prior/patches", "prior."),
         model=settings("model/torchvision", "model."),
         measure=settings("measure/standard", "measure."),
+        train=settings("train"),
+        training="\n\n".join(
+            f"  prior={kind}\n{settings(f'training/{kind}', 'prior.')}" for kind in TRAINED
+        ),
         states="\n".join(f"  {name:{width}}  {meaning}" for name, meaning in MEANINGS.items()),
         unfinished=f"{', '.join(UNFINISHED)} or {DAMAGED},",
     )

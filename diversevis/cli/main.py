@@ -82,9 +82,9 @@ def _run(words: Sequence[str]) -> int:
         print(help_text(name), end="")
         return 0
     with _no_garbage():
-        command = import_module(f"diversevis.cli.{name}")
+        command = import_module(f"diversevis.cli.{name.replace('-', '_')}")
     work_begins()
-    getattr(command, f"{name}_command")(words[1:])
+    getattr(command, f"{name.replace('-', '_')}_command")(words[1:])
     return 0
 
 
@@ -102,7 +102,7 @@ def _no_garbage() -> Iterator[None]:
 
 
 def _how_to_continue(words: Sequence[str]) -> str:
-    if words[0] != "run":
+    if words[0] not in ("run", "train-prior"):
         return ""
     without = ", without again=true," if "again=true" in words else ""
     return f"The same command{without} continues."

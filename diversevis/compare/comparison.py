@@ -101,7 +101,8 @@ def check_pair(a: Run, b: Run) -> None:
     if made := differently_made(a, b):
         raise _different(a, b, made, "Repeat a run with the settings of the other: "
                          "contrast=, n=, objective.diversity=, objective.distance=, "
-                         "objective.metric=, objective.fraction=, objective.front=.")  # fmt: skip
+                         "objective.metric=, objective.fraction=, objective.front=, "
+                         "prior=.")  # fmt: skip
     common = [name for name in a.measures if name in b.measures]
     if not common:
         raise InputError(

@@ -39,7 +39,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What comparison.json says about the run."""
         keys = ("model", "layer", "direction", "n", "norm", "diversity", "distance", "metric",
-                "fraction", "front", "seed", "config_hash", "weights")  # fmt: skip
+                "fraction", "front", "prior", "seed", "config_hash", "weights")  # fmt: skip
         return {
             "folder": str(self.path),
             **{key: self.record.get(key) for key in keys},

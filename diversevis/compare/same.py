@@ -30,6 +30,7 @@ def differently_made(a: Run, b: Run) -> list[Difference]:
     made: list[Difference] = [(key, in_a, in_b) for key, in_a, in_b in values if in_a != in_b]
     if a.record.get("references") or b.record.get("references"):
         made += differences(_match(a.record), _match(b.record), "objective")
+    made += differences(_prior(a.record), _prior(b.record), "prior")
     if not math.isclose(a.contrast, b.contrast, rel_tol=CONTRAST_TOLERANCE):
         made.append(("contrast", f"{a.contrast:.4g}", f"{b.contrast:.4g}"))
     return made
@@ -40,6 +41,13 @@ def _match(record: Mapping[str, Any]) -> dict[str, Any]:
     objective = record["config"]["objective"]
     of_match = {key: objective.get(key) for key in ("tolerance", "start", "crop", "side")}
     return {"photographs": record.get("references"), **of_match}
+
+
+def _prior(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides about the prior, without what the images were compared with afterwards."""
+    prior = record.get("prior") or {"kind": "none"}
+    later = {"check", "check_file"} | (set() if prior["kind"] == "spectrum" else {"photographs"})
+    return {name: value for name, value in prior.items() if name not in later}
 
 
 def made_with(record: Mapping[str, Any], key: str) -> Any:

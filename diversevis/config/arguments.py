@@ -23,7 +23,9 @@ FLAGS = (
 OTHER_SWEEPER = re.compile(
     r"[+~]*hydra(/sweeper=(?!basic$)|\.sweeper\.(?!max_batch_size=)|\.mode=)"
 )
-PATHS = r"root|natural|model\.weights|objective\.(?:direction|photographs)"  # settings
+PATHS = (  # settings
+    r"root|natural|data|model\.weights|objective\.(?:direction|photographs)|prior\.(?:file|photographs)"
+)
 
 
 def split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -33,6 +33,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("run", overrides=[for_hydra(word) for word in settings])
 
 
+def compose_training(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return conf/train.yaml with the overrides; raises InputError where they do not fit."""
+    with (
+        plain_errors(overrides, "train"),
+        initialize_config_dir(config_folder(), version_base="1.3"),
+    ):
+        return plain(compose("train", overrides=[for_hydra(word) for word in overrides]))
+
+
 class Opening(NamedTuple):
     """A network, rows and columns of its images where they are given, and a layer if one is."""
 

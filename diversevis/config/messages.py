@@ -24,14 +24,15 @@ EXTRAS = {"slurm": "slurm", "local": "slurm", "joblib": "joblib", "ray": "ray"} 
 
 
 @contextlib.contextmanager
-def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
-    """Turn Hydra's errors about the overrides into an InputError of one paragraph."""
+def plain_errors(overrides: Sequence[str], primary: str = "run") -> Iterator[None]:
+    """Turn Hydra's errors about the overrides of conf/PRIMARY.yaml into an InputError of one
+    paragraph."""
     try:
         with user_files_checked():
             yield
         check_left_open(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(error, overrides)) from error
+        raise InputError(_explain(error, overrides, primary)) from error
     except ValueError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not str(frame.f_globals.get("__name__")).startswith(("hydra.", "omegaconf.")):
@@ -39,7 +40,7 @@ def plain_errors(overrides: Sequence[str]) -> Iterator[None]:
         raise InputError(f"{error} (in: {' '.join(overrides)})") from error
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def _explain(error: Exception, overrides: Sequence[str], primary: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and (explained := _missing_file(error)):
         return explained
@@ -48,7 +49,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if match := re.match(r"In '([^']+)': Could not find '([^']+)'", text):
         return f"{match[2]}, in the defaults list of {match[1]}, is no file of settings."
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(match[1], overrides) or text
+        return _unknown_key(match[1], overrides, primary) or text
     if match := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
         return _commas(match[1], match[2])
     if match := re.match(r"Additional config directory '(.+)' not found", text):
@@ -89,14 +90,17 @@ def _missing_file(error: MissingConfigException) -> str | None:
         models = import_torchvision_models()
         if name in models.list_models(module=models):
             hint = f"It is one of torchvision's: write model=torchvision model.name={name}."
+    group = group.replace("training", "prior")  # as it is typed
     return f"{group}={name} is unknown. {hint}"
 
 
-def _unknown_key(key: str, overrides: Sequence[str]) -> str | None:
+def _unknown_key(key: str, overrides: Sequence[str], primary: str) -> str | None:
     others = [word for word in overrides if not word.lstrip("+~").startswith(key)]
-    legal = _legal_keys(key.rpartition(".")[0], others)
+    legal = _legal_keys(key.rpartition(".")[0], others, primary)
     if key in legal:
         return f"{key} is fixed in this config and cannot be chosen again: set {key}.name=..."
+    if legal == ["prior.kind"]:
+        return f"{key} is a setting of priors, and none is chosen: add prior=patches, or another."
     if legal:
         return f"There is no setting {key}. {suggest(key, legal, limit=40)}"
     return _launcher_key(key, overrides) if key.startswith("hydra.launcher.") else None
@@ -130,13 +134,13 @@ def _commas(key: str, value: str) -> str:
     )
 
 
-def _legal_keys(group: str, overrides: Sequence[str]) -> list[str]:
+def _legal_keys(group: str, overrides: Sequence[str], primary: str) -> list[str]:
     """The settings of a group, dotted; of the complete config where `group` is empty."""
     settings = [word for word in overrides if "=" in word and not word.startswith("-")]
     for words in (settings, []):  # the other overrides may be wrong, too
         with contextlib.suppress(HydraException, OmegaConfBaseException):
             with initialize_config_dir(config_folder(), version_base="1.3"):
-                config = compose("run", overrides=words)
+                config = compose(primary, overrides=words)
             selected = OmegaConf.select(config, group) if group else config
             if isinstance(selected, DictConfig):
                 names = map(str, selected)

@@ -64,11 +64,17 @@ def _subject(
         )
         if objective.front is not None:
             weights = tuple(unit.get("knee") for unit in metrics)  # a dead unit has no knee
+    scale_of: dict[int, float | None] = {
+        row: unit.get("prior_response_scale")
+        for row, unit in zip(rows, metrics or (), strict=False)
+    }
     sample, photographs = sampled(setup), experiment.natural
     return Subject(
         respond=partial(_respond, setup),
         respond_all=lambda batch: respond_all(replace(setup, batch=batch)),
-        images_alone=lambda rows, batch: images_alone(replace(setup, batch=batch), rows),
+        images_alone=lambda rows, batch: images_alone(
+            replace(setup, batch=batch), rows, [scale_of.get(row) for row in rows]
+        ),
         noise=lambda *draw: noise_of(setup, *draw)(),
         generator=partial(generator_of, setup),
         rows=rows, units=tuple(units), alive=alive, sampled=tuple(sample[row] for row in rows),

@@ -145,21 +145,30 @@ def free_memory(device: torch.device) -> int:
     return min(free)
 
 
-def bytes_per_image(readout: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
-    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps.
+def bytes_per_image(
+    readout: nn.Module, prior: Callable[[Tensor], Tensor] | None, shape: tuple[int, int, int],
+    device: torch.device,
+) -> int:  # fmt: skip
+    """Memory of a step (forward and backward) per image, from the sizes of the readout's maps and
+    of what a prior computes from sets of images.
 
     shape  of an image: channels, rows, columns
     """
     rows = torch.zeros(1, dtype=torch.long, device=device)
     z = random_images(shape[0], shape[1:], 1).to(device)  # networks may treat empty images apart
+    of_prior = 0
     with torch.no_grad():
+        if prior is not None:
+            with _Sizes() as operations:
+                prior(z.expand(2, -1, -1, -1)[None])
+            of_prior = operations.bytes // 2
         if isinstance(readout, fx.GraphModule):
             graph = _Counter(readout)
             graph.run(z, rows)
-            return int(BACKWARD * graph.bytes)
+            return int(BACKWARD * (graph.bytes + of_prior))
         with _Sizes() as operations:
             readout(z, rows)
-    return int(BACKWARD * operations.bytes)
+    return int(BACKWARD * (operations.bytes + of_prior))
 
 
 def choose_batch(per_image: int, device: torch.device, per_unit: int) -> int:

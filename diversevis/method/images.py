@@ -62,9 +62,11 @@ def render(
 
 
 def precondition(
-    gradient: Float[Tensor, "unit image color height width"], kind: Precondition
+    gradient: Float[Tensor, "unit image color height width"],
+    kind: Precondition,
+    exponent: float = 0.5,
 ) -> Float[Tensor, "unit image color height width"]:
-    """The gradient with its frequencies weighted by 1/sqrt(f), channel by channel (`sqrt`;
+    """The gradient with its frequencies weighted by 1/f^exponent, channel by channel (`sqrt`;
     docs/method.md, section 3), or as it is (`none`)."""
     if kind == "none":
         return gradient
@@ -72,7 +74,8 @@ def precondition(
     like = gradient.dtype, gradient.device
     rows, columns = _hartley(height, *like), _hartley(width, *like)
     bottom, right = len(rows) - height, len(columns) - width
-    weights = functional.pad(frequency_weights(height, width, *like), (0, right, 0, bottom))
+    weights = frequency_weights(height, width, *like, exponent)
+    weights = functional.pad(weights, (0, right, 0, bottom))
     planes = functional.pad(gradient.flatten(0, -3), (0, right, 0, bottom))
     filtered = rows @ (rows @ planes @ columns * weights) @ columns
     return filtered[:, :height, :width].reshape(gradient.shape)
@@ -80,13 +83,15 @@ def precondition(
 
 @functools.lru_cache(maxsize=8)
 def frequency_weights(
-    height: int, width: int, dtype: torch.dtype, device: torch.device
+    height: int, width: int, dtype: torch.dtype, device: torch.device, exponent: float = 0.5
 ) -> Float[Tensor, "height width"]:
-    """`1 / max(1, sqrt(|f|))`, f in cycles per image (the order of `fft2`), divided by its mean
+    """`1 / max(1, |f|^exponent)`, f in cycles per image (the order of `fft2`), divided by its mean
     (docs/method.md, section 3)."""
     rows = torch.fft.fftfreq(height, 1 / height, dtype=dtype, device=device)[:, None]
     columns = torch.fft.fftfreq(width, 1 / width, dtype=dtype, device=device)[None, :]
-    weights = 1 / torch.hypot(rows, columns).sqrt().clamp(min=1)
+    frequencies = torch.hypot(rows, columns)
+    powers = frequencies.sqrt() if exponent == 0.5 else frequencies**exponent
+    weights = 1 / powers.clamp(min=1)
     return weights / weights.mean()
 
 

@@ -1,4 +1,5 @@
-"""What is maximised: mean response, plus a reward for the SMALLEST distance between two images.
+"""What is maximised: mean response, plus a reward for the SMALLEST distance between two images,
+less the images' cost under a prior of natural images.
 
 docs/method.md, section 4; Cadena et al. 2018. `Objective.__call__` sums the terms of every unit.
 """
@@ -25,7 +26,8 @@ Terms = dict[str, Float[Tensor, " unit"]]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """`response / response_scale + diversity * distance_min / distance_scale`, per unit."""
+    """`response / response_scale + diversity * distance_min / distance_scale - prior * cost`, per
+    unit."""
 
     diversity: Float[Tensor, " unit"]  # weight of the smallest pairwise distance (lambda)
     response_scale: Float[Tensor, " unit"]
@@ -33,6 +35,7 @@ class Objective:
     # A larger response is not rewarded further (threshold objective; docs/method.md, section 9).
     enough: Float[Tensor, " unit"] | None
     metric: Metric = "rms"
+    prior: float = 0.0  # weight of the images' mean cost (nu)
 
     def of(self, index: Int[Tensor, " unit"]) -> Objective:
         """The objective of some of the units."""
@@ -50,13 +53,15 @@ class Objective:
         features: Float[Tensor, "unit shown feature"],
         emphasis: float | Tensor = 1.0,
         softness: float | Tensor = 0.0,
+        costs: Float[Tensor, "unit image"] | None = None,
     ) -> Terms:
-        """Terms by name: `response` and `diversity`; `loss`, the negative of their sum; and
-        `descent`, whose gradient the optimizer follows. A single image has no distance terms.
+        """Terms by name: `response`, `diversity` and `prior`; `loss`, the negative of their sum;
+        and `descent`, whose gradient the optimizer follows. A single image has no distance terms.
 
         features  of the images; of metamers also of the photograph, which has no response
         emphasis  factor on the diversity term in `descent`
         softness  of the smallest distance's gradient (see `smallest_distance`)
+        costs     of the images under the prior; None without one
         """
         if self.enough is not None:
             responses = torch.minimum(responses, self.enough[:, None])
@@ -68,6 +73,11 @@ class Objective:
             terms["diversity"] = self.diversity * distance / self.distance_scale
             total = total + terms["diversity"]
             followed = followed + emphasis * terms["diversity"]
+        if costs is not None:
+            terms["prior_cost"] = costs.mean(1)
+            terms["prior"] = -self.prior * terms["prior_cost"]
+            total = total + terms["prior"]
+            followed = followed + terms["prior"] / emphasis
         return terms | {"loss": -total, "descent": -followed}
 
 

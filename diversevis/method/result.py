@@ -27,6 +27,9 @@ OF_METAMERS = (
     "error_mean", "error_max", "distance_to_reference_min", "distance_to_reference_mean",
     "distance_pixels_to_reference_min", "distance_pixels_to_reference_mean",
 )  # fmt: skip
+# Costs under the prior of these, in `metrics.json` (docs/priors.md).
+COMPARED = "images", "shuffled", "noise", "best"
+OF_CROPS = "photographs", "photographs_low", "photographs_high"
 IN_FRONT = "response_mean", "response_min", "distance_min", "distance_mean", "stop"
 
 
@@ -99,6 +102,10 @@ def dead_units(setup: Setup, rows: Tensor, noise: Tensor) -> list[Visualization]
         seen = respond(setup, images.render(noise, setup.norm), rows)
     units = [setup.targets.units[row] for row in rows.tolist()]
     missing = MISSING_IF_DEAD + (() if setup.targets.references is None else OF_METAMERS)
+    if setup.prior is not None:
+        names = ["prior_cost"] if setup.prior.check is None else ["prior_cost", "prior_check_cost"]
+        costs = [f"{name}_{what}" for name in names for what in (*COMPARED, *OF_CROPS)]
+        missing += (*costs, "prior_response_scale")
     return [
         Visualization(
             unit=unit,

@@ -25,6 +25,7 @@ from diversevis.method.optimize.sphere import Sphere
 from diversevis.models.architectures import Model
 from diversevis.models.layer import Reading
 from diversevis.models.targets import ResponseKind
+from diversevis.priors.settings import PriorSettings
 
 HIGHEST_CONTRAST = 255.0  # no image with grey levels from 0 to 255 has more
 MOST_SEEDS = 1000
@@ -199,6 +200,7 @@ class Experiment:
     precondition: Precondition
     record: Literal["none", "gif", "mp4"]  # also film the optimization
     objective: ObjectiveSettings
+    prior: PriorSettings  # natural images: the objective's third term
     optimizer: Adam | Annealed | Sphere
     analysis: str | list[str]  # names of the measures of invariance to take, or `all`
     natural: str | None  # folder of photographs for natural exemplars and varied images

@@ -41,6 +41,8 @@ from diversevis.models.receptive_field import ReceptiveField, UnitField
 from diversevis.models.targets import Targets, channel_targets, direction_targets
 from diversevis.models.unit_fields import unit_fields
 from diversevis.models.view import View, differs, view
+from diversevis.priors import open as priors
+from diversevis.priors.open import Prior
 
 LOG = logging.getLogger("diversevis")
 # In torch's messages about gradients that it cannot compute.
@@ -77,6 +79,7 @@ class Setup:
     # and the package's version tell.
     computation: str | None
     norm: float  # Euclidean norm of every image
+    prior: Prior | None  # of natural images, None for `prior=none`
     device: torch.device
     # Factors on the channels of the target layer and of the distance layer, None for 1.
     channel_gain: Float[Tensor, " channel"] | None
@@ -150,6 +153,7 @@ def _prepare(experiment: Experiment, device: torch.device) -> Setup:
     # A scaled direction has another projection than the direction itself: both need all channels.
     one_channel = channel_gain is None or targets.are_channels
     reads_out = experiment.objective.response == "max" and one_channel and not population
+    prior = open_prior(experiment, network, seen.field.size, norm, device)
     readout, why_slow = _readout(seen, targets, reads_out, device, network.colors)
     if why_slow is not None:
         LOG.warning("%s of %s runs as published: %s", layer.name, network.name, why_slow)
@@ -162,13 +166,14 @@ def _prepare(experiment: Experiment, device: torch.device) -> Setup:
         readout=readout,
         reads_out=reads_out,
         layout=layout,
-        batch=_batch(experiment, readout, (colors, *seen.field.size), device),
+        batch=_batch(experiment, readout, prior, (colors, *seen.field.size), device),
         targets=targets,
         field=seen.field,
         unit_fields=of_units,
         way="fast" if isinstance(readout, fx.GraphModule) else "plain",
         computation=computation,
         norm=norm,
+        prior=prior,
         device=device,
         channel_gain=channel_gain,
         feature_gain=feature_gain if distance_layers or population else None,
@@ -188,8 +193,12 @@ class Preparer:
         if last is None or _network_settings(last.experiment) != _network_settings(experiment):
             self._last = prepare(experiment)
         else:
-            batch = _batch(experiment, last.readout, last.image_shape, last.device)
-            self._last = replace(last, experiment=experiment, batch=batch)
+            prior, before = last.prior, last.experiment.prior
+            if experiment.prior != before:
+                size, network = last.field.size, last.network
+                prior = open_prior(experiment, network, size, last.norm, last.device)
+            batch = _batch(experiment, last.readout, prior, last.image_shape, last.device)
+            self._last = replace(last, experiment=experiment, prior=prior, batch=batch)
         return self._last
 
 
@@ -206,8 +215,7 @@ def _network_settings(experiment: Experiment) -> dict[str, Any]:
 def units_to_fill(setup: Setup, kind: str) -> int:
     """Number of units that fill a device of this kind (`cpu`, `cuda`), memory permitting."""
     per_unit = setup.experiment.images_per_unit
-    per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
-    return max(1, batch_to_fill(per_image, kind, per_unit) // per_unit)
+    return max(1, batch_to_fill(_bytes_per_image(setup), kind, per_unit) // per_unit)
 
 
 def batch_of_each(setup: Setup, processes: int) -> int:
@@ -216,8 +224,7 @@ def batch_of_each(setup: Setup, processes: int) -> int:
     gave is that of all together."""
     if isinstance(setup.experiment.batch, int):
         return setup.batch // processes
-    per_image = bytes_per_image(setup.readout, setup.image_shape, setup.device)
-    most = min(TOGETHER * setup.batch, images_that_fit(per_image, setup.device))
+    most = min(TOGETHER * setup.batch, images_that_fit(_bytes_per_image(setup), setup.device))
     return min(setup.batch, most // processes)
 
 
@@ -281,12 +288,28 @@ def _takes_channels_last(module: nn.Module, seen: View, colors: int, device: tor
     return difference(before, after) <= ROUGHLY
 
 
+def open_prior(
+    experiment: Experiment, network: Network, size: tuple[int, int], norm: float,
+    device: torch.device,
+) -> Prior | None:  # fmt: skip
+    """Raises `InputError` for a prior that the network's images cannot have."""
+    shape = network.colors, *size
+    shown = priors.View(shape=shape, mean=network.weights.mean, norm=norm, device=device)
+    return priors.open_prior(experiment.prior, shown)
+
+
+def _bytes_per_image(setup: Setup) -> int:
+    cost = setup.prior.cost if setup.prior else None
+    return bytes_per_image(setup.readout, cost, setup.image_shape, setup.device)
+
+
 def _batch(
-    experiment: Experiment, readout: nn.Module, shape: tuple[int, int, int], device: torch.device
-) -> int:
+    experiment: Experiment, readout: nn.Module, prior: Prior | None, shape: tuple[int, int, int],
+    device: torch.device,
+) -> int:  # fmt: skip
     if isinstance(experiment.batch, int):
         return experiment.batch
-    per_image = bytes_per_image(readout, shape, device)
+    per_image = bytes_per_image(readout, prior.cost if prior else None, shape, device)
     return choose_batch(per_image, device, experiment.images_per_unit)
 
 

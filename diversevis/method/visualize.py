@@ -31,6 +31,7 @@ from diversevis.method.device import precision
 from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.descend import Result
 from diversevis.method.optimize.loop import Listener, Number, PhaseCheckpoints, StepProgress
+from diversevis.method.prior import measure_costs, prior_weight
 from diversevis.method.response import Responses, respond
 from diversevis.method.result import Visualization, at_knee, dead_units, unit_result
 from diversevis.method.setup import Setup
@@ -179,14 +180,16 @@ def optimize_together(batch: Batch, noise: Noise, best: Responses, scales: Scale
         features = seen.features
         if fixed.shape[1]:
             features = torch.cat([fixed[index], features], dim=1)
-        terms = objective.of(index)(seen.scaled, features, emphasis, softness)
+        costs = setup.prior.cost(x) if setup.prior else None
+        terms = objective.of(index)(seen.scaled, features, emphasis, softness, costs)
         return {"response_mean": seen.responses.mean(1)} | terms
 
     if batch.progress:
         batch.progress.begin("diverse")
     checkpoint = checkpoints.of("diverse") if checkpoints else None
     optimizer = setup.experiment.optimizer
-    return optimizer(problem_of(setup, evaluate), start, _listener(batch, rows), checkpoint)
+    problem = problem_of(setup, evaluate, stiff=prior_weight(setup) > 0)
+    return optimizer(problem, start, _listener(batch, rows), checkpoint)
 
 
 def score(
@@ -197,19 +200,24 @@ def score(
     Computed in plain float32, whatever the precision of the steps before.
     """
     setup, weights = batch.setup, batch.setup.experiment.objective.weights
-    fixed = anchors(setup, best)
+    fixed, size = anchors(setup, best), len(weights)
     repeated = _per_weight(setup, noise.rows, best.responses[:, 0], scales.response, fixed)
     with torch.no_grad(), precision("float32"):
         final = respond(setup, optimized.images, repeated[0])
     final = Responses(*(values.cpu() for values in final))
+    costs = measure_costs(
+        setup, repeated[0], optimized.images, _per_weight(setup, noise.together, best.images)
+    )
     rows, best_responses, response_scales, fixed = (values.cpu() for values in repeated)
     results = []  # [unit * weight]
     for i, row in enumerate(rows.tolist()):
         result = unit_result(setup, row, i, final, optimized, best_responses[i], response_scales[i])
         if setup.targets.references is not None:
             result = with_errors(setup, result, row, final.features[i], fixed[i])
+        if costs is not None:
+            scale = {"prior_response_scale": response_scales[i].item()}
+            result = replace(result, metrics=result.metrics | costs[i] | scale)
         results.append(result)
-    size = len(weights)
     return [at_knee(results[i : i + size], weights) for i in range(0, len(results), size)]
 
 
@@ -230,6 +238,7 @@ def _objective(setup: Setup, best: Responses, scales: Scales) -> Objective:
         distance_scale=distance_scale,
         enough=enough,
         metric=settings.metric,
+        prior=prior_weight(setup),
     )
 
 

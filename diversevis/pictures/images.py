@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diversevis.errors import FolderLost
 from diversevis.method.images import display
-from diversevis.pictures import graph, page
+from diversevis.pictures import graph, page, prior
 from diversevis.pictures.grid import MOST_IN_ROW, SMALLEST, Grid, grid_of
 from diversevis.runs.folder import RunFolder
 from diversevis.units import counted
@@ -56,8 +56,12 @@ def draw_images(folder: RunFolder, tell: Callable[[int, int], None], drawn: Draw
 
 
 def draw_graphs(folder: RunFolder) -> list[str]:
-    """Write the trace of the optimization and the fronts of units; returns what failed."""
+    """Write the trace of the optimization, the fronts of units, and costs under priors; returns
+    what failed."""
     failures: list[str] = []
+    with noted(failures, "prior"):
+        if (drawn := prior.picture(folder.read_record(), folder.read_metrics())) is not None:
+            folder.write_prior_figure(page.png(drawn))
     with noted(failures, "trace"):
         _draw_trace(folder)
     with noted(failures, "front"):
@@ -191,7 +195,9 @@ def trace_columns(names: Sequence[str], rows: Sequence[Sequence[float]]) -> Colu
 
 def trace_line(columns: Columns) -> str:
     """What the picture of the trace shows."""
-    line = "Response and smallest distance at every step of the optimization"
+    what = "Response, smallest distance and cost under the prior"
+    line = what if "prior_cost" in columns else "Response and smallest distance"
+    line += " at every step of the optimization"
     is_summary = len(np.unique(columns["unit"])) > FEW
     return line + (": median and quartiles of the units" if is_summary else "")
 
@@ -206,6 +212,8 @@ def trace_graphs(columns: Columns, record: dict[str, Any]) -> list[Callable[[Any
     if "distance_min" in columns:
         label = _distance_label(record)
         draws.append(partial(_trace, columns, "distance_min", label, graph.ORANGE))
+    if "prior_cost" in columns:
+        draws.append(partial(_trace, columns, "prior_cost", "cost under the prior", graph.GREEN))
     return draws
 
 

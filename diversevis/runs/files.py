@@ -35,7 +35,7 @@ OPTIONAL: dict[str, Any] = {  # what records of other versions may lack
     "direction": (str, NoneType), "distance": (str, NoneType),
     "metric": (str, NoneType),
     "diversity": (int, float, NoneType), "fraction": (int, float, NoneType),
-    "front": (list, NoneType),
+    "front": (list, NoneType), "prior": (dict, NoneType),
 }  # fmt: skip
 
 

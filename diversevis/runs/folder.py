@@ -8,7 +8,7 @@ outputs/<model>/<layer>/<units>/v001/
     metrics.json         numbers per unit
     images.safetensors   images [K, n, c, h, w], responses [K, n], units [K]
     images/unit0012/00.png ...
-    sheet_unit0012.png, trace.png, optimization_unit0012.gif
+    sheet_unit0012.png, trace.png, prior.png, optimization_unit0012.gif
     trace.csv            every term of every unit at every step
     analysis/phase.safetensors, analysis/phase_unit0012.png, analysis/phase.png ...
     front.csv, front.safetensors, front_unit0012.png
@@ -191,6 +191,9 @@ class RunFolder:
 
     def write_trace_figure(self, png: bytes) -> None:
         self._write("trace.png", png)
+
+    def write_prior_figure(self, png: bytes) -> None:
+        self._write("prior.png", png)
 
     def write_front_figure(self, unit: int, png: bytes) -> None:
         self._write(f"front_{_unit(unit)}.png", png)

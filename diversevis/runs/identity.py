@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from diversevis.measures.catalogue import OF_PHOTOGRAPHS
 from diversevis.method.setup import Setup
 from diversevis.photographs.survey import survey
+from diversevis.priors.open import WITHOUT_FILE
 from diversevis.runs import signals
 from diversevis.runs.check import flaw_of
 from diversevis.runs.files import RECORD, Damaged, read_json
@@ -186,7 +187,8 @@ def science(setup: Setup) -> dict[str, Any]:
     ascent = "accelerated" if experiment.optimizer.kind == "sphere" else None
     rare = {"image": reading, "computation": setup.computation, "input": network.convention,
             "matched": matched, "algorithms": algorithms, "search": search,
-            "ascent": ascent}  # fmt: skip
+            "ascent": ascent,
+            "prior": setup.prior.identity if setup.prior else None}  # fmt: skip
     return {
         **{name: value for name, value in rare.items() if value is not None},
         "model": network.name, "weights": network.weights.identity,
@@ -215,6 +217,10 @@ def absolute_paths(setup: Setup) -> dict[str, Any]:
     typed = {"objective.direction": objective.direction,
              "objective.photographs": objective.photographs,
              "natural": setup.experiment.natural}  # fmt: skip
+    prior = setup.experiment.prior
+    typed |= {f"prior.{name}": getattr(prior, name, None) for name in ("file", "photographs")}
+    if (check := getattr(prior, "check", None)) is not None and check not in WITHOUT_FILE:
+        typed["prior.check"] = check
     paths: dict[str, Any] = {name: absolute(p) for name, p in typed.items() if p is not None}
     if isinstance(objective.reference, str):
         paths["objective.reference"] = absolute(objective.reference)

@@ -47,6 +47,7 @@ def make_record(setup: Setup, command: str, config: Mapping[str, Any]) -> dict[s
         "distance": experiment.objective.distance, "metric": experiment.objective.metric,
         "diversity": None if experiment.objective.front else experiment.objective.diversity,
         "fraction": experiment.objective.fraction, "front": experiment.objective.front,
+        "prior": setup.prior.identity if setup.prior else None,
         "receptive_field": asdict(setup.field), "unit_fields": setup.unit_fields,
         "way": setup.way,
         "computation": setup.computation,

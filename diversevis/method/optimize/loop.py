@@ -38,6 +38,9 @@ class Problem:
     render: Callable[[Images], Images]
     # Gradient with respect to images -> the same with its frequencies weighted.
     precondition: Callable[[Images], Images]
+    # The same for objectives whose curvature grows with frequency, as that of a prior does: they
+    # need more weight on low ones. None: the objective is none of these.
+    precondition_stiff: Callable[[Images], Images] | None = None
     # So many consecutive sets are rivals: only the best of them counts, and after every eighth of
     # the steps the worse half of them stops.
     rivals: int = 1

@@ -1,0 +1,1 @@
+"""Natural-image priors: how likely an image is among photographs."""
