@@ -64,9 +64,9 @@ def main(words: Sequence[str] | None = None) -> None:
             rows.append(row_of(kind, setup, results) | {"step": step})
             print(line_of(rows[-1]), flush=True)
             default = weight is None or not options.weights
-            for unit, result in zip(units, results, strict=True):
+            for result in results:
                 name = kind if default else f"{kind}, weight {weight}"
-                shown[unit].append((name, result))
+                shown[result.unit].append((name, result))
     (options.out / "priors.json").write_text(json.dumps(rows, indent=2) + "\n")
     for unit, of_unit in shown.items():
         (options.out / f"unit{unit:04d}.png").write_bytes(picture(options, unit, of_unit))

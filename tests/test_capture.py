@@ -352,17 +352,3 @@ def test_reported_numbers_are_float32(monkeypatch):
     visualize(dataclasses.replace(setup, experiment=fast), [0])
     assert {flags for grad, flags in seen if grad} == {(True, True)}
     assert [flags for grad, flags in seen if not grad] == [(False, False)] * 3
-
-
-@pytest.mark.parametrize(
-    ("rivals", "steps", "recorded"), [(1, 10, True), (1, 9, False), (8, 48, False), (8, 80, True)]
-)
-def test_recorded_only_where_it_pays(monkeypatch, rivals, steps, recorded):
-    """The batch of rivals shrinks after every eighth of the steps, and is then recorded anew."""
-    monkeypatch.setattr(descend, "recorder_of", lambda device: Tracing())
-    work = descend._Work(
-        optimizer=dataclasses.replace(SPHERE, steps=steps),
-        problem=dataclasses.replace(problem(towards), rivals=rivals, recorded=100),
-        start=torch.zeros(8, 1, 3, 4, 4),
-    )
-    assert (work.recorder is not None) is recorded

@@ -74,9 +74,16 @@ def test_every_link_leads_somewhere(path):
         assert not anchor or anchor in anchors(linked), target
 
 
+def linked_from(path):
+    targets = LINK.findall(prose(path))
+    return {(path.parent / target.partition("#")[0]).resolve() for target in targets}
+
+
 def test_every_document_is_linked_from_readme():
-    linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(prose(README))}
-    assert set((ROOT / "docs").glob("*")) <= linked
+    """And every picture from a document."""
+    pictures = set((ROOT / "docs").glob("*.png"))
+    assert set((ROOT / "docs").glob("*")) - pictures <= linked_from(README)
+    assert pictures <= set().union(*map(linked_from, DOCUMENTS))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -154,12 +154,9 @@ class _Work:
 
     @property
     def recorder(self) -> Recorder | None:
-        """What records a step; None for plain calls, as where the batch shrinks before a recording
-        has paid for itself."""
+        """What records a step; None for plain calls."""
         images = self.start.shape[0] * self.start.shape[1]
-        rounds = ROUNDS if self.problem.rivals > 1 else 1
-        pays = self.optimizer.steps >= COST * rounds
-        return recorder_of(self.start.device) if pays and images <= self.problem.recorded else None
+        return recorder_of(self.start.device) if images <= self.problem.recorded else None
 
     def begun(self) -> tuple[Tensors, Tensors, int]:
         """What the sets have reached, the state of the loop, and the number of the next step."""
