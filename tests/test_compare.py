@@ -382,6 +382,7 @@ def test_equal_fields_pair_the_same_layer(tmp_path):
         ({"contrast": 33.0}, "contrast is 32 in A and 33 in B"),
         ({"metric": "cosine"}, "metric is rms in A and cosine in B"),
         ({"fraction": 0.85}, "fraction is None in A and 0.85 in B"),
+        ({"prior": {"kind": "tv", "weight": 0.1}}, "prior.kind is none in A and tv in B"),
         ({"measures": MEASURES | {"phase": {"settings": {"orientations": 8, "phases": 16}}}},
          "measures.phase.settings.orientations is 12 in A and 8 in B. Run `diversevis analyze"),
         ({"measures": MEASURES | {"deformation": {"settings": {"deltas": [1]}}}},

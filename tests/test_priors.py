@@ -436,6 +436,39 @@ def test_files_of_another_kind_are_refused(tmp_path, mixture_file):
         setup_of(*QUICK, "prior=mcgsm", f"prior.file={mixture_file}")
 
 
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_checkpoint_of_the_port_is_read_as_tensors_alone(tmp_path):
+    from test_pixelcnn import port_state
+
+    file, trap = tmp_path / "pcnn.pth", tmp_path / "trap"
+    torch.save({name: value.float() for name, value in port_state().items()}, file)
+    trained = read_prior(file, "prior.file")
+    assert (trained.kind, trained.mean) == ("pixelcnn", None)
+    words = ["experiment=cadena2018_natural", "model=energy", "layer=complex", "unit=0", "n=3",
+             "norm=contrast", "objective.distance=pixels", f"prior.file={file}"]  # fmt: skip
+    setup = setup_of(*words)
+    x = render(torch.randn(1, 3, *setup.image_shape), setup.norm)
+    assert torch.allclose(setup.prior.cost(x)[0], trained.model(x[0]), rtol=1e-4)
+    # As published: the sum over pixels, channels and images, in nats.
+    assert prior_weight(setup) == pytest.approx(8e-3 * x.numel())
+    torch.save({"x": Trap(trap)}, file)
+    with pytest.raises(InputError, match="cannot be read as tensors alone"):
+        read_prior(file, "prior.file")
+    assert not trap.exists()
+    torch.save([torch.zeros(2)], file)
+    with pytest.raises(InputError, match="holds no state of a model"):
+        read_prior(file, "prior.file")
+
+
 def test_other_channels_are_refused(tmp_path):
     grey = tmp_path / "grey.safetensors"
     grey.write_bytes(serialize("patches", random_mixture(colors=1), (0.449,), {}))
@@ -443,6 +476,16 @@ def test_other_channels_are_refused(tmp_path):
         setup_of(*QUICK, "prior=patches", f"prior.file={grey}")
     settings = Patches(kind="patches", file=str(grey), stride=4, **COMMON)
     assert open_prior(settings, view_of(1, 9, 9)).cost(torch.randn(1, 2, 1, 9, 9)).shape == (1, 2)
+    assert open_prior(dataclasses.replace(settings, file=None), view_of(1, 5, 9)) is not None
+    for kind, colors, expected in [("patches", 3, "mcgsm"), ("tv", 3, "patches"),
+                                   ("patches", 1, "tv"), ("tv", 4, "spectrum")]:  # fmt: skip
+        shared = {**COMMON, "check": "auto"}
+        asked = (
+            TotalVariation(kind="tv", **shared)
+            if kind == "tv"
+            else Patches(kind="patches", file=None, stride=4, **shared)
+        )
+        assert open_prior(asked, view_of(colors, 9, 9)).check[0] == expected
     with pytest.raises(InputError, match="Use prior=tv or prior=spectrum"):
         open_prior(settings, view_of(4, 9, 9))
     assert open_prior(TotalVariation(kind="tv", **COMMON), view_of(4, 9, 9)) is not None

@@ -80,9 +80,10 @@ def open_prior(settings: PriorSettings, view: View) -> Prior | None:
     file = getattr(settings, "file", None)
     _, cost, of_file = _open(settings.kind, file, "prior.file", view, crops, settings)
     check, of_check = None, None
-    if settings.check is not None:
-        check_kind = settings.check if settings.check in WITHOUT_FILE else "file"
-        path = settings.check if check_kind == "file" else None
+    wanted = _auto(settings.kind, view.shape[0]) if settings.check == "auto" else settings.check
+    if wanted is not None:
+        check_kind = wanted if wanted in WITHOUT_FILE else "file"
+        path = wanted if check_kind == "file" else None
         if path is not None and not Path(path).expanduser().exists():
             raise InputError(
                 f"prior.check={printable(path)} is neither a file nor a prior that needs none. "
@@ -101,6 +102,12 @@ def open_prior(settings: PriorSettings, view: View) -> Prior | None:
         identity={**own, "file": of_file, "photographs": digest, "check": check and check[0],
                   "check_file": of_check},
     )  # fmt: skip
+
+
+def _auto(kind: str, colors: int) -> str:
+    """The prior to compare with, another than `kind`, that images of so many channels can have."""
+    possible = {3: ("patches", "mcgsm"), 1: ("patches", "tv")}.get(colors, ("tv", "spectrum"))
+    return possible[1] if kind == possible[0] else possible[0]
 
 
 def _open(

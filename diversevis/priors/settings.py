@@ -26,7 +26,8 @@ class _Settings:
     # them all, as published.
     reduce: Reduce
     photographs: str | None  # folder of photographs whose crops the images are compared with
-    check: str | None  # a prior that is not optimized: a kind, or a file of `train-prior`
+    # A prior that is not optimized: a kind, a file of `train-prior`, or `auto`.
+    check: str | None
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):

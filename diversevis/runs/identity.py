@@ -219,7 +219,8 @@ def absolute_paths(setup: Setup) -> dict[str, Any]:
              "natural": setup.experiment.natural}  # fmt: skip
     prior = setup.experiment.prior
     typed |= {f"prior.{name}": getattr(prior, name, None) for name in ("file", "photographs")}
-    if (check := getattr(prior, "check", None)) is not None and check not in WITHOUT_FILE:
+    check = getattr(prior, "check", None)
+    if check not in (None, "auto", *WITHOUT_FILE):
         typed["prior.check"] = check
     paths: dict[str, Any] = {name: absolute(p) for name, p in typed.items() if p is not None}
     if isinstance(objective.reference, str):
