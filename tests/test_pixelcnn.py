@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional
 
 from diversevis.errors import InputError
-from diversevis.priors.pixelcnn import PixelCNN, log_bin, log_components, log_likelihood
+from diversevis.priors.logistics import log_bin, log_components, log_likelihood
+from diversevis.priors.pixelcnn import PixelCNN
 from diversevis.priors.pixelcnn_port import from_port
 
 SIZES = [(colors, stages) for colors in (3, 1) for stages in (1, 2, 3)]

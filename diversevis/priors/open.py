@@ -23,7 +23,8 @@ from diversevis.priors.tv import total_variation
 
 SIDE = 256  # to which the shorter side of a photograph is scaled, pixels
 LEAST_CONTRAST = 8.0  # RMS grey levels: flatter crops are left out, as for the natural measure
-CROPS = 4096  # of photographs, at least, for the mean spectrum
+CROPS = 4096  # of photographs, for the mean spectrum; fewer of large fields
+CROPS_BYTES = 2**27
 LEAST_POWER = 1e-5  # of the mean over frequencies
 COMPARED = 192  # crops of photographs that images are compared with
 WITHOUT_FILE = "tv", "spectrum", "patches", "mcgsm"
@@ -178,7 +179,8 @@ def _per_image(cost: Callable[[Tensor], Tensor]) -> Cost:
 
 
 def _crops(folder: Path, view: View) -> Float[Tensor, "crop color height width"]:
-    """Random crops of the photographs, at the norm; of every photograph equally many."""
+    """Random crops of the photographs, at the norm; of every photograph equally many. Of more
+    photographs than are needed, some, by their digests: a random choice."""
     given = f"prior.photographs={printable(folder)}"
     check_channels(view.shape[0], given, "leave it out")
     photographs = survey(folder, "prior.photographs").photographs
@@ -186,7 +188,10 @@ def _crops(folder: Path, view: View) -> Float[Tensor, "crop color height width"]
         folder=folder, side=SIDE, mean=view.mean, size=view.shape[1:], norm=view.norm,
         least_contrast=LEAST_CONTRAST,
     )  # fmt: skip
-    of_each = -(-CROPS // len(photographs))
+    fitting = CROPS_BYTES // (4 * math.prod(view.shape))
+    count = max(COMPARED, min(CROPS, fitting))
+    photographs = photographs[:count]
+    of_each = -(-count // len(photographs))
     drawn = read_ahead(
         photographs, lambda photograph: scissors.draw(photograph, crops=of_each, seed=0)
     )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diversevis.errors import InputError, printable
-from diversevis.priors.pixelcnn import OUTPUTS, PixelCNN
+from diversevis.priors.logistics import OUTPUTS
+from diversevis.priors.pixelcnn import PixelCNN
 
 SCALE = 128.0  # grey levels: published results fed x / 128 to such a network
 FIRST, LAST = "u_init.conv.weight_v", "nin_out.lin_a.weight_v"
