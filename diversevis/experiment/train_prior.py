@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -107,10 +108,8 @@ def train_prior(settings: TrainingSettings, command: str) -> tuple[Path, Mapping
 def _open(
     work: Path, record: Mapping[str, Any], settings: TrainingSettings
 ) -> tuple[Path, Claim | None]:
-    """The folder of this training, claimed if there is something to do.
-
-    Raises `InputError` where another process is at work on it.
-    """
+    """The folder of this training, claimed if there is something to do; where another process is at
+    work on it, waits until it has ended."""
     numbered = versions_in(work)
     if not settings.again:
         for _, folder in numbered:
@@ -163,18 +162,22 @@ def _steps(
         model.begin(first.to(device))
     saved = time.monotonic()
     bar = tqdm(total=prior.steps, initial=progress.step, disable=None, unit="step", leave=False)
-    with bar:
+    with bar, signals.defer_sigint():
         while progress.step < prior.steps:
             began = time.perf_counter()
             _step(settings, progress, device, trained)
             progress.seconds += time.perf_counter() - began
             bar.update()
+            if bar.disable and progress.step % max(1, prior.steps // 10) == 0:  # no terminal
+                line = f"step {progress.step} of {prior.steps}, {progress.seconds:.0f} s"
+                print(line, file=sys.stderr, flush=True)
             due = time.monotonic() - saved > settings.checkpoint
             if due or signals.is_waiting():
                 claim.check()
                 _write(folder / STATE, _state(progress))
                 saved = time.monotonic()
             signals.check()
+            signals.raise_if_interrupted()
     return progress
 
 
