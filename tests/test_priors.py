@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 from test_batches import assert_alike, setup_of
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
@@ -15,9 +17,9 @@ from diversevis.config.compose import compose_config, experiment_of
 from diversevis.errors import InputError
 from diversevis.method.images import norm_of_contrast, render
 from diversevis.method.objective import Objective
-from diversevis.method.prior import measure_costs, prior_weight
+from diversevis.method.prior import costs_of, measure_costs, prior_weight
 from diversevis.method.visualize import visualize
-from diversevis.priors.model_file import read_prior, serialize
+from diversevis.priors.model_file import read_prior, serialize, shipped
 from diversevis.priors.open import View, open_prior
 from diversevis.priors.patches import PatchMixture, patch_basis, patches_of
 from diversevis.priors.settings import Patches, Spectrum, TotalVariation
@@ -237,9 +239,10 @@ def in_float64(cost):
     return cost
 
 
-def test_costs_are_the_same_alone_and_among_others(mixture_file, photos):
+@pytest.mark.parametrize("shape", [(3, 14, 14), (3, 3, 3), (3, 5, 5), (3, 7, 12), (3, 2, 20)])
+def test_costs_are_the_same_alone_and_among_others(shape, mixture_file, photos):
     """To the bit, with the gradients."""
-    view = view_of(3, 14, 14)
+    view = view_of(*shape)
     for name, cost in costs(mixture_file, photos, view).items():
         x = render(torch.randn(20, 6, *view.shape), view.norm)
 
@@ -412,6 +415,8 @@ def test_shuffled_images_keep_their_pixels():
     [
         (["prior=tv", "prior.weight=-1"], "prior.weight=-1"),
         (["prior=patches", "prior.stride=9"], "prior.stride=9"),
+        (["prior=spectrum", "prior.exponent=1000"], "prior.exponent=1000"),
+        (["prior=spectrum", "prior.exponent=nan"], "prior.exponent=nan"),
         (["prior=patches", "prior.file=/nowhere"], "prior.file=/nowhere is not a file"),
         (["prior=pixelcnn"], "prior.file has no default here"),
         (["prior=tv", "prior.check=patch"], "Did you mean patches"),
@@ -421,6 +426,74 @@ def test_shuffled_images_keep_their_pixels():
 def test_what_cannot_be_used_is_refused(words, message):
     with pytest.raises(InputError, match=message):
         setup_of(*QUICK, *words)
+
+
+@pytest.mark.parametrize("layer", ["conv1_1", "conv1_2"])
+def test_smallest_fields_have_priors(layer):
+    words = ["model=vgg19", "model.weights=random", f"layer={layer}", "unit=0", "n=2",
+             "optimizer.steps=4", "optimizer.search_steps=4"]  # fmt: skip
+    for prior in ("tv", "patches", "mcgsm", "spectrum"):
+        (result,) = visualize(setup_of(*words, f"prior={prior}"), [0])
+        if result.metrics["stop"] != "dead":
+            assert math.isfinite(result.metrics["prior_cost_images"])
+            assert math.isfinite(result.metrics["prior_check_cost_images"])
+
+
+def test_shipped_marginal_is_that_of_full_gaussians():
+    """In float32, whose digits would not do for its variances, against float64."""
+    settings = Patches(kind="patches", file=None, stride=4, **COMMON)
+    model = read_prior(shipped("patches"), "prior.file").model
+    weights, means, covariances = as_gaussians(model)
+    kept = torch.zeros(3, 8, 8, dtype=torch.bool)
+    kept[:, :5, :5] = True
+    kept = kept.flatten()
+    x = torch.randn(1, 6, 3, 5, 5) * torch.tensor([1.0, 5, 20, 40, 60, 0.1])[:, None, None, None]
+    found = open_prior(settings, view_of(3, 5, 5)).cost(x)[0]
+    expected = -log_likelihood(
+        weights, means[:, kept], covariances[:, kept][:, :, kept], x[0].double().flatten(1)
+    )
+    assert torch.allclose(found.double(), expected / 75, rtol=1e-3, atol=1e-3)
+
+
+def test_costs_in_parts_are_the_same():
+    """More images than go through the network at once."""
+    whole = setup_of(*QUICK, "unit=[0,5]", "prior=mcgsm")
+    parts = dataclasses.replace(whole, batch=2)
+    x = render(torch.randn(2, 3, *whole.image_shape), whole.norm).requires_grad_(True)
+    for values, expected in zip(
+        *(
+            [y, *torch.autograd.grad(y.sum(), x)]
+            for y in (costs_of(s, s.prior, x) for s in (whole, parts))
+        ),
+        strict=True,
+    ):
+        assert torch.allclose(values, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sizes": {"colors": 3, "components": 10**9, "factors": 4}}, {"mean": [0.5, 0.5]},
+     {"mean": [0.5, 0.5, float("nan")]}, {"record": None}, {"kind": "os.system"}, {"format": 2},
+     {"sizes": {"colors": 3, "components": 5, "factors": 5}}],
+    ids=str,
+)  # fmt: skip
+def test_damaged_facts_are_refused(change, mixture_file, tmp_path):
+    with safe_open(mixture_file, framework="pt") as file:
+        about = json.loads(file.metadata()["prior"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    path = tmp_path / "changed.safetensors"
+    about = {name: value for name, value in (about | change).items() if value is not None}
+    path.write_bytes(save(tensors, {"prior": json.dumps(about)}))
+    with pytest.raises(InputError, match=f"prior.file={path} is no prior"):
+        read_prior(path, "prior.file")
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    mixture, path = random_mixture(), tmp_path / "nan.safetensors"
+    mixture.means.data[0, 0] = torch.nan
+    path.write_bytes(serialize("patches", mixture, MEAN, {}))
+    with pytest.raises(InputError, match="not finite"):
+        read_prior(path, "prior.file")
 
 
 def test_files_of_another_kind_are_refused(tmp_path, mixture_file):

@@ -191,6 +191,9 @@ def test_crops_depend_on_the_step_alone(photos):
         (["validation=1"], "validation=1"),
         (["prior.crop=9"], "prior.crop=9"),
         (["prior.steps=0"], "prior.steps=0"),
+        (["prior.learning_rate=inf"], "prior.learning_rate=inf"),
+        (["prior=denoiser", "prior.layers=1"], "prior.layers=1"),
+        (["prior=denoiser", "prior.channels=4"], "prior.channels=4"),
         (["colors=2"], "colors=2"),
         (["prior=pixelcnn", "prior.crop=64"], "prior.crop=64"),
         (["side=4"], "side=4"),
@@ -200,6 +203,21 @@ def test_what_cannot_be_trained_is_refused(more, message, photos):
     with pytest.raises(InputError, match=message):
         open_photographs(settings_of(photos, *[word.replace("prior=", "training@prior=")
                                                for word in more]))  # fmt: skip
+
+
+def test_diverging_training_is_told_and_begun_anew(photos, tmp_path, capsys):
+    command = words("patches", photos, tmp_path, "prior.learning_rate=1e30", "checkpoint=0")
+    for _ in range(2):
+        assert main(command) == 2
+        assert "diverged at step" in capsys.readouterr().err
+    folder = tmp_path / "patches" / "v001"
+    assert json.loads((folder / "training.json").read_text())["status"] == "failed"
+    assert not (folder / "state.safetensors").exists()
+
+
+def test_root_that_cannot_be_written(photos, capsys):
+    assert main(words("patches", photos, "/proc/nowhere")) == 2
+    assert "root=/proc/nowhere" in capsys.readouterr().err
 
 
 def test_a_single_photograph_is_refused(photos, tmp_path):

@@ -220,10 +220,13 @@ def layer_of(run: Run) -> dict[str, Any]:
 
 
 def _prior(prior: Mapping[str, Any]) -> str:
-    """Kind and weight, and the file's hash where there is one."""
-    file = f", file {str(prior['file'])[:8]}" if prior.get("file") else ""
-    total = ", summed" if prior.get("reduce") == "sum" else ""
-    return f"{prior.get('kind')}, weight {prior.get('weight'):g}{total}{file}"
+    """Kind and settings, without what the images were compared with afterwards."""
+    later = {"kind", "check", "check_file"} | (
+        set() if prior.get("kind") == "spectrum" else {"photographs"}
+    )
+    shown = {name: str(value)[:8] for name, value in prior.items()
+             if name not in later and value is not None}  # fmt: skip
+    return ", ".join([str(prior.get("kind")), *(f"{k} {v}" for k, v in shown.items())])
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -24,7 +24,7 @@ OTHER_SWEEPER = re.compile(
     r"[+~]*hydra(/sweeper=(?!basic$)|\.sweeper\.(?!max_batch_size=)|\.mode=)"
 )
 PATHS = (  # settings
-    r"root|natural|data|model\.weights|objective\.(?:direction|photographs)|prior\.(?:file|photographs)"
+    r"root|natural|data|model\.weights|objective\.(?:direction|photographs)|prior\.(?:file|photographs|check)"
 )
 
 

@@ -2,7 +2,7 @@
 
 root/KIND/v001/  prior.safetensors  the prior, with the record of how it was made
                  training.json      the same record; its status
-                 training.csv       bits per dimension at every hundredth of the steps
+                 training.csv       mean loss over every hundredth of the steps
                  state.safetensors  only while it is unfinished: to continue from
 """
 
@@ -98,7 +98,11 @@ def train_prior(settings: TrainingSettings, command: str) -> tuple[Path, Mapping
         }.items():
             _write(folder / name, content)
         (folder / STATE).unlink(missing_ok=True)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, InputError):  # diverged: the same steps would lead there again
+            failed = record | {"status": "failed", "error": str(error)}
+            _write(folder / RECORD, json.dumps(failed, indent=2).encode())
+            (folder / STATE).unlink(missing_ok=True)
         claim.release()
         raise
     claim.remove()
@@ -110,24 +114,6 @@ def _open(
 ) -> tuple[Path, Claim | None]:
     """The folder of this training, claimed if there is something to do; where another process is at
     work on it, waits until it has ended."""
-    numbered = versions_in(work)
-    if not settings.again:
-        for _, folder in numbered:
-            known = _read(folder)
-            if known.get("hash") != record["hash"]:
-                continue
-            if known["status"] == "finished" and (folder / PRIOR).is_file():
-                return folder, None
-            watch = Watch(folder)
-            while (claim := Claim.take(watch)) is None:
-                if not watch.said:
-                    LOG.warning("%s is being trained by another process: waiting for it", folder)
-                    watch.said = True
-                signals.check()
-                time.sleep(1)
-                if _read(folder)["status"] == "finished":
-                    return folder, None
-            return folder, claim
     claims: list[Claim] = []
 
     def fill(folder: Path, path: Path) -> None:
@@ -136,13 +122,41 @@ def _open(
         assert claim is not None  # noqa: S101  (no other process knows this folder yet)
         claims.append(claim)
 
-    number = numbered[0][0] if numbered else 0
+    waiting: Watch | None = None
     while True:
-        number += 1
-        path = create_version(work, number, fill)
-        if path is not None:
-            claims[-1].folder = path
-            return path, claims[-1]
+        signals.check()
+        numbered = versions_in(work)
+        same = [] if settings.again else [
+            folder for _, folder in numbered if _read(folder).get("hash") == record["hash"]
+        ]  # fmt: skip
+        if not same:
+            number = numbered[0][0] + 1 if numbered else 1
+            path = create_version(work, number, fill, root=settings.root)
+            if path is not None:
+                claims[-1].folder = path
+                return path, claims[-1]
+            continue  # another process made this version: it may be the same training
+        if done := [folder for folder in same if _is_done(folder)]:
+            return done[0], None
+        if waiting is None or waiting.folder != same[0]:
+            waiting = Watch(same[0])
+        try:
+            claim = Claim.take(waiting)
+        except FileNotFoundError:  # the folder has just been deleted
+            continue
+        if claim is not None:
+            if not _is_done(same[0]):
+                return same[0], claim
+            claim.remove()  # another process has finished it since the look above
+            continue
+        if not waiting.said:
+            LOG.warning("%s is being trained by another process: waiting for it", same[0])
+            waiting.said = True
+        time.sleep(1)
+
+
+def _is_done(folder: Path) -> bool:
+    return _read(folder)["status"] == "finished" and (folder / PRIOR).is_file()
 
 
 def _steps(
@@ -178,6 +192,7 @@ def _steps(
                 saved = time.monotonic()
             signals.check()
             signals.raise_if_interrupted()
+        _write(folder / STATE, _state(progress))  # the judging may be interrupted too
     return progress
 
 
@@ -188,7 +203,9 @@ def _step(
     prior, step = settings.prior, progress.step + 1
     generator = generator_of(settings, step)
     crops = trained.crops(prior.batch, prior.crop, generator).to(device)
-    loss = progress.model.loss(crops, generator)
+    loss = torch.full((), torch.nan)
+    with contextlib.suppress(torch.linalg.LinAlgError):  # of parameters far from any sense
+        loss = progress.model.loss(crops, generator)
     if not bool(torch.isfinite(loss)):
         raise InputError(
             f"prior.learning_rate={prior.learning_rate}: the training diverged at step {step}. Use "

@@ -13,7 +13,7 @@ from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.objective import Terms
 from diversevis.method.optimize.loop import Evaluate, Listener, LoopCheckpoint, Number, Problem
-from diversevis.method.prior import prior_weight
+from diversevis.method.prior import costs_of, prior_weight
 from diversevis.method.response import Responses, noise_of, respond
 from diversevis.method.setup import Setup
 
@@ -95,20 +95,20 @@ def optimize_alone(
     response_scale  with it, the response over it less the weighted cost under the prior
     """
     row_of_image = rows.repeat_interleave(start.shape[1])  # every image is a set of its own
-    cost, weight, scale = None, prior_weight(setup), Tensor()
-    if response_scale is not None and setup.prior is not None:
-        cost, scale = setup.prior.cost, response_scale.repeat_interleave(start.shape[1])
+    prior, weight, scale = None, prior_weight(setup), Tensor()
+    if response_scale is not None and weight > 0:
+        prior, scale = setup.prior, response_scale.repeat_interleave(start.shape[1])
 
     def evaluate(x: Tensor, index: Tensor, *, emphasis: Number, softness: Number) -> Terms:
         seen = respond(setup, x, row_of_image[index])
         loss = -seen.scaled[:, 0]
-        if cost is not None:
-            loss = loss / scale[index] + weight * cost(x)[:, 0]
+        if prior is not None:
+            loss = loss / scale[index] + weight * costs_of(setup, prior, x)[:, 0]
         return {"response_mean": seen.responses[:, 0], "loss": loss, "descent": loss}
 
     optimizer = replace(setup.experiment.optimizer, steps=steps)
     alone = start.flatten(0, 1)[:, None]  # [unit * image, 1, c, height, width]
-    problem = problem_of(setup, evaluate, stiff=cost is not None)
+    problem = problem_of(setup, evaluate, stiff=prior is not None)
     if only_best:
         problem = replace(problem, rivals=start.shape[1])
     result = optimizer(problem, alone, listener, checkpoint)
@@ -141,7 +141,8 @@ def images_alone(
     """Control for the gain by optimizing together: (images, responses) of the units at `rows`.
 
     n images of every unit, from noise of their own, with as many steps as the diverse images have.
-    None for a dead unit. Under a prior they are optimized with it, as the diverse images are.
+    None for a dead unit. Under a prior they are optimized with it, as the diverse images are; the
+    spectrum is then that of every image instead of their mean.
 
     response_scales  of the units, where a prior was weighed against their responses
     """

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from diversevis.method import images
 from diversevis.method.device import precision
 from diversevis.method.response import generator_of
 from diversevis.method.result import COMPARED, OF_CROPS
 from diversevis.method.setup import Setup
-from diversevis.priors.open import Cost
+from diversevis.priors.open import Cost, Prior
 from diversevis.priors.settings import NoPrior
+from diversevis.priors.spectrum import SpectrumDistance
 
 LOW, HIGH = 0.05, 0.95  # quantiles of the photographs' costs
 
@@ -34,6 +36,20 @@ def prior_weight(setup: Setup) -> float:
     if experiment.prior.reduce == "mean":
         return experiment.prior.weight
     return experiment.prior.weight * experiment.n * math.prod(setup.image_shape)
+
+
+def costs_of(
+    setup: Setup, prior: Prior, x: Float[Tensor, "set image color height width"]
+) -> Float[Tensor, "set image"]:
+    """Costs of the images, in parts where there are more than `setup.batch`, as in the network."""
+    flat = x.flatten(0, 1)
+    if len(flat) <= setup.batch or isinstance(prior.cost, SpectrumDistance):
+        return prior.cost(x)
+    parts = [
+        checkpoint(prior.cost, part[None], use_reentrant=False)[0]
+        for part in torch.split(flat, setup.batch)
+    ]
+    return torch.cat(parts).reshape(x.shape[:2])
 
 
 def measure_costs(
@@ -66,7 +82,12 @@ def measure_costs(
     with torch.no_grad(), precision("float32"):
         for name, cost in costs.items():
             for what in COMPARED:
-                columns[f"{name}_{what}"] = _means(cost, shown[what], setup.batch)
+                of_sets = isinstance(cost, SpectrumDistance)  # of the mean of a set: n=1 is another
+                alone = what == "best" and of_sets and x.shape[1] > 1
+                values: list[float | None] = [None] * len(x)
+                if not alone:
+                    values = _means(cost, shown[what], setup.batch)
+                columns[f"{name}_{what}"] = values
             of_crops = _of_crops(cost, prior.crops, x.shape[1], setup.batch)
             for what, value in of_crops.items():
                 columns[f"{name}_{what}"] = [value] * len(x)

@@ -31,7 +31,7 @@ from diversevis.method.device import precision
 from diversevis.method.objective import Objective, Terms, pairwise_distances
 from diversevis.method.optimize.descend import Result
 from diversevis.method.optimize.loop import Listener, Number, PhaseCheckpoints, StepProgress
-from diversevis.method.prior import measure_costs, prior_weight
+from diversevis.method.prior import costs_of, measure_costs, prior_weight
 from diversevis.method.response import Responses, respond
 from diversevis.method.result import Visualization, at_knee, dead_units, unit_result
 from diversevis.method.setup import Setup
@@ -180,7 +180,7 @@ def optimize_together(batch: Batch, noise: Noise, best: Responses, scales: Scale
         features = seen.features
         if fixed.shape[1]:
             features = torch.cat([fixed[index], features], dim=1)
-        costs = setup.prior.cost(x) if setup.prior else None
+        costs = costs_of(setup, setup.prior, x) if setup.prior else None
         terms = objective.of(index)(seen.scaled, features, emphasis, softness, costs)
         return {"response_mean": seen.responses.mean(1)} | terms
 

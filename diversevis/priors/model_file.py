@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
@@ -26,6 +26,8 @@ CLASSES = {  # kind -> module and class in this room
     "pixelcnn": ("pixelcnn", "PixelCNN"),
 }
 FORMAT = 1
+# Of a file's sizes: enough for ten times the published PixelCNN++.
+LARGEST_SIZE, LARGEST_PRODUCT, LARGEST_REACH = 1024, 10**6, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,11 @@ def read_prior(path: Path, setting: str) -> TrainedPrior:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about["format"] != FORMAT or about["kind"] not in CLASSES:
             raise ValueError(f"format {about['format']}, kind {about['kind']}")
+        record = dict(about["record"])
+        _check(about["kind"], about["sizes"], tensors)
         mean = tuple(float(value) for value in about["mean"])
+        if len(mean) != about["sizes"]["colors"] or not all(map(math.isfinite, mean)):
+            raise ValueError(f"mean {mean}")
         model = model_of(about["kind"], about["sizes"], mean)
         model.load_state_dict(
             {k: v.float() for k, v in tensors.items()} | dict(model.named_buffers())
@@ -103,9 +109,32 @@ def read_prior(path: Path, setting: str) -> TrainedPrior:
             f"{given} is no prior of `diversevis train-prior` ({type(error).__name__}: {reason})."
         ) from error
     return TrainedPrior(
-        kind=about["kind"], model=model, mean=mean, record=about["record"],
+        kind=about["kind"], model=model, mean=mean, record=record,
         digest=_digest({"kind": about["kind"], "sizes": about["sizes"], "mean": mean}, tensors),
     )  # fmt: skip
+
+
+def _check(kind: str, sizes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raises `ValueError` where sizes would take more memory than the file's tensors have, and for
+    numbers that are not finite."""
+    for name, value in sizes.items():
+        if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
+            raise ValueError(f"{name} is {printable(value)[:40]}")
+    if math.prod(sizes.values()) > LARGEST_PRODUCT or sizes.get("reach", 0) > LARGEST_REACH:
+        raise ValueError("its sizes are too large")
+    if kind in ("denoiser", "pixelcnn"):
+        with torch.device("meta"):
+            model = getattr(
+                import_module(f"diversevis.priors.{CLASSES[kind][0]}"), CLASSES[kind][1]
+            )(**sizes)
+        if sum(value.numel() for value in model.parameters()) != _numbers(tensors):
+            raise ValueError("its sizes are not those of its tensors")
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise ValueError("a number is not finite")
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    return sum(value.numel() for value in tensors.values())
 
 
 def _read_port(path: Path, given: str) -> TrainedPrior:
@@ -113,10 +142,13 @@ def _read_port(path: Path, given: str) -> TrainedPrior:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{given} cannot be read as tensors alone ({reason}).") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    are_tensors = isinstance(state, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+    if not are_tensors or _numbers(state) > path.stat().st_size:  # a number has bytes of its own
         raise InputError(f"{given} holds no state of a model: tensors by name were expected.")
     return TrainedPrior(
         kind="pixelcnn", model=from_port(state), mean=None, record={"file": path.name},

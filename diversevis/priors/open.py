@@ -92,10 +92,14 @@ def open_prior(settings: PriorSettings, view: View) -> Prior | None:
             )
         kind, check_cost, of_check = _open(check_kind, path, "prior.check", view, crops, None)
         check = kind, check_cost
+    _try(cost, "prior", settings.kind, view)
+    if check is not None:
+        _try(check[1], "prior.check", check[0], view)
     own = {
         name: value
         for name, value in vars(settings).items()
         if name not in ("file", "photographs", "check")
+        and not (name == "exponent" and crops is not None)  # the spectrum is measured
     }
     return Prior(
         kind=settings.kind, cost=cost, check=check,
@@ -103,6 +107,20 @@ def open_prior(settings: PriorSettings, view: View) -> Prior | None:
         identity={**own, "file": of_file, "photographs": digest, "check": check and check[0],
                   "check_file": of_check},
     )  # fmt: skip
+
+
+def _try(cost: Cost, setting: str, kind: str, view: View) -> None:
+    """Raises `InputError`, before any work is done, where images of `view` have no finite cost."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, *view.shape, generator=generator).to(view.device)
+    x = x * (view.norm / torch.linalg.vector_norm(x, dim=(2, 3, 4), keepdim=True))
+    with torch.no_grad():
+        finite = bool(cost(x).isfinite().all())
+    if not finite:
+        raise InputError(
+            f"{setting}={kind} gives noise of the run's norm no finite cost. Use another prior, or "
+            "another file of it."
+        )
 
 
 def _auto(kind: str, colors: int) -> str:

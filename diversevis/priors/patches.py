@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -52,8 +52,9 @@ class PatchMixture(nn.Module):
         size = colors * SIDE**2
         self.colors, self.stride = colors, stride
         self._known: _Filters | None = None
+        self._marginals: dict[Any, tuple[Tensor, ...]] = {}
         self.sizes = {"colors": colors, "components": components, "factors": factors}
-        self.register_buffer("basis", patch_basis(colors))
+        self.register_buffer("basis", patch_basis(colors).float())
         self.weights = nn.Parameter(torch.zeros(components))  # logits
         self.means = nn.Parameter(torch.zeros(components, size))  # in the basis, as all below
         self.log_scales = nn.Parameter(torch.zeros(components, size))  # log sqrt d
@@ -147,33 +148,49 @@ class PatchMixture(nn.Module):
     def _small(self, x: Float[Tensor, "image color h w"]) -> Float[Tensor, " image"]:
         """Of images smaller than a patch in a direction: by the marginal of a part of the patch."""
         rows, columns = (min(side, SIDE) for side in x.shape[2:])
-        kept = torch.zeros(self.colors, SIDE, SIDE, dtype=torch.bool, device=x.device)
-        kept[:, :rows, :columns] = True
-        basis = self.basis[:, kept.flatten()].T  # [value, coefficient]
-        loadings = self.loadings * self.log_scales.exp()[:, None]
-        spread = torch.cat([torch.diag_embed(self.log_scales.exp()), loadings], 1) @ basis.T
-        factor = torch.linalg.cholesky(spread.mT @ spread)
-        whitening = torch.linalg.solve_triangular(
-            factor, torch.eye(len(basis)).to(factor), upper=False
-        )
+        whitening, shifts, constants = self._marginal(rows, columns, x.dtype, x.device)
         parts = [
             x[:, :, top : top + rows, left : left + columns].flatten(1)
             for top in range(x.shape[2] - rows + 1)
             for left in range(x.shape[3] - columns + 1)
         ]
         values = torch.stack(parts, 2)  # [image, value, patch]
-        rows_of_all = whitening.flatten(0, 1)
-        whitened = _product(rows_of_all, values, torch.zeros_like(rows_of_all[:, 0]))
-        shifts = (whitening @ (self.means @ basis.T)[:, :, None]).flatten()
-        squares = (whitened - shifts[:, None]).square()
-        squares = squares.reshape(len(x), *factor.shape[:2], -1).sum(2)
-        constant = (
-            torch.log_softmax(self.weights, 0)
-            - factor.diagonal(dim1=1, dim2=2).log().sum(1)
-            - len(basis) * math.log(2 * math.pi) / 2
-        )
-        likelihood = torch.logsumexp(constant[:, None] - squares / 2, 1)
-        return -likelihood.mean(1) / len(basis)
+        squares = _product(whitening, values, shifts).square()
+        squares = squares.reshape(len(x), len(constants), values.shape[1], -1).sum(2)
+        likelihood = torch.logsumexp(constants[:, None] - squares / 2, 1)
+        return -likelihood.mean(1) / values.shape[1]
+
+    def _marginal(
+        self, rows: int, columns: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows that whiten a corner of the patch, for all components; what is added to their
+        answers; and a constant for each component. Made once, in float64: the variances of a
+        component differ by nine orders of magnitude."""
+        key = rows, columns, dtype, device
+        if key not in self._marginals:
+            kept = torch.zeros(self.colors, SIDE, SIDE, dtype=torch.bool)
+            kept[:, :rows, :columns] = True
+            with torch.no_grad():
+                basis = patch_basis(self.colors).double()[:, kept.flatten()].T
+                scales, loadings, means, weights = (
+                    part.detach().cpu().double()
+                    for part in (self.log_scales.exp(), self.loadings, self.means, self.weights)
+                )
+                spread = torch.cat([torch.diag_embed(scales), loadings * scales[:, None]], 1)
+                spread = spread @ basis.T
+                factor = torch.linalg.cholesky(spread.mT @ spread)
+                identity = torch.eye(len(basis), dtype=torch.float64)
+                whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
+                shifts = -(whitening @ (means @ basis.T)[:, :, None]).flatten()
+                constants = (
+                    torch.log_softmax(weights, 0)
+                    - factor.diagonal(dim1=1, dim2=2).log().sum(1)
+                    - len(basis) * math.log(2 * math.pi) / 2
+                )
+            made = whitening.flatten(0, 1), shifts, constants
+            self._marginals[key] = tuple(part.to(device, dtype) for part in made)
+        whitening, shifts, constants = self._marginals[key]
+        return whitening, shifts, constants
 
 
 def _product(
@@ -210,4 +227,4 @@ def patch_basis(colors: int) -> Float[Tensor, "coefficient value"]:
     cosines *= torch.where(steps > 0, math.sqrt(2 / SIDE), math.sqrt(1 / SIDE))[:, None]
     plane = torch.kron(cosines, cosines)
     axes = to_opponent(torch.eye(colors, dtype=torch.float64)[:, :, None, None])[..., 0, 0].T
-    return torch.kron(axes.contiguous(), plane).float()
+    return torch.kron(axes.contiguous(), plane)

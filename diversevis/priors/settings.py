@@ -47,6 +47,14 @@ class Spectrum(_Settings):
     # Without photographs: amplitudes fall with frequency to this power (1: as in photographs).
     exponent: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.exponent <= 4:
+            raise InputError(
+                f"prior.exponent={self.exponent} must be from 0 (white) to 4; photographs have "
+                "about 1."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patches(_Settings):

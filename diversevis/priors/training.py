@@ -20,6 +20,7 @@ from diversevis.photographs.survey import Photograph, survey
 
 # Of ImageNet's photographs, in [0, 1]: the images of most networks are grey levels around it.
 MEANS = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
+PART = 4096  # crops in memory at once
 JUDGED = 2048  # crops of the photographs that were held back
 PER_DIMENSION = 60  # crops per number of a crop for the Gaussian's covariance
 LARGEST_CROP = 32  # pixels: the Gaussian's covariance of larger ones has many millions of numbers
@@ -42,8 +43,8 @@ class _Training:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "kind" and value <= 0:
-                raise InputError(f"prior.{name}={value} must be above 0.")
+            if name != "kind" and not 0 < value < float("inf"):
+                raise InputError(f"prior.{name}={value} must be above 0, and finite.")
         if self.crop > LARGEST_CROP:
             raise InputError(
                 f"prior.crop={self.crop}: crops have at most {LARGEST_CROP} pixels. A prior that "
@@ -77,6 +78,16 @@ class DenoiserTraining(_Training):
     kind: Literal["denoiser"]
     channels: int
     layers: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers < 2:
+            raise InputError(f"prior.layers={self.layers}: a denoiser has 2 layers or more.")
+        if self.channels < 6:
+            raise InputError(
+                f"prior.channels={self.channels}: a denoiser has 6 channels or more, two for every "
+                "colour."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,14 +216,18 @@ def gaussian_cost(
     """A function: crops -> negative log-likelihood under a Gaussian with the mean and covariance of
     the photographs' crops, nats per pixel and channel."""
     size = side**2 * len(trained.mean)
-    crops = trained.crops(max(20_000, PER_DIMENSION * size), side, generator).flatten(1)
-    mean = crops.mean(0)
-    covariance = torch.cov(crops.T.double())
+    parts = -(-max(20_000, PER_DIMENSION * size) // PART)
+    total, squares = torch.zeros(size).double(), torch.zeros(size, size).double()
+    for _ in range(parts):
+        crops = trained.crops(PART, side, generator).flatten(1).double()
+        total, squares = total + crops.sum(0), squares + crops.T @ crops
+    mean = total / (parts * PART)
+    covariance = squares / (parts * PART) - mean[:, None] * mean
     factor = torch.linalg.cholesky(covariance + 1e-6 * torch.eye(size))
     log_determinant = factor.diagonal().log().sum() + size * math.log(2 * math.pi) / 2
 
     def cost(x: Tensor) -> Tensor:
-        centred = (x.flatten(1) - mean).double().T
+        centred = (x.flatten(1).double() - mean).T
         whitened = torch.linalg.solve_triangular(factor, centred, upper=False)
         return ((whitened.square().sum(0) / 2 + log_determinant) / size).float()
 

@@ -39,7 +39,9 @@ def versions_in(work: Path) -> list[tuple[int, Path]]:
     return sorted(numbered, reverse=True)
 
 
-def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) -> Path | None:
+def create_version(
+    work: Path, number: int, fill: Callable[[Path, Path], None], root: str | None = None
+) -> Path | None:
     """Make version `number` in `work`; it appears with all its files in one step (a rename).
 
     `fill` writes the files: it is called with the folder to write to, and the path it will have.
@@ -59,8 +61,9 @@ def create_version(work: Path, number: int, fill: Callable[[Path, Path], None]) 
             return None
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
+        given = work.parents[2] if root is None else root
         raise InputError(
-            f"root={work.parents[2]}: the run folder {work} cannot be made ({error.strerror}). "
+            f"root={given}: the run folder {work} cannot be made ({error.strerror}). "
             "Choose a folder that can be written, root=/some/where."
         ) from error
     finally:

@@ -83,9 +83,10 @@ class Sphere:
         return {"emphasis": emphasis, "softness": softness, "guided": guided, "pace": pace}
 
     def finished(self, state: Tensors, now: Numbers, terms: Terms) -> Bool[Tensor, " set"]:
-        # As long as distances are emphasised, images at rest may still move under the objective.
+        # As long as distances are emphasised, and a prior is not yet at its weight, images at rest
+        # may still move under the objective.
         at_rest = state["turn"] < self.tolerance
-        return at_rest & (now["guided"] == 0) if "diversity" in terms else at_rest
+        return at_rest & (now["guided"] == 0) if {"diversity", "prior"} & {*terms} else at_rest
 
     def move(
         self, problem: Problem, state: Tensors, now: Numbers, raw: Images, images: Images,
