@@ -225,7 +225,7 @@ def test_other_errors_are_raised(monkeypatch):
 def test_batch_size_follows_from_the_memory(monkeypatch):
     words = ["model=vgg19", "model.weights=random", "layer=conv1_2"]
     cpu = torch.device("cpu")
-    each = bytes_per_image(setup_of(*words).readout, (3, 5, 5), cpu)
+    each = bytes_per_image(setup_of(*words).readout, None, (3, 5, 5), cpu)
     maps = 64 * 3 * 3 * 2 + 1 + 1  # conv1_1, its ReLU, the one filter's response (by image, unit)
     assert each == pytest.approx(BACKWARD * 4 * maps, rel=0.01)
     assert choose_batch(each, cpu, 8) == MOST_IMAGES["cpu"]

@@ -203,8 +203,8 @@ def _step(
     prior, step = settings.prior, progress.step + 1
     generator = generator_of(settings, step)
     crops = trained.crops(prior.batch, prior.crop, generator).to(device)
-    loss = torch.full((), torch.nan)
-    with contextlib.suppress(torch.linalg.LinAlgError):  # of parameters far from any sense
+    loss: Any = torch.full((), torch.nan)
+    with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         loss = progress.model.loss(crops, generator)
     if not bool(torch.isfinite(loss)):
         raise InputError(
