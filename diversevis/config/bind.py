@@ -14,6 +14,11 @@ from diversevis.errors import InputError, suggest
 
 NO_MATCH = object()  # None is a legal value
 UNIONS = Union, types.UnionType  # Union[int, str], and int | str
+WHERE_FROM = {
+    "layer": " `diversevis layers` with the same model lists them.",
+    "prior.file": " `diversevis train-prior` makes one (docs/priors.md).",
+    "data": " It is a folder of photographs.",
+}
 
 
 def bind(annotation: Any, value: Any, key: str) -> Any:
@@ -23,8 +28,9 @@ def bind(annotation: Any, value: Any, key: str) -> Any:
     """
     choices = choices_of(annotation)
     if value == "???" or (value is None and type(None) not in choices):
-        hint = " `diversevis layers` with the same model lists them." if key == "layer" else ""
-        raise InputError(f"{key} has no default here: give it a value, {key}=...{hint}")
+        raise InputError(
+            f"{key} has no default here: give it a value, {key}=...{WHERE_FROM.get(key, '')}"
+        )
     if all(is_dataclass(choice) for choice in choices):
         return _bind_dataclass(choices, value, key)
     if is_text(annotation) and type(value) in (int, float):  # as YAML reads a name such as 18
